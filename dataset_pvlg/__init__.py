@@ -1,0 +1,1 @@
+"""P-VLG, the benchmark. Importing this package makes `datasets.load_dataset("pvlg", ...)` work."""
