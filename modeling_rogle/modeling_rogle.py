@@ -1,0 +1,435 @@
+"""RogleModel: images, regions, captions and sentences -> embeddings and losses, on `transformers.CLIPModel`."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CLIPConfig, CLIPModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
+from transformers.utils import ModelOutput, logging
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_rogle import RogleConfig
+from .losses import multi_positive_itc, region_sentence_contrastive, token_similarity
+from .positions import lengthen_text_positions, resize_image_positions
+from .regions import crop_boxes, mean_patch_tokens
+
+logger = logging.get_logger(__name__)
+
+VISION_POSITIONS = "vision_model.embeddings.position_embedding.weight"
+TEXT_POSITIONS = "text_model.embeddings.position_embedding.weight"
+# Read when plain CLIP weights are loaded: the caption length of the release (Long-CLIP's 20 + 57 * 4).
+CAPTION_TOKENS = 248
+
+
+@dataclass
+class RogleOutput(ModelOutput):
+    """
+    Output of [`RogleModel`]; b images and captions, n region-sentence pairs, d the projection dimension.
+
+    loss (`torch.FloatTensor` scalar, with `return_loss=True`): weighted sum of the four terms below.
+    loss_global (scalar): multi-positive image-text contrastive loss.
+    loss_local (scalar): region-sentence contrastive loss; None without pairs.
+    loss_tsl_text, loss_tsl_image (scalar): token-similarity losses; None when switched off or without pairs.
+    logits_per_image (`[b, b]`), logits_per_text (`[b, b]`): scaled cosine of images and captions.
+    text_embeds (`[b, d]`), image_embeds (`[b, d]`): unit vectors.
+    region_embeds (`[n, d]`), sentence_embeds (`[n, d]`): unit vectors; None without boxes or sentences.
+    text_model_output, vision_model_output: as in `CLIPOutput`. Text states after a caption's last token are zero
+        unless `output_hidden_states` or `output_attentions` is asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_global: torch.FloatTensor | None = None
+    loss_local: torch.FloatTensor | None = None
+    loss_tsl_text: torch.FloatTensor | None = None
+    loss_tsl_image: torch.FloatTensor | None = None
+    logits_per_image: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    region_embeds: torch.FloatTensor | None = None
+    sentence_embeds: torch.FloatTensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in self.values())
+
+
+class RogleVisionEmbeddings(CLIPVisionEmbeddings):
+    """CLIP's patch embedding with a position table of any height and width (same parameter names)."""
+
+    def __init__(self, config: RogleConfig):
+        super().__init__(config.vision_config)
+        self.image_size = tuple(config.image_size)
+        self.grid = config.patch_grid
+        self.num_patches = self.grid[0] * self.grid[1]
+        self.num_positions = self.num_patches + 1
+        self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
+        self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
+
+    def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        height, width = pixel_values.shape[-2:]
+        positions = self.position_embedding(self.position_ids)
+        if (height, width) != self.image_size:
+            if not interpolate_pos_encoding:
+                raise ValueError(
+                    f"pixel_values are {height} x {width}, the model reads {self.image_size[0]} x {self.image_size[1]} "
+                    "(height x width); pass interpolate_pos_encoding=True or load with another image_size"
+                )
+            grid = (height // self.patch_size, width // self.patch_size)
+            positions = resize_image_positions(positions[0], grid, self.grid)[None]
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)
+        return tokens + positions
+
+
+class RegionHead(nn.Module):
+    """What the local branch adds to CLIP: its own temperature. A module, so that adapters can save it."""
+
+    def __init__(self, config: RogleConfig):
+        super().__init__()
+        self.initial = config.region_logit_scale_init_value
+        # One-dimensional: FSDP2 does not shard scalars.
+        self.logit_scale = nn.Parameter(torch.tensor([self.initial]))
+
+    def scale(self) -> torch.Tensor:
+        """Scalar multiplier of region-sentence cosines, at most 100 as in CLIP."""
+        return self.logit_scale[0].clamp(max=math.log(100)).exp()
+
+
+class RogleModel(CLIPModel):
+    """CLIP with a global image-caption branch and a region-sentence branch.
+
+    One image forward gives the global embedding and every region embedding; sentences are encoded apart, as they are
+    queried apart. An independent implementation of ROGLE (arXiv 2606.01825), of which only the abstract is public.
+    """
+
+    config: RogleConfig
+    config_class = RogleConfig
+
+    def __init__(self, config: RogleConfig):
+        super().__init__(config)
+        # The parts are kept, only the square position table gives way to one of this model's height and width.
+        self.vision_model.embeddings = RogleVisionEmbeddings(config)
+        self.region_head = RegionHead(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RegionHead):
+            init.constant_(module.logit_scale, module.initial)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | None, *args: Any, **kwargs: Any
+    ) -> "RogleModel | tuple[RogleModel, dict]":
+        """Loads a Rogle checkpoint, or any `CLIPModel` one (folder or Hub name).
+
+        For plain CLIP weights the vision position table is resized to the rectangle (bicubic) and the text table
+        lengthened, once, and one log line says so.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub name.
+            image_size (`list[int]`, for CLIP weights): height and width in pixels, [384, 128] if not given.
+            max_position_embeddings (`int`, for CLIP weights): caption length in tokens, 248 if not given.
+            **kwargs: other fields of [`RogleConfig`] (for CLIP weights) and those of
+                `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: an image size that the patches do not divide, a shorter text table than the checkpoint's.
+            OSError: no readable weights; a Rogle checkpoint must be safetensors.
+        """
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+            if kwargs.get("config") is None:
+                hub = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
+                found, _ = CLIPConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+                if found.get("model_type") == "clip":
+                    return cls._from_clip(pretrained_model_name_or_path, **kwargs)
+            kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _from_clip(cls, name: str, **kwargs: Any) -> "RogleModel | tuple[RogleModel, dict]":
+        fields = {k: kwargs.pop(k) for k in list(kwargs) if k in RogleConfig.__dataclass_fields__ and k != "dtype"}
+        with_info = kwargs.pop("output_loading_info", False)
+        tokens = kwargs.pop("max_position_embeddings", CAPTION_TOKENS)
+        clip = CLIPModel.from_pretrained(name, **kwargs)
+        state, source = clip.state_dict(), clip.config.to_dict()
+        for key in ("model_type", "architectures", "transformers_version", "auto_map"):
+            source.pop(key, None)
+        old_tokens, old_side = source["text_config"]["max_position_embeddings"], source["vision_config"]["image_size"]
+        source["text_config"]["max_position_embeddings"] = max(tokens, old_tokens)
+        config = RogleConfig(**source, **fields)
+        patch = config.vision_config.patch_size
+        state[VISION_POSITIONS] = resize_image_positions(
+            state[VISION_POSITIONS], config.patch_grid, (old_side // patch, old_side // patch)
+        )
+        state[TEXT_POSITIONS] = lengthen_text_positions(
+            state[TEXT_POSITIONS], config.text_config.max_position_embeddings, config.text_positions
+        )
+        # The head is filled here as well: nothing is left for the loader to report missing.
+        state["region_head.logit_scale"] = torch.tensor([config.region_logit_scale_init_value])
+        logger.warning_once(
+            f"{name}: CLIP weights read into RogleModel: image positions {old_side} x {old_side} -> "
+            f"{config.image_size[0]} x {config.image_size[1]} px (bicubic), text positions {old_tokens} -> "
+            f"{config.text_config.max_position_embeddings} ({config.text_positions}); new: region_head.logit_scale"
+        )
+        model, info = super().from_pretrained(
+            None, config=config, state_dict=state, output_loading_info=True, dtype=clip.dtype
+        )
+        model = model.to(clip.device)
+        return (model, info) if with_info else model
+
+    def encode_tokens(self, input_ids: torch.Tensor, keep_tokens: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encodes texts of unequal length without paying for their padding.
+
+        The tower is causal and pools at the end-of-text token, so what follows it cannot matter (padding must be on
+        the right): texts are sorted by length and each group is cut to its longest.
+
+        Args:
+            input_ids: `[n, l]`.
+            keep_tokens: also return the states of the tokens.
+
+        Returns:
+            `[n, d]` projected embeddings, not normalised, and `[n, l, hidden]` final states, zero after the group's
+            longest text, or an empty tensor.
+        """
+        ids = input_ids.int()
+        eos = self.text_model.eos_token_id
+        ends = ids.argmax(-1) if eos == 2 else (ids == eos).int().argmax(-1)
+        lengths = (ends + 1).tolist()
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        groups, start = [], 0
+        for i in range(1, len(order) + 1):
+            # A new group once the shortest would be padded by over a quarter, if the group is worth a call of its own.
+            if i == len(order) or (lengths[order[i]] > 1.25 * lengths[order[start]] and i - start >= 16):
+                groups.append(order[start:i])
+                start = i
+        pooled, tokens = [], []
+        for rows in groups:
+            longest = max(lengths[row] for row in rows)
+            index = torch.tensor(rows, device=input_ids.device)
+            states = self.text_model(input_ids=input_ids[index, :longest])
+            pooled.append(self.text_projection(states.pooler_output))
+            if keep_tokens:
+                pad = input_ids.shape[1] - longest
+                tokens.append(nn.functional.pad(states.last_hidden_state, (0, 0, 0, pad)))
+        back = torch.empty(len(order), dtype=torch.long, device=input_ids.device)
+        back[torch.tensor(order, dtype=torch.long, device=input_ids.device)] = torch.arange(
+            len(order), device=input_ids.device
+        )
+        if not groups:
+            return self.text_projection.weight.new_zeros(0, self.projection_dim), self.text_projection.weight.new_zeros(
+                0, input_ids.shape[1], self.text_embed_dim
+            )
+        return torch.cat(pooled)[back], torch.cat(tokens)[back] if keep_tokens else pooled[0].new_zeros(0)
+
+    def get_region_features(
+        self, patch_tokens: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor
+    ) -> torch.Tensor:
+        """Region embeddings from the tokens of one dense forward.
+
+        Args:
+            patch_tokens: `[b, rows * columns, hidden]`, the vision tower's last states without the class token.
+            boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
+            box_image: `[n]` int64, the image of each box.
+
+        Returns:
+            `[n, d]`, not normalised.
+
+        Raises:
+            ValueError: a box without area in its image.
+        """
+        pooled = mean_patch_tokens(patch_tokens, boxes, box_image, self.config.patch_grid)
+        return self.visual_projection(self.vision_model.post_layernorm(pooled))
+
+    @torch.no_grad()
+    def encode_images(
+        self,
+        pixel_values: torch.Tensor,
+        boxes: torch.Tensor | None = None,
+        box_image: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Global and region embeddings for retrieval, from one forward.
+
+        Args:
+            pixel_values: `[b, 3, height, width]`, normalised by the processor.
+            boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1], or None.
+            box_image: `[n]` int64, the image of each box.
+
+        Returns:
+            `[b, d]` and `[n, d]` (None without boxes): unit vectors, fp32.
+        """
+        vision = self.vision_model(pixel_values=pixel_values)
+        images = nn.functional.normalize(self.visual_projection(vision.pooler_output).float(), dim=-1)
+        if boxes is None:
+            return images, None
+        regions = self.get_region_features(vision.last_hidden_state[:, 1:], boxes, box_image)
+        return images, nn.functional.normalize(regions.float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings of captions, sentences or queries for retrieval.
+
+        Args:
+            input_ids: `[n, l]`, padded on the right.
+            attention_mask: accepted so that a processor's output can be passed whole; not needed, see
+                [`RogleModel.encode_tokens`].
+
+        Returns:
+            `[n, d]` unit vectors, fp32.
+        """
+        return nn.functional.normalize(self.encode_tokens(input_ids)[0].float(), dim=-1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        boxes: torch.FloatTensor | None = None,
+        box_image: torch.LongTensor | None = None,
+        sentence_input_ids: torch.LongTensor | None = None,
+        sentence_spans: torch.LongTensor | None = None,
+        sentence_ids: torch.LongTensor | None = None,
+        part_ids: torch.LongTensor | None = None,
+        pair_weight: torch.FloatTensor | None = None,
+        person_ids: torch.LongTensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Any,
+    ) -> RogleOutput:
+        """One step of both branches.
+
+        Args:
+            input_ids, attention_mask, position_ids: `[b, l]` captions, padded on the right.
+            pixel_values: `[b, 3, height, width]`.
+            boxes: `[n, 4]` regions, x0, y0, x1, y1 in [0, 1]; box_image: `[n]` int64, the row of each.
+            sentence_input_ids: `[n, s]`, the sentence of each region.
+            sentence_spans: `[n, 2]` first and past-last token of the sentence in its caption; -1 where the caption was
+                cut before it, or where the batch's caption is not the one that holds it.
+            sentence_ids: `[n]` int64, equal for equal sentences; part_ids: `[n]` int64, equal for the same part of
+                the same person (both keep true pairs out of the negatives).
+            pair_weight: `[n]` reliability in [0, 1].
+            person_ids: `[b]` int64 identities, for positives beyond the diagonal.
+            return_loss: compute the losses.
+            interpolate_pos_encoding: accept images of another size (resizes the table in every call).
+
+        Raises:
+            ValueError: input_ids or pixel_values missing, an image of the wrong size, a box without area.
+        """
+        if input_ids is None or pixel_values is None:
+            raise ValueError("RogleModel.forward needs input_ids and pixel_values; see encode_images and encode_texts")
+        vision = self.vision_model(
+            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
+        )
+        spans_wanted = return_loss and self.config.tsl_text_weight > 0 and sentence_spans is not None
+        if position_ids is not None or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+            text = self.text_model(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+            )
+            text_features = self.text_projection(text.pooler_output)
+        else:
+            text_features, tokens = self.encode_tokens(input_ids, keep_tokens=True)
+            text = BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=text_features)
+        vision.pooler_output = self.visual_projection(vision.pooler_output)
+        text.pooler_output = text_features
+        image_embeds = nn.functional.normalize(vision.pooler_output, dim=-1)
+        text_embeds = nn.functional.normalize(text_features, dim=-1)
+        logits_per_text = self.logit_scale.exp() * text_embeds @ image_embeds.T
+
+        region_embeds = sentence_embeds = None
+        if boxes is not None:
+            region_embeds = nn.functional.normalize(
+                self.get_region_features(vision.last_hidden_state[:, 1:], boxes, box_image), dim=-1
+            )
+        if sentence_input_ids is not None:
+            sentence_embeds = nn.functional.normalize(self.encode_tokens(sentence_input_ids)[0], dim=-1)
+
+        loss = loss_global = loss_local = loss_tsl_text = loss_tsl_image = None
+        if return_loss:
+            config = self.config
+            scale = self.logit_scale.clamp(max=math.log(100)).exp()
+            loss = loss_global = multi_positive_itc(image_embeds, text_embeds, scale, person_ids)
+            if region_embeds is not None and sentence_embeds is not None:
+                if config.local_loss_weight > 0:
+                    loss_local = region_sentence_contrastive(
+                        region_embeds, sentence_embeds, self.region_head.scale(), sentence_ids, part_ids, pair_weight
+                    )
+                    loss = loss + config.local_loss_weight * loss_local
+                if spans_wanted:
+                    loss_tsl_text = self._text_token_similarity(
+                        text.last_hidden_state, sentence_embeds, sentence_spans, box_image, pair_weight
+                    )
+                    loss = loss + config.tsl_text_weight * loss_tsl_text
+                if config.tsl_image_weight > 0:
+                    loss_tsl_image = self._image_token_similarity(
+                        pixel_values, region_embeds, boxes, box_image, pair_weight
+                    )
+                    loss = loss + config.tsl_image_weight * loss_tsl_image
+
+        return RogleOutput(
+            loss=loss,
+            loss_global=loss_global,
+            loss_local=loss_local,
+            loss_tsl_text=loss_tsl_text,
+            loss_tsl_image=loss_tsl_image,
+            logits_per_image=logits_per_text.T,
+            logits_per_text=logits_per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            region_embeds=region_embeds,
+            sentence_embeds=sentence_embeds,
+            text_model_output=text,
+            vision_model_output=vision,
+        )
+
+    def _text_token_similarity(
+        self,
+        tokens: torch.Tensor,
+        sentence_embeds: torch.Tensor,
+        spans: torch.Tensor,
+        caption: torch.Tensor,
+        weight: torch.Tensor | None,
+    ) -> torch.Tensor:
+        kept = (spans[:, 1] > spans[:, 0]).nonzero()[:, 0]
+        position = torch.arange(tokens.shape[1], device=tokens.device)
+        inside = (position >= spans[kept, :1]) & (position < spans[kept, 1:])
+        share = inside.to(tokens.dtype) / inside.sum(1, keepdim=True).clamp(min=1)
+        pooled = torch.einsum("nl,nlh->nh", share, tokens[caption[kept]])
+        return token_similarity(
+            self.text_projection(pooled),
+            sentence_embeds[kept],
+            None if weight is None else weight[kept],
+            self.config.tsl_detach_target,
+        )
+
+    def _image_token_similarity(
+        self,
+        pixel_values: torch.Tensor,
+        region_embeds: torch.Tensor,
+        boxes: torch.Tensor,
+        box_image: torch.Tensor,
+        weight: torch.Tensor | None,
+    ) -> torch.Tensor:
+        # One pair an image keeps the cost at one more image forward: GOAL's single best pair.
+        first = torch.ones_like(box_image, dtype=torch.bool)
+        first[1:] = box_image[1:] != box_image[:-1]
+        one = first.nonzero()[:, 0]
+        crops = crop_boxes(pixel_values, boxes[one], box_image[one])
+        target = self.visual_projection(self.vision_model(pixel_values=crops).pooler_output)
+        return token_similarity(
+            region_embeds[one], target, None if weight is None else weight[one], self.config.tsl_detach_target
+        )
+
+
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+__all__ = ["RogleModel", "RogleOutput"]

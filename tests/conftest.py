@@ -1,0 +1,89 @@
+"""Fixtures shared by all tests: no network, caches of their own, one tiny model. Everything is made, nothing shipped."""
+
+import os
+import tempfile
+
+# Before any library reads them. A cache of its own, or a stale data set of the machine's user could answer instead.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+_CACHE = tempfile.TemporaryDirectory(prefix="rogle-tests-")
+os.environ["HF_HOME"] = _CACHE.name
+os.environ["HF_DATASETS_CACHE"] = os.path.join(_CACHE.name, "datasets")
+os.environ["MPLBACKEND"] = "Agg"
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from small_model import train_tokenizer  # noqa: E402
+from transformers import CLIPImageProcessorPil  # noqa: E402
+
+from modeling_rogle import RogleConfig, RogleModel, RogleProcessor  # noqa: E402
+
+CAPTIONS = (
+    "A man wears a red jacket and black pants. His shoes are white.",
+    "The woman has long brown hair. She carries a blue bag over her left shoulder.",
+    "A man in a green shirt is walking. He wears grey shorts and black sandals.",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_processor() -> RogleProcessor:
+    """32 x 16 px images, 64 tokens, a tokenizer trained on three captions."""
+    images = CLIPImageProcessorPil(size={"height": 32, "width": 16}, do_center_crop=False)
+    return RogleProcessor(images, train_tokenizer(CAPTIONS * 20, max_length=64))
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_processor: RogleProcessor) -> RogleConfig:
+    """Hidden size 32, 2 layers, patches of 8 px on a 4 x 2 grid."""
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokenizer = tiny_processor.tokenizer
+    return RogleConfig(
+        image_size=[32, 16],
+        projection_dim=32,
+        vision_config={**tower, "image_size": 32, "patch_size": 8, "projection_dim": 32},
+        text_config={
+            **tower,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 64,
+            "projection_dim": 32,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config: RogleConfig) -> RogleModel:
+    """A random model of its own for each test, in evaluation mode, the same weights every time."""
+    torch.manual_seed(0)
+    return RogleModel(RogleConfig.from_dict(tiny_config.to_dict())).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: RogleConfig, tiny_processor: RogleProcessor
+) -> Path:
+    """A folder with a random RogleModel and its processor."""
+    folder = tmp_path_factory.mktemp("tiny") / "rogle"
+    torch.manual_seed(0)
+    RogleModel(RogleConfig.from_dict(tiny_config.to_dict())).save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of small real data that ROGLE_TEST_DATA names; tests on it are skipped without."""
+    folder = os.environ.get("ROGLE_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("ROGLE_TEST_DATA does not name a folder")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> None:
+    # Tiny models are slower on many threads than on one, and the machines that test are shared.
+    torch.set_num_threads(1)
