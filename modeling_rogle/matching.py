@@ -1,0 +1,182 @@
+"""Region-to-Sentence Matching, thin: score every sentence against template regions, assign, trust.
+
+Independent of ROGLE's own matching, of which only the abstract is public. As in GOAL (arXiv 2503.17782) each sentence
+takes its best-scoring candidate and the whole image stays a candidate; unlike GOAL all regions of an image come from
+one dense forward. Dense region features leak the rest of the person into every box, so pairs mined by an untrained
+model say little; the reliability goes with every pair for that reason.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .reliability import margin_reliability
+
+# Where the parts of an upright person lie in a tight crop about 2.5 times as tall as wide: fractions x0, y0, x1, y1.
+# From body proportions (head 1/7.5 of the height plus hair, hips at half of it, soles at its end, the arms' span near
+# the crop's width), not fitted to any annotated image. Sides are the picture's, not the person's.
+_TEMPLATES = (
+    ("head", (0.28, 0.00, 0.72, 0.19)),
+    ("upper body", (0.08, 0.15, 0.92, 0.57)),
+    ("upper body", (0.08, 0.15, 0.92, 0.78)),  # a coat or a long dress
+    ("lower body", (0.16, 0.52, 0.84, 0.93)),
+    ("feet", (0.16, 0.87, 0.84, 1.00)),
+    ("bag", (0.18, 0.17, 0.82, 0.50)),  # a backpack
+    ("bag", (0.00, 0.32, 0.42, 0.70)),
+    ("bag", (0.58, 0.32, 1.00, 0.70)),
+    ("carried item", (0.00, 0.40, 0.34, 0.62)),
+    ("carried item", (0.66, 0.40, 1.00, 0.62)),
+    ("whole person", (0.00, 0.00, 1.00, 1.00)),
+)
+TEMPLATE_LABELS: tuple[str, ...] = tuple(label for label, _ in _TEMPLATES)
+
+
+def template_boxes() -> np.ndarray:
+    """Weight-free region proposals for a pedestrian crop.
+
+    Returns:
+        float32 `[T, 4]` x0, y0, x1, y1 in [0, 1] of the image's width and height, in the order of `TEMPLATE_LABELS`;
+        the last row is the whole image. A fresh array on each call.
+    """
+    return np.array([box for _, box in _TEMPLATES], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """One entry per sentence."""
+
+    region: torch.Tensor  # [S] int64, the row of the region, -1 = the whole image or nothing good enough
+    score: torch.Tensor  # [S] fp32, cosine with the best candidate, the whole image among them
+    margin: torch.Tensor  # [S] fp32 >= 0, the best candidate's score minus the runner-up's
+
+
+@torch.no_grad()
+def match_sentences(region_embeds: torch.Tensor, sentence_embeds: torch.Tensor, threshold: float = 0.0) -> Matches:
+    """Gives each sentence of one image its best region, or none.
+
+    Args:
+        region_embeds: `[T, D]` unit length; the last row is the whole image.
+        sentence_embeds: `[S, D]` unit length.
+        threshold: a best score under this cosine gives no region.
+
+    Returns:
+        [`Matches`] with S entries. On equal scores the whole image wins, then the earlier region. Sentences may share
+        a region.
+
+    Raises:
+        ValueError: fewer than two candidates, widths that differ, or an embedding that is not finite.
+    """
+    if region_embeds.ndim != 2 or sentence_embeds.ndim != 2 or region_embeds.shape[1] != sentence_embeds.shape[1]:
+        raise ValueError(
+            f"regions {tuple(region_embeds.shape)} and sentences {tuple(sentence_embeds.shape)} must be [T, D] and [S, D]"
+        )
+    if len(region_embeds) < 2:
+        raise ValueError("matching needs at least one region beside the whole image")
+    # The whole image first: argmax takes the first of equals.
+    order = torch.arange(len(region_embeds), device=region_embeds.device).roll(1)
+    scores = sentence_embeds.float() @ region_embeds.float()[order].T
+    if not bool(scores.isfinite().all()):
+        raise ValueError("an embedding is not finite")
+    if len(scores) == 0:
+        empty = scores.new_zeros(0)
+        return Matches(order[:0], empty, empty.clone())
+    best = scores.argmax(1)
+    top = scores.topk(2, dim=1).values
+    region = order[best]
+    region[(best == 0) | (top[:, 0] < threshold)] = -1
+    return Matches(region, top[:, 0], top[:, 0] - top[:, 1])
+
+
+def mine_rows(
+    model: Any,
+    processor: Any,
+    rows: Sequence[Mapping[str, Any]],
+    batch_size: int = 32,
+    threshold: float = 0.0,
+    temperature: float = 0.01,
+    progress: bool = True,
+) -> tuple[list[list[dict[str, Any]]], dict[str, int]]:
+    """Mines the `regions` column of P-VLG rows: one dense forward per image, each different sentence encoded once.
+
+    Args:
+        model: an object with `encode_images(pixel_values, boxes, box_image)` and `encode_texts(input_ids,
+            attention_mask)` as [`RogleModel`] has them.
+        processor: the model's [`RogleProcessor`].
+        rows: P-VLG rows or a `datasets.Dataset` of them; `image` (decoded), `width`, `height`, `sentences` are read.
+        batch_size: images a forward.
+        threshold: see [`match_sentences`].
+        temperature: see [`margin_reliability`].
+
+    Returns:
+        For each row a list of regions (bbox x, y, w, h in pixels of the stored image, label, sentence, score,
+        reliability, origin `"rsm"`), at most one per sentence; and the counts `images`, `sentences`, `assigned`,
+        `unassigned`, where `assigned + unassigned == sentences`.
+
+    Raises:
+        ValueError: a row has no image; the message names its `image_id`.
+    """
+    boxes = torch.from_numpy(template_boxes())
+    candidates = len(boxes)
+    device = next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
+    regions: list[list[dict[str, Any]]] = []
+    counts = {"images": 0, "sentences": 0, "assigned": 0, "unassigned": 0}
+    embeds: dict[str, torch.Tensor] = {}  # many images of an identity share their sentences
+
+    starts = range(0, len(rows), batch_size)
+    for start in tqdm(starts, desc="matching sentences", unit="batch", disable=not progress or not len(rows)):
+        batch = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
+        for row in batch:
+            if row["image"] is None:
+                raise ValueError(f"{row.get('image_id')}: field 'image' is null; matching needs the picture")
+        pixels = processor(images=[row["image"].convert("RGB") for row in batch], return_tensors="pt")["pixel_values"]
+        _, region_embeds = model.encode_images(
+            pixels.to(device),
+            boxes.repeat(len(batch), 1).to(device),
+            torch.arange(len(batch), device=device).repeat_interleave(candidates),
+        )
+        new = sorted({sentence["text"] for row in batch for sentence in row["sentences"]} - embeds.keys())
+        if new:
+            tokens = processor(text=new, return_tensors="pt")
+            encoded = model.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device)).cpu()
+            embeds.update(zip(new, encoded, strict=True))
+        for row, image_regions in zip(batch, region_embeds.cpu().split(candidates), strict=True):
+            texts = [sentence["text"] for sentence in row["sentences"]]
+            found = []
+            if texts:
+                matches = match_sentences(image_regions, torch.stack([embeds[text] for text in texts]), threshold)
+                found = _as_regions(matches, row["width"], row["height"], temperature)
+            regions.append(found)
+            counts["images"] += 1
+            counts["sentences"] += len(texts)
+            counts["assigned"] += len(found)
+    counts["unassigned"] = counts["sentences"] - counts["assigned"]
+    return regions, counts
+
+
+def _as_regions(matches: Matches, width: int, height: int, temperature: float) -> list[dict[str, Any]]:
+    trust = margin_reliability(matches.margin, temperature)
+    size = np.array([width, height, width, height], dtype=np.float32)
+    pixels = template_boxes() * size
+    found = []
+    for sentence, template in enumerate(matches.region.tolist()):
+        if template < 0:
+            continue
+        x0, y0, x1, y1 = pixels[template].tolist()
+        found.append(
+            {
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "label": TEMPLATE_LABELS[template],
+                "sentence": sentence,
+                "score": float(matches.score[sentence]),
+                "reliability": float(trust[sentence]),
+                "origin": "rsm",
+            }
+        )
+    return found
+
+
+__all__ = ["TEMPLATE_LABELS", "Matches", "match_sentences", "mine_rows", "template_boxes"]
