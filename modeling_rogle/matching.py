@@ -32,6 +32,8 @@ _TEMPLATES = (
     ("carried item", (0.66, 0.40, 1.00, 0.62)),
     ("whole person", (0.00, 0.00, 1.00, 1.00)),
 )
+_MAX_REMEMBERED = 50_000  # sentence embeddings kept at once: 100 MB at width 512
+
 TEMPLATE_LABELS: tuple[str, ...] = tuple(label for label, _ in _TEMPLATES)
 
 
@@ -72,7 +74,7 @@ def match_sentences(region_embeds: torch.Tensor, sentence_embeds: torch.Tensor, 
     """
     if region_embeds.ndim != 2 or sentence_embeds.ndim != 2 or region_embeds.shape[1] != sentence_embeds.shape[1]:
         raise ValueError(
-            f"regions {tuple(region_embeds.shape)} and sentences {tuple(sentence_embeds.shape)} must be [T, D] and [S, D]"
+            f"regions must be [T, D] and sentences [S, D], not {[*region_embeds.shape]} and {[*sentence_embeds.shape]}"
         )
     if len(region_embeds) < 2:
         raise ValueError("matching needs at least one region beside the whole image")
@@ -138,6 +140,8 @@ def mine_rows(
             boxes.repeat(len(batch), 1).to(device),
             torch.arange(len(batch), device=device).repeat_interleave(candidates),
         )
+        if len(embeds) > _MAX_REMEMBERED:
+            embeds.clear()
         new = sorted({sentence["text"] for row in batch for sentence in row["sentences"]} - embeds.keys())
         if new:
             tokens = processor(text=new, return_tensors="pt")
