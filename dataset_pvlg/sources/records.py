@@ -94,10 +94,6 @@ def load_records(file: Path, report: ReadReport) -> list[Any]:
     return entries
 
 
-def _no_field(name: str) -> str:
-    return f"field '{name}' missing"
-
-
 def parse_record(entry: Any, index: int, layout: Layout, file: Path, report: ReadReport) -> Record | None:
     """Checks the fields of one record; None and a count if one of them is past repair."""
     where = f"{file.name}: record {index}"
@@ -106,7 +102,7 @@ def parse_record(entry: Any, index: int, layout: Layout, file: Path, report: Rea
         return None
     for name in ("split", "id", layout.path_field, "captions"):
         if entry.get(name) is None:
-            report.skip(_no_field(name), f"{where}: field {name!r} missing")
+            report.skip(f"field '{name}' missing", f"{where}: field {name!r} missing")
             return None
     split = SPLIT_NAMES.get(entry["split"].strip().lower()) if isinstance(entry["split"], str) else None
     if split is None:

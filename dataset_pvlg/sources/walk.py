@@ -25,7 +25,6 @@ PERSON_ID_OFFSETS = {
     "ufine": 40_000_000,
     "ufine3c": 50_000_000,
 }
-
 HELD_OUT = 0.05  # of the training identities, where the source has no validation split
 
 
@@ -40,11 +39,10 @@ def read_layout(
     report = ReadReport(source=layout.source, file=str(file), image_root=str(images))
 
     entries = load_records(file, report)
-    records = [
-        record for record in (_parse(entry, i, layout, file, report) for i, entry in enumerate(entries)) if record
-    ]
-    if report.skipped and report.skipped[_no_field("split")] == len(entries):
+    if not any(isinstance(entry, dict) and entry.get("split") is not None for entry in entries):
         raise SourceError(f"{file}: field 'split': no record has one. {layout.without_split}".rstrip())
+    parsed = (parse_record(entry, index, layout, file, report) for index, entry in enumerate(entries))
+    records = [record for record in parsed if record]
     if layout.check:
         layout.check(_sizes(records), report)
     apart = _ids_used_by_several_splits(records, report)
