@@ -1,0 +1,181 @@
+"""`load_dataset("pvlg", ...)`: the embedded synthetic benchmark, or the Parquet of a folder.
+
+Registration is what importing `dataset_pvlg` does: datasets no longer runs loading scripts, but knows its packaged
+modules by name, and this adds one. The factory is replaced for that one name because the stock one would look for
+data files in the whole current directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import datasets
+import datasets.load
+import pyarrow.parquet as pq
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+from dataset_pvlg.features import FEATURES, SPLITS
+from dataset_pvlg.sources.noise import Noise
+from dataset_pvlg.sources.synthetic import SyntheticConfig, rows
+
+NAME = "pvlg"
+SHARD_IDENTITIES = 50  # what one process generates at a time; more processes than shards would be idle
+
+
+class LayoutError(ValueError):
+    """A data_dir that holds no P-VLG Parquet; the message says what was found."""
+
+
+@dataclass
+class PVLGConfig(datasets.BuilderConfig):
+    """Sizes of the synthetic data, all keyword arguments of `load_dataset`. Ignored where data_dir is given.
+
+    noise: rates by name, see `sources/noise.py`; none by default.
+    """
+
+    train_identities: int = 1500
+    validation_identities: int = 150
+    test_identities: int = 200
+    images_per_identity: int = 4
+    seed: int = 0
+    noise: dict[str, float] = field(default_factory=dict)
+
+    def synthetic(self) -> SyntheticConfig:
+        """The generator's own configuration. Raises ValueError on a negative size or an unknown noise."""
+        unknown = set(self.noise) - {f.name for f in fields(Noise)}
+        if unknown:
+            raise ValueError(f"pvlg: unknown noise {sorted(unknown)}; known: {[f.name for f in fields(Noise)]}")
+        sizes = {f.name: getattr(self, f.name) for f in fields(SyntheticConfig) if f.name != "noise"}
+        return SyntheticConfig(**sizes, noise=Noise(**self.noise))
+
+
+class PVLG(datasets.GeneratorBasedBuilder):
+    """P-VLG rows (`features.FEATURES`), synthetic by default, from a folder's Parquet with data_dir."""
+
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = PVLGConfig
+    BUILDER_CONFIGS = [
+        PVLGConfig(name="synthetic", version=VERSION, description="1,850 procedural identities, 4 images each"),
+        PVLGConfig(
+            name="synthetic-tiny",
+            version=VERSION,
+            description="40 procedural identities, 2 images each, for tests",
+            train_identities=24,
+            validation_identities=8,
+            test_identities=8,
+            images_per_identity=2,
+        ),
+    ]
+    DEFAULT_CONFIG_NAME = "synthetic"
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="P-VLG: pedestrians with long captions and regions paired with sentences.",
+            features=FEATURES,
+            license="apache-2.0",
+        )
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        if self.config.data_dir is not None:
+            found = parquet_files(self.config.data_dir)
+            return [
+                datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "config": None, "shards": files})
+                for split, files in found.items()
+            ]
+        config = self.config.synthetic()
+        generators = []
+        for split in SPLITS:
+            count = config.identities(split)
+            step = max(1, min(SHARD_IDENTITIES, math.ceil(count / 8)))
+            shards = [(start, min(start + step, count)) for start in range(0, count, step)]
+            if shards:  # a list, so that num_proc and streaming workers can share it out
+                kwargs = {"split": split, "config": config, "shards": shards}
+                generators.append(datasets.SplitGenerator(name=split, gen_kwargs=kwargs))
+        if not generators:
+            raise ValueError("pvlg: all three splits have 0 identities")
+        return generators
+
+    def _generate_examples(
+        self, split: str, config: SyntheticConfig | None, shards: list
+    ) -> Iterator[tuple[str, dict]]:
+        for shard in shards:
+            source = _parquet_rows(shard) if config is None else rows(split, *shard, config)
+            for row in source:
+                yield row["image_id"], row
+
+
+def parquet_files(data_dir: str | Path) -> dict[str, list[str]]:
+    """Split -> Parquet files, `{split}-*.parquet` or `{split}.parquet` in the folder or in its `data/`.
+
+    Raises LayoutError naming what is there instead.
+    """
+    root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        raise LayoutError(f"pvlg: data_dir {data_dir} is not a folder")
+    for folder in (root, root / "data"):
+        found = {
+            split: sorted(
+                str(p) for pattern in (f"{split}-*.parquet", f"{split}.parquet") for p in folder.glob(pattern)
+            )
+            for split in SPLITS
+        }
+        if any(found.values()):
+            return {split: files for split, files in found.items() if files}
+    there = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())
+    listing = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
+    raise LayoutError(
+        f"pvlg: {data_dir} holds no P-VLG Parquet (train-*.parquet, validation-*.parquet or test-*.parquet, "
+        f"here or in data/); found: {listing}. A public layout is turned into it by `python -m dataset_pvlg.build`."
+    )
+
+
+def _parquet_rows(path: str) -> Iterator[dict]:
+    file = pq.ParquetFile(path)
+    missing = [name for name in FEATURES if name not in file.schema_arrow.names and name != "image"]
+    if missing:
+        raise LayoutError(f"pvlg: {path} lacks the column(s) {', '.join(missing)}")
+    columns = [name for name in FEATURES if name in file.schema_arrow.names]
+    for batch in file.iter_batches(batch_size=64, columns=columns):
+        for row in batch.to_pylist():
+            yield {"image": None, **row}
+
+
+def code_hash() -> str:
+    """sha256 over every Python file of the package: changed code must not meet an old cache."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def register() -> None:
+    """Make "pvlg" a name that `datasets.load_dataset` knows. Safe to call again."""
+    _PACKAGED_DATASETS_MODULES[NAME] = (__name__, code_hash())
+    stock = datasets.load.PackagedDatasetModuleFactory
+    if getattr(stock, "knows_pvlg", False):
+        return
+
+    class Factory(stock):
+        knows_pvlg = True
+
+        def get_module(self) -> datasets.load.DatasetModule:
+            if self.name != NAME:
+                return super().get_module()
+            if self.data_files is not None:
+                raise ValueError("pvlg: data_files is not supported, give the folder as data_dir")
+            path, digest = _PACKAGED_DATASETS_MODULES[NAME]
+            kwargs: dict = {"dataset_name": NAME, "data_files": datasets.data_files.DataFilesDict()}
+            if self.data_dir is not None:
+                # data_files carry the files' ages into the cache key; rows are read by the builder
+                root = str(Path(self.data_dir).expanduser().resolve())
+                names = parquet_files(root)
+                kwargs["data_dir"] = root
+                kwargs["data_files"] = datasets.data_files.DataFilesDict.from_patterns(names, base_path=root)
+            return datasets.load.DatasetModule(path, digest, kwargs)
+
+    datasets.load.PackagedDatasetModuleFactory = Factory

@@ -1,0 +1,134 @@
+"""Embedded synthetic P-VLG: procedural pedestrians as schema rows, deterministic from a seed and an index.
+
+No asset files and no state: row (split, identity, image) is the same whatever else is generated, in any process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from dataset_pvlg.features import SPLITS
+from dataset_pvlg.sources.captions import Captions, write_captions
+from dataset_pvlg.sources.identities import Identity, sample_identities
+from dataset_pvlg.sources.noise import Noise, spoil_captions, spoil_image, thin_boxes
+from dataset_pvlg.sources.render import Rendering, View, render, sample_view
+
+GENERATOR_VERSION = "v1"  # any change of picture or text bumps it, and every table is run again
+
+_VIEW, _RENDER, _CAPTION, _NOISE_TEXT, _NOISE_IMAGE = range(5)
+_JPEG_QUALITY = (70, 95)
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """Sizes and faults. Identities are drawn for train, validation and test in this order, none shared."""
+
+    train_identities: int = 1500
+    validation_identities: int = 150
+    test_identities: int = 200
+    images_per_identity: int = 4
+    seed: int = 0
+    noise: Noise = field(default_factory=Noise)
+
+    def __post_init__(self) -> None:
+        for name in ("train_identities", "validation_identities", "test_identities", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"synthetic P-VLG: {name} must not be negative, got {getattr(self, name)}")
+        if self.images_per_identity < 1:
+            raise ValueError(f"synthetic P-VLG: images_per_identity must be at least 1, got {self.images_per_identity}")
+
+    def identities(self, split: str) -> int:
+        return getattr(self, f"{split}_identities")
+
+    def first_person(self, split: str) -> int:
+        """person_id of the split's first identity: ids are contiguous over train, validation, test."""
+        return sum(self.identities(before) for before in SPLITS[: SPLITS.index(split)])
+
+
+@lru_cache(maxsize=8)
+def split_identities(split: str, config: SyntheticConfig) -> tuple[Identity, ...]:
+    """All identities of a split. Uniqueness is a property of the whole list, so it is always made from its start."""
+    total = config.first_person("test") + config.test_identities
+    everyone = sample_identities(config.seed, 0, total)
+    first = config.first_person(split)
+    return tuple(everyone[first : first + config.identities(split)])
+
+
+def picture(split: str, index: int, number: int, config: SyntheticConfig) -> tuple[View, Rendering, Captions]:
+    """View, rendering and clean captions of image `number` of the split's identity `index`."""
+    key = (config.seed, SPLITS.index(split), index, number)
+    identity = split_identities(split, config)[index]
+    view = sample_view(np.random.default_rng((*key, _VIEW)))
+    drawn = render(identity, view, np.random.default_rng((*key, _RENDER)))
+    captions = write_captions(
+        identity, view, drawn.visible, frozenset(drawn.boxes), np.random.default_rng((*key, _CAPTION))
+    )
+    return view, drawn, captions
+
+
+def rows(split: str, start: int, stop: int, config: SyntheticConfig) -> Iterator[dict]:
+    """P-VLG rows of identities start..stop-1 of a split, images_per_identity each."""
+    for index in range(start, min(stop, config.identities(split))):
+        for number in range(config.images_per_identity):
+            yield _row(split, index, number, config)
+
+
+def _row(split: str, index: int, number: int, config: SyntheticConfig) -> dict:
+    key = (config.seed, SPLITS.index(split), index, number)
+    view, drawn, captions = picture(split, index, number, config)
+    text_rng = np.random.default_rng((*key, _NOISE_TEXT))
+    image_rng = np.random.default_rng((*key, _NOISE_IMAGE))
+    quality = int(image_rng.integers(*_JPEG_QUALITY))
+
+    swapped = text_rng.random() < config.noise.swapped and config.identities(split) > 1
+    said = picture(split, (index + 1) % config.identities(split), number, config)[2] if swapped else captions
+    short, texts, blank = spoil_captions(said, config.noise, text_rng)
+    sentences, at = [], 0
+    for text in texts:
+        sentences.append({"text": text, "start": at, "end": at + len(text)})
+        at += len(text) + len(blank)
+
+    content, suffix = spoil_image(drawn.image, config.noise, image_rng, quality)
+    boxes = thin_boxes(drawn.boxes, config.noise, image_rng)
+    image_id = f"synthetic-{GENERATOR_VERSION}/{split}/{index:06d}_{number}"
+    width, height = drawn.image.size
+    return {
+        "image": {"bytes": content, "path": image_id + suffix} if content is not None else None,
+        "path": image_id + suffix,
+        "sha256": hashlib.sha256(content).hexdigest() if content is not None else None,
+        "image_id": image_id,
+        "width": width,
+        "height": height,
+        "person_id": config.first_person(split) + index,
+        "source": "synthetic",
+        "camera": view.camera,
+        "parent": None,
+        "captions": short,
+        "caption": blank.join(texts),
+        "caption_origin": "synthetic",
+        "sentences": sentences,
+        "regions": _regions(boxes, [label for _, label in said.sentences]),
+    }
+
+
+def _regions(boxes: dict[str, tuple], labels: list[str | None]) -> list[dict]:
+    """One entry for each sentence about a box, or one with sentence -1 where a box is not spoken of."""
+    entries = []
+    for label, box in boxes.items():
+        for sentence in [n for n, about in enumerate(labels) if about == label] or [-1]:
+            entries.append(
+                {
+                    "bbox": [float(v) for v in box],
+                    "label": label,
+                    "sentence": sentence,
+                    "score": 1.0,
+                    "reliability": 1.0,
+                    "origin": "synthetic",
+                }
+            )
+    return entries
