@@ -50,6 +50,8 @@ class RogleProcessor(ProcessorMixin):
             processor.image_processor.do_center_crop = False
             processor.image_processor.size = SizeDict(height=image_size[0], width=image_size[1])
             processor.tokenizer.model_max_length = max_position_embeddings
+            # A limit stored by an earlier call would win over the new one.
+            processor.tokenizer.init_kwargs.pop("max_length", None)
         return processor
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: no network, caches of their own, one tiny model. Everything is made, nothing shipped."""
+"""Fixtures shared by all tests: no network, caches of their own, one tiny model. Everything is made here."""
 
 import os
 import tempfile

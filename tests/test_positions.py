@@ -1,0 +1,59 @@
+"""Position tables: the Long-CLIP law, plain interpolation, rectangles."""
+
+import pytest
+import torch
+
+from modeling_rogle.positions import lengthen_text_positions, resize_image_positions
+
+
+def test_stretch_keeps_the_first_20_and_gives_248_from_77() -> None:
+    table = torch.randn(77, 8)
+    long = lengthen_text_positions(table, 248)
+    assert long.shape == (248, 8)
+    assert torch.equal(long[:20], table[:20])
+
+
+def test_stretch_equals_long_clips_rule_written_out() -> None:
+    table = torch.randn(77, 8, dtype=torch.float64).float()
+    long = lengthen_text_positions(table, 248)
+    for k in range(228):
+        old, part = divmod(k, 4)  # ratio 4: every old position becomes four
+        if 20 + old + 1 < 77:
+            expected = table[20 + old] + part / 4 * (table[20 + old + 1] - table[20 + old])
+        else:  # the last ones go on with the last difference
+            expected = table[76] + part / 4 * (table[76] - table[75])
+        torch.testing.assert_close(long[20 + k], expected)
+
+
+def test_interpolate_keeps_both_ends() -> None:
+    table = torch.randn(77, 4)
+    long = lengthen_text_positions(table, 168, "interpolate")
+    torch.testing.assert_close(long[[0, -1]], table[[0, -1]])
+    assert not torch.equal(long[:20], table[:20])
+
+
+@pytest.mark.parametrize(("length", "mode"), [(50, "stretch"), (100, "spline")])
+def test_what_cannot_be_done_is_said(length: int, mode: str) -> None:
+    with pytest.raises(ValueError, match="77 text positions|'stretch' or 'interpolate'"):
+        lengthen_text_positions(torch.zeros(77, 2), length, mode)
+
+
+def test_same_grid_is_unchanged_and_class_token_is_kept() -> None:
+    table = torch.randn(1 + 14 * 14, 6)
+    assert torch.equal(resize_image_positions(table, (14, 14), (14, 14)), table)
+    tall = resize_image_positions(table, (24, 8), (14, 14))
+    assert tall.shape == (1 + 24 * 8, 6)
+    assert torch.equal(tall[0], table[0])
+
+
+def test_rows_stay_rows() -> None:
+    # A table that knows only its row must know only its row after resizing.
+    rows = torch.arange(4.0)[:, None, None].expand(4, 4, 1).reshape(16, 1)
+    tall = resize_image_positions(torch.cat([torch.zeros(1, 1), rows]), (8, 2), (4, 4))[1:].reshape(8, 2)
+    assert torch.allclose(tall[:, 0], tall[:, 1])
+    assert (tall[1:, 0] > tall[:-1, 0]).all()
+
+
+def test_wrong_table_is_named() -> None:
+    with pytest.raises(ValueError, match="17 image positions do not fit"):
+        resize_image_positions(torch.zeros(17, 2), (8, 2), (5, 5))

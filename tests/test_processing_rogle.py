@@ -1,0 +1,83 @@
+"""RogleProcessor: pictures, text limits, boxes, sentence spans by character offsets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, CLIPImageProcessorPil, CLIPProcessor
+
+from modeling_rogle import RogleProcessor
+
+
+def picture(width: int = 40, height: int = 90) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def test_pictures_and_texts_become_tensors(tiny_processor: RogleProcessor) -> None:
+    batch = tiny_processor(images=[picture(), picture(17, 33)], text=["A man.", "A red jacket."], return_tensors="pt")
+    assert batch["pixel_values"].shape == (2, 3, 32, 16)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert batch["input_ids"][0, 0] == tiny_processor.tokenizer.bos_token_id
+
+
+def test_long_text_is_cut_with_its_end_kept(tiny_processor: RogleProcessor) -> None:
+    ids = tiny_processor(text=["red " * 300], return_tensors="pt")["input_ids"]
+    assert ids.shape == (1, 64)
+    assert ids[0, -1] == tiny_processor.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("text", ["red <|endoftext|> shoes", "<|startoftext|>", "你好 ☃ \U0001f9e5"])
+def test_no_text_holds_a_special_token_inside(tiny_processor: RogleProcessor, text: str) -> None:
+    ids = tiny_processor.tokenizer(text)["input_ids"]
+    special = {tiny_processor.tokenizer.bos_token_id, tiny_processor.tokenizer.eos_token_id}
+    assert not special & set(ids[1:-1])
+    assert len(ids) > 2
+
+
+def test_round_trip(tmp_path: Path, tiny_processor: RogleProcessor) -> None:
+    tiny_processor.save_pretrained(tmp_path)
+    for loaded in (RogleProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
+        assert isinstance(loaded, RogleProcessor)
+        one = tiny_processor(images=[picture()], text=["His shoes are white."], return_tensors="pt")
+        two = loaded(images=[picture()], text=["His shoes are white."], return_tensors="pt")
+        assert torch.equal(one["pixel_values"], two["pixel_values"])
+        assert torch.equal(one["input_ids"], two["input_ids"])
+        assert loaded.tokenizer.model_max_length == 64
+
+
+def test_a_clip_processor_becomes_rectangular(tmp_path: Path, tiny_processor: RogleProcessor) -> None:
+    CLIPProcessor(CLIPImageProcessorPil(), tiny_processor.tokenizer).save_pretrained(tmp_path)
+    loaded = RogleProcessor.from_pretrained(tmp_path)
+    batch = loaded(images=[picture()], text=["red " * 300], return_tensors="pt")
+    assert batch["pixel_values"].shape == (1, 3, 384, 128)
+    assert batch["input_ids"].shape == (1, 248)
+
+
+def test_boxes_are_scaled_and_clipped() -> None:
+    found = RogleProcessor.normalize_boxes([[10, 20, 30, 40], [-10, 90, 1000, 1000]], width=100, height=200)
+    np.testing.assert_allclose(found, [[0.1, 0.1, 0.4, 0.3], [0.0, 0.45, 1.0, 1.0]])
+    assert RogleProcessor.normalize_boxes([], 10, 10).shape == (0, 4)
+
+
+def test_spans_hold_exactly_their_sentence(tiny_processor: RogleProcessor) -> None:
+    parts = ["A man wears a red jacket.", "His shoes are white.", "He carries a blue bag."]
+    caption, sentences = "", []
+    for part in parts:
+        start = len(caption)
+        sentences.append({"start": start, "end": start + len(part)})
+        caption += part + " "
+    ids, spans = tiny_processor.caption_spans([caption], [sentences])
+    for part, (first, last) in zip(parts, spans[0], strict=True):
+        alone = tiny_processor.tokenizer(part)["input_ids"][1:-1]
+        assert ids[0][first:last] == alone
+
+
+def test_a_sentence_behind_the_cut_has_no_span(tiny_processor: RogleProcessor) -> None:
+    head, tail = "red shoes " * 60, "His bag is blue."
+    sentences = [{"start": 0, "end": 9}, {"start": len(head), "end": len(head) + len(tail)}]
+    ids, spans = tiny_processor.caption_spans([head + tail], [sentences])
+    assert len(ids[0]) == 64
+    assert spans[0][0].tolist() == [1, 3] or spans[0][0][0] == 1
+    assert spans[0][1].tolist() == [-1, -1]

@@ -1,0 +1,97 @@
+"""What a run leaves for people: curves as a picture, and the model card, filled from what was measured."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+from modeling_rogle.protocols import format_table  # noqa: E402
+
+TEMPLATE = Path(__file__).parents[1] / "model_card.md"
+
+
+def draw_curves(history: Sequence[dict], path: Path) -> None:
+    """Draws losses and validation scores over the steps.
+
+    Args:
+        history: one dict an epoch: step, loss..., validation/... in percent.
+        path: PNG, written atomically.
+    """
+    steps = [entry["step"] for entry in history]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    names = {"loss": "sum", "loss_global": "global", "loss_local": "local", "loss_tsl_text": "token similarity (text)"}
+    for name, label in (names | {"loss_tsl_image": "token similarity (image)"}).items():
+        if any(name in entry for entry in history):
+            left.plot(steps, [entry.get(name) for entry in history], marker=".", label=label)
+    left.set(title="training loss", xlabel="step", ylim=(0, None))
+    for name, label in {
+        "global/long/R@1": "long caption → image, R@1",
+        "global/short/R@1": "short caption → image, R@1",
+        "global/long/mAP": "long caption → image, mAP",
+        "local/R@1": "sentence → region, R@1",
+    }.items():
+        if any(f"validation/{name}" in entry for entry in history):
+            right.plot(steps, [entry.get(f"validation/{name}") for entry in history], marker=".", label=label)
+    right.set(title="validation, %", xlabel="step", ylim=(0, None))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    part = path.with_suffix(".part.png")
+    figure.savefig(part, dpi=110)
+    plt.close(figure)
+    os.replace(part, path)
+
+
+def write_card(path: Path, recipe: dict, summary: dict) -> None:
+    """Fills the model card from measured results.
+
+    Args:
+        path: README.md beside the weights, written atomically.
+        recipe: the run's fields.
+        summary: command, split, chosen_on, results (percent), as in results.json.
+    """
+    synthetic = recipe["dataset"].startswith("synthetic")
+    title = "P-VLG, embedded synthetic pedestrians" if synthetic else recipe["dataset"]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        license="apache-2.0" if synthetic else "other",
+        license_name=None if synthetic else "research-only",
+        language="en",
+        base_model=recipe["model"] if recipe["model"] and not Path(recipe["model"]).exists() else None,
+        tags=["text-based-person-search", "person-re-identification", "rogle"],
+        model_name="rogle",
+        eval_results=[
+            EvalResult(
+                task_type="text-based-person-search",
+                dataset_type="pvlg",
+                dataset_name=f"{title} (test)",
+                dataset_config=recipe["dataset"],
+                dataset_split="test",
+                metric_type=name,
+                metric_name=name,
+                metric_value=round(value, 2),
+            )
+            for name, value in summary["results"].items()
+            if isinstance(value, (int, float))
+        ],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        synthetic=synthetic,
+        dataset_title=title,
+        start=recipe["model"] or "random weights",
+        recipe=recipe,
+        summary=summary,
+        table=format_table(summary["results"]),
+    )
+    part = path.with_suffix(".part")
+    part.write_text(str(card), encoding="utf-8")
+    os.replace(part, path)

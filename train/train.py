@@ -1,0 +1,305 @@
+"""accelerate launch train/train.py [--config train/configs/vitb16.yaml] [--dataset cuhk_pedes --data-root DIR] ...
+
+Trains Rogle: both branches, validated each epoch, the checkpoint chosen on *validation*, both protocols on test at the
+end. Without arguments: a small model from scratch on the embedded synthetic P-VLG, minutes on two CPU cores. Every
+field of `Recipe` is a flag (dashes) and a key of the YAML file; flags win.
+"""
+
+import json
+import math
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from pairs import EpochSampler, PairDataset, normalize_pictures
+from report import draw_curves, write_card
+from small_model import build_small_model
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
+
+from dataset_pvlg.load import load_rows
+from dataset_pvlg.mine import mine_rows
+from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.protocols import (
+    encode_split,
+    fit_local_weight,
+    format_table,
+    global_protocol,
+    local_protocol,
+)
+
+
+@dataclass
+class Recipe:
+    """What a run needs to be repeated; saved beside the weights as recipe.yaml."""
+
+    out: str = field(default="runs/small", metadata={"help": "folder of checkpoints, log, curves, results and card"})
+    dataset: str = field(default="synthetic", metadata={"help": "synthetic, synthetic-tiny, pvlg, cuhk_pedes, ..."})
+    data_root: str | None = field(default=None, metadata={"help": "folder of the data set (not for synthetic)"})
+    image_root: str | None = field(default=None, metadata={"help": "folder of its pictures, where not in data_root"})
+    model: str | None = field(
+        default=None, metadata={"help": "Rogle or CLIP folder or Hub name; none: a small new one"}
+    )
+    regions: str = field(
+        default="rows",
+        metadata={"help": "rows: the data's own, mined by RSM where it has none; mined; none: no local branch"},
+    )
+    epochs: int = field(default=12, metadata={"help": "passes over the training images"})
+    batch_size: int = field(default=64, metadata={"help": "images a step and process"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak, after the warm-up, before the cosine"})
+    warmup_share: float = field(default=0.1, metadata={"help": "share of the steps that warm up"})
+    weight_decay: float = field(default=0.05, metadata={"help": "of matrices; vectors and position tables have none"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
+    long_share: float = field(default=0.6, metadata={"help": "probability that an image's caption is the long one"})
+    max_pairs: int = field(default=4, metadata={"help": "region-sentence pairs an image and step"})
+    flip: float = field(
+        default=0.5, metadata={"help": "probability of a mirror image, unless the words say left or right"}
+    )
+    local_loss_weight: float | None = field(default=None, metadata={"help": "overrides the model's"})
+    tsl_text_weight: float | None = field(default=None, metadata={"help": "overrides the model's"})
+    tsl_image_weight: float | None = field(default=None, metadata={"help": "overrides the model's"})
+    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
+    workers: int = field(default=0, metadata={"help": "data processes; 0 keeps the resized pictures in memory"})
+    seed: int = field(default=0, metadata={"help": "of weights and data order"})
+    resume: bool = field(default=False, metadata={"help": "go on from the last finished epoch in --out"})
+    max_bad_steps: int = field(default=5, metadata={"help": "stop after this many steps with a NaN or infinite loss"})
+
+
+def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
+    """Command line and `--config` YAML -> Recipe; flags win over the file, the file over the defaults."""
+    parser = HfArgumentParser(Recipe, description=__doc__.split("\n\n")[1])
+    parser.add_argument("--config", help="YAML file of recipe fields")
+    path = parser.parse_known_args(argv)[0].config
+    if path:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        unknown = sorted(set(given) - set(Recipe.__dataclass_fields__))
+        if unknown:
+            raise SystemExit(
+                f"{path}: unknown field {unknown[0]!r}; fields are {', '.join(Recipe.__dataclass_fields__)}"
+            )
+        parser.set_defaults(**given)
+    recipe = vars(parser.parse_args(argv))
+    recipe.pop("config")
+    if recipe["regions"] not in ("rows", "mined", "none"):
+        raise SystemExit(f"--regions must be rows, mined or none, not {recipe['regions']!r}")
+    return Recipe(**recipe)
+
+
+def prepare_model(recipe: Recipe, captions: Sequence[str]) -> tuple[RogleModel, RogleProcessor]:
+    """Loads `recipe.model`, or builds the small model with a tokenizer trained on the captions."""
+    names = ("local_loss_weight", "tsl_text_weight", "tsl_image_weight")
+    weights = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
+    if recipe.model is None:
+        return build_small_model(captions, **weights)
+    model = RogleModel.from_pretrained(recipe.model, dtype=torch.float32)
+    for name, value in weights.items():
+        setattr(model.config, name, value)
+    return model, RogleProcessor.from_pretrained(recipe.model)
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups: matrices decay; vectors, scales and position tables do not."""
+    decay, free = [], []
+    for name, parameter in model.named_parameters():
+        (free if parameter.ndim < 2 or "position_embedding" in name else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def scores(model: RogleModel, processor: RogleProcessor, rows, local_weight: float = 0.0) -> dict[str, float]:
+    """Both protocols on one split: long and short captions apart, late interaction where it has a weight."""
+    embeddings = encode_split(model, processor, rows, progress=False)
+    out = {f"global/long/{k}": v for k, v in global_protocol(embeddings, captions="long").items()}
+    out |= {f"global/short/{k}": v for k, v in global_protocol(embeddings, captions="short").items()}
+    if local_weight > 0:
+        fused = global_protocol(embeddings, captions="long", local_weight=local_weight)
+        out |= {f"global+local/long/{k}": v for k, v in fused.items()}
+    return out | {f"local/{k}": v for k, v in local_protocol(embeddings).items()}
+
+
+def write_json(path: Path, content: object) -> None:
+    """Atomically: a killed run leaves the old file or the new one."""
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def save_folder(target: Path, write) -> None:
+    """Writes a folder beside `target`, then puts it in its place; a run killed in between resumes from the old one."""
+    part, old = target.with_name(target.name + ".part"), target.with_name(target.name + ".old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    write(part)
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(part, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def claim_folder(out: Path, recipe: Recipe) -> None:
+    """Takes `out` for this run: an empty folder, or with --resume the one of the same recipe. Overwrites nothing."""
+    mine = {k: v for k, v in asdict(recipe).items() if k != "resume"}
+    saved = out / "recipe.yaml"
+    if out.exists() and any(out.iterdir()):
+        if not recipe.resume:
+            raise SystemExit(f"--out {out} is not empty: pass --resume to go on with that run, or name another folder")
+        theirs = yaml.safe_load(saved.read_text(encoding="utf-8")) if saved.exists() else {}
+        changed = [k for k in mine if theirs.get(k) != mine[k]]
+        if changed:
+            k = changed[0]
+            raise SystemExit(f"--resume: {saved} has {k} = {theirs.get(k)!r}, this command {mine[k]!r}")
+    out.mkdir(parents=True, exist_ok=True)
+    part = saved.with_suffix(".part")
+    part.write_text(yaml.safe_dump(mine, sort_keys=False), encoding="utf-8")
+    os.replace(part, saved)
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Runs one recipe and returns the test scores."""
+    recipe = read_recipe(argv)
+    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    say = accelerator.print
+    set_seed(recipe.seed)
+    out = Path(recipe.out)
+    claim_folder(out, recipe)
+    data, read_report = load_rows(recipe.dataset, recipe.data_root, recipe.image_root)
+    if read_report is not None:
+        say(read_report)
+    train_rows = data["train"]
+    captions = train_rows["caption"][:] + [c for row in train_rows["captions"][:] for c in row]
+    model, processor = prepare_model(recipe, captions)
+    if recipe.regions == "mined" or (recipe.regions == "rows" and not any(train_rows["regions"][:])):
+        say(
+            "no regions in the data: mining region-sentence pairs (RSM)" if recipe.regions == "rows" else "mining (RSM)"
+        )
+        train_rows, mined = mine_rows(model.to(accelerator.device), processor, train_rows)
+        say(f"mined: {mined}")
+    pairs = PairDataset(
+        train_rows,
+        processor,
+        long_share=recipe.long_share,
+        max_pairs=0 if recipe.regions == "none" else recipe.max_pairs,
+        flip=recipe.flip,
+        seed=recipe.seed,
+        cache_bytes=0 if recipe.workers else 2 << 30,
+    )
+    sampler = EpochSampler(len(pairs), recipe.seed)
+    loader = DataLoader(
+        pairs,
+        batch_size=min(recipe.batch_size, len(pairs)),
+        sampler=sampler,
+        collate_fn=pairs.collate,
+        num_workers=recipe.workers,
+        drop_last=True,
+    )
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
+    )
+    steps = recipe.epochs * len(loader)
+    schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup_share * steps), steps)
+    model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
+    bare = accelerator.unwrap_model(model)
+    progress = {"epoch": 0, "best": -1.0, "best_epoch": 0, "bad_steps": 0, "seconds": 0.0, "history": []}
+    if (out / "state").is_dir():
+        accelerator.load_state(str(out / "state"))
+        progress = json.loads((out / "state" / "progress.json").read_text(encoding="utf-8"))
+        say(f"resumed after epoch {progress['epoch']} of {recipe.epochs}")
+    size = sum(p.numel() for p in bare.parameters())
+    say(f"{len(pairs)} images, {steps} steps, {size:,} parameters, {accelerator.device}")
+
+    log = out / "train_log.jsonl"
+    bar = tqdm(
+        total=steps, initial=progress["epoch"] * len(loader), disable=not accelerator.is_main_process, desc="train"
+    )
+    bad_ids: list[str] = []
+    for epoch in range(progress["epoch"], recipe.epochs):
+        started = time.perf_counter()
+        sampler.set_epoch(epoch)
+        pairs.set_epoch(epoch)
+        model.train()
+        sums: dict[str, float] = {}
+        for batch in loader:
+            image_ids = batch.pop("image_ids")
+            batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
+            with accelerator.autocast():
+                output = model(**batch, return_loss=True)
+            if not math.isfinite(output.loss.item()):
+                progress["bad_steps"] += 1
+                bad_ids += image_ids
+                write_json(out / "bad_steps.json", {"image_ids": bad_ids})
+                if progress["bad_steps"] >= recipe.max_bad_steps:
+                    raise SystemExit(
+                        f"loss is {output.loss.item()} in {progress['bad_steps']} steps: {out}/bad_steps.json"
+                    )
+                optimizer.zero_grad()
+                schedule.step()
+                bar.update()
+                continue
+            accelerator.backward(output.loss)
+            accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            for name in ("loss", "loss_global", "loss_local", "loss_tsl_text", "loss_tsl_image"):
+                if output.get(name) is not None:
+                    sums[name] = sums.get(name, 0.0) + output[name].item()
+            bar.update()
+            bar.set_postfix(loss=f"{output.loss.item():.3f}", best=f"{max(progress['best'], 0):.1f}")
+        model.eval()
+        found = scores(bare, processor, data["validation"])
+        progress["seconds"] += time.perf_counter() - started
+        entry = {"epoch": epoch + 1, "step": (epoch + 1) * len(loader), "seconds": round(progress["seconds"], 1)}
+        entry |= {name: total / len(loader) for name, total in sums.items()}
+        entry |= {f"validation/{name}": value for name, value in found.items()}
+        progress["history"].append(entry)
+        progress["epoch"] = epoch + 1
+        with log.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(entry) + "\n")
+        if found["global/long/R@1"] > progress["best"]:
+            progress["best"], progress["best_epoch"] = found["global/long/R@1"], epoch + 1
+            save_folder(out / "best", lambda d: (bare.save_pretrained(d), processor.save_pretrained(d)))
+        save_folder(out / "state", lambda d: _save_state(accelerator, d, progress))
+    bar.close()
+
+    best = RogleModel.from_pretrained(out / "best").to(accelerator.device).eval()
+    validation = encode_split(best, processor, data["validation"], progress=False)
+    best.config.local_weight, _ = fit_local_weight(validation)
+    save_folder(out / "best", lambda d: (best.save_pretrained(d), processor.save_pretrained(d)))
+    results = scores(best, processor, data["test"], best.config.local_weight)
+    command = "accelerate launch train/train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
+    summary = {
+        "command": command.strip(),
+        "split": "test",
+        "chosen_on": f"validation R@1 of long captions, epoch {progress['best_epoch']} of {recipe.epochs}",
+        "local_weight": best.config.local_weight,
+        "training_seconds": round(progress["seconds"], 1),
+        "bad_steps": progress["bad_steps"],
+        "results": results,
+    }
+    if accelerator.is_main_process:
+        write_json(out / "results.json", summary)
+        draw_curves(progress["history"], out / "curves.png")
+        write_card(out / "best" / "README.md", asdict(recipe), summary)
+    minutes = progress["seconds"] / 60
+    say(f"best epoch {progress['best_epoch']}, chosen on validation; trained {minutes:.1f} min; test split:")
+    say(format_table(results))
+    return results
+
+
+def _save_state(accelerator: Accelerator, folder: Path, progress: dict) -> None:
+    accelerator.save_state(str(folder))
+    write_json(folder / "progress.json", progress)
+
+
+if __name__ == "__main__":
+    main()
