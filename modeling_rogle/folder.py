@@ -1,0 +1,174 @@
+"""Pictures of a folder: which ones may be read, and how to read one that nobody has checked before."""
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
+MAX_PIXELS = 80_000_000  # a decompression bomb is refused by its header; 80 million are 240 MB of RGB
+MAX_BYTES = 256 * 2**20
+EXIF_ORIENTATION = 0x0112
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used; the message is the reason in a few words, without the path."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture left out: its path relative to the folder, and the reason in a few words."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, RGB and upright. width, height: pixels of the upright file, which the decoded image may fall
+    short of (draft decoding); bytes: size of the file."""
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+    bytes: int
+    image: Image.Image
+
+
+def shown(path: str | Path) -> str:
+    """A path that fits on one line of a terminal or a JSON file: control characters and stray bytes escaped."""
+    text = os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def picture_files(root: Path) -> tuple[list[str], list[Skipped], int]:
+    """Pictures under `root` by name, in sorted order.
+
+    Symbolic links are followed to files inside `root` only; those to folders never, since what lies inside `root` is
+    found on its own path.
+
+    Args:
+        root: a folder, resolved.
+
+    Returns:
+        paths relative to `root`; pictures and links refused, with reasons; how many other files there were.
+    """
+    files: list[str] = []
+    skipped: list[Skipped] = []
+    ignored = 0
+
+    def unreadable(error: OSError) -> None:
+        skipped.append(Skipped(os.path.relpath(error.filename, root), f"folder: {error.strerror}"))
+
+    for parent, folders, names in os.walk(root, onerror=unreadable):
+        folders.sort()
+        for name in sorted(folders):
+            path = Path(parent, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                skipped.append(Skipped(path.relative_to(root).as_posix(), "symbolic link out of the folder"))
+        for name in sorted(names):
+            path = Path(parent, name)
+            relative = path.relative_to(root).as_posix()
+            if path.suffix.lower() not in SUFFIXES:
+                ignored += 1
+            elif reason := _refusal(path, root):
+                skipped.append(Skipped(relative, reason))
+            else:
+                files.append(relative)
+    return files, skipped, ignored
+
+
+def _refusal(path: Path, root: Path) -> str | None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return "file name is not UTF-8"
+    if path.is_symlink() and not path.resolve().is_relative_to(root):
+        return "symbolic link out of the folder"
+    try:
+        found = path.stat()
+    except OSError as error:
+        return "broken symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror}"
+    if not stat.S_ISREG(found.st_mode):
+        return "not a regular file"
+    if found.st_size == 0:
+        return "empty file"
+    if found.st_size > MAX_BYTES:
+        return f"{found.st_size} bytes, over the limit of {MAX_BYTES}"
+    return None
+
+
+def read_picture(file: Path, path: str, least: tuple[int, int] | None = None) -> Picture:
+    """Reads and decodes one file, whole.
+
+    Args:
+        file: where it lies; path: what to call it.
+        least: height and width in pixels that the caller needs; a JPEG much larger is decoded at 1/2, 1/4 or 1/8.
+
+    Raises:
+        PictureError: unreadable, truncated, not a picture, or too large.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror}") from error
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"over the limit of {MAX_PIXELS // 1_000_000} million pixels") from error
+    except UnidentifiedImageError as error:
+        raise PictureError("not a picture that Pillow can read") from error
+    except Exception as error:  # decoders meet hostile bytes here and raise almost anything
+        raise PictureError(f"damaged: {error}") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"{width} x {height} is over the limit of {MAX_PIXELS // 1_000_000} million pixels")
+    try:
+        turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5  # lies on its side
+        if least is not None:
+            # Twice the size, so that the last step down is the processor's own resampling.
+            size = (2 * least[1], 2 * least[0])
+            image.draft("RGB", size[::-1] if turned else size)
+        image = ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:
+        raise PictureError(f"truncated or damaged: {error}") from error
+    if turned:
+        width, height = height, width
+    return Picture(path, hashlib.sha256(data).hexdigest(), width, height, len(data), image)
+
+
+def decoded_batches(
+    root: Path, paths: Sequence[str], batch_size: int, least: tuple[int, int]
+) -> Iterator[tuple[list[Picture], list[Skipped]]]:
+    """Decodes `paths` in batches, in order, the next batch while the caller works on this one.
+
+    Yields:
+        the pictures of a batch, and those of it that could not be read.
+    """
+
+    def attempt(path: str) -> Picture | Skipped:
+        try:
+            return read_picture(root / path, path, least)
+        except PictureError as error:
+            return Skipped(path, " ".join(str(error).split()))
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter's lock
+        ahead: list[Future] = []
+        for start in range(0, len(paths) + batch_size, batch_size):
+            current, ahead = ahead, [pool.submit(attempt, path) for path in paths[start : start + batch_size]]
+            if current:
+                done = [future.result() for future in current]
+                yield (
+                    [item for item in done if isinstance(item, Picture)],
+                    [item for item in done if isinstance(item, Skipped)],
+                )
+
+
+__all__ = ["Picture", "PictureError", "Skipped", "decoded_batches", "picture_files", "read_picture", "shown"]
