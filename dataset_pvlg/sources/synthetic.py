@@ -123,7 +123,7 @@ def _regions(boxes: dict[str, tuple], labels: list[str | None]) -> list[dict]:
         for sentence in [n for n, about in enumerate(labels) if about == label] or [-1]:
             entries.append(
                 {
-                    "bbox": [float(v) for v in box],
+                    "bbox": [float(np.float32(v)) for v in box],  # streaming does not cast, so round here
                     "label": label,
                     "sentence": sentence,
                     "score": 1.0,
