@@ -243,8 +243,10 @@ def local_scores(
         target_region_ids: `[S]` ids in `gallery_region_ids`; -1, or an id that is not there, leaves the sentence out,
             and it is counted in `dropped_queries`.
         query_person_ids, query_text_ids: `[S]`; equal text ids mean equal texts, -1 is equal to none.
-        gallery_embeds, gallery_region_ids, gallery_person_ids, gallery_text_ids: `[R, D]` and `[R]`; region ids are
-            not negative and occur once; the text id is that of the region's own sentence, -1 for none.
+        gallery_embeds, gallery_region_ids, gallery_person_ids: `[R, D]` and `[R]`; region ids are not negative and
+            occur once: one box of one image is one region, however many sentences speak of it.
+        gallery_text_ids: `[R]` text id of the region's own sentence, -1 for none; or R lists, for regions that have
+            several sentences or none.
         ties: see `rank`.
 
     Returns, Raises:
@@ -255,31 +257,33 @@ def local_scores(
     region = as_ids(gallery_region_ids, "gallery_region_ids", len(gallery), "gallery_embeds")
     if len(np.unique(region)) < len(region) or (len(region) and region.min() < 0):
         raise ValueError("gallery_region_ids must be non-negative and each occur once")
-    query_key = np.stack(
-        [
-            as_ids(query_person_ids, "query_person_ids", len(query), "sentence_embeds"),
-            as_ids(query_text_ids, "query_text_ids", len(query), "sentence_embeds"),
-        ],
-        axis=1,
-    )
-    gallery_key = np.stack(
-        [
-            as_ids(gallery_person_ids, "gallery_person_ids", len(gallery), "gallery_embeds"),
-            as_ids(gallery_text_ids, "gallery_text_ids", len(gallery), "gallery_embeds"),
-        ],
-        axis=1,
-    )
-    key = np.unique(np.concatenate([query_key, gallery_key]), axis=0, return_inverse=True)[1].reshape(-1)
-    query_code = np.where(query_key[:, 1] >= 0, key[: len(query)], -1)  # codes start at 0: -1 meets nothing
-    equal_sentence = same_id(query_code, key[len(query) :])
+    query_person = as_ids(query_person_ids, "query_person_ids", len(query), "sentence_embeds")
+    query_text = as_ids(query_text_ids, "query_text_ids", len(query), "sentence_embeds")
+    gallery_person = as_ids(gallery_person_ids, "gallery_person_ids", len(gallery), "gallery_embeds")
+    owner, text = _texts_of_regions(gallery_text_ids, len(gallery))
+    people, texts = np.concatenate([query_person, gallery_person[owner]]), np.concatenate([query_text, text])
+    code = np.unique(np.stack([people, texts], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    query_code = np.where(query_text >= 0, code[: len(query)], -1)  # codes start at 0: -1 meets nothing
+    equal_sentence = same_id(query_code, code[len(query) :])
 
     def ignore(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, columns = equal_sentence(start, stop)
+        rows, said = equal_sentence(start, stop)
+        columns = owner[said]
         others = region[columns] != target[start:stop][rows]
         return rows[others], columns[others]
 
     ranking = rank(cosine(query, gallery), len(query), len(gallery), same_id(target, region), ignore, ties)
     return ranking.scores() | {"gallery": len(gallery)}
+
+
+def _texts_of_regions(text_ids: Any, n_regions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Region and text id of every (region, sentence) pair."""
+    if len(text_ids) and all(isinstance(ids, (list, tuple)) for ids in text_ids):
+        _same_length(len(text_ids), "gallery_text_ids", n_regions, "gallery_embeds")
+        owner = np.repeat(np.arange(n_regions), [len(ids) for ids in text_ids])
+        flat = [text for ids in text_ids for text in ids]
+        return owner, as_ids(flat, "gallery_text_ids", len(owner), "gallery_text_ids")
+    return np.arange(n_regions), as_ids(text_ids, "gallery_text_ids", n_regions, "gallery_embeds")
 
 
 def grounding_scores(pred_boxes: Any, true_boxes: Any, image_sizes: Any = None) -> dict[str, float]:
