@@ -1,0 +1,272 @@
+"""The ranking engine against plain loops, its edges, and its properties."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_rogle import ranking
+from modeling_rogle.ranking import cosine, global_scores, grounding_scores, local_scores, rank, same_id
+
+
+def slow_scores(similarity, query_ids, gallery_ids, ties="pessimistic", ignored=frozenset()) -> dict[str, float]:
+    """The definition, in plain loops and Python floats."""
+    hits, precisions, penalties = {1: [], 5: [], 10: []}, [], []
+    for q, wanted in enumerate(query_ids):
+        entries = []
+        for g, offered in enumerate(gallery_ids):
+            if (q, g) in ignored:
+                continue
+            good = offered == wanted
+            tie_order = {"pessimistic": good, "optimistic": not good, "stable": g}[ties]
+            entries.append((-float(similarity[q][g]), tie_order, good))
+        entries.sort(key=lambda entry: entry[:2])
+        ranks = [place for place, entry in enumerate(entries, 1) if entry[2]]
+        if not ranks:
+            continue
+        for k, found in hits.items():
+            found.append(ranks[0] <= k)
+        precisions.append(sum(n / place for n, place in enumerate(ranks, 1)) / len(ranks))
+        penalties.append(len(ranks) / ranks[-1])
+    n = len(precisions)
+    mean = {f"R@{k}": 100 * sum(found) / n if n else 0.0 for k, found in hits.items()}
+    mean |= {"mAP": 100 * sum(precisions) / n if n else 0.0, "mINP": 100 * sum(penalties) / n if n else 0.0}
+    return mean | {"queries": n, "dropped_queries": len(query_ids) - n}
+
+
+def scores_of(similarity, query_ids, gallery_ids, **options) -> dict[str, float]:
+    similarity = np.asarray(similarity, dtype=np.float32)
+    pairs = same_id(np.asarray(query_ids, dtype=np.int64), np.asarray(gallery_ids, dtype=np.int64))
+    return rank(lambda a, b: similarity[a:b], *similarity.shape, pairs, **options).scores()
+
+
+@st.composite
+def tables(draw):
+    """A similarity matrix on a coarse grid (many ties) with ids, some of them without a partner."""
+    n_query, n_gallery = draw(st.integers(1, 6)), draw(st.integers(1, 70))
+    cells = st.lists(st.integers(-2, 3), min_size=n_query * n_gallery, max_size=n_query * n_gallery)
+    similarity = np.array(draw(cells), dtype=np.float32).reshape(n_query, n_gallery) / 4
+    ids = st.integers(0, draw(st.integers(0, 5)))
+    query_ids = draw(st.lists(ids, min_size=n_query, max_size=n_query))
+    return similarity, query_ids, draw(st.lists(ids, min_size=n_gallery, max_size=n_gallery))
+
+
+# A long gallery of one identity also crosses from counting to sorting.
+@settings(max_examples=150, deadline=None)
+@given(tables(), st.sampled_from(ranking.TIES), st.integers(1, 3))
+def test_equals_plain_loops(table, ties, block_rows) -> None:
+    similarity, query_ids, gallery_ids = table
+    found = scores_of(similarity, query_ids, gallery_ids, ties=ties, block_rows=block_rows)
+    assert found == pytest.approx(slow_scores(similarity, query_ids, gallery_ids, ties), abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables(), st.sampled_from(("pessimistic", "optimistic")))
+def test_counting_equals_sorting(table, ties) -> None:
+    counted = scores_of(*table, ties=ties)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "COUNT_UP_TO", 0)
+        assert scores_of(*table, ties=ties) == counted
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables(), st.data())
+def test_ignored_items_are_removed(table, data) -> None:
+    similarity, query_ids, gallery_ids = table
+    cells = st.tuples(st.integers(0, len(query_ids) - 1), st.integers(0, len(gallery_ids) - 1))
+    ignored = sorted(data.draw(st.sets(cells, max_size=30)))
+
+    def ignore(start, stop):
+        inside = [(q - start, g) for q, g in ignored if start <= q < stop]
+        return [q for q, _ in inside], [g for _, g in inside]
+
+    before = similarity.copy()
+    found = scores_of(similarity, query_ids, gallery_ids, ignore=ignore, block_rows=2)
+    assert found == pytest.approx(slow_scores(similarity, query_ids, gallery_ids, ignored=set(ignored)), abs=1e-9)
+    assert (similarity == before).all(), "the caller's matrix was written to"
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables(), st.randoms(use_true_random=False))
+def test_the_order_of_the_gallery_does_not_matter(table, random) -> None:
+    similarity, query_ids, gallery_ids = table
+    order = list(range(len(gallery_ids)))
+    random.shuffle(order)
+    assert scores_of(similarity, query_ids, gallery_ids) == pytest.approx(
+        scores_of(similarity[:, order], query_ids, [gallery_ids[g] for g in order]), abs=1e-9
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables())
+def test_the_tie_rules_are_ordered(table) -> None:
+    bad, middle, good = (scores_of(*table, ties=ties) for ties in ("pessimistic", "stable", "optimistic"))
+    for name in ("R@1", "R@5", "R@10", "mAP", "mINP"):
+        assert bad[name] <= middle[name] + 1e-9 <= good[name] + 2e-9
+
+
+def test_the_example_of_the_docstring() -> None:
+    similarity = [[0.9, 0.8, 0.3, 0.1], [0.6, 0.5, 0.4, 0.2], [0.7, 0.2, 0.1, 0.7]]
+    pairs = same_id(np.array([1, 2, 3]), np.array([1, 2, 1, 3]))
+    found = rank(lambda a, b: np.float32(similarity)[a:b], 3, 4, pairs)
+    assert found.first_rank.tolist() == [1, 2, 2]
+    assert found.n_positives.tolist() == [2, 1, 1]
+    assert found.average_precision == pytest.approx([5 / 6, 1 / 2, 1 / 2])
+    assert found.inverse_penalty == pytest.approx([2 / 3, 1 / 2, 1 / 2])
+    assert found.scores() == pytest.approx(
+        {"R@1": 33.33, "R@5": 100, "R@10": 100, "mAP": 61.11, "mINP": 55.56, "queries": 3, "dropped_queries": 0},
+        abs=0.005,
+    )
+
+
+@pytest.mark.parametrize("n_gallery", [2, 5, 17, 200])
+def test_a_collapsed_model_finds_nobody(n_gallery: int) -> None:
+    rng = np.random.default_rng(0)
+    point = rng.standard_normal(24)
+    query, gallery = np.tile(point, (40, 1)), np.tile(point, (n_gallery, 1))
+    ids = np.arange(n_gallery)
+    scores = global_scores(query, np.arange(40) % n_gallery, gallery, ids)
+    assert scores["R@1"] == 0
+    assert scores["mAP"] == pytest.approx(100 / n_gallery)
+    assert global_scores(query, np.arange(40) % n_gallery, gallery, ids, ties="optimistic")["R@1"] == 100
+
+
+def test_equal_gallery_vectors_tie_whatever_the_product_rounds_to() -> None:
+    # A product of 5 equal columns gave unequal bits in torch here; the engine must not depend on it.
+    rng = np.random.default_rng(1)
+    query, gallery = rng.standard_normal((50, 33)).astype(np.float32), rng.standard_normal((4, 33)).astype(np.float32)
+    block = cosine(query, gallery[[0, 1, 2, 1, 3, 1, 0]])(0, 50)
+    assert (block[:, [1, 1, 0]] == block[:, [3, 5, 6]]).all()
+    unit = query / np.linalg.norm(query, axis=1, keepdims=True)
+    assert block[:, :3] == pytest.approx(
+        unit @ (gallery[:3] / np.linalg.norm(gallery[:3], axis=1)[:, None]).T, abs=1e-6
+    )
+
+
+def test_a_zero_vector_is_like_nothing() -> None:
+    assert (cosine(np.zeros((1, 3), np.float32), np.ones((2, 3), np.float32))(0, 1) == 0).all()
+
+
+def test_queries_without_a_positive_are_counted_and_left_out() -> None:
+    rng = np.random.default_rng(2)
+    query, gallery = rng.standard_normal((6, 8)), rng.standard_normal((9, 8))
+    with_strangers = global_scores(query, [0, 1, 2, 7, 8, 9], gallery, np.arange(9) % 3)
+    without = global_scores(query[:3], [0, 1, 2], gallery, np.arange(9) % 3)
+    assert (with_strangers.pop("queries"), with_strangers.pop("dropped_queries")) == (3, 3)
+    assert with_strangers == {k: v for k, v in without.items() if k not in ("queries", "dropped_queries")}
+    nobody = global_scores(query, [7] * 6, gallery, np.arange(9) % 3)
+    assert (nobody["queries"], nobody["dropped_queries"], nobody["mAP"], nobody["R@1"]) == (0, 6, 0, 0)
+
+
+def test_all_positives_and_k_beyond_the_gallery() -> None:
+    rng = np.random.default_rng(3)
+    scores = global_scores(rng.standard_normal((4, 8)), [1] * 4, rng.standard_normal((3, 8)), [1] * 3)
+    assert all(scores[name] == pytest.approx(100) for name in ("R@1", "R@5", "R@10", "mAP", "mINP"))
+
+
+def test_scale_and_duplicated_queries_change_nothing() -> None:
+    rng = np.random.default_rng(4)
+    query, gallery = rng.standard_normal((20, 8)), rng.standard_normal((30, 8))
+    ids = np.arange(20) % 10, np.arange(30) % 10
+    once = global_scores(query, ids[0], gallery, ids[1])
+    twice = global_scores(np.tile(query * 7, (2, 1)), np.tile(ids[0], 2), gallery / 3, ids[1])
+    assert twice == pytest.approx(once | {"queries": 40})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_similarities_are_refused_and_embeddings_upcast(dtype: torch.dtype) -> None:
+    query, gallery = torch.randn(5, 8).to(dtype), torch.randn(6, 8).to(dtype)
+    with pytest.raises(ValueError, match="float32"):
+        rank(lambda a, b: query[a:b] @ gallery.T, 5, 6, same_id(np.arange(5), np.arange(6)))
+    low = global_scores(query, torch.arange(5), gallery, torch.arange(6))
+    assert low == global_scores(query.float(), torch.arange(5), gallery.float(), torch.arange(6))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.full((2, 3), np.nan), [0, 1], np.ones((2, 3)), [0, 1]), "query_embeds holds a value that is not finite"),
+        ((np.ones((2, 3)), [0, 1], np.full((2, 3), np.inf), [0, 1]), "gallery_embeds holds a value that is not finite"),
+        ((np.ones((2, 3)), [0], np.ones((2, 3)), [0, 1]), "query_ids has 1 rows, query_embeds has 2"),
+        ((np.ones((2, 3)), [0, 1], np.ones((2, 3)), [0]), "gallery_ids has 1 rows, gallery_embeds has 2"),
+        ((np.ones((2, 3)), [0, 1], np.ones((2, 4)), [0, 1]), "query_embeds has 3 dimensions, gallery_embeds has 4"),
+        ((np.ones((2, 3)), [0, 1], np.ones((0, 3)), []), "gallery_embeds is empty"),
+        ((np.ones((0, 3)), [], np.ones((2, 3)), [0, 1]), "query_embeds is empty"),
+        ((np.ones((2, 3)), [0.5, 1], np.ones((2, 3)), [0, 1]), "query_ids must be a list of integers"),
+        ((np.ones(3), [0, 1, 2], np.ones((2, 3)), [0, 1]), "query_embeds must have shape"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        global_scores(*arguments)
+
+
+def test_a_bad_block_is_refused() -> None:
+    pairs = same_id(np.arange(2), np.arange(2))
+    with pytest.raises(ValueError, match="not finite"):
+        rank(lambda a, b: np.array([[0, np.nan], [0, 1]], np.float32), 2, 2, pairs)
+    with pytest.raises(ValueError, match="shape"):
+        rank(lambda a, b: np.zeros((2, 3), np.float32), 2, 2, pairs)
+    with pytest.raises(ValueError, match="positives names a column outside 0..1"):
+        rank(lambda a, b: np.zeros((2, 2), np.float32), 2, 2, lambda a, b: ([0], [-1]))
+    with pytest.raises(ValueError, match="gallery is empty"):
+        rank(lambda a, b: np.zeros((2, 0), np.float32), 2, 0, pairs)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10_000))
+def test_local_equals_plain_loops(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n_query, n_region = int(rng.integers(1, 12)), int(rng.integers(1, 15))
+    # One-hot gallery: a query's coordinates are its similarities up to its length, ties included.
+    query = rng.integers(0, 4, (n_query, n_region)).astype(np.float32)
+    region_ids = rng.permutation(n_region) + 100
+    target = np.where(rng.random(n_query) < 0.2, -1, rng.choice(region_ids, n_query))
+    query_person, query_text = rng.integers(0, 3, n_query), rng.integers(-1, 3, n_query)
+    person = rng.integers(0, 3, n_region)
+    texts = [[int(t) for t in rng.integers(-1, 3, rng.integers(0, 3))] for _ in range(n_region)]
+    ignored = {
+        (q, g)
+        for q in range(n_query)
+        for g in range(n_region)
+        if region_ids[g] != target[q] and person[g] == query_person[q] and query_text[q] >= 0
+        if query_text[q] in texts[g]
+    }
+    found = local_scores(
+        query, target, query_person, query_text, np.eye(n_region, dtype=np.float32), region_ids, person, texts
+    )
+    assert found == pytest.approx(slow_scores(query, target, region_ids, ignored=ignored) | {"gallery": n_region})
+
+
+def test_an_equal_sentence_of_the_same_person_is_ignored_and_of_another_is_wrong() -> None:
+    query, gallery = [[0.0, 0.5, 0.6]], np.eye(3)
+    arguments = {"target_region_ids": [1], "query_person_ids": [7], "query_text_ids": [4]}
+    gallery_arguments = {"gallery_embeds": gallery, "gallery_region_ids": [0, 1, 2], "gallery_text_ids": [4, 4, 4]}
+    same = local_scores(query, **arguments, **gallery_arguments, gallery_person_ids=[7, 7, 7])
+    other = local_scores(query, **arguments, **gallery_arguments, gallery_person_ids=[7, 7, 8])
+    assert (same["R@1"], other["R@1"]) == (100, 0)
+
+
+def test_region_ids_must_be_distinct() -> None:
+    with pytest.raises(ValueError, match="gallery_region_ids"):
+        local_scores(np.ones((1, 2)), [0], [0], [0], np.ones((2, 2)), [0, 0], [0, 0], [0, 0])
+
+
+def test_grounding_by_hand() -> None:
+    true = [[10, 10, 20, 20]] * 4
+    pred = [[10, 10, 20, 20], [10, 10, 20, 10], [20, 20, 20, 20], [29, 29, 4, 4]]  # IoU 1, 1/2, 1/7, 1/415
+    scores = grounding_scores(pred, true)
+    assert scores == pytest.approx({"pointing": 75, "IoU@0.5": 50, "grounded": 4})
+    clipped = grounding_scores([[-100, 0, 130, 30]], [[0, 0, 30, 60]], image_sizes=[[30, 30]])
+    assert (clipped["IoU@0.5"], clipped["pointing"]) == (100, 100)
+    assert grounding_scores([], [])["grounded"] == 0
+
+
+def test_grounding_refuses_bad_boxes() -> None:
+    with pytest.raises(ValueError, match=r"true_boxes\[1\] has no area"):
+        grounding_scores([[0, 0, 1, 1]] * 2, [[0, 0, 1, 1], [0, 0, 0, 5]])
+    with pytest.raises(ValueError, match="pred_boxes has 1 rows, true_boxes has 2"):
+        grounding_scores([[0, 0, 1, 1]], [[0, 0, 1, 1]] * 2)
+    with pytest.raises(ValueError, match="pred_boxes must have shape"):
+        grounding_scores([[0, 0, 1]], [[0, 0, 1, 1]])
