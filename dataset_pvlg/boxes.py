@@ -28,7 +28,7 @@ def clip_regions(
         if box is None:
             counts["dropped"] += 1
             continue
-        if any(abs(new - old) > _TOLERANCE for new, old in zip(box, region["bbox"], strict=True)):
+        if any(abs(new - old) > _TOLERANCE for new, old in zip(box, map(float, region["bbox"]), strict=True)):
             counts["clipped"] += 1
         kept.append({**region, "bbox": box})
     return kept, counts

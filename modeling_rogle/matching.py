@@ -93,7 +93,7 @@ def match_sentences(region_embeds: torch.Tensor, sentence_embeds: torch.Tensor, 
     return Matches(region, top[:, 0], top[:, 0] - top[:, 1])
 
 
-def mine_rows(
+def match_rows(
     model: Any,
     processor: Any,
     rows: Sequence[Mapping[str, Any]],
@@ -102,7 +102,7 @@ def mine_rows(
     temperature: float = 0.01,
     progress: bool = True,
 ) -> tuple[list[list[dict[str, Any]]], dict[str, int]]:
-    """Mines the `regions` column of P-VLG rows: one dense forward per image, each different sentence encoded once.
+    """Finds regions for the sentences of P-VLG rows: one dense forward per image, each different sentence encoded once.
 
     Args:
         model: an object with `encode_images(pixel_values, boxes, box_image)` and `encode_texts(input_ids,
@@ -183,4 +183,4 @@ def _as_regions(matches: Matches, width: int, height: int, temperature: float) -
     return found
 
 
-__all__ = ["TEMPLATE_LABELS", "Matches", "match_sentences", "mine_rows", "template_boxes"]
+__all__ = ["TEMPLATE_LABELS", "Matches", "match_rows", "match_sentences", "template_boxes"]

@@ -5,6 +5,7 @@ The layouts differ in file names, in one key and in what they leave out; each sa
 
 import codecs
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,8 +84,8 @@ def load_records(file: Path, report: ReadReport) -> list[Any]:
             f"{file}: not valid JSON at line {error.lineno}, byte {byte} of {len(content)} ({error.msg})"
             + ("; the file looks cut off" if cut_off else "")
         ) from error
-    except RecursionError as error:
-        raise SourceError(f"{file}: JSON nested too deeply") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with thousands of digits
+        raise SourceError(f"{file}: not readable JSON ({error})") from error
     if not isinstance(entries, list):
         keys = f" with keys {sorted(entries)[:5]}" if isinstance(entries, dict) else ""
         raise SourceError(f"{file}: a list of records is expected, this is a {type(entries).__name__}{keys}")
@@ -109,7 +110,7 @@ def parse_record(entry: Any, index: int, layout: Layout, file: Path, report: Rea
         report.skip("field 'split' names no split", f"{where}: field 'split': {entry['split']!r}")
         return None
     person = entry["id"]
-    if isinstance(person, str) and person.strip().isascii() and person.strip().isdigit():
+    if isinstance(person, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", person):
         person = int(person)
         report.repair("id given as a string", f"{where}: field 'id': {entry['id']!r}")
     if isinstance(person, bool) or not isinstance(person, int) or not 0 <= person < MAX_SOURCE_ID:

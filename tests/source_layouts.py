@@ -1,0 +1,64 @@
+"""Small copies of the public sets' on-disk layouts, made of drawn pictures: what the readers' tests read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+COLOURS = ("red", "green", "blue", "white", "black", "orange")
+
+# source -> annotation file, key of the path, folder of the images, first id, has a validation split
+LAYOUTS = {
+    "cuhk_pedes": ("reid_raw.json", "file_path", "imgs", 1, True),
+    "icfg_pedes": ("ICFG-PEDES.json", "file_path", "imgs", 0, False),
+    "rstpreid": ("data_captions.json", "img_path", "imgs", 0, True),
+    "ufine": ("annotations.json", "file_path", "images", 1, False),
+}
+
+
+def image_name(source: str, person: int, k: int) -> str:
+    """In the grammar of the source, relative to the image root as its annotations write it."""
+    return {
+        "cuhk_pedes": f"Market/{person:04d}_c{k + 1}s1_{k:06d}_00.jpg",
+        "icfg_pedes": f"test/{person:04d}/{person:04d}_{k:03d}_{k + 5:02d}_0303afternoon_{k:04d}_0.jpg",
+        "rstpreid": f"{person:04d}_c{k + 9}_{k:04d}.jpg",
+        "ufine": f"images/{person * 10 + k}.jpg",
+    }[source]
+
+
+def draw_person(path: Path, person: int, k: int = 0, size: tuple[int, int] = (24, 60)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGB", size, "grey")
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((4, 12, 20, 34), fill=COLOURS[person % len(COLOURS)])
+    pen.rectangle((6, 34, 18, 56), fill=COLOURS[(person // 2 + 3) % len(COLOURS)])
+    pen.ellipse((8 + k, 1, 16 + k, 11), fill="pink")
+    picture.save(path, quality=90)
+
+
+def write_source(folder: Path, source: str, people: int = 6, images: int = 2) -> tuple[Path, list[dict[str, Any]]]:
+    """Writes a whole set; the last person is test, the one before validation where the source has such a split.
+
+    Returns its annotation file and the records in it.
+    """
+    file, path_key, image_folder, first_id, has_validation = LAYOUTS[source]
+    records = []
+    for n in range(people):
+        split = "test" if n == people - 1 else "val" if has_validation and n == people - 2 else "train"
+        for k in range(images):
+            name = image_name(source, n + first_id, k)
+            root = folder if source == "ufine" else folder / image_folder
+            draw_person(root / name, n, k)
+            captions = [f"A man wears a {COLOURS[n % 6]} shirt and grey pants.", f"Picture {k}.He  walks. "]
+            record = {"split": split, "id": n + first_id, path_key: name, "captions": captions}
+            records.append(record)
+            if source == "icfg_pedes":
+                record["captions"] = captions[:1]
+    write_records(folder / file, records)
+    return folder / file, records
+
+
+def write_records(file: Path, records: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(records), encoding="utf-8")
