@@ -1,0 +1,179 @@
+"""Synthetic identities: attribute tuples drawn by the frequencies that real pedestrian captions show.
+
+Priors are ours, rounded from counts over CUHK-PEDES, CUHK-SYSU and PRW descriptions. Colours that a camera cast would
+make equal (tan and beige, navy and black) are left out, so that every colour a caption names can be seen.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+# One identity in this many is a near-duplicate of the one before it: a hard negative.
+NEAR_DUPLICATE_EVERY = 6
+
+HAIR_COLOURS = {"black": 58, "brown": 24, "blonde": 10, "grey": 6, "red": 2}
+UPPER_COLOURS = {
+    "white": 23, "black": 20, "grey": 12, "blue": 11, "red": 8, "green": 6, "yellow": 6, "pink": 6, "purple": 3,
+    "brown": 3, "orange": 2,
+}  # fmt: skip
+LOWER_COLOURS = {"black": 36, "blue": 18, "grey": 15, "white": 8, "brown": 8, "khaki": 6, "green": 4, "red": 3, "pink": 2}
+SHOE_COLOURS = {"black": 36, "white": 24, "brown": 13, "grey": 9, "red": 6, "blue": 6, "pink": 3, "green": 3}
+BAG_COLOURS = {"black": 42, "red": 13, "brown": 11, "blue": 9, "white": 8, "pink": 6, "green": 5, "yellow": 3, "grey": 3}
+CAP_COLOURS = {"black": 35, "white": 20, "red": 15, "blue": 15, "grey": 8, "green": 7}
+UPPER_TYPES = {
+    "man": {"t-shirt": 38, "shirt": 20, "jacket": 14, "coat": 5, "sweater": 8, "hoodie": 11, "tank top": 4},
+    "woman": {"t-shirt": 27, "shirt": 17, "jacket": 12, "coat": 8, "sweater": 9, "hoodie": 5, "tank top": 6, "dress": 16},
+}
+LOWER_TYPES = {
+    "man": {"pants": 44, "jeans": 28, "shorts": 28},
+    "woman": {"pants": 26, "jeans": 25, "shorts": 19, "skirt": 19, "leggings": 11},
+}
+SHOE_TYPES = {
+    "man": {"shoes": 38, "sneakers": 40, "boots": 10, "sandals": 12},
+    "woman": {"shoes": 24, "sneakers": 28, "boots": 15, "sandals": 17, "heels": 16},
+}
+HAIR_STYLES = {
+    "man": {"short": 86, "long": 6, "bald": 8},
+    "woman": {"short": 16, "long": 46, "ponytail": 26, "bun": 12},
+}
+JEANS_COLOURS = {"blue": 62, "black": 22, "grey": 16}
+PATTERNS = {"plain": 56, "striped": 18, "plaid": 8, "dotted": 6, "logo": 12}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that a caption may name. Empty strings: the person has no such thing."""
+
+    gender: str  # man, woman
+    build: str  # slim, average, heavy
+    hair_colour: str
+    hair_style: str  # short, long, ponytail, bun, bald
+    headwear: str  # none, cap, hat, beanie
+    headwear_colour: str
+    eyewear: str  # none, glasses, sunglasses
+    upper_type: str
+    upper_colour: str
+    upper_pattern: str  # plain, striped, plaid, dotted, logo
+    sleeve: str  # short, long, none
+    inner_colour: str  # of the shirt under an open jacket or coat
+    lower_type: str  # empty for a dress
+    lower_colour: str
+    shoe_type: str
+    shoe_colour: str
+    bag_type: str  # empty, backpack, shoulder bag, handbag, suitcase
+    bag_colour: str
+    bag_side: str  # the person's own left or right; empty for a backpack or no bag
+    carried: str  # empty, umbrella, phone, bottle, book
+    carried_colour: str
+
+
+def _draw(rng: np.random.Generator, weights: dict[str, float], but: str = "") -> str:
+    names = [name for name in weights if name != but]
+    shares = np.array([weights[name] for name in names], dtype=float)
+    return str(rng.choice(names, p=shares / shares.sum()))
+
+
+def _draw_upper(rng: np.random.Generator, gender: str) -> dict[str, str]:
+    kind, colour = _draw(rng, UPPER_TYPES[gender]), _draw(rng, UPPER_COLOURS)
+    layered = kind in ("jacket", "coat")
+    sleeve = {"tank top": "none", "t-shirt": "short", "sweater": "long", "hoodie": "long", "jacket": "long", "coat": "long"}
+    pattern = "plain" if layered else _draw(rng, PATTERNS)
+    if kind == "dress" and pattern == "logo" or kind == "sweater" and pattern == "plaid":
+        pattern = "striped"
+    return {
+        "upper_type": kind,
+        "upper_colour": colour,
+        "upper_pattern": pattern,
+        "sleeve": sleeve.get(kind) or _draw(rng, {"short": 50, "long": 42, "none": 8 if kind == "dress" else 0}),
+        "inner_colour": _draw(rng, UPPER_COLOURS, but=colour) if layered and rng.random() < 0.75 else "",
+    }
+
+
+def _draw_lower(rng: np.random.Generator, gender: str, upper_type: str) -> dict[str, str]:
+    if upper_type == "dress":
+        return {"lower_type": "", "lower_colour": ""}
+    kind = _draw(rng, LOWER_TYPES[gender])
+    return {"lower_type": kind, "lower_colour": _draw(rng, JEANS_COLOURS if kind == "jeans" else LOWER_COLOURS)}
+
+
+def _draw_bag(rng: np.random.Generator, gender: str) -> dict[str, str]:
+    if rng.random() >= 0.5:
+        return {"bag_type": "", "bag_colour": "", "bag_side": ""}
+    kinds = {"backpack": 46, "shoulder bag": 32, "suitcase": 7, "handbag": 15 if gender == "man" else 34}
+    kind = _draw(rng, kinds)
+    side = "" if kind == "backpack" else _draw(rng, {"left": 1, "right": 1})
+    return {"bag_type": kind, "bag_colour": _draw(rng, BAG_COLOURS), "bag_side": side}
+
+
+def _draw_carried(rng: np.random.Generator) -> dict[str, str]:
+    if rng.random() >= 0.14:
+        return {"carried": "", "carried_colour": ""}
+    kind = _draw(rng, {"phone": 34, "bottle": 22, "book": 24, "umbrella": 20})
+    return {"carried": kind, "carried_colour": "black" if kind == "phone" else _draw(rng, BAG_COLOURS)}
+
+
+def draw_identity(rng: np.random.Generator) -> Identity:
+    """One identity by the priors."""
+    gender = _draw(rng, {"man": 55, "woman": 45})
+    headwear = _draw(rng, {"none": 86, "cap": 8, "hat": 3, "beanie": 3})
+    upper = _draw_upper(rng, gender)
+    return Identity(
+        gender=gender,
+        build=_draw(rng, {"slim": 25, "average": 55, "heavy": 20}),
+        hair_colour=_draw(rng, HAIR_COLOURS),
+        hair_style=_draw(rng, HAIR_STYLES[gender]),
+        headwear=headwear,
+        headwear_colour="" if headwear == "none" else _draw(rng, CAP_COLOURS),
+        eyewear=_draw(rng, {"none": 84, "glasses": 11, "sunglasses": 5}),
+        **upper,
+        **_draw_lower(rng, gender, upper["upper_type"]),
+        shoe_type=_draw(rng, SHOE_TYPES[gender]),
+        shoe_colour=_draw(rng, SHOE_COLOURS),
+        **_draw_bag(rng, gender),
+        **_draw_carried(rng),
+    )
+
+
+def near_duplicate(rng: np.random.Generator, identity: Identity) -> Identity:
+    """The same clothes but for one thing: shoes, lower garment's colour, the bag, or the upper garment's colour."""
+    change = _draw(rng, {"shoes": 30, "lower": 25, "bag": 25, "upper": 20})
+    if change == "lower" and identity.lower_type:
+        colours = JEANS_COLOURS if identity.lower_type == "jeans" else LOWER_COLOURS
+        return replace(identity, lower_colour=_draw(rng, colours, but=identity.lower_colour))
+    if change == "bag":
+        bag = _draw_bag(rng, identity.gender)
+        while bag["bag_type"] == identity.bag_type:
+            bag = _draw_bag(rng, identity.gender)
+        return replace(identity, **bag)
+    if change == "upper":
+        return replace(identity, upper_colour=_draw(rng, UPPER_COLOURS, but=identity.upper_colour))
+    return replace(identity, shoe_colour=_draw(rng, SHOE_COLOURS, but=identity.shoe_colour))
+
+
+def sample_identities(seed: int, start: int, count: int) -> list[Identity]:
+    """Identities `start` to `start + count` of the endless sequence of a seed.
+
+    No two within a sequence of any length agree in everything that a caption may name: identity i is drawn again
+    until it differs from all before it in the same block, and a block is the whole request.
+
+    Args:
+        seed: of the sequence.
+        start: index of the first; count: how many.
+    """
+    found: list[Identity] = []
+    seen: set[Identity] = set()
+    for index in range(start, start + count):
+        attempt = 0
+        while True:
+            rng = np.random.default_rng((seed, index, attempt))
+            twin = found and index % NEAR_DUPLICATE_EVERY == NEAR_DUPLICATE_EVERY - 1
+            identity = near_duplicate(rng, found[-1]) if twin else draw_identity(rng)
+            if identity not in seen:
+                break
+            attempt += 1
+        found.append(identity)
+        seen.add(identity)
+    return found
+
+
+FIELDS = tuple(field.name for field in fields(Identity))
