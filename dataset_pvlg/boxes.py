@@ -38,11 +38,12 @@ def clip_box(box: Any, width: int, height: int) -> list[float] | None:
     """x, y, w, h clipped to a `width` x `height` image, or None if nothing useful of the box lies inside."""
     if not isinstance(box, list | tuple) or len(box) != 4:
         return None
-    if not all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in box
-    ):
+    try:
+        x, y, w, h = map(float, box)
+    except (TypeError, ValueError, OverflowError):
         return None
-    x, y, w, h = map(float, box)
+    if not all(map(math.isfinite, (x, y, w, h))):
+        return None
     left, top = max(0.0, x), max(0.0, y)
     right, bottom = min(float(width), x + w), min(float(height), y + h)
     # An own box may be exactly one pixel wide in float32.

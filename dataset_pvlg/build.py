@@ -26,14 +26,12 @@ from dataset_pvlg.sources.read import SOURCE_NAMES, read_source
 
 ROWS_PER_GROUP = 100  # rows decoded together when a Parquet file is read at random
 
+# No `configs` in the card: with them, `load_dataset` keys its cache by folder name and file patterns alone and answers
+# with another folder's rows (datasets 5.2). The names data/<split>-00000-of-00001.parquet need none.
 CARD = """---
 license: other
 task_categories: [image-to-text, text-to-image]
 tags: [person-search, text-based-person-retrieval]
-configs:
-- config_name: default
-  data_files:
-{files}
 ---
 # P-VLG rows built from {sources}
 
@@ -157,7 +155,6 @@ def _card(report: dict[str, Any], reports: list[str]) -> str:
         regions = f"Region-to-Sentence Matching found a region for {assigned} of {sentences} sentences; their \
 `origin` is `rsm` and their `reliability` comes from the score margin."
     return CARD.format(
-        files="\n".join(f"  - split: {split}\n    path: data/{_file_name(split)}" for split in splits),
         sources=" and ".join(source["source"] for source in report["sources"]),
         table="\n".join(
             f"| {split} | " + " | ".join(str(n) for n in numbers.values()) + " |" for split, numbers in splits.items()

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 
 MAX_EXAMPLES = 5
 
@@ -60,7 +60,9 @@ class ReadReport:
 
     def as_dict(self) -> dict:
         """Plain dicts and lists, for JSON."""
-        return asdict(self)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        # Not asdict: it rebuilds a Counter from its pairs and thereby counts the pairs.
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
 
     def to_json(self) -> str:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False)

@@ -1,0 +1,51 @@
+import pytest
+from source_layouts import write_records, write_source
+
+from dataset_pvlg.sources.read import read_source
+from dataset_pvlg.sources.report import SourceError
+
+
+def test_paths_resolve_as_written_where_the_folder_images_is(tmp_path):
+    write_source(tmp_path, "ufine")
+    data, report = read_source("ufine", tmp_path)
+    assert not report.repaired
+    assert data["test"]["path"][:] == ["images/60.jpg", "images/61.jpg"]
+    assert data["test"]["person_id"][:] == [40_000_006] * 2
+    assert report.identities == {"train": 4, "validation": 1, "test": 1}
+
+
+def test_without_their_first_folder_paths_are_found_and_counted(tmp_path):
+    write_source(tmp_path, "ufine")
+    (tmp_path / "images").rename(tmp_path / "pictures")
+    data, report = read_source("ufine", tmp_path, image_root=tmp_path / "pictures")
+    assert report.repaired == {"image found without the first folder of its path": 12}
+    assert data["test"]["path"][:] == ["60.jpg", "61.jpg"]
+
+
+def test_a_choice_of_json_files_is_not_guessed(tmp_path):
+    file, records = write_source(tmp_path, "ufine")
+    write_records(tmp_path / "other.json", records)
+    with pytest.raises(SourceError, match="no annotation file of ufine"):
+        read_source("ufine", tmp_path)
+    assert sum(map(len, read_source("ufine", file)[0].values())) == 12
+
+
+def test_joined_caption_says_nothing_twice(tmp_path):
+    file, records = write_source(tmp_path, "ufine")
+    records[0]["captions"] = ["He has a hat. His shoes are red", "His shoes are red. He carries a bag."]
+    write_records(file, records)
+    data, _ = read_source("ufine", tmp_path)
+    rows = {row["path"]: row for split in data.values() for row in split}
+    row = rows[records[0]["file_path"]]
+    assert row["caption"] == "He has a hat. His shoes are red. He carries a bag."
+    assert row["captions"] == records[0]["captions"]
+    assert len(row["sentences"]) == 3
+
+
+def test_real_pictures(test_data):
+    folder = test_data / "pedestrians"
+    data, report = read_source("ufine", folder / "formats" / "ufine", image_root=folder / "imgs")
+    assert report.repaired == {"image found without the first folder of its path": 90}
+    assert sum(report.rows.values()) == 90
+    assert report.identities == {"train": 7, "validation": 1, "test": 4}
+    assert min(map(len, data["train"]["sentences"])) >= 4
