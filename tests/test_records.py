@@ -73,17 +73,17 @@ def same_image_in_test(record, images):
 
 
 SKIPPED = {
-    "missing image": (remove_image, "image missing", "image 'Market/"),
+    "missing image": (remove_image, "image missing", "field 'file_path': 'Market/"),
     "truncated JPEG": (truncate_image, "image does not decode", "truncated"),
     "empty image file": (overwrite_image(b""), "image does not decode", "not an image"),
     "text as image": (overwrite_image(b"hello"), "image does not decode", "not an image"),
-    "path climbs": (climb, "image path leads out of the image root", "'../../elsewhere.jpg'"),
+    "path climbs": (climb, "image path leads out of the image root", "field 'file_path': '../../elsewhere.jpg'"),
     "path climbs and returns": (climb_and_return, "image path leads out of the image root", "'../imgs/"),
-    "absolute path": (absolute, "image path leads out of the image root", "image '/"),
+    "absolute path": (absolute, "image path leads out of the image root", "field 'file_path': '/"),
     "drive letter": (set_field("file_path", "C:\\a.jpg"), "image path leads out of the image root", "C:"),
     "nul in path": (set_field("file_path", "a\0.jpg"), "image path leads out of the image root", "a\\x00"),
-    "symbolic link": (link_image_out, "image path leads out of the image root", "image 'Market/"),
-    "folder as image": (set_field("file_path", "Market"), "image missing", "image 'Market'"),
+    "symbolic link": (link_image_out, "image path leads out of the image root", "field 'file_path': 'Market/"),
+    "folder as image": (set_field("file_path", "Market"), "image missing", "field 'file_path': 'Market'"),
     "path too long": (set_field("file_path", "a" * 5000), "image missing", "aaa"),
     "no path": (remove_field("file_path"), "field 'file_path' missing", "field 'file_path'"),
     "number as path": (set_field("file_path", 7), "field 'file_path' is not a path", "field 'file_path': 7"),
@@ -97,7 +97,11 @@ SKIPPED = {
     "empty list of captions": (set_field("captions", []), "no caption left", "field 'captions'"),
     "only empty captions": (set_field("captions", ["", " \n"]), "no caption left", "field 'captions'"),
     "number as captions": (set_field("captions", 3), "no caption left", "field 'captions'"),
-    "same image in test": (same_image_in_test, "image already used by another identity or split", "image 'Market/0004"),
+    "same image in test": (
+        same_image_in_test,
+        "image already used by another identity or split",
+        "field 'file_path': 'Market/0004",
+    ),
 }
 
 

@@ -46,7 +46,7 @@ def read_layout(
     if layout.check:
         layout.check(_sizes(records), report)
     apart = _ids_used_by_several_splits(records, report)
-    records = [record for record in records if _locate(record, images, report)]
+    records = [record for record in records if _locate(record, layout, images, report)]
     if layout.hold_out_validation:
         _hold_out(records, layout.source, report)
 
@@ -96,19 +96,24 @@ def _ids_used_by_several_splits(records: Iterable[Record], report: ReadReport) -
     return apart
 
 
-def _locate(record: Record, images: Path, report: ReadReport) -> bool:
+def _locate(record: Record, layout: Layout, images: Path, report: ReadReport) -> bool:
     try:
         found = find_image(images, record.name)
     except RefusedPathError:
-        report.skip("image path leads out of the image root", f"{record.where}: image {record.name!r}")
+        report.skip(
+            "image path leads out of the image root", f"{record.where}: field {layout.path_field!r}: {record.name!r}"
+        )
         return False
     if found is None:
-        report.skip("image missing", f"{record.where}: image {record.name!r}")
+        report.skip("image missing", f"{record.where}: field {layout.path_field!r}: {record.name!r}")
         return False
     record.path, name = found
     if name != record.name:
         if record.name.endswith("/" + name):
-            report.repair("image found without the first folder of its path", f"{record.where}: image {record.name!r}")
+            report.repair(
+                "image found without the first folder of its path",
+                f"{record.where}: field {layout.path_field!r}: {record.name!r}",
+            )
         record.name = name
     return True
 
@@ -146,7 +151,10 @@ def _to_rows(
     for record in tqdm(records, desc=f"reading {layout.source}", unit="image", disable=None):
         owner = (record.split, record.person)
         if seen.setdefault(record.path, owner) != owner:
-            report.skip("image already used by another identity or split", f"{record.where}: image {record.name!r}")
+            report.skip(
+                "image already used by another identity or split",
+                f"{record.where}: field {layout.path_field!r}: {record.name!r}",
+            )
             continue
         if splits and record.split not in splits:
             report.skip("split not asked for", f"{record.where}: {record.split}")
@@ -154,10 +162,12 @@ def _to_rows(
         try:
             image = check_image(record.path)
         except ValueError as error:
-            report.skip("image does not decode", f"{record.where}: image {record.name!r}: {error}")
+            report.skip(
+                "image does not decode", f"{record.where}: field {layout.path_field!r}: {record.name!r}: {error}"
+            )
             continue
         if image.mode != "RGB":
-            report.note(f"image mode {image.mode}", f"{record.where}: image {record.name!r}")
+            report.note(f"image mode {image.mode}", f"{record.where}: field {layout.path_field!r}: {record.name!r}")
         twin = by_content.setdefault(image.sha256, (*owner, record.name))
         if twin[:2] != owner:
             what = "splits" if twin[0] != record.split else "identities"
@@ -166,7 +176,9 @@ def _to_rows(
         suffix = ""
         if uses[record.name] > 1:
             suffix = f"#{uses[record.name]}"
-            report.note("image named by several records", f"{record.where}: image {record.name!r}")
+            report.note(
+                "image named by several records", f"{record.where}: field {layout.path_field!r}: {record.name!r}"
+            )
         caption, origin = join_captions(record.captions)
         sentences = [{"text": text, "start": start, "end": end} for text, start, end in split_sentences(caption)]
         person = PERSON_ID_OFFSETS[layout.source] + record.person
