@@ -27,19 +27,19 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 2048, max_length:
     clip = CLIPTokenizer().backend_tokenizer
     backend = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     backend.normalizer, backend.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
+    # Bytes that end a word get their numbers here: the trainer would number those that it meets in the order of a
+    # random hash, and break ties between merges by number; those that it does not meet would be unknown for ever.
+    word_ends = [byte + "</w>" for byte in sorted(ByteLevel.alphabet())]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 256,  # the bytes that end a word are added below
-        special_tokens=list(SPECIAL_TOKENS),
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL_TOKENS, *word_ends],
         initial_alphabet=sorted(ByteLevel.alphabet()),
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     backend.train_from_iterator(captions, trainer)
     learnt = json.loads(backend.to_str())["model"]
-    vocab = dict(learnt["vocab"])
-    for byte in sorted(ByteLevel.alphabet()):
-        vocab.setdefault(byte + "</w>", len(vocab))
-    merges = [tuple(pair) for pair in learnt["merges"]]
+    vocab, merges = dict(learnt["vocab"]), [tuple(pair) for pair in learnt["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
 
 
