@@ -26,7 +26,6 @@ NAMED_RGB = {
     "white": (238, 238, 236),
     "grey": (128, 128, 128),
     "blue": (45, 85, 185),
-    "navy": (28, 35, 75),
     "red": (190, 35, 40),
     "pink": (235, 150, 175),
     "green": (50, 130, 65),
@@ -34,11 +33,7 @@ NAMED_RGB = {
     "purple": (115, 55, 140),
     "brown": (105, 70, 45),
     "orange": (230, 120, 35),
-    "beige": (215, 195, 160),
     "khaki": (150, 135, 90),
-    "tan": (195, 155, 110),
-    "maroon": (110, 25, 40),
-    "teal": (30, 125, 125),
     "blonde": (215, 180, 110),
 }
 BANDS = {  # fractions of the height, for the banded matcher; the middle half of the width
@@ -72,7 +67,6 @@ def _colour_pattern() -> dict[re.Pattern, str]:
     for table in (caption_words.COLOUR_WORDS, caption_words.HAIR_COLOUR_WORDS):
         for name, options in table.items():
             words |= {word: name for word, _ in options}
-    words["navy blue"] = "navy"
     longest_first = sorted(words.items(), key=lambda item: -len(item[0]))
     return {re.compile(rf"\b{re.escape(word)}\b"): name for word, name in longest_first}
 

@@ -9,15 +9,10 @@ Frequencies follow counts over 22,220 short human captions of pedestrians (CUHK-
 # One (word, weight) list per value: the first word is the plain one, used where clarity matters most.
 COLOUR_WORDS: dict[str, list[tuple[str, float]]] = {
     "grey": [("grey", 0.5), ("gray", 0.5)],
-    "navy": [("navy blue", 0.55), ("navy", 0.45)],
     "purple": [("purple", 0.9), ("violet", 0.1)],
-    "pink": [("pink", 1.0)],
-    "beige": [("beige", 0.85), ("cream", 0.15)],
-    "khaki": [("khaki", 1.0)],
-    "maroon": [("maroon", 0.7), ("burgundy", 0.3)],
 }
 # "dark" stands in for a colour in 5 % (upper) to 10 % (lower) of short captions; it is true of these only.
-DARK_COLOURS = frozenset({"black", "navy", "brown", "maroon"})
+DARK_COLOURS = frozenset({"black", "brown"})
 HAIR_COLOUR_WORDS: dict[str, list[tuple[str, float]]] = {
     "grey": [("grey", 0.5), ("gray", 0.5)],
     "blonde": [("blonde", 0.75), ("blond", 0.25)],
@@ -153,7 +148,7 @@ SEEN = {
 }
 PLACES: dict[str, tuple[list[str], list[str], list[str]]] = {  # after a walking verb, after a standing one, as a thing
     "street": (["on a street", "along a road"], ["on a street", "on a road"], ["a street", "a road"]),
-    "grass": (["on the grass", "across a lawn"], ["on the grass", "on a lawn"], ["grass", "a green lawn"]),
+    "grass": (["on the grass", "across a lawn"], ["on the grass", "on a lawn"], ["grass", "a lawn"]),
     "mall": (["in a mall", "through a mall"], ["in a mall", "in a shopping mall"], ["the inside of a mall"]),
     "wall": (["along a wall", "past a wall"], ["in front of a wall", "by a wall"], ["a wall"]),
     "indoor": (["indoors", "inside a building"], ["indoors", "inside a building"], ["the inside of a building"]),
@@ -223,8 +218,8 @@ LONG: dict[str, list[str]] = {
         "The lower body is covered by {a_lower}.",
         "{his} {lower} {lower_fit}.",
         "{he} wears {a_lower}, and {lower_they} {lower_fit}.",
-        "Below the waist, {his} {dress_colour} dress falls loosely as a skirt.",
-        "The skirt of {his} dress is {dress_colour} and hangs loosely.",
+        "Below the waist, {his} {dress_colour} dress hangs loosely.",
+        "The lower half of {his} dress is {dress_colour} and hangs loosely.",
         "The lower part of the dress is {dress_colour} and moves around {his} legs.",
     ],
     "feet": [
@@ -340,8 +335,8 @@ SHORT_TAILS: dict[str, list[str]] = {  # sentences of their own
     "pose": ["{he} {gait} {place}", "{he} {gait} {view}", "The {noun} {seen}", "{he} {gait}"],
 }
 SHORT_CLAUSES: dict[str, list[str]] = {  # after a comma or "while"
-    "hair": ["having {hair}"],
-    "bag": ["carrying {a_bag}", "carrying {a_bag} {bag_place}", "having {a_bag} {bag_place}"],
+    "hair": ["with {hair}"],
+    "bag": ["carrying {a_bag}", "carrying {a_bag} {bag_place}", "with {a_bag} {bag_place}"],
     "carried": ["holding {a_carried}", "holding {a_carried} in {his} hand", "carrying {a_carried}"],
     "pose": ["{going} {place}", "{going} {view}"],
 }

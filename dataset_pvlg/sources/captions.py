@@ -74,6 +74,34 @@ def _whole_line(speaker: Speaker, before: list[_Line]) -> _Line | None:
     return _Line(template, None, speaker.fields(keys))
 
 
+def _filler(
+    speaker: Speaker, lines: list[_Line], summaries: list[tuple[str, frozenset[str]]], most: int
+) -> tuple[_Line | None, int]:
+    """Another sentence for a caption that is too short, and its place: a region that has one sentence so far, in other
+    words, or the whole person while fewer than `most` sentences are about that."""
+    told = [line.label for line in lines]
+    single = [label for label in dict.fromkeys(told) if label is not None and told.count(label) == 1]
+    if told.count(None) < most and (not single or speaker.chance(0.5)):
+        scenes = [line for line in lines if line.label is None and line.template in w.LONG["whole"]]
+        line = _whole_line(speaker, scenes) if not summaries or speaker.chance(0.5) else None
+        if line is None and summaries:
+            template, keys = summaries.pop()
+            return _Line(template, None, speaker.fields(keys)), len(lines)
+        if line is not None:
+            return line, int(speaker.rng.integers(1, len(lines) + 1))
+    # a region with few facts hears them again in other words; with three sentences at most
+    again = single or [label for label in dict.fromkeys(told) if label is not None and told.count(label) == 2]
+    speaker.rng.shuffle(again)
+    for label in again:
+        used = {line.template for line in lines}
+        options = [o for o in speaker.usable(_TEMPLATES[label]) if o[0] not in used | w.SECOND_ONLY]
+        if options:
+            template, keys = speaker.pick([(o, 1.0) for o in options])
+            place = max(n for n, about in enumerate(told) if about == label) + 1
+            return _Line(template, label, speaker.fields(keys)), place
+    return None, 0
+
+
 def _long(speaker: Speaker, labels: frozenset[str]) -> tuple[list[tuple[str, str | None]], list[frozenset[str]]]:
     regions = [label for label in _TEMPLATES if label in labels]
     groups: dict[str, list[_Line]] = {}
@@ -110,25 +138,15 @@ def _long(speaker: Speaker, labels: frozenset[str]) -> tuple[list[tuple[str, str
     def words() -> int:
         return sum(len(text.split()) for text in texts)
 
-    spare = [(t, k) for t, k in speaker.usable(_VERBOSE)]
+    spare = speaker.usable(_VERBOSE)
     speaker.rng.shuffle(spare)
     goal, most = (VERBOSE_WORDS, 40) if verbose else (int(speaker.rng.integers(*MIN_WORDS)), 9)
-    repeats = [label for label in groups] * 3
-    while words() < goal and len(texts) < most and (spare or repeats):
-        if repeats and (not verbose or not spare):  # the same fact in other words
-            label = repeats.pop(int(speaker.rng.random() * len(repeats)))
-            used = {line.template for line in lines}
-            options = [o for o in speaker.usable(_TEMPLATES[label]) if o[0] not in used and o[0] not in w.SECOND_ONLY]
-            if not options:
-                continue
-            template, keys = speaker.pick([(o, 1.0) for o in options])
-            at = max(n for n, line in enumerate(lines) if line.label == label) + 1
-            lines.insert(at, _Line(template, label, speaker.fields(keys)))
-            texts.insert(at, speaker.fill(template))
-        else:
-            template, keys = spare.pop()
-            lines.append(_Line(template, None, speaker.fields(keys)))
-            texts.append(speaker.fill(template))
+    while words() < goal and len(texts) < most:
+        line, at = _filler(speaker, lines, spare, 40 if verbose else 2)
+        if line is None:
+            break
+        lines.insert(at, line)
+        texts.insert(at, speaker.fill(line.template))
     while words() > MAX_WORDS and len(texts) > 6 and not verbose:
         scenes = [n for n, line in enumerate(lines) if line.label is None]
         seconds = [n for n in range(1, len(lines)) if lines[n].label and lines[n].label == lines[n - 1].label]
@@ -195,7 +213,7 @@ def _short_once(speaker: Speaker, avoid: str) -> tuple[str, str]:
         joined = " and ".join(clauses) if len(clauses) < 3 else ", ".join(clauses[:-1]) + " and " + clauses[-1]
         opening = (
             opener.replace("{wear}", _listed(wear, speaker))
-            + speaker.pick([", ", ", ", ", " if "having" in joined else " while "])
+            + speaker.pick([", ", ", ", ", " if joined.startswith("with") else " while "])
             + joined
         )
     else:
@@ -208,11 +226,12 @@ def _short_once(speaker: Speaker, avoid: str) -> tuple[str, str]:
 def _short(
     identity: Identity, view: View, visible: frozenset[str], rng: np.random.Generator, avoid: str
 ) -> tuple[str, str]:
+    tries = []
     for _ in range(8):  # 16 to 39 words are the 5th and 95th percentile of human captions
-        text, opener = _short_once(Speaker(identity, view, visible, rng, short=True), avoid)
-        if 16 <= len(text.split()) <= 39:
-            break
-    return text, opener
+        tries.append(_short_once(Speaker(identity, view, visible, rng, short=True), avoid))
+        if 16 <= len(tries[-1][0].split()) <= 39:
+            return tries[-1]
+    return max(tries, key=lambda made: len(made[0]))  # little can be seen: say what one can
 
 
 def write_captions(

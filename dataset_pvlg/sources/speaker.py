@@ -13,7 +13,7 @@ from dataset_pvlg.sources.render import View
 
 PLURAL_LOWER = frozenset({"pants", "jeans", "shorts", "leggings"})
 NEUTRAL_SHARE = 0.05  # short captions that say "person"
-SIDE_SHARE = 0.17  # of bag sentences that say left or right, so that about 8 % of captions do
+SIDE_SHARE = 0.2  # of bag sentences that say left or right, so that about 8 % of captions do
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _PRONOUN = re.compile(r"\{(he|his|him)\}")
@@ -74,7 +74,7 @@ class Speaker:
         name = getattr(self.identity, field)
         table = w.HAIR_COLOUR_WORDS if field == "hair_colour" else w.COLOUR_WORDS
         if self.short and name in w.DARK_COLOURS and self.chance(dark):
-            return self.pick(["dark", "dark colored"])
+            return self.pick([("dark", 0.75), ("dark colored", 0.25)])
         if field not in self.colours:
             self.colours[field] = self.pick(table.get(name, [(name, 1.0)]))
         if self.short and field != "hair_colour" and self.chance(0.025):

@@ -22,6 +22,7 @@ GENERATOR_VERSION = "v1"  # any change of picture or text bumps it, and every ta
 
 _VIEW, _RENDER, _CAPTION, _NOISE_TEXT, _NOISE_IMAGE = range(5)
 _JPEG_QUALITY = (70, 95)
+_STRETCH = 6_000_000  # identities between the starts of two splits
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,20 @@ class SyntheticConfig:
 
 @lru_cache(maxsize=8)
 def split_identities(split: str, config: SyntheticConfig) -> tuple[Identity, ...]:
-    """All identities of a split. Uniqueness is a property of the whole list, so it is always made from its start."""
-    total = config.first_person("test") + config.test_identities
-    everyone = sample_identities(config.seed, 0, total)
-    first = config.first_person(split)
-    return tuple(everyone[first : first + config.identities(split)])
+    """All identities of a split.
+
+    Each split has its own stretch of the seed's endless sequence, so that the test split is the same however many
+    identities are trained on; the later of (test, validation, train) leaves out what an earlier one holds.
+    """
+    order = ("test", "validation", "train")
+    taken = {person for before in order[: order.index(split)] for person in split_identities(before, config)}
+    count, spare = config.identities(split), 0
+    while True:
+        drawn = sample_identities(config.seed, order.index(split) * _STRETCH, count + spare)
+        kept = [person for person in drawn if person not in taken]
+        if len(kept) >= count:
+            return tuple(kept[:count])
+        spare = 2 * spare + 64
 
 
 def picture(split: str, index: int, number: int, config: SyntheticConfig) -> tuple[View, Rendering, Captions]:

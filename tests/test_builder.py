@@ -1,0 +1,157 @@
+"""load_dataset("pvlg"): from anywhere, the same in every way of loading, and never a silent fall-back."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import get_dataset_config_names, load_dataset
+
+import dataset_pvlg
+from dataset_pvlg import builder
+from dataset_pvlg.features import FEATURES
+
+SMALL = {"train_identities": 6, "validation_identities": 2, "test_identities": 3, "images_per_identity": 2}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> str:
+    return str(tmp_path_factory.mktemp("pvlg_cache"))
+
+
+@pytest.fixture
+def small(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return load_dataset("pvlg", "synthetic-tiny", cache_dir=cache, **SMALL)
+
+
+def test_sizes_and_features(small):
+    assert small.num_rows == {"train": 12, "validation": 4, "test": 6}
+    assert all(split.features == FEATURES for split in small.values())
+    row = small["train"][0]
+    assert row["image"].size == (row["width"], row["height"]) and row["image"].mode == "RGB"
+
+
+def test_tiny_sizes_are_those_of_the_contract(cache):
+    tiny = load_dataset("pvlg", "synthetic-tiny", cache_dir=cache)
+    assert tiny.num_rows == {"train": 48, "validation": 16, "test": 16}
+    assert set(get_dataset_config_names("pvlg")) == {"synthetic", "synthetic-tiny"}
+
+
+def test_an_empty_split_is_left_out_and_no_rows_at_all_is_an_error(cache):
+    data = load_dataset("pvlg", "synthetic-tiny", cache_dir=cache, **{**SMALL, "validation_identities": 0})
+    assert set(data) == {"train", "test"}
+    with pytest.raises(ValueError, match="0 identities"):
+        none = {"train_identities": 0, "validation_identities": 0, "test_identities": 0}
+        load_dataset("pvlg", "synthetic-tiny", cache_dir=cache, **none)
+
+
+def test_streaming_equals_non_streaming(small):
+    streamed = load_dataset("pvlg", "synthetic-tiny", split="train", streaming=True, **SMALL)
+    assert streamed.num_shards > 1
+    for stored, live in zip(small["train"], streamed, strict=True):
+        assert stored["image"].tobytes() == live["image"].tobytes()
+        assert {k: v for k, v in stored.items() if k != "image"} == {k: v for k, v in live.items() if k != "image"}
+
+
+def test_two_processes_make_the_same_rows(small, tmp_path):
+    two = load_dataset("pvlg", "synthetic-tiny", split="train", num_proc=2, cache_dir=str(tmp_path / "c"), **SMALL)
+    assert two["sha256"] == small["train"]["sha256"] and two["caption"] == small["train"]["caption"]
+
+
+def test_test_split_does_not_depend_on_the_size_of_training(small, cache):
+    more = load_dataset("pvlg", "synthetic-tiny", split="test", cache_dir=cache, **{**SMALL, "train_identities": 9})
+    assert more["sha256"] == small["test"]["sha256"] and more["caption"] == small["test"]["caption"]
+
+
+def test_a_crowded_working_directory_is_not_scanned(tmp_path, cache, monkeypatch):
+    (tmp_path / "train.json").write_text("{broken")
+    (tmp_path / "pvlg.csv").write_text("a,b\n1")
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("pvlg", "synthetic-tiny", cache_dir=cache, **SMALL).num_rows["train"] == 12
+
+
+def test_works_in_a_fresh_process_from_an_empty_directory(tmp_path):
+    root = Path(dataset_pvlg.__file__).resolve().parents[1]
+    code = (
+        "import dataset_pvlg, datasets; "
+        "d = datasets.load_dataset('pvlg', 'synthetic-tiny', split='test', train_identities=1, test_identities=2); "
+        "print(d.num_rows)"
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    env = {**os.environ, "PYTHONPATH": str(root), "HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=empty, env=env, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("4"), done.stderr
+    assert not list(empty.iterdir())
+
+
+def test_data_dir_reads_its_parquet(small, tmp_path, cache):
+    for where in (tmp_path / "flat", tmp_path / "nested" / "data"):
+        where.mkdir(parents=True)
+        small["test"].to_parquet(where / "test-00000-of-00001.parquet")
+    for folder in ("flat", "nested"):
+        loaded = load_dataset("pvlg", data_dir=str(tmp_path / folder), cache_dir=cache)
+        assert set(loaded) == {"test"} and loaded["test"].features == FEATURES
+        assert loaded["test"][:] == small["test"][:]
+
+
+def test_changed_parquet_is_noticed(small, tmp_path, cache):
+    file = tmp_path / "train-00000-of-00001.parquet"
+    small["test"].to_parquet(file)
+    assert load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)["train"].num_rows == 6
+    small["validation"].to_parquet(file)
+    os.utime(file, (1, 1))
+    assert load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)["train"].num_rows == 4
+
+
+def test_annotations_only_parquet_has_null_images(small, tmp_path, cache):
+    small["test"].remove_columns("image").to_parquet(tmp_path / "test.parquet")
+    assert load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)["test"][0]["image"] is None
+
+
+def test_unknown_layout_says_what_was_found(tmp_path, cache):
+    (tmp_path / "imgs").mkdir()
+    (tmp_path / "reid_raw.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"imgs/, reid_raw.json"):
+        load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)
+    with pytest.raises(ValueError, match="not a folder"):
+        load_dataset("pvlg", "synthetic", data_dir=str(tmp_path / "absent"), cache_dir=cache)
+
+
+def test_parquet_without_a_column_names_it(small, tmp_path, cache):
+    small["test"].remove_columns(["caption"]).to_parquet(tmp_path / "test-0.parquet")
+    with pytest.raises(Exception) as caught:  # datasets wraps what a builder raises
+        load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)
+    assert "test-0.parquet lacks the column(s) caption" in str(caught.value.__cause__ or caught.value)
+
+
+def test_unknown_noise_is_refused(cache):
+    with pytest.raises(ValueError, match="unknown noise"):
+        load_dataset("pvlg", "synthetic-tiny", noise={"gluedd": 1.0}, cache_dir=cache)
+
+
+def test_noise_reaches_the_rows(cache):
+    loaded = load_dataset("pvlg", "synthetic-tiny", split="test", noise={"glued": 1.0}, cache_dir=cache, **SMALL)
+    assert all(". " not in caption for caption in loaded["caption"])
+
+
+def test_cache_key_follows_every_source_file(tmp_path, monkeypatch):
+    copy = tmp_path / "dataset_pvlg"
+    shutil.copytree(Path(builder.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    before = builder.code_hash()
+    monkeypatch.setattr(builder, "__file__", str(copy / "builder.py"))
+    assert builder.code_hash() == before
+    with open(copy / "sources" / "caption_words.py", "a") as file:
+        file.write("\n# a change\n")
+    assert builder.code_hash() != before
+
+
+def test_other_packaged_builders_still_work(tmp_path, cache):
+    (tmp_path / "rows.json").write_text('[{"a": 1}, {"a": 2}]')
+    loaded = load_dataset("json", data_files=str(tmp_path / "rows.json"), split="train", cache_dir=cache)
+    assert list(loaded["a"]) == [1, 2]
+    builder.register()  # twice is once
+    assert load_dataset("pvlg", "synthetic-tiny", cache_dir=cache, **SMALL).num_rows["test"] == 6
