@@ -13,8 +13,8 @@ tie rule is ours, since theirs is whatever an unstable sort leaves.
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,11 @@ class Ranking:
     average_precision: np.ndarray
     inverse_penalty: np.ndarray
     n_positives: np.ndarray
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Ranking]") -> "Ranking":
+        """Rankings of consecutive queries against one gallery -> one."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def scores(self) -> dict[str, float]:
         """`R@1`, `R@5`, `R@10`, `mAP`, `mINP` in percent over `queries`; `dropped_queries` had no positive.
