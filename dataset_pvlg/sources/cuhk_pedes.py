@@ -25,6 +25,6 @@ LAYOUT = Layout(
     folders=("CUHK-PEDES", "CUHK_PEDES"),
     files=("reid_raw.json", "caption_all.json", "CUHK-PEDES.json"),
     camera=camera,
-    without_split="This is the file as the authors mail it (caption_all.json); put reid_raw.json, which has the splits, "
-    "beside it or name it as the source",
+    without_split="This is the file as the authors mail it (caption_all.json); put reid_raw.json, which has the "
+    "splits, beside it or name it as the source",
 )

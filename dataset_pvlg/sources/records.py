@@ -39,10 +39,15 @@ class Record:
     where: str  # "file.json: record 17", for messages
     split: str
     person: int
-    name: str  # of the image, as written
+    path_field: str
+    name: str  # of the image, as written and later as found
     captions: list[str]
     regions: list[dict[str, Any]] = field(default_factory=list)
     path: Path | None = None  # of the image file, once found
+
+    @property
+    def image_where(self) -> str:
+        return f"{self.where}: field {self.path_field!r}: {self.name!r}"
 
 
 def find_annotations(layout: Layout, root: Path) -> Path:
@@ -128,7 +133,7 @@ def parse_record(entry: Any, index: int, layout: Layout, file: Path, report: Rea
     if not isinstance(regions, list):
         report.drop("field 'regions' is not a list", f"{where}: field 'regions': {type(regions).__name__}")
         regions = []
-    return Record(where, split, person, name, captions, regions)
+    return Record(where, split, person, layout.path_field, name, captions, regions)
 
 
 def _captions(value: Any, where: str, report: ReadReport) -> list[str]:

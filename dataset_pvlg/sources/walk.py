@@ -46,7 +46,7 @@ def read_layout(
     if layout.check:
         layout.check(_sizes(records), report)
     apart = _ids_used_by_several_splits(records, report)
-    records = [record for record in records if _locate(record, layout, images, report)]
+    records = [record for record in records if _locate(record, images, report)]
     if layout.hold_out_validation:
         _hold_out(records, layout.source, report)
 
@@ -96,23 +96,21 @@ def _ids_used_by_several_splits(records: Iterable[Record], report: ReadReport) -
     return apart
 
 
-def _locate(record: Record, layout: Layout, images: Path, report: ReadReport) -> bool:
+def _locate(record: Record, images: Path, report: ReadReport) -> bool:
     try:
         found = find_image(images, record.name)
     except RefusedPathError:
-        report.skip(
-            "image path leads out of the image root", f"{record.where}: field {layout.path_field!r}: {record.name!r}"
-        )
+        report.skip("image path leads out of the image root", record.image_where)
         return False
     if found is None:
-        report.skip("image missing", f"{record.where}: field {layout.path_field!r}: {record.name!r}")
+        report.skip("image missing", record.image_where)
         return False
     record.path, name = found
     if name != record.name:
         if record.name.endswith("/" + name):
             report.repair(
                 "image found without the first folder of its path",
-                f"{record.where}: field {layout.path_field!r}: {record.name!r}",
+                record.image_where,
             )
         record.name = name
     return True
@@ -153,7 +151,7 @@ def _to_rows(
         if seen.setdefault(record.path, owner) != owner:
             report.skip(
                 "image already used by another identity or split",
-                f"{record.where}: field {layout.path_field!r}: {record.name!r}",
+                record.image_where,
             )
             continue
         if splits and record.split not in splits:
@@ -162,23 +160,19 @@ def _to_rows(
         try:
             image = check_image(record.path)
         except ValueError as error:
-            report.skip(
-                "image does not decode", f"{record.where}: field {layout.path_field!r}: {record.name!r}: {error}"
-            )
+            report.skip("image does not decode", f"{record.image_where}: {error}")
             continue
         if image.mode != "RGB":
-            report.note(f"image mode {image.mode}", f"{record.where}: field {layout.path_field!r}: {record.name!r}")
+            report.note(f"image mode {image.mode}", record.image_where)
         twin = by_content.setdefault(image.sha256, (*owner, record.name))
         if twin[:2] != owner:
             what = "splits" if twin[0] != record.split else "identities"
-            report.note(f"byte-identical image in two {what}", f"{record.where}: {record.name!r} and {twin[2]!r}")
+            report.note(f"byte-identical image in two {what}", f"{record.image_where} and {twin[2]!r}")
         uses[record.name] += 1
         suffix = ""
         if uses[record.name] > 1:
             suffix = f"#{uses[record.name]}"
-            report.note(
-                "image named by several records", f"{record.where}: field {layout.path_field!r}: {record.name!r}"
-            )
+            report.note("image named by several records", record.image_where)
         caption, origin = join_captions(record.captions)
         sentences = [{"text": text, "start": start, "end": end} for text, start, end in split_sentences(caption)]
         person = PERSON_ID_OFFSETS[layout.source] + record.person
