@@ -108,10 +108,7 @@ def _locate(record: Record, images: Path, report: ReadReport) -> bool:
     record.path, name = found
     if name != record.name:
         if record.name.endswith("/" + name):
-            report.repair(
-                "image found without the first folder of its path",
-                record.image_where,
-            )
+            report.repair("image found without the first folder of its path", record.image_where)
         record.name = name
     return True
 
@@ -149,10 +146,7 @@ def _to_rows(
     for record in tqdm(records, desc=f"reading {layout.source}", unit="image", disable=None):
         owner = (record.split, record.person)
         if seen.setdefault(record.path, owner) != owner:
-            report.skip(
-                "image already used by another identity or split",
-                record.image_where,
-            )
+            report.skip("image already used by another identity or split", record.image_where)
             continue
         if splits and record.split not in splits:
             report.skip("split not asked for", f"{record.where}: {record.split}")
