@@ -1,0 +1,334 @@
+"""Encoding a split and both protocols, against plain loops over the same embeddings."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Split
+from PIL import Image
+
+from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.encoding import CaptionSet, SplitEmbeddings
+from modeling_rogle.matching import template_boxes
+from modeling_rogle.protocols import (
+    both_protocols,
+    encode_split,
+    fit_local_weight,
+    format_table,
+    global_protocol,
+    local_protocol,
+)
+
+WIDTH, HEIGHT = 20, 44
+
+
+def make_row(number: int, person: int, texts: list[str], regions: list[tuple], captions: list[str]) -> dict:
+    """A P-VLG row with a picture of noise; regions are (bbox, sentence, score)."""
+    pixels = np.random.default_rng(number).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    sentences, at = [], 0
+    for text in texts:
+        sentences.append({"text": text, "start": at, "end": at + len(text)})
+        at += len(text) + 1
+    return {
+        "image": Image.fromarray(pixels),
+        "image_id": f"made/{number}",
+        "width": WIDTH,
+        "height": HEIGHT,
+        "person_id": person,
+        "captions": captions,
+        "caption": " ".join(texts),
+        "sentences": sentences,
+        "regions": [
+            {"bbox": [float(v) for v in box], "label": "bag", "sentence": sentence, "score": score}
+            for box, sentence, score in regions
+        ],
+    }
+
+
+HEAD, TRUNK, LEGS = (5, 0, 10, 9), (2, 9, 16, 17), (4, 24, 12, 20)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    red, white, hair = "A man wears a red jacket.", "His shoes are white.", "The woman has long brown hair."
+    bag, green = "She carries a blue bag.", "A man in a green shirt is walking."
+    return [
+        make_row(0, 7, [red, white], [(TRUNK, 0, 1.0), (LEGS, 1, 1.0)], ["A man. His jacket is red.", white]),
+        make_row(1, 7, [red, green], [(TRUNK, 0, 1.0), (TRUNK, 1, 1.0), (HEAD, -1, 1.0)], ["A red jacket."]),
+        make_row(2, 8, [hair, bag], [(HEAD, 0, 0.2), (TRUNK, 0, 0.9)], ["A woman with a bag."]),
+        make_row(3, 8, [hair], [(HEAD, 0, 1.0)], []),
+        make_row(4, 9, [green, white, red], [(LEGS, 1, 1.0), (TRUNK, 2, 1.0)], ["A man in green."]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def model_and_processor(tiny_checkpoint: Path) -> tuple[RogleModel, RogleProcessor]:
+    return RogleModel.from_pretrained(tiny_checkpoint), RogleProcessor.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def embeddings(model_and_processor, rows: list[dict]) -> SplitEmbeddings:
+    return encode_split(*model_and_processor, rows, batch_size=2, progress=False, split="validation")
+
+
+def test_every_embedding_is_that_of_its_own_image_and_text(model_and_processor, embeddings, rows) -> None:
+    model, processor = model_and_processor
+    model.eval()
+    pixels = processor(images=[row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+    boxes = processor.normalize_boxes([HEAD], WIDTH, HEIGHT)
+    images, regions = model.encode_images(pixels, torch.from_numpy(boxes), torch.tensor([3]))
+    torch.testing.assert_close(embeddings.image_embeds, images, rtol=0, atol=1e-5)
+    assert embeddings.region_image.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4]  # row 1 speaks of one box twice
+    torch.testing.assert_close(embeddings.region_embeds[6], regions[0], rtol=0, atol=1e-5)
+    assert embeddings.region_boxes[6].tolist() == list(HEAD)
+    assert embeddings.template_embeds.shape == (5, len(template_boxes()), 32)
+    _, templates = model.encode_images(
+        pixels[4:], torch.from_numpy(template_boxes()), torch.zeros(len(template_boxes())).long()
+    )
+    torch.testing.assert_close(embeddings.template_embeds[4], templates, rtol=0, atol=1e-5)
+
+    def text(words: str) -> torch.Tensor:
+        return model.encode_texts(**processor(text=[words], return_tensors="pt"))[0]
+
+    for n, row in enumerate(rows):
+        torch.testing.assert_close(embeddings.long.embeds[n], text(row["caption"]), rtol=0, atol=1e-5)
+    assert embeddings.long.sentence_caption.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 4]
+    torch.testing.assert_close(embeddings.long.sentence_embeds[5], text("She carries a blue bag."), rtol=0, atol=1e-5)
+    assert embeddings.sentence_region.tolist() == [0, 1, 2, 2, 5, -1, 6, -1, 7, 8]
+    ids = embeddings.sentence_text_ids.tolist()
+    assert ids[0] == ids[2] == ids[9] and ids[4] == ids[6] and len(set(ids)) == 5
+    assert embeddings.short.image.tolist() == [0, 0, 1, 2, 4]
+    assert embeddings.short.sentence_caption.tolist() == [0, 0, 1, 2, 3, 4]
+    torch.testing.assert_close(embeddings.short.sentence_embeds[1], text("His jacket is red."), rtol=0, atol=1e-5)
+
+
+def test_batches_and_datasets_change_nothing(model_and_processor, embeddings, rows) -> None:
+    model, processor = model_and_processor
+    model.train()
+    again = encode_split(model, processor, Dataset.from_list(rows, split=Split.TEST), batch_size=64, progress=False)
+    assert model.training, "the training mode was not put back"
+    assert again.split == "test"
+    for name in ("image_embeds", "region_embeds", "template_embeds"):
+        torch.testing.assert_close(getattr(again, name), getattr(embeddings, name), rtol=0, atol=1e-5)
+    assert torch.equal(again.sentence_region, embeddings.sentence_region)
+
+
+def slow_fused(embeddings: SplitEmbeddings, weight: float) -> np.ndarray:
+    long = embeddings.long
+    table = np.zeros((len(long.embeds), len(embeddings.image_embeds)), dtype=np.float64)
+    for c in range(table.shape[0]):
+        for i in range(table.shape[1]):
+            whole = float(long.embeds[c].double() @ embeddings.image_embeds[i].double())
+            best = [
+                max(float(sentence.double() @ region.double()) for region in embeddings.template_embeds[i])
+                for sentence in long.sentence_embeds[long.sentence_caption == c]
+            ]
+            table[c, i] = (1 - weight) * whole + weight * np.mean(best)
+    return table
+
+
+def slow_scores(similarity: np.ndarray, people: list[int]) -> tuple[float, float]:
+    hits, precisions = [], []
+    for c, row in enumerate(similarity):
+        order = sorted(range(len(row)), key=lambda i: -row[i])
+        ranks = [place for place, i in enumerate(order, 1) if people[i] == people[c]]
+        hits.append(ranks[0] == 1)
+        precisions.append(np.mean([n / place for n, place in enumerate(ranks, 1)]))
+    return 100 * np.mean(hits), 100 * np.mean(precisions)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_global_protocol_equals_plain_loops(embeddings: SplitEmbeddings, weight: float) -> None:
+    scores = global_protocol(embeddings, local_weight=weight)
+    people = embeddings.image_person_ids.tolist()
+    first, precision = slow_scores(slow_fused(embeddings, weight), people)
+    assert (scores["R@1"], scores["mAP"]) == pytest.approx((first, precision))
+    assert (scores["queries"], scores["gallery"]) == (5, 5)
+    if weight == 0:
+        reverse, _ = slow_scores(slow_fused(embeddings, 0).T, people)
+        assert scores["i2t/R@1"] == pytest.approx(reverse)
+
+
+def random_split(n: int, seed: int = 0) -> SplitEmbeddings:
+    """A larger split of random embeddings: identities of two images, three sentences and two regions an image."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(*shape: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(*shape, 16, generator=generator), dim=-1)
+
+    captions = CaptionSet(unit(n), torch.arange(n), unit(3 * n), torch.arange(n).repeat_interleave(3))
+    boxes = torch.tensor([[2.0, 2, 10, 10], [4, 20, 12, 20]]).repeat(n, 1)
+    return SplitEmbeddings(
+        split="validation",
+        image_embeds=unit(n),
+        image_person_ids=torch.arange(n) // 2,
+        image_sizes=torch.tensor([[WIDTH, HEIGHT]]).repeat(n, 1),
+        long=captions,
+        short=captions,
+        sentence_text_ids=torch.arange(3 * n) % 4,
+        sentence_region=torch.tensor([0, 1, -1]).repeat(n)
+        + torch.arange(n).repeat_interleave(3) * 2 * torch.tensor([1, 1, 0]).repeat(n),
+        region_embeds=unit(2 * n),
+        region_image=torch.arange(n).repeat_interleave(2),
+        region_boxes=boxes,
+        template_embeds=unit(n, len(template_boxes())),
+        template_boxes=torch.from_numpy(template_boxes()),
+    )
+
+
+def test_late_interaction_in_blocks_equals_plain_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modeling_rogle.protocols.BLOCK_BYTES", 4 * 12 * 5 * 5)  # blocks of a few captions
+    split = random_split(12)
+    first, precision = slow_scores(slow_fused(split, 0.4), split.image_person_ids.tolist())
+    scores = global_protocol(split, local_weight=0.4)
+    assert (scores["R@1"], scores["mAP"]) == pytest.approx((first, precision))
+
+
+def test_a_caption_without_sentences_keeps_its_global_similarity() -> None:
+    split = random_split(6)
+    kept = split.long.sentence_caption != 2
+    bare = replace(
+        split.long, sentence_embeds=split.long.sentence_embeds[kept], sentence_caption=split.long.sentence_caption[kept]
+    )
+    only_two = replace(bare, sentence_embeds=bare.sentence_embeds[:0], sentence_caption=bare.sentence_caption[:0])
+    plain = global_protocol(split)
+    fused = global_protocol(replace(split, long=only_two), local_weight=0.9)
+    assert {name: plain[name] for name in fused} == pytest.approx(fused)
+    assert global_protocol(replace(split, long=bare), local_weight=0.9)["queries"] == 6
+
+
+def test_the_local_protocol_equals_plain_loops(embeddings: SplitEmbeddings) -> None:
+    split, image = embeddings, embeddings.long.image[embeddings.long.sentence_caption]
+    people, texts, target = split.image_person_ids, split.sentence_text_ids, split.sentence_region
+    ranks, pointing = [], []
+    for s in range(len(texts)):
+        if target[s] < 0:
+            continue
+        similarity = [float(split.long.sentence_embeds[s] @ region) for region in split.region_embeds]
+        ahead = 0
+        for r in range(len(similarity)):
+            same_person = people[split.region_image[r]] == people[image[s]]
+            said = {int(texts[k]) for k in range(len(texts)) if target[k] == r}
+            if r != target[s] and not (same_person and int(texts[s]) in said):
+                ahead += similarity[r] >= similarity[target[s]]
+        ranks.append(ahead + 1)
+        best = int(np.argmax([float(split.long.sentence_embeds[s] @ t) for t in split.template_embeds[image[s]]]))
+        x0, y0, x1, y1 = (split.template_boxes[best] * torch.tensor([WIDTH, HEIGHT] * 2)).tolist()
+        x, y, w, h = split.region_boxes[target[s]].tolist()
+        pointing.append(x <= (x0 + x1) / 2 <= x + w and y <= (y0 + y1) / 2 <= y + h)
+    scores = local_protocol(split)
+    assert scores["mAP"] == pytest.approx(100 * np.mean([1 / place for place in ranks]))
+    assert scores["R@5"] == pytest.approx(100 * np.mean([place <= 5 for place in ranks]))
+    assert scores["pointing"] == pytest.approx(100 * np.mean(pointing))
+    assert (scores["queries"], scores["dropped_queries"], scores["gallery"], scores["grounded"]) == (8, 2, 9, 8)
+
+
+def test_a_perfect_model_scores_all() -> None:
+    split = random_split(8)
+    people = torch.nn.functional.one_hot(split.image_person_ids, 16).float()
+    target = split.sentence_region
+    regions = torch.eye(16)  # 8 images, 2 regions each
+    sentences = torch.where(target[:, None] >= 0, regions[target.clamp(min=0)], torch.full((16,), 0.1))
+    captions = replace(split.long, embeds=people, sentence_embeds=sentences)
+    split = replace(split, image_embeds=people, long=captions, short=captions, region_embeds=regions)
+    results = both_protocols(split)
+    for name in ("global/long/R@1", "global/long/mINP", "global/long/i2t/mAP", "global/short/mAP", "local/mAP"):
+        assert results[name] == pytest.approx(100), name
+
+
+def test_a_collapsed_model_scores_nothing() -> None:
+    split = random_split(10)
+    one = torch.nn.functional.normalize(torch.ones(16), dim=0)
+    captions = replace(split.long, embeds=one.expand(10, 16), sentence_embeds=one.expand(30, 16))
+    split = replace(
+        split,
+        image_embeds=one.expand(10, 16).contiguous(),
+        long=captions,
+        region_embeds=one.expand(20, 16).contiguous(),
+        template_embeds=one.expand(10, len(template_boxes()), 16).contiguous(),
+    )
+    assert global_protocol(split)["R@1"] == 0
+    assert global_protocol(split, local_weight=0.5)["R@1"] == 0
+    assert local_protocol(split)["R@1"] == 0
+
+
+def test_the_weight_is_the_best_of_the_table_and_ties_go_to_the_first() -> None:
+    split = random_split(40)
+    weight, table = fit_local_weight(split)
+    assert [entry["local_weight"] for entry in table] == pytest.approx([0.05 * n for n in range(11)])
+    best = max(entry["R@1"] + entry["mAP"] for entry in table)
+    assert weight == next(entry["local_weight"] for entry in table if entry["R@1"] + entry["mAP"] == best)
+    for entry in table[::5]:
+        scores = global_protocol(split, local_weight=entry["local_weight"])
+        assert (scores["R@1"], scores["mAP"]) == pytest.approx((entry["R@1"], entry["mAP"]))
+    perfect = replace(split, template_embeds=torch.zeros_like(split.template_embeds))
+    assert fit_local_weight(perfect, grid=(0.0, 0.2, 0.4))[0] == 0.0
+
+
+@pytest.mark.parametrize("name", ["test", "Test", "test[:50%]", "train+test"])
+def test_nothing_is_chosen_on_test(name: str) -> None:
+    with pytest.raises(ValueError, match="for reporting, choose on validation"):
+        fit_local_weight(replace(random_split(4), split=name))
+
+
+def test_rows_without_regions_or_short_captions_are_said_to_be_unscored(model_and_processor, rows) -> None:
+    bare = [row | {"regions": [], "captions": []} for row in rows]
+    embeddings = encode_split(*model_and_processor, bare, progress=False)
+    assert local_protocol(embeddings) == {}
+    assert global_protocol(embeddings, "short") == {}
+    results = both_protocols(embeddings, local_weight=0.2)
+    assert {key.rpartition("/")[0] for key in results} == {"global/long", "global/long/i2t", "global+local/long"}
+    assert "local: not scored" in format_table(results)
+    without = encode_split(*model_and_processor, rows, progress=False, regions="templates")
+    assert local_protocol(without) == {}
+
+
+def test_rows_without_a_caption_are_no_queries(model_and_processor, rows) -> None:
+    wordless = rows[:-1] + [rows[-1] | {"caption": "", "sentences": [], "regions": []}]
+    embeddings = encode_split(*model_and_processor, wordless, progress=False)
+    scores = global_protocol(embeddings)
+    assert (scores["queries"], scores["gallery"], scores["i2t/dropped_queries"]) == (4, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": None}, "made/0: field 'image' is null"),
+        ({"regions": [{"bbox": [30.0, 0.0, 5.0, 5.0], "sentence": 0, "score": 1.0}]}, "made/0: regions.bbox"),
+        ({"regions": [{"bbox": [0.0, 0.0, 5.0, 5.0], "sentence": 9, "score": 1.0}]}, r"made/0: regions\[0\].sentence"),
+    ],
+)
+def test_bad_rows_are_named(model_and_processor, rows, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode_split(*model_and_processor, [rows[0] | change], progress=False)
+
+
+def test_no_rows_and_bad_arguments(model_and_processor, rows) -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        encode_split(*model_and_processor, [], progress=False)
+    with pytest.raises(ValueError, match="regions"):
+        encode_split(*model_and_processor, rows, regions="some")
+    split = random_split(4)
+    with pytest.raises(ValueError, match="captions"):
+        global_protocol(split, captions="medium")
+    with pytest.raises(ValueError, match="local_weight"):
+        global_protocol(split, local_weight=1.5)
+    with pytest.raises(ValueError, match="grid"):
+        fit_local_weight(split, grid=(0.0, 2.0))
+
+
+def test_the_table_is_markdown() -> None:
+    lines = format_table(both_protocols(random_split(6), local_weight=0.2)).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    names = [line.split("|")[1].strip() for line in lines[2:]]
+    assert names == [
+        "global/long",
+        "global/long/i2t",
+        "global+local/long",
+        "global/short",
+        "global/short/i2t",
+        "global+local/short",
+        "local",
+    ]
