@@ -126,7 +126,7 @@ def read_picture(file: Path, path: str, least: tuple[int, int] | None = None) ->
     except UnidentifiedImageError as error:
         raise PictureError("not a picture that Pillow can read") from error
     except Exception as error:  # decoders meet hostile bytes here and raise almost anything
-        raise PictureError(f"damaged: {error}") from error
+        raise PictureError(f"truncated or damaged: {error}") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise PictureError(f"{width} x {height} is over the limit of {MAX_PIXELS // 1_000_000} million pixels")

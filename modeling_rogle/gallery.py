@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from .configuration_rogle import RogleConfig
 from .folder import Picture, Skipped, decoded_batches, picture_files, shown
 from .matching import TEMPLATE_LABELS, template_boxes
 from .modeling_rogle import RogleModel
@@ -247,9 +250,9 @@ class Gallery:
                 raise GalleryError(f"{self._store.path}: made by a model that was never saved; name a model")
             if os.path.isabs(name) and not Path(name).is_dir():
                 raise GalleryError(f"{self._store.path}: model {name} is not there; name the model's folder")
-            model = RogleModel.from_pretrained(name, dtype=torch.float32)
+            model, processor = load_model(name)
             self._check_model(model)
-            self._model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+            self._model, self._processor = model, self._processor or processor
         if self._processor is None:
             self._processor = RogleProcessor.from_pretrained(self._model.name_or_path)
         return self._model, self._processor
@@ -272,10 +275,40 @@ class Gallery:
             x0, y0, x1, y1 = self._store.boxes[region].tolist()
             # The last template is the whole picture: a frame around everything would explain nothing.
             whole = region == len(row) - 1
-            box = None if whole else (x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height)
+            corners = (x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height)
+            box = None if whole else tuple(round(value, 2) for value in corners)
             label = self._store.header["template_labels"][region]
             explained.append(SentenceMatch(text, start, end, label, box, float(row[region])))
         return tuple(explained)
+
+
+def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
+    """Model in fp32, on the GPU when there is one, and its processor, from a folder or a Hub name.
+
+    Raises:
+        GalleryError: not a Rogle or CLIP model, damaged weights, or a tokenizer of another model.
+        OSError: no weights, configuration or processor there.
+    """
+    name = str(name)
+    kind = RogleConfig.get_config_dict(name)[0].get("model_type")
+    if kind not in ("rogle", "clip"):
+        raise GalleryError(f"{name}: model_type {kind!r} in config.json, only 'rogle' and 'clip' can search persons")
+    bars = is_progress_bar_enabled()
+    disable_progress_bar()  # one for the weights of every search would say nothing
+    try:
+        model = RogleModel.from_pretrained(name, dtype=torch.float32)
+    except (SafetensorError, RuntimeError) as error:
+        raise GalleryError(f"{name}: weights cannot be read ({str(error).splitlines()[0]})") from error
+    finally:
+        if bars:
+            enable_progress_bar()
+    model.name_or_path = name  # CLIP weights come through another class, which forgets it
+    processor = RogleProcessor.from_pretrained(name)
+    # Without its vocabulary file a tokenizer loads empty, and every query would mean the same. 2: old CLIP configs.
+    end, ends = processor.tokenizer.eos_token_id, model.config.text_config.eos_token_id
+    if len(processor.tokenizer) > model.config.text_config.vocab_size or (end != ends and ends != 2):
+        raise GalleryError(f"{name}: the tokenizer is not this model's (end token {end}, config.json says {ends})")
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
 
 
 def fingerprint(model: RogleModel) -> str:
@@ -328,4 +361,4 @@ def _encode_query(model: RogleModel, processor: RogleProcessor, query: str, sent
     return model.encode_texts(encoded["input_ids"].to(model.device)).cpu().numpy()
 
 
-__all__ = ["Gallery", "GalleryError", "IndexReport", "Match", "SentenceMatch", "fingerprint"]
+__all__ = ["Gallery", "GalleryError", "IndexReport", "Match", "SentenceMatch", "fingerprint", "load_model"]

@@ -23,6 +23,7 @@ MAX_SENTENCES = 12  # drawn; the others are counted
 MAX_LINES = 4  # of one sentence
 MARK = 18  # side of a number's square
 DASH = 14
+VERDICT = 6  # width of the frame around a right or wrong result
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -159,9 +160,9 @@ class _Thumb:
     scale: float  # thumbnail pixels per pixel of the picture
 
 
-def _thumb(match: Match) -> _Thumb:
+def _thumb(match: Match, border: int) -> _Thumb:
     # Whole and undistorted: a person is tall, and the feet are half of what a sentence talks about.
-    scale = min(CELL / match.width, THUMB_HEIGHT / match.height)
+    scale = min((CELL - 2 * border) / match.width, (THUMB_HEIGHT - 2 * border) / match.height)
     size = max(1, round(match.width * scale)), max(1, round(match.height * scale))
     left, top = (CELL - size[0]) // 2, (THUMB_HEIGHT - size[1]) // 2
     try:
@@ -178,17 +179,16 @@ def _cell(match: Match, correct: bool | None) -> Image.Image:
     image = Image.new("RGB", (CELL, below + 2 * line_height + 6 + len(listed) * line_height), PAPER)
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, CELL - 1, THUMB_HEIGHT - 1), fill=PALE)
-    thumb = _thumb(match)
+    thumb = _thumb(match, 0 if correct is None else VERDICT)
     if thumb.image is None:
         draw.text((CELL / 2, THUMB_HEIGHT / 2), "picture not there any more", fill=GREY, font=small, anchor="mm")
     else:
         image.paste(thumb.image, (thumb.left, thumb.top))
         _draw_regions(draw, listed, thumb)
-    if correct is not None:
-        _draw_verdict(draw, correct)
-
     rank = f"#{match.rank}"
     draw.text((0, below), rank, fill=INK, font=_font(TEXT))
+    if correct is not None:
+        _draw_verdict(draw, correct, _font(TEXT).getlength(rank) + 8, below + 1)
     draw.text((CELL, below + 2), f"score {match.score:.3f}", fill=INK, font=small, anchor="ra")
     name = _elided(shown(match.path), small, CELL)
     draw.text((0, below + line_height + 4), name, fill=GREY, font=small)
@@ -254,16 +254,15 @@ def _free_place(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tup
     return x, y
 
 
-def _draw_verdict(draw: ImageDraw.ImageDraw, correct: bool) -> None:
+def _draw_verdict(draw: ImageDraw.ImageDraw, correct: bool, x: float, y: float) -> None:
     colour = RIGHT if correct else WRONG
-    draw.rectangle((0, 0, CELL - 1, THUMB_HEIGHT - 1), outline=colour, width=5)
-    x, y, side = CELL - 34, 0, 34
-    draw.rectangle((x, y, x + side, y + side), fill=colour)
+    draw.rectangle((0, 0, CELL - 1, THUMB_HEIGHT - 1), outline=colour, width=VERDICT)
+    draw.rectangle((x, y, x + 20, y + 20), fill=colour)
     if correct:
-        draw.line((x + 8, y + 17, x + 15, y + 25, x + 27, y + 9), fill=PAPER, width=4, joint="curve")
+        draw.line((x + 4, y + 10, x + 9, y + 15, x + 16, y + 5), fill=PAPER, width=3, joint="curve")
     else:
-        draw.line((x + 9, y + 9, x + 25, y + 25), fill=PAPER, width=4)
-        draw.line((x + 25, y + 9, x + 9, y + 25), fill=PAPER, width=4)
+        draw.line((x + 5, y + 5, x + 15, y + 15), fill=PAPER, width=3)
+        draw.line((x + 15, y + 5, x + 5, y + 15), fill=PAPER, width=3)
 
 
 def _save(image: Image.Image, path: Path) -> Path:

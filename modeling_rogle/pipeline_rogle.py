@@ -1,0 +1,172 @@
+"""The transformers pipeline "text-based-person-search": a description and candidate pictures -> a ranked list."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModel, Pipeline
+from transformers.image_utils import load_image
+from transformers.pipelines import PIPELINE_REGISTRY
+
+TASK = "text-based-person-search"
+
+
+class TextBasedPersonSearchPipeline(Pipeline):
+    """Ranks candidate pictures of persons by how well a description fits them.
+
+    ```python
+    >>> from transformers import pipeline
+    >>> search = pipeline("text-based-person-search", model=folder)
+    >>> search("a woman in a red coat", candidates=["a.jpg", "b.jpg"], top_k=1)
+    [{'index': 1, 'score': 0.41, 'global_score': 0.41, 'sentences': []}]
+    ```
+
+    With `boxes` the query's sentences meet the regions too: `score = (1 - w) * global + w * mean over sentences of the
+    best region's cosine`, w being `local_weight` of the model's configuration; a candidate without regions keeps its
+    global score.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __call__(
+        self,
+        queries: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+        candidates: Sequence[Any],
+        boxes: Sequence[Any] | None = None,
+        top_k: int | None = None,
+        local_weight: float | None = None,
+        batch_size: int = 32,
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """Ranks the candidates for one query, or for each of several.
+
+        Args:
+            queries: a description; or `{"text": description, "sentences": [str, ...]}`, the sentences being what is
+                looked up in the regions (by default the whole description); or a list of these.
+            candidates: pictures, each a path, a URL, a PIL image or a uint8 array `[h, w, 3]`.
+            boxes: for each candidate its regions `[r, 4]`, x, y, w, h in pixels of that picture; r may be 0.
+            top_k: how many results a query; all by default.
+            local_weight: w in [0, 1].
+            batch_size: candidates a forward pass.
+
+        Returns:
+            For each query a list of dicts, best first: `index` (of the candidate), `score`, `global_score` (cosine of
+            description and picture) and `sentences`, empty without boxes: `{sentence, box, score}`, box being the best
+            region's `[x, y, w, h]`.
+
+        Raises:
+            ValueError: no candidates, an empty description, or boxes that do not fit the candidates.
+        """
+        several = not isinstance(queries, str | Mapping)
+        asked = list(queries) if several else [queries]
+        if isinstance(candidates, str) or not len(candidates):
+            raise ValueError("candidates: pass a list with at least one picture")
+        if boxes is not None and len(boxes) != len(candidates):
+            raise ValueError(f"boxes: {len(boxes)} entries for {len(candidates)} candidates")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k: must be at least 1, not {top_k}")
+        if local_weight is not None and not 0.0 <= local_weight <= 1.0:
+            raise ValueError(f"local_weight: must lie in [0, 1], not {local_weight}")
+        for i, query in enumerate(asked):
+            _description(query, i)
+        gallery = self._encode_candidates(candidates, boxes, batch_size)
+        results = super().__call__(asked, gallery=gallery, top_k=top_k, local_weight=local_weight)
+        return results if several else results[0]
+
+    def _sanitize_parameters(self, gallery=None, top_k=None, local_weight=None):
+        return {}, {}, {"gallery": gallery, "top_k": top_k, "local_weight": local_weight}
+
+    def preprocess(self, query):
+        text, sentences = _description(query, 0)
+        encoded = self.processor(text=[text, *sentences], return_tensors="pt")
+        return {"sentences": sentences, "input_ids": encoded["input_ids"]}
+
+    def _forward(self, model_inputs):
+        return {
+            "sentences": model_inputs["sentences"],
+            "embeds": self.model.encode_texts(model_inputs["input_ids"]),
+        }
+
+    def postprocess(self, model_outputs, gallery, top_k=None, local_weight=None):
+        images, regions = gallery
+        embeds, sentences = model_outputs["embeds"].float(), model_outputs["sentences"]
+        weight = self.model.config.local_weight if local_weight is None else local_weight
+        global_scores = (images @ embeds[0]).tolist()
+        ranked = []
+        for index, score in enumerate(global_scores):
+            found = []
+            region_boxes, region_embeds = regions[index]
+            if len(region_boxes):
+                best = (embeds[1:] @ region_embeds.T).max(dim=1)
+                for sentence, cosine, row in zip(sentences, best.values.tolist(), best.indices.tolist(), strict=True):
+                    found.append({"sentence": sentence, "box": region_boxes[row].tolist(), "score": cosine})
+            local = np.mean([item["score"] for item in found]) if found else score
+            joined = float((1.0 - weight) * score + weight * local)
+            ranked.append({"index": index, "score": joined, "global_score": score, "sentences": found})
+        ranked.sort(key=lambda item: -item["score"])  # stable: equal scores keep the candidates' order
+        return ranked[:top_k]
+
+    def _encode_candidates(self, candidates, boxes, batch_size):
+        """`[n, d]`, and for each candidate its boxes `[r, 4]` in pixels with their embeddings `[r, d]`."""
+        images, regions = [], []
+        for start in range(0, len(candidates), batch_size):
+            pictures = [_picture(item) for item in candidates[start : start + batch_size]]
+            pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+            rows = [_boxes(boxes, start + i) for i in range(len(pictures))]
+            corners = [
+                self.processor.normalize_boxes(row, *picture.size) for row, picture in zip(rows, pictures, strict=True)
+            ]
+            counts = [len(row) for row in rows]
+            embeds, region_embeds = self.model.encode_images(
+                pixels.to(self.model.device, self.model.dtype),
+                torch.from_numpy(np.concatenate(corners)).to(self.model.device) if sum(counts) else None,
+                torch.arange(len(rows)).repeat_interleave(torch.tensor(counts)).to(self.model.device),
+            )
+            images.append(embeds.cpu())
+            if region_embeds is None:
+                region_embeds = embeds[:0]
+            regions += zip(rows, region_embeds.cpu().split(counts), strict=True)
+        return torch.cat(images), regions
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves model, processor and this file, so that `pipeline(task, model=..., trust_remote_code=True)` works."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+
+def _description(query: str | Mapping[str, Any], number: int) -> tuple[str, list[str]]:
+    text = query.get("text") if isinstance(query, Mapping) else query
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"queries: entry {number} is no description")
+    sentences = query.get("sentences") if isinstance(query, Mapping) else None
+    if sentences is not None and (isinstance(sentences, str) or not all(isinstance(item, str) for item in sentences)):
+        raise ValueError(f"queries: 'sentences' of entry {number} must be a list of strings")
+    return text, list(sentences or [text])
+
+
+def _picture(item: Any) -> Image.Image:
+    if isinstance(item, np.ndarray):
+        return Image.fromarray(item).convert("RGB")
+    return load_image(item).convert("RGB")
+
+
+def _boxes(boxes: Sequence[Any] | None, index: int) -> np.ndarray:
+    rows = np.asarray([] if boxes is None else boxes[index], dtype=np.float32)
+    if rows.size % 4:
+        raise ValueError(f"boxes: entry {index} of shape {list(rows.shape)} does not hold rows of x, y, w, h")
+    return rows.reshape(-1, 4)
+
+
+def register() -> None:
+    """Makes the task known to `transformers.pipeline`; calling it again changes nothing."""
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=TextBasedPersonSearchPipeline, pt_model=AutoModel, type="multimodal"
+        )
+
+
+__all__ = ["TASK", "TextBasedPersonSearchPipeline", "register"]

@@ -1,0 +1,158 @@
+"""The `rogle` command: what it prints, what it leaves behind, and one line for whatever is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from modeling_rogle.cli import main
+
+QUERY = "A man wears a red jacket. His shoes are white."
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, colour in enumerate(("red", "green", "blue", "white", "black")):
+        Image.new("RGB", (20, 50 + i), colour).save(folder / f"{colour}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(pictures, tiny_checkpoint, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "index"
+    assert main(["index", str(pictures), "--model", str(tiny_checkpoint), "--out", str(out)]) == 0
+    return out
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_index_search_draw_delete(pictures, tiny_checkpoint, tmp_path, capsys):
+    index, picture = tmp_path / "index", tmp_path / "results.png"
+    (pictures / "notes.txt").write_text("x")
+    code, out, err = run(capsys, "index", pictures, "--model", tiny_checkpoint, "--out", index, "--batch-size", "2")
+    assert code == 0 and err == ""
+    assert out.startswith(f"indexed 5 pictures into {index} in ") and out.endswith("; 0 skipped, 1 other files\n")
+
+    code, out, err = run(capsys, "search", QUERY, "--index", index, "--top-k", "3", "--save", picture)
+    assert code == 0 and err == ""
+    lines = out.splitlines()
+    assert lines[:3] == ["[1] A man wears a red jacket.", "[2] His shoes are white.", ""]
+    assert lines[3].split()[:4] == ["rank", "score", "global", "picture"]
+    assert [line.split()[0] for line in lines[4:7]] == ["1", "2", "3"]
+    assert all("[1] " in line and "[2] " in line for line in lines[4:7])
+    assert lines[7] == f"picture: {picture}" and len(lines) == 8
+    with Image.open(picture) as drawn:
+        assert drawn.width > 500
+
+    best = lines[4].split()[3]
+    code, out, _ = run(capsys, "delete", "--index", index, best)
+    assert (code, out) == (0, f"deleted 1 of 5 pictures from {index}; the files themselves were not touched\n")
+    _, out, _ = run(capsys, "search", QUERY, "--index", index)
+    assert best not in out and len(out.splitlines()) == 8
+
+
+def test_json_holds_what_the_table_shows(index, pictures, capsys):
+    code, out, err = run(capsys, "search", QUERY, "--index", index, "--top-k", "2", "--json", "--local-weight", "0.5")
+    assert code == 0 and err == ""
+    answer = json.loads(out)
+    assert answer["query"] == QUERY and len(answer["results"]) == 2
+    first = answer["results"][0]
+    assert first["rank"] == 1 and first["file"] == str(pictures / first["path"])
+    assert first["score"] >= answer["results"][1]["score"]
+    assert [item["sentence"] for item in first["sentences"]] == ["A man wears a red jacket.", "His shoes are white."]
+
+
+def test_skipped_pictures_are_listed(tiny_checkpoint, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (20, 50), "red").save(folder / "good.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "good.jpg").read_bytes()[:-100])
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "out.jpg").symlink_to(Path(sys.executable).resolve())
+    code, out, err = run(capsys, "index", folder, "--model", tiny_checkpoint, "--out", tmp_path / "index")
+    assert code == 0 and "indexed 1 pictures" in out and "3 skipped" in out
+    reasons = (
+        "out.jpg: symbolic link out of the folder",
+        "cut.jpg: truncated or damaged",
+        "text.jpg: not a picture that",
+    )
+    assert len(err.splitlines()) == 3
+    assert all(any(line.startswith(f"skipped {reason}") for line in err.splitlines()) for reason in reasons)
+
+
+def test_bad_input_is_one_line_and_exit_2(index, pictures, tiny_checkpoint, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    gone = tmp_path / "gone"
+    model = ("--model", tiny_checkpoint)
+    for arguments, message in (
+        (("index", empty, *model, "--out", gone), f"rogle index: {empty}: no pictures in this folder"),
+        (("index", gone, *model, "--out", gone), f"rogle index: {gone}: no such folder"),
+        (("index", pictures, "--model", gone, "--out", gone), f"rogle index: --model {gone}: no such folder"),
+        (("index", pictures, "--model", empty, "--out", gone), f"rogle index: --model {empty}: no config.json there"),
+        (("index", pictures, *model, "--out", pictures), f"rogle index: {pictures}: holds "),
+        (("index", pictures, *model, "--out", gone, "--batch-size", "0"), "rogle index: batch size must be at least 1"),
+        (("search", QUERY, "--index", gone), f"rogle search: {gone}: no such index"),
+        (("search", QUERY, "--index", empty), f"rogle search: {empty}: not an index"),
+        (("search", " ", "--index", index), "rogle search: query: no words in it"),
+        (("search", QUERY, "--index", index, "--top-k", "0"), "rogle search: top-k must be at least 1, not 0"),
+        (("search", QUERY, "--index", index, "--local-weight", "2"), "rogle search: local weight must lie in [0, 1]"),
+        (("search", QUERY, "--index", index, "--save", "x.tiff"), "rogle search: --save x.tiff: the name must end in"),
+        (("search", QUERY, "--index", index, "--model", gone), f"rogle search: --model {gone}: no such folder"),
+        (("delete", "gone.png", "--index", index), f"rogle delete: {index}: gone.png is not in this index"),
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (2, ""), err
+        assert err.startswith(message) and err.count("\n") == 1 and "Traceback" not in err
+    assert not gone.exists()
+
+
+def test_an_over_long_query_is_one_warning_line(index, capsys):
+    code, out, err = run(capsys, "search", "He wears grey shorts. " * 60, "--index", index, "--top-k", "1")
+    assert code == 0 and out
+    assert err.startswith("warning: query: ") and "the model reads 64" in err and err.count("\n") == 1
+
+
+def test_help_knows_every_command_and_only_dashes(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    for command in ("index", "search", "delete"):
+        assert command in out
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        flags = [word for word in capsys.readouterr().out.split() if word.startswith("--")]
+        assert flags and not any("_" in flag for flag in flags)
+
+
+def test_the_module_runs_as_a_program_from_anywhere(index, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "modeling_rogle.cli", "search", QUERY, "--index", index, "--top-k", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("[1] A man wears a red jacket.")
+
+
+def test_real_pedestrians(test_data, tiny_checkpoint, tmp_path, capsys):
+    index, folder = tmp_path / "index", test_data / "pedestrians" / "imgs"
+    code, out, err = run(capsys, "index", folder, "--model", tiny_checkpoint, "--out", index)
+    assert code == 0 and out.startswith("indexed 90 pictures") and err == ""
+    picture = tmp_path / "results.png"
+    assert run(capsys, "search", QUERY, "--index", index, "--save", picture)[0] == 0
+    assert picture.is_file()

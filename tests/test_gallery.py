@@ -1,0 +1,408 @@
+"""A folder is indexed, searched, explained and thinned; whatever is wrong with it is told in one line."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
+from modeling_rogle.gallery import Gallery, GalleryError, fingerprint, load_model
+from modeling_rogle.matching import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.store import dequantise, quantise
+
+COLOURS = ("red", "green", "blue", "white", "black", "orange", "purple", "brown", "pink", "grey")
+QUERY = "A man wears a red jacket. His shoes are white."
+
+
+def make_pictures(folder: Path, count: int = 10) -> Path:
+    """Figures of three flat colours, each picture another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        image = Image.new("RGB", (20 + i, 50 + i), COLOURS[i % 10])
+        image.paste(COLOURS[(i + 3) % 10], (5, 15, 15, 30))
+        image.paste(COLOURS[(i + 7) % 10], (5, 30, 15, 48))
+        image.save(folder / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tools(tiny_checkpoint) -> tuple[RogleModel, RogleProcessor]:
+    return load_model(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def indexed(tools, tmp_path_factory) -> Path:
+    """An index of ten pictures; tests that change it copy it."""
+    root = tmp_path_factory.mktemp("gallery")
+    Gallery.build(make_pictures(root / "pictures"), *tools, root / "index", batch_size=3, progress=False)
+    return root / "index"
+
+
+@pytest.fixture
+def copied(indexed, tmp_path) -> Path:
+    return Path(shutil.copytree(indexed, tmp_path / "index"))
+
+
+def brute_force(tools, paths: list[Path], query: str, sentences: list[str], weight: float) -> tuple[list, np.ndarray]:
+    """Scores and region cosines of each picture by itself, from the definition."""
+    model, processor = tools
+    boxes = torch.from_numpy(template_boxes())
+    texts = model.encode_texts(**processor(text=[query, *sentences], return_tensors="pt"))
+    scores, cosines = [], []
+    for path in paths:
+        pixels = processor(images=[Image.open(path).convert("RGB")], return_tensors="pt")["pixel_values"]
+        image, regions = model.encode_images(pixels, boxes, torch.zeros(len(boxes), dtype=torch.long))
+        pairs = texts[1:] @ regions.T
+        scores.append(float((1 - weight) * texts[0] @ image[0] + weight * pairs.max(1).values.mean()))
+        cosines.append(pairs.numpy())
+    return scores, np.stack(cosines)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_search_equals_brute_force(indexed, tools, weight):
+    gallery = Gallery.open(indexed, *tools)
+    matches = gallery.search(QUERY, top_k=10, local_weight=weight)
+    sentences = ["A man wears a red jacket.", "His shoes are white."]
+    files = [gallery.folder / path for path in gallery.paths]
+    scores, cosines = brute_force(tools, files, QUERY, sentences, weight)
+    assert [match.rank for match in matches] == list(range(1, 11))
+    assert sorted(match.path for match in matches) == gallery.paths
+    found = [match.score for match in matches]
+    assert found == sorted(found, reverse=True)
+    for match in matches:
+        row = gallery.paths.index(match.path)
+        assert match.score == pytest.approx(scores[row], abs=3e-3 if weight else 1e-5)  # regions are stored in int8
+        for number, explained in enumerate(match.sentences):
+            assert explained.sentence == sentences[number] == QUERY[explained.start : explained.end]
+            assert explained.score == pytest.approx(cosines[row, number].max(), abs=5e-3)
+
+
+def test_a_sentence_names_its_best_region_in_pixels_or_the_whole_person(indexed, tools):
+    boxes = template_boxes()
+    seen = set()
+    for match in Gallery.open(indexed, *tools).search(QUERY, top_k=10):
+        for explained in match.sentences:
+            seen.add(explained.label)
+            if explained.box is None:
+                assert explained.label == "whole person"
+                continue
+            x, y, w, h = explained.box
+            corners = np.array([x, y, x + w, y + h]) / [match.width, match.height, match.width, match.height]
+            nearest = int(np.abs(boxes - corners).sum(1).argmin())
+            assert np.abs(boxes[nearest] - corners).max() < 1e-3
+            assert TEMPLATE_LABELS[nearest] == explained.label
+    assert len(seen) > 1
+
+
+def test_the_whole_person_wins_when_its_region_fits_best(copied, tools):
+    gallery = Gallery.open(copied, *tools)
+    model, processor = tools
+    sentence = model.encode_texts(**processor(text=["a red coat"], return_tensors="pt")).numpy()[0]
+    header = json.loads((copied / "index.json").read_text())
+    file = copied / header["generation"] / "regions.npy"
+    regions = np.load(file)
+    regions[:, -1], _ = quantise(sentence)
+    np.save(file, regions)
+    match = Gallery.open(copied, *tools).search("a red coat", top_k=1)[0]
+    assert (match.sentences[0].label, match.sentences[0].box) == ("whole person", None)
+    assert len(gallery) == 10
+
+
+def test_late_interaction_only_reorders_the_best_global_scores(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    by_global = {match.path for match in gallery.search(QUERY, top_k=4, local_weight=0.0)}
+    by_region = {match.path for match in gallery.search(QUERY, top_k=4, local_weight=1.0, reranked=4)}
+    assert by_region == by_global
+
+
+def test_the_default_weight_is_the_one_of_the_model(indexed, tools, monkeypatch):
+    model, processor = tools
+    monkeypatch.setattr(model.config, "local_weight", 0.7)
+    gallery = Gallery.open(indexed, model, processor)  # a weight fitted later leaves the index valid
+    assert gallery.search(QUERY) == gallery.search(QUERY, local_weight=0.7)
+    assert gallery.search(QUERY) != gallery.search(QUERY, local_weight=0.0)
+
+
+def test_the_model_is_found_through_the_index(indexed, tools):
+    assert Gallery.open(indexed).search(QUERY, top_k=3) == Gallery.open(indexed, *tools).search(QUERY, top_k=3)
+
+
+def test_bytes_lose_little():
+    rows = np.random.default_rng(0).normal(size=(50, 4, 64)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+    back = dequantise(*quantise(rows))
+    assert np.linalg.norm(back, axis=-1) == pytest.approx(1.0, abs=1e-5)
+    assert (back * rows).sum(-1).min() > 0.9995
+    assert np.isfinite(dequantise(*quantise(np.zeros((2, 3), dtype=np.float32)))).all()
+
+
+def test_a_large_jpeg_embeds_as_if_decoded_whole(tools, tmp_path):
+    make_pictures(tmp_path / "small", 1)
+    Image.open(tmp_path / "small" / "00.png").resize((640, 1600)).save(make_dir(tmp_path / "large") / "a.jpg")
+    Gallery.build(tmp_path / "large", *tools, tmp_path / "index", progress=False)
+    scores, _ = brute_force(tools, [tmp_path / "large" / "a.jpg"], QUERY, [QUERY], 0.0)
+    assert Gallery.open(tmp_path / "index", *tools).search(QUERY, local_weight=0)[0].score == pytest.approx(
+        scores[0], abs=5e-3
+    )
+
+
+def make_dir(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path
+
+
+def test_bad_pictures_are_left_out_and_listed(tools, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", 4)
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "cut.jpg").write_bytes(b"")
+    Image.new("RGB", (60, 90), "red").save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:700])
+    (folder / "notes.md").write_text("x")
+    (folder / "link.png").symlink_to(Path(sys.executable).resolve())
+    report = Gallery.build(folder, *tools, tmp_path / "index", batch_size=2, progress=False)
+    assert (report.images, report.ignored) == (4, 1)
+    assert {item.path for item in report.skipped} == {"text.jpg", "cut.jpg", "link.png"}
+    header = json.loads((tmp_path / "index" / "index.json").read_text())
+    assert [item["path"] for item in header["skipped"]] == [item.path for item in report.skipped]
+    assert len(Gallery.open(tmp_path / "index", *tools).search(QUERY)) == 4
+
+
+def test_warnings_of_the_caller_still_work_after_indexing(tools, tmp_path):
+    before = list(warnings.filters)
+    Gallery.build(make_pictures(tmp_path / "pictures", 9), *tools, tmp_path / "index", 2, progress=False)
+    assert warnings.filters == before  # the decoding threads must not touch them
+
+
+def test_folders_that_cannot_be_indexed(tools, tmp_path):
+    empty = make_dir(tmp_path / "empty")
+    others = make_dir(tmp_path / "others")
+    (others / "a.txt").write_text("x")
+    unreadable = make_dir(tmp_path / "unreadable")
+    (unreadable / "a.jpg").write_text("x")
+    out = tmp_path / "index"
+    for folder, kind, message in (
+        (tmp_path / "gone", FileNotFoundError, "gone: no such folder"),
+        (others / "a.txt", GalleryError, "a.txt: not a folder"),
+        (empty, GalleryError, "empty: no pictures in this folder"),
+        (others, GalleryError, "others: no pictures in this folder, only 1 other files"),
+        (
+            unreadable,
+            GalleryError,
+            "unreadable: none of 1 pictures can be indexed (a.jpg: not a picture that Pillow can read)",
+        ),
+    ):
+        with pytest.raises(kind) as caught:
+            Gallery.build(folder, *tools, out, progress=False)
+        assert str(caught.value) == f"{folder.parent}/{message}"
+        assert not out.exists()
+
+
+def test_a_folder_with_other_things_in_it_is_never_taken_for_the_index(tools, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", 2)
+    for out in (folder, folder / "00.png"):
+        with pytest.raises(GalleryError, match="no part of an index|a file stands there"):
+            Gallery.build(folder, *tools, out, progress=False)
+    assert sorted(os.listdir(folder)) == ["00.png", "01.png"]
+
+
+def test_building_again_replaces_the_index_and_leaves_one_generation(tools, copied, tmp_path):
+    (copied / "generation-00000000").mkdir()  # what a killed build leaves
+    (copied / "index.json.new").write_text("half")
+    Gallery.build(make_pictures(tmp_path / "few", 2), *tools, copied, progress=False)
+    assert Gallery.open(copied).paths == ["00.png", "01.png"]
+    assert len(os.listdir(copied)) == 2
+
+
+def test_a_build_that_fails_leaves_the_old_index(tools, copied, tmp_path):
+    (make_dir(tmp_path / "bad") / "a.jpg").write_text("x")
+    before = sorted(path.relative_to(copied) for path in copied.rglob("*"))
+    with pytest.raises(GalleryError):
+        Gallery.build(tmp_path / "bad", *tools, copied, progress=False)
+    assert sorted(path.relative_to(copied) for path in copied.rglob("*")) == before
+    assert len(Gallery.open(copied)) == 10
+
+
+def test_a_killed_build_leaves_the_old_index_or_none(tools, tiny_checkpoint, copied, tmp_path):
+    program = """
+import os, signal, sys
+import modeling_rogle.gallery as gallery
+folder, model, *outs = sys.argv[1:]
+tools, encode = gallery.load_model(model), gallery._encode_pictures
+def killed(*args):
+    if calls.append(0) or len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return encode(*args)
+for out in outs:
+    if os.fork() == 0:
+        calls = []
+        gallery._encode_pictures = killed
+        gallery.Gallery.build(folder, *tools, out, batch_size=2, progress=False)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    folder, new = make_pictures(tmp_path / "pictures", 8), tmp_path / "new"
+    done = subprocess.run(
+        [sys.executable, "-c", program, folder, tiny_checkpoint, copied, new],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * 2, done.stderr
+    assert len(Gallery.open(copied, *tools).search(QUERY)) == 10
+    with pytest.raises(GalleryError, match=r"not an index \(no index.json\)"):
+        Gallery.open(new)
+    assert Gallery.build(folder, *tools, new, progress=False).images == 8
+    assert len(os.listdir(new)) == 2
+
+
+def test_a_deleted_picture_is_nowhere_on_the_disk(copied, tools):
+    gallery = Gallery.open(copied, *tools)
+    before = {match.path: match for match in gallery.search(QUERY)}
+    vector = np.array(gallery._store.global_embeds[3])
+    assert gallery.delete(["03.png", gallery.folder / "07.png"]) == 2
+    after = {match.path: match for match in gallery.search(QUERY)}
+    assert set(before) - set(after) == {"03.png", "07.png"}
+    for path in after:
+        assert after[path].score == pytest.approx(before[path].score, abs=1e-6)
+        assert after[path].file == before[path].file
+    assert after == {match.path: match for match in Gallery.open(copied, *tools).search(QUERY)}
+    assert len(os.listdir(copied)) == 2
+    for file in copied.rglob("*.*"):
+        content = file.read_bytes()
+        assert b"03.png" not in content and vector.tobytes() not in content
+    assert (gallery.folder / "03.png").is_file()
+
+
+def test_deleting_is_all_or_nothing(copied, tools):
+    gallery = Gallery.open(copied)
+    with pytest.raises(GalleryError, match="11.png is not in this index; nothing was deleted"):
+        gallery.delete(["00.png", "11.png"])
+    assert len(Gallery.open(copied)) == 10
+    assert gallery.delete([]) == 0
+    assert gallery.delete(gallery.paths) == 10
+    with pytest.raises(GalleryError, match="no image is left in this index"):
+        Gallery.open(copied, *tools).search(QUERY)
+
+
+@pytest.mark.parametrize("name", ["images.parquet", "global.npy", "regions.npy", "region_scales.npy"])
+@pytest.mark.parametrize("harm", ["missing", "cut", "shorter"])
+def test_an_index_with_a_damaged_file_names_it(copied, name, harm):
+    file = next(copied.glob(f"generation-*/{name}"))
+    if harm == "missing":
+        file.unlink()
+    elif harm == "cut":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif file.suffix == ".npy":
+        np.save(file, np.load(file)[:-1])
+    else:
+        import pyarrow.parquet as pq
+
+        pq.write_table(pq.read_table(file)[:-1], file)
+    with pytest.raises(GalleryError) as caught:
+        Gallery.open(copied)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "not the header of a Rogle index"),
+        ({"version": 99}, "format 99, this program reads 1"),
+        ({"images": "ten"}, "field 'images' is missing or not a int"),
+        ({"generation": "../elsewhere"}, "not a generation"),
+    ],
+)
+def test_a_header_that_cannot_be_right_is_refused(copied, change, message):
+    header = json.loads((copied / "index.json").read_text())
+    (copied / "index.json").write_text(json.dumps({**header, **change}))
+    with pytest.raises(GalleryError, match=message):
+        Gallery.open(copied)
+
+
+def test_what_is_no_index_is_said(tmp_path, copied):
+    with pytest.raises(FileNotFoundError, match="no such index"):
+        Gallery.open(tmp_path / "gone")
+    with pytest.raises(GalleryError, match="not an index"):
+        Gallery.open(tmp_path)
+    (copied / "index.json").write_text('{"format": ')
+    with pytest.raises(GalleryError, match="index.json: damaged"):
+        Gallery.open(copied)
+
+
+def test_an_index_of_another_model_is_refused(indexed, tools, tiny_config):
+    torch.manual_seed(1)
+    other = RogleModel(RogleConfig.from_dict(tiny_config.to_dict())).eval()
+    with pytest.raises(GalleryError, match="made by another model"):
+        Gallery.open(indexed, other, tools[1])
+    assert fingerprint(other) != fingerprint(tools[0])
+
+
+def test_an_index_whose_model_moved_asks_for_it(copied, tiny_checkpoint):
+    header = json.loads((copied / "index.json").read_text())
+    header["model"]["path"] = "/nowhere/model"
+    (copied / "index.json").write_text(json.dumps(header))
+    with pytest.raises(GalleryError, match="model /nowhere/model is not there"):
+        Gallery.open(copied).search(QUERY)
+    assert len(Gallery.open(copied, tiny_checkpoint).search(QUERY)) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"query": ""}, "query: no words"),
+        ({"query": " \n.!? "}, "query: no words"),
+        ({"query": QUERY, "top_k": 0}, "top-k must be at least 1, not 0"),
+        ({"query": QUERY, "local_weight": 1.5}, r"local weight must lie in \[0, 1\], not 1.5"),
+    ],
+)
+def test_bad_queries(indexed, tools, arguments, message):
+    with pytest.raises(GalleryError, match=message):
+        Gallery.open(indexed, *tools).search(**arguments)
+
+
+def test_a_query_that_is_too_long_is_cut_with_one_warning(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    long = " ".join(["He wears grey shorts."] * 500)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        matches = gallery.search(long, top_k=3)
+    assert len(matches) == 3 and len(matches[0].sentences) == 500
+    assert len(caught) == 1
+    tokens = len(tools[1].tokenizer(long, verbose=False)["input_ids"])
+    assert f"query: {tokens} tokens, the model reads 64: the last {tokens - 64} were cut" in str(caught[0].message)
+    assert "500 of 500 sentences are still read in full" in str(caught[0].message)
+
+
+def test_models_that_cannot_search(tiny_checkpoint, tmp_path):
+    def spoilt(name: str) -> Path:
+        return Path(shutil.copytree(tiny_checkpoint, tmp_path / name))
+
+    (spoilt("bert") / "config.json").write_text('{"model_type": "bert"}')
+    os.truncate(spoilt("cut") / "model.safetensors", 5000)
+    (spoilt("wordless") / "tokenizer.json").unlink()
+    for name, message in (
+        ("bert", "model_type 'bert' in config.json"),
+        ("cut", "weights cannot be read"),
+        ("wordless", "the tokenizer is not this model's"),
+    ):
+        with pytest.raises(GalleryError, match=message) as caught:
+            load_model(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_real_pedestrians(test_data, tools, tmp_path):
+    folder = test_data / "pedestrians" / "imgs"
+    report = Gallery.build(folder, *tools, tmp_path / "index", progress=False)
+    assert (report.images, report.skipped) == (90, ())
+    matches = Gallery.open(tmp_path / "index").search(QUERY, top_k=10, local_weight=0.5)
+    assert len({match.path for match in matches}) == 10
+    assert all(match.file.is_file() for match in matches)

@@ -1,0 +1,94 @@
+"""The transformers pipeline: one query or several, pictures in any form, plain dicts out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from modeling_rogle.pipeline_rogle import TASK, TextBasedPersonSearchPipeline, register
+
+QUERY = "A man wears a red jacket."
+BOXES = [[[0, 0, 20, 20], [2, 20, 10, 30]], [[5, 5, 10, 10]], [], [[0, 0, 20, 60]]]
+
+
+@pytest.fixture(scope="module")
+def search(tiny_checkpoint) -> TextBasedPersonSearchPipeline:
+    register()
+    return pipeline(TASK, model=str(tiny_checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def candidates() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (60, 20, 3), dtype=np.uint8)) for _ in range(4)]
+
+
+def test_results_equal_the_definition(search, candidates):
+    model, processor = search.model, search.processor
+    sentences = ["His jacket is red.", "His shoes are white."]
+    texts = model.encode_texts(**processor(text=[QUERY, *sentences], return_tensors="pt"))
+    expected = {}
+    for index, (candidate, boxes) in enumerate(zip(candidates, BOXES, strict=True)):
+        pixels = processor(images=[candidate], return_tensors="pt")["pixel_values"]
+        corners = torch.from_numpy(processor.normalize_boxes(boxes, 20, 60))
+        image, regions = model.encode_images(pixels, corners, torch.zeros(len(boxes), dtype=torch.long))
+        overall = float(texts[0] @ image[0])
+        local = float((texts[1:] @ regions.T).max(1).values.mean()) if boxes else overall
+        expected[index] = (overall, 0.7 * overall + 0.3 * local)
+    query = {"text": QUERY, "sentences": sentences}
+    ranked = search(query, candidates=candidates, boxes=BOXES, local_weight=0.3, batch_size=3)
+    assert sorted(item["index"] for item in ranked) == [0, 1, 2, 3]
+    assert [item["score"] for item in ranked] == sorted((item["score"] for item in ranked), reverse=True)
+    for item in ranked:
+        assert (item["global_score"], item["score"]) == pytest.approx(expected[item["index"]], abs=1e-5)
+        assert [found["sentence"] for found in item["sentences"]] == (sentences if BOXES[item["index"]] else [])
+        assert all(found["box"] in BOXES[item["index"]] for found in item["sentences"])
+
+
+def test_several_queries_give_several_lists(search, candidates):
+    both = search([QUERY, "A woman."], candidates=candidates)
+    assert [len(ranked) for ranked in both] == [4, 4]
+    for together, alone in zip(both, (QUERY, "A woman."), strict=True):
+        single = search(alone, candidates=candidates)
+        assert [item["index"] for item in together] == [item["index"] for item in single]
+        assert [item["score"] for item in together] == pytest.approx([item["score"] for item in single], abs=1e-6)
+    assert len(search(QUERY, candidates=candidates, top_k=2)) == 2
+
+
+def test_pictures_may_be_paths_arrays_or_images(search, candidates, tmp_path):
+    candidates[0].save(tmp_path / "0.png")
+    forms = [str(tmp_path / "0.png"), np.asarray(candidates[1]), *candidates[2:]]
+    assert search(QUERY, candidates=forms) == search(QUERY, candidates=candidates)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"queries": QUERY, "candidates": []}, "candidates: pass a list"),
+        ({"queries": QUERY, "candidates": "a.jpg"}, "candidates: pass a list"),
+        ({"queries": "  "}, "queries: entry 0 is no description"),
+        ({"queries": [QUERY, {"sentences": ["x"]}]}, "queries: entry 1 is no description"),
+        ({"queries": {"text": QUERY, "sentences": "one"}}, "'sentences' of entry 0 must be a list"),
+        ({"queries": QUERY, "boxes": [[]]}, "boxes: 1 entries for 4 candidates"),
+        ({"queries": QUERY, "boxes": [[[1, 2, 3]], [], [], []]}, "boxes: entry 0 of shape"),
+        ({"queries": QUERY, "top_k": 0}, "top_k: must be at least 1"),
+        ({"queries": QUERY, "local_weight": -1}, "local_weight: must lie in"),
+    ],
+)
+def test_bad_input(search, candidates, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        search(**{"candidates": candidates, **arguments})
+
+
+def test_saved_pipeline_comes_back_with_its_code(search, candidates, tmp_path):
+    search.save_pretrained(tmp_path)
+    assert (tmp_path / "pipeline_rogle.py").is_file()
+    again = pipeline(TASK, model=str(tmp_path), trust_remote_code=True, device="cpu")
+    assert type(again) is not TextBasedPersonSearchPipeline  # the file beside the weights, not the installed one
+    assert again(QUERY, candidates=candidates) == search(QUERY, candidates=candidates)
+
+
+def test_registering_twice_changes_nothing(search, caplog):
+    register()
+    assert not caplog.records
