@@ -16,13 +16,42 @@ UPPER_COLOURS = {
     "white": 23, "black": 20, "grey": 12, "blue": 11, "red": 8, "green": 6, "yellow": 6, "pink": 6, "purple": 3,
     "brown": 3, "orange": 2,
 }  # fmt: skip
-LOWER_COLOURS = {"black": 36, "blue": 18, "grey": 15, "white": 8, "brown": 8, "khaki": 6, "green": 4, "red": 3, "pink": 2}
+LOWER_COLOURS = {
+    "black": 36,
+    "blue": 18,
+    "grey": 15,
+    "white": 8,
+    "brown": 8,
+    "khaki": 6,
+    "green": 4,
+    "red": 3,
+    "pink": 2,
+}
 SHOE_COLOURS = {"black": 36, "white": 24, "brown": 13, "grey": 9, "red": 6, "blue": 6, "pink": 3, "green": 3}
-BAG_COLOURS = {"black": 42, "red": 13, "brown": 11, "blue": 9, "white": 8, "pink": 6, "green": 5, "yellow": 3, "grey": 3}
+BAG_COLOURS = {
+    "black": 42,
+    "red": 13,
+    "brown": 11,
+    "blue": 9,
+    "white": 8,
+    "pink": 6,
+    "green": 5,
+    "yellow": 3,
+    "grey": 3,
+}
 CAP_COLOURS = {"black": 35, "white": 20, "red": 15, "blue": 15, "grey": 8, "green": 7}
 UPPER_TYPES = {
     "man": {"t-shirt": 38, "shirt": 20, "jacket": 14, "coat": 5, "sweater": 8, "hoodie": 11, "tank top": 4},
-    "woman": {"t-shirt": 27, "shirt": 17, "jacket": 12, "coat": 8, "sweater": 9, "hoodie": 5, "tank top": 6, "dress": 16},
+    "woman": {
+        "t-shirt": 27,
+        "shirt": 17,
+        "jacket": 12,
+        "coat": 8,
+        "sweater": 9,
+        "hoodie": 5,
+        "tank top": 6,
+        "dress": 16,
+    },
 }
 LOWER_TYPES = {
     "man": {"pants": 44, "jeans": 28, "shorts": 28},
@@ -76,7 +105,14 @@ def _draw(rng: np.random.Generator, weights: dict[str, float], but: str = "") ->
 def _draw_upper(rng: np.random.Generator, gender: str) -> dict[str, str]:
     kind, colour = _draw(rng, UPPER_TYPES[gender]), _draw(rng, UPPER_COLOURS)
     layered = kind in ("jacket", "coat")
-    sleeve = {"tank top": "none", "t-shirt": "short", "sweater": "long", "hoodie": "long", "jacket": "long", "coat": "long"}
+    sleeve = {
+        "tank top": "none",
+        "t-shirt": "short",
+        "sweater": "long",
+        "hoodie": "long",
+        "jacket": "long",
+        "coat": "long",
+    }
     pattern = "plain" if layered else _draw(rng, PATTERNS)
     if kind == "dress" and pattern == "logo" or kind == "sweater" and pattern == "plaid":
         pattern = "striped"
