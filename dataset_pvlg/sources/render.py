@@ -55,9 +55,11 @@ def _hidden_by_view(identity: Identity, view: View) -> frozenset[str]:
     """Fields that this direction, or what the person wears on the head, does not show."""
     hidden = set()
     if view.orientation == "back":
-        hidden |= {"eyewear", "inner_colour"}
+        hidden.add("eyewear")
+        if identity.headwear == "cap":  # without its peak it looks like hair
+            hidden |= {"headwear", "headwear_colour"}
     if view.orientation != "front":
-        hidden |= {"inner_colour"}
+        hidden.add("inner_colour")
         if identity.upper_pattern == "logo":
             hidden.add("upper_pattern")
     if view.orientation in ("left", "right"):
