@@ -96,11 +96,11 @@ PATTERN_NOUNS: dict[str, list[str]] = {
 INNER = ["shirt", "top"]
 COVERS_LEGS = frozenset({"pants", "jeans", "leggings"})
 LOWER_FIT: dict[str, list[str]] = {
-    "pants": ["reach down to the ankles", "are long", "cover the whole length of the legs"],
-    "jeans": ["are made of denim", "are long and made of denim", "reach down to the ankles"],
+    "pants": ["reach all the way down", "are long", "cover the whole length of the legs"],
+    "jeans": ["are made of denim", "are long and made of denim", "reach all the way down"],
     "shorts": ["leave the lower legs bare", "end above the calves"],
     "skirt": ["leaves the lower legs bare", "hangs loosely around the legs"],
-    "leggings": ["fit tightly around the legs", "are tight and reach down to the ankles"],
+    "leggings": ["fit tightly around the legs", "are tight and reach all the way down"],
 }
 BUILD_WORDS: dict[str, list[str]] = {
     "slim": ["a slim build", "a slender figure", "a thin build"],
@@ -109,12 +109,12 @@ BUILD_WORDS: dict[str, list[str]] = {
 }
 BAG_PLACE: dict[str, list[str]] = {
     "backpack": ["on {his} back", "over both shoulders"],
-    "shoulder bag": ["over {his} shoulder", "on a strap at {his} side"],
+    "shoulder bag": ["on a shoulder strap", "on a strap at {his} side"],
     "handbag": ["in {his} hand", "at {his} side"],
     "suitcase": ["by {his} side", "at the end of {his} arm"],
 }
 BAG_PLACE_SIDE: dict[str, list[str]] = {
-    "shoulder bag": ["at {his} {side} side", "over {his} shoulder on the {side} side"],
+    "shoulder bag": ["at {his} {side} side", "hanging on {his} {side} side"],
     "handbag": ["in {his} {side} hand", "on {his} {side} side"],
     "suitcase": ["in {his} {side} hand", "on {his} {side} side"],
 }
@@ -150,7 +150,11 @@ PLACES: dict[str, tuple[list[str], list[str], list[str]]] = {  # after a walking
     "street": (["on a street", "along a road"], ["on a street", "on a road"], ["a street", "a road"]),
     "grass": (["on the grass", "across a lawn"], ["on the grass", "on a lawn"], ["grass", "a lawn"]),
     "mall": (["in a mall", "through a mall"], ["in a mall", "in a shopping mall"], ["the inside of a mall"]),
-    "wall": (["along a wall", "past a wall"], ["in front of a wall", "by a wall"], ["a wall"]),
+    "wall": (
+        ["along a wall", "past a brick wall"],
+        ["in front of a wall", "by a brick wall"],
+        ["a wall", "a brick wall"],
+    ),
     "indoor": (["indoors", "inside a building"], ["indoors", "inside a building"], ["the inside of a building"]),
 }
 
@@ -237,7 +241,7 @@ LONG: dict[str, list[str]] = {
     "bag": [
         "{he} is carrying {a_bag} {bag_place}.",
         "{he} carries {a_bag} {bag_place}.",
-        "{he} has {a_bag} with {him}, carried {bag_place}.",
+        "{he} has {a_bag} with {him}, {bag_place}.",
         "There is {a_bag} {bag_place}.",
         "One can see {a_bag} {bag_place}.",
         "The {bag_type} {bag_place} is {bag_colour}.",
