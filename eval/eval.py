@@ -87,8 +87,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> dict[str, Any]:
     """Encodes and scores what the arguments name.
 
     Raises:
-        ValueError: a split that the data has not, data or rows that cannot be read.
-        OSError: no checkpoint there.
+        ValueError: a split that the data has not; data, rows or a checkpoint that cannot be read.
     """
     data, report = load_rows(arguments.dataset, arguments.data_root, arguments.image_root)
     if report is not None:
@@ -97,8 +96,11 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> dict[str, Any]:
         if split not in data:
             raise ValueError(f"dataset {arguments.dataset!r} has no split {split!r}; it has {', '.join(data)}")
     device = arguments.device or torch.accelerator.current_accelerator() or "cpu"
-    model = RogleModel.from_pretrained(arguments.model).to(device)
-    processor = RogleProcessor.from_pretrained(arguments.model)
+    try:
+        model = RogleModel.from_pretrained(arguments.model).to(device)
+        processor = RogleProcessor.from_pretrained(arguments.model)
+    except (OSError, ValueError) as error:  # the Hub's own message does not say which argument it is about
+        raise ValueError(f"--model {arguments.model} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
     def encode(split: str):
         return encode_split(model, processor, data[split], arguments.batch_size, split=split)

@@ -87,6 +87,7 @@ def test_a_real_layout_has_no_local_figures(
     [
         (["--split", "dev"], "has no split 'dev'; it has train, validation, test"),
         (["--dataset", "pvlg"], "'pvlg' needs a data root"),
+        (["--model", "no/such/folder"], "--model no/such/folder cannot be read: "),
     ],
 )
 def test_mistakes_end_in_one_line(
