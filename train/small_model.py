@@ -73,7 +73,7 @@ def build_small_model(
             "vocab_size": len(tokenizer),
             "hidden_size": 128,
             "intermediate_size": 512,
-            "num_hidden_layers": 3,
+            "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "max_position_embeddings": tokenizer.model_max_length,
             "projection_dim": 128,

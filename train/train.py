@@ -30,13 +30,7 @@ from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
 from dataset_pvlg.load import load_rows
 from dataset_pvlg.mine import mine_rows
 from modeling_rogle import RogleModel, RogleProcessor
-from modeling_rogle.protocols import (
-    encode_split,
-    fit_local_weight,
-    format_table,
-    global_protocol,
-    local_protocol,
-)
+from modeling_rogle.protocols import both_protocols, encode_split, fit_local_weight, format_table
 
 
 @dataclass
@@ -113,17 +107,6 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     for name, parameter in model.named_parameters():
         (free if parameter.ndim < 2 or "position_embedding" in name else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-
-def scores(model: RogleModel, processor: RogleProcessor, rows, local_weight: float = 0.0) -> dict[str, float]:
-    """Both protocols on one split: long and short captions apart, late interaction where it has a weight."""
-    embeddings = encode_split(model, processor, rows, progress=False)
-    out = {f"global/long/{k}": v for k, v in global_protocol(embeddings, captions="long").items()}
-    out |= {f"global/short/{k}": v for k, v in global_protocol(embeddings, captions="short").items()}
-    if local_weight > 0:
-        fused = global_protocol(embeddings, captions="long", local_weight=local_weight)
-        out |= {f"global+local/long/{k}": v for k, v in fused.items()}
-    return out | {f"local/{k}": v for k, v in local_protocol(embeddings).items()}
 
 
 def write_json(path: Path, content: object) -> None:
@@ -256,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
             bar.update()
             bar.set_postfix(loss=f"{output.loss.item():.3f}", best=f"{max(progress['best'], 0):.1f}")
         model.eval()
-        found = scores(bare, processor, data["validation"])
+        found = both_protocols(encode_split(bare, processor, data["validation"], progress=False))
         progress["seconds"] += time.perf_counter() - started
         entry = {"epoch": epoch + 1, "step": (epoch + 1) * len(loader), "seconds": round(progress["seconds"], 1)}
         entry |= {name: total / len(loader) for name, total in sums.items()}
@@ -275,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     validation = encode_split(best, processor, data["validation"], progress=False)
     best.config.local_weight, _ = fit_local_weight(validation)
     save_folder(out / "best", lambda d: (best.save_pretrained(d), processor.save_pretrained(d)))
-    results = scores(best, processor, data["test"], best.config.local_weight)
+    results = both_protocols(encode_split(best, processor, data["test"], progress=False), best.config.local_weight)
     command = "accelerate launch train/train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     summary = {
         "command": command.strip(),
