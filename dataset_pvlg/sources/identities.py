@@ -187,14 +187,14 @@ def near_duplicate(rng: np.random.Generator, identity: Identity) -> Identity:
 
 
 def sample_identities(seed: int, start: int, count: int) -> list[Identity]:
-    """Identities `start` to `start + count` of the endless sequence of a seed.
+    """`count` different identities of a seed; each sixth is a near-duplicate of the one before it.
 
-    No two within a sequence of any length agree in everything that a caption may name: identity i is drawn again
-    until it differs from all before it in the same block, and a block is the whole request.
+    The same arguments give the same identities. Different calls may draw the same one by chance: whoever splits people
+    over calls leaves out what an earlier call drew (`synthetic.split_identities` does).
 
     Args:
-        seed: of the sequence.
-        start: index of the first; count: how many.
+        seed: of the draws.
+        start: where in the seed's endless sequence of draws this stretch begins; count: how many.
     """
     found: list[Identity] = []
     seen: set[Identity] = set()
