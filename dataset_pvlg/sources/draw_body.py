@@ -49,7 +49,10 @@ class Body:
 
     @cached_property
     def skin(self) -> Colour:
-        return SKINS[(0, 0, 0, 1, 1, 1, 2, 2, 3, 4)[self.trait % 10]]
+        tones = (0, 0, 0, 1, 1, 1, 2, 2, 3, 4)
+        if self.person.hair_colour not in ("black", "grey"):  # lest brown hair on brown skin look like a bald head
+            tones = (0, 0, 1)
+        return SKINS[tones[self.trait % len(tones)]]
 
     @cached_property
     def hair(self) -> Colour:

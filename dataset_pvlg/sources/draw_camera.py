@@ -24,7 +24,7 @@ CAMERAS: dict[str, Camera] = {
     "c1": Camera((1.0, 1.0, 1.0), 1.0, 0.0, 3.0, 0),
     "c2": Camera((1.05, 1.0, 0.94), 1.05, 0.5, 4.0, 0),  # evening
     "c3": Camera((0.94, 1.0, 1.07), 0.94, 0.0, 6.0, 55),  # cool daylight, compressed
-    "c4": Camera((0.94, 1.06, 0.96), 1.12, 0.7, 5.0, 0),  # fluorescent
+    "c4": Camera((0.97, 1.04, 0.97), 1.1, 0.7, 5.0, 0),  # fluorescent
     "c5": Camera((1.04, 0.97, 1.06), 1.0, 0.45, 8.0, 60),  # magenta, noisy
     "c6": Camera((0.96, 0.98, 1.02), 1.2, 0.6, 9.0, 50),  # dim
 }
@@ -34,14 +34,14 @@ def photograph(image: Image.Image, name: str, light: float, rng: np.random.Gener
     """The RGB picture that a camera makes of an RGB scene; `light` is the exposure, about 1."""
     camera = CAMERAS[name]
     ramp = np.arange(256) / 255.0
-    gains = np.array(camera.gains) * light * rng.uniform(0.97, 1.03, 3)
+    gains = np.array(camera.gains) * light * rng.uniform(0.98, 1.02, 3)
     curves = np.clip(gains[:, None] * ramp[None, :] ** camera.gamma * 255, 0, 255).astype(np.uint8)
     image = image.point(curves.reshape(-1).tolist())
-    blur = camera.blur * image.height / 270 + (rng.uniform(0.2, 0.7) if rng.random() < 0.15 else 0.0)
+    blur = (camera.blur + (rng.uniform(0.2, 0.6) if rng.random() < 0.15 else 0.0)) * image.height / 270
     if blur > 0.1:
         image = image.filter(ImageFilter.GaussianBlur(blur))
     pixels = np.asarray(image).astype(np.int16)
-    grain = rng.normal(0, camera.noise, pixels.shape[:2]).astype(np.int16)
+    grain = rng.normal(0, camera.noise * min(1.0, (image.height / 270) ** 0.5), pixels.shape[:2]).astype(np.int16)
     image = Image.fromarray(np.clip(pixels + grain[..., None], 0, 255).astype(np.uint8))
     if camera.jpeg:
         stored = io.BytesIO()

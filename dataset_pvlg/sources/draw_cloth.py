@@ -16,6 +16,9 @@ def print_cloth(pixels: np.ndarray, identity: Identity, canvas: Canvas) -> None:
     cloth = (parts == UPPER) | (parts == DRESS_SKIRT)
     light = sum(ground) > 520
     mark = (70, 72, 84) if light else (244, 243, 238)
+    if identity.upper_type == "sweater":  # before the pattern, which is knitted over it
+        knit = (y + np.abs(x % (0.024 * s) - 0.012 * s)) % (0.022 * s) < 0.008 * s
+        _shade(pixels, cloth & knit, ground)
     if pattern == "striped":
         pixels[cloth & (y % (0.05 * s) < (0.018 if light else 0.019) * s), :3] = mark
     elif pattern == "dotted":
@@ -25,15 +28,11 @@ def print_cloth(pixels: np.ndarray, identity: Identity, canvas: Canvas) -> None:
     elif pattern == "plaid":
         gap = 0.072 * s
         down, across = y % gap < gap * 0.42, x % gap < gap * 0.42
-        dark = np.array([0.62 if sum(ground) > 190 else 1.0, 0.0])
         for band in (down, across):
             spots = cloth & band
-            pixels[spots, :3] = (pixels[spots, :3] * dark[0] + (0 if sum(ground) > 190 else 38)).astype(np.uint8)
+            pixels[spots, :3] = (pixels[spots, :3] * 0.7 if sum(ground) > 190 else pixels[spots, :3] + 38).astype(np.uint8)
         thin = (y % gap - gap * 0.7) ** 2 < (0.0035 * s) ** 2, (x % gap - gap * 0.7) ** 2 < (0.0035 * s) ** 2
         pixels[cloth & (thin[0] | thin[1]), :3] = mark
-    if identity.upper_type == "sweater":
-        knit = (y + np.abs(x % (0.024 * s) - 0.012 * s)) % (0.022 * s) < 0.008 * s
-        _shade(pixels, cloth & knit, ground)
     if identity.lower_type == "jeans":
         weave = (x + 0.6 * y) % 5 < 1.3
         _shade(pixels, (parts == LOWER) & weave, (120, 120, 120))

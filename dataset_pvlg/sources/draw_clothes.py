@@ -262,7 +262,7 @@ def draw_arm(canvas: Canvas, body: Body, which: int, hold: str = "", far: bool =
             cuff = tint(colour, 0.72) if sum(colour) > 190 else edge(colour)
             if kind == "shirt":
                 near = (near[0] * 0.3 + wrist[0] * 0.7, near[1] * 0.3 + wrist[1] * 0.7)
-            canvas.limb([near, wrist], [r * loose * 0.86, r * loose * 0.86], cuff, UPPER_DETAIL)
+            canvas.limb([near, wrist], [r * loose * 0.86, r * loose * 0.86], cuff, UPPER_DETAIL, rounded=False)
 
 
 def _band(canvas: Canvas, x0: float, x1: float, y0: float, y1: float, colour: Colour) -> None:

@@ -126,6 +126,8 @@ def _back(canvas: Canvas, body: Body) -> None:
         canvas.poly(
             [(x - 0.045, 0.12), (x + 0.045, 0.12), (x + 0.034, 0.172), (x - 0.034, 0.172)], hair, HAIR, outline=False
         )
+        for offset in (-0.036, -0.012, 0.012, 0.036):  # locks, lest cut hair pass for a bald head
+            canvas.line([(x + offset * 0.3, 0.03), (x + offset * 1.2, 0.09), (x + offset, 0.164)], edge(hair), HAIR, 0.004)
     elif style == "long":
         canvas.poly([(x - 0.063, 0.08), (x + 0.063, 0.08), (x + 0.082, 0.18), (x + 0.084, 0.3), (x, 0.315), (x - 0.084, 0.3), (x - 0.082, 0.18)],
                     hair, HAIR)  # fmt: skip

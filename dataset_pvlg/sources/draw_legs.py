@@ -182,13 +182,14 @@ def _side_shoe(canvas: Canvas, body: Body, kind: str, at: Point, knee: Point, co
     ]
     if kind == "boots":
         top = _between(knee, at, 0.5)
-        canvas.limb([top, (x, y + 0.02)], [0.037, 0.036], colour, SHOE)
+        canvas.limb([top, (x, y + 0.02)], [0.037, 0.036], colour, SHOE, rounded=False)
         canvas.poly(shape, colour, SHOE)
         canvas.limb(
             [top, _between(knee, at, 0.58)],
             [0.04, 0.04],
             tint(colour, 0.75) if sum(colour) > 190 else line,
             SHOE_DETAIL,
+            rounded=False,
         )
         canvas.rect(heel - 0.003, base - 0.01, toe + 0.004, base + 0.006, sole, SHOE_DETAIL)
     elif kind == "heels":
