@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="rogle", description="Find a person in a folder of pictures from a description in words."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_index, _add_search, _add_delete):
+    for add in (_add_index, _add_search, _add_delete, _add_convert):
         add(commands)
     return parser
 
@@ -78,6 +78,27 @@ def _add_delete(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="as `rogle search` prints it, or absolute")
     parser.add_argument("--index", required=True, metavar="INDEX", help="folder that `rogle index` made")
     parser.set_defaults(run=_delete)
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="convert OpenAI CLIP weights into a Rogle model",
+        description="Reads a state dict in the layout of OpenAI's CLIP (.safetensors, or a file of torch.save that "
+        "needs no code to be read) and saves a folder that every other command takes as --model.",
+    )
+    parser.add_argument("file", help="the state dict")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the model")
+    parser.add_argument("--tokenizer", metavar="DIR", help="folder of CLIP's tokenizer, which the weights do not hold")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        default=(384, 128),
+        metavar=("HEIGHT", "WIDTH"),
+        help="pixels (default 384 128)",
+    )
+    parser.set_defaults(run=_convert)
 
 
 def _index(args: argparse.Namespace) -> None:
@@ -122,6 +143,16 @@ def _delete(args: argparse.Namespace) -> None:
     print(
         f"deleted {count} of {count + len(gallery)} pictures from {args.index}; the files themselves were not touched"
     )
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from .convert import convert_openai
+
+    converted = convert_openai(args.file, args.out, args.image_size, tokenizer=args.tokenizer)
+    height, width = args.image_size
+    print(f"converted {args.file} into {converted.folder}: {converted.parameters:,} parameters, {height} x {width} px")
+    if not converted.with_processor:
+        print("no processor in it, since the weights hold no tokenizer: give one with --tokenizer DIR", file=sys.stderr)
 
 
 def _as_table(matches: Sequence) -> str:
