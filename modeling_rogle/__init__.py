@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassif
 
 from .configuration_rogle import RogleConfig
 from .modeling_rogle import RogleModel, RogleOutput
+from .pipeline_rogle import TextBasedPersonSearchPipeline, register
 from .processing_rogle import RogleProcessor
 
 AutoConfig.register("rogle", RogleConfig, exist_ok=True)
@@ -15,4 +16,6 @@ AutoModel.register(RogleConfig, RogleModel, exist_ok=True)
 AutoModelForZeroShotImageClassification.register(RogleConfig, RogleModel, exist_ok=True)
 AutoProcessor.register(RogleConfig, RogleProcessor, exist_ok=True)
 
-__all__ = ["RogleConfig", "RogleModel", "RogleOutput", "RogleProcessor"]
+register()
+
+__all__ = ["RogleConfig", "RogleModel", "RogleOutput", "RogleProcessor", "TextBasedPersonSearchPipeline"]

@@ -7,6 +7,8 @@ import numpy as np
 from transformers.image_utils import SizeDict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
+SMALLEST_VOCABULARY = 258  # every byte, start and end of text
+
 
 class RogleProcessorKwargs(ProcessingKwargs, total=False):
     _defaults = {"text_kwargs": {"padding": "longest", "truncation": True}}
@@ -42,9 +44,14 @@ class RogleProcessor(ProcessorMixin):
             max_position_embeddings: caption length in tokens, read for a CLIP processor only.
 
         Raises:
-            OSError: no processor or tokenizer there.
+            OSError: no processor or no vocabulary there.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if len(processor.tokenizer) < SMALLEST_VOCABULARY:
+            # transformers makes an empty tokenizer up, and every word would be the same token.
+            raise OSError(
+                f"{pretrained_model_name_or_path}: no vocabulary: neither tokenizer.json nor vocab.json and merges.txt"
+            )
         # Only CLIP's own crops to a square; ours squeezes the whole person into the rectangle, as the field does.
         if processor.image_processor.do_center_crop:
             processor.image_processor.do_center_crop = False

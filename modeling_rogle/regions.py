@@ -54,7 +54,15 @@ def mean_patch_tokens(
     if patch_tokens.shape[1] != grid[0] * grid[1]:
         raise ValueError(f"{patch_tokens.shape[1]} patch tokens do not fit a grid of {grid[0]} x {grid[1]}")
     shares = box_patch_shares(boxes, grid).to(patch_tokens.dtype)
-    return torch.einsum("np,npd->nd", shares, patch_tokens[box_image])
+    # One matrix product an image: gathering the tokens once a box would copy them as often as there are boxes.
+    order = box_image.argsort(stable=True)
+    counts = torch.bincount(box_image, minlength=len(patch_tokens))
+    first = counts.cumsum(0) - counts
+    slot = torch.empty_like(box_image)
+    slot[order] = torch.arange(len(box_image), device=box_image.device) - first[box_image[order]]
+    weights = shares.new_zeros(len(patch_tokens), int(counts.max()) if len(counts) else 0, shares.shape[1])
+    weights[box_image, slot] = shares
+    return (weights @ patch_tokens)[box_image, slot]
 
 
 def crop_boxes(pixel_values: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor) -> torch.Tensor:

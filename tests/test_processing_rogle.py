@@ -55,6 +55,13 @@ def test_a_clip_processor_becomes_rectangular(tmp_path: Path, tiny_processor: Ro
     assert batch["input_ids"].shape == (1, 248)
 
 
+def test_a_missing_vocabulary_is_said(tmp_path: Path, tiny_processor: RogleProcessor) -> None:
+    tiny_processor.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(OSError, match="no vocabulary: neither tokenizer.json"):
+        RogleProcessor.from_pretrained(tmp_path)
+
+
 def test_boxes_are_scaled_and_clipped() -> None:
     found = RogleProcessor.normalize_boxes([[10, 20, 30, 40], [-10, 90, 1000, 1000]], width=100, height=200)
     np.testing.assert_allclose(found, [[0.1, 0.1, 0.4, 0.3], [0.0, 0.45, 1.0, 1.0]])

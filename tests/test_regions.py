@@ -34,6 +34,21 @@ def test_box_on_one_patch_gives_that_token_on_a_tall_grid() -> None:
     torch.testing.assert_close(found[0], tokens[1, row * 8 + column])
 
 
+def test_boxes_in_any_order_equal_one_by_one() -> None:
+    tokens, image = torch.randn(3, 8, 5), torch.tensor([2, 0, 2, 0, 2])
+    low = torch.rand(5, 2) * 0.5
+    boxes = torch.cat([low, low + 0.1 + torch.rand(5, 2) * 0.4], dim=1)
+    found = mean_patch_tokens(tokens, boxes, image, (4, 2))
+    for row in range(5):
+        alone = box_patch_shares(boxes[row : row + 1], (4, 2)) @ tokens[image[row]]
+        torch.testing.assert_close(found[row], alone[0])
+
+
+def test_no_boxes_give_no_features() -> None:
+    none = mean_patch_tokens(torch.randn(2, 8, 5), torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), (4, 2))
+    assert none.shape == (0, 5)
+
+
 def test_box_smaller_than_a_patch_has_a_feature() -> None:
     tokens = torch.randn(1, 8, 5)
     found = mean_patch_tokens(tokens, torch.tensor([[0.01, 0.01, 0.02, 0.02]]), torch.tensor([0]), (4, 2))

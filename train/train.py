@@ -207,7 +207,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     bad_ids: list[str] = []
     for epoch in range(progress["epoch"], recipe.epochs):
         started = time.perf_counter()
-        sampler.set_epoch(epoch)
+        # Through the loader: Accelerate hands its own count of epochs to sampler and data, which a resumed run lacks.
+        loader.set_epoch(epoch)
         pairs.set_epoch(epoch)
         model.train()
         sums: dict[str, float] = {}
@@ -239,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
             bar.update()
             bar.set_postfix(loss=f"{output.loss.item():.3f}", best=f"{max(progress['best'], 0):.1f}")
         model.eval()
-        found = both_protocols(encode_split(bare, processor, data["validation"], progress=False))
+        found = both_protocols(encode_split(bare, processor, data["validation"], progress=False, split="validation"))
         progress["seconds"] += time.perf_counter() - started
         entry = {"epoch": epoch + 1, "step": (epoch + 1) * len(loader), "seconds": round(progress["seconds"], 1)}
         entry |= {name: total / len(loader) for name, total in sums.items()}
@@ -255,10 +256,12 @@ def main(argv: Sequence[str] | None = None) -> dict:
     bar.close()
 
     best = RogleModel.from_pretrained(out / "best").to(accelerator.device).eval()
-    validation = encode_split(best, processor, data["validation"], progress=False)
+    validation = encode_split(best, processor, data["validation"], progress=False, split="validation")
     best.config.local_weight, _ = fit_local_weight(validation)
     save_folder(out / "best", lambda d: (best.save_pretrained(d), processor.save_pretrained(d)))
-    results = both_protocols(encode_split(best, processor, data["test"], progress=False), best.config.local_weight)
+    results = both_protocols(
+        encode_split(best, processor, data["test"], progress=False, split="test"), best.config.local_weight
+    )
     command = "accelerate launch train/train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     summary = {
         "command": command.strip(),

@@ -1,0 +1,173 @@
+"""train/train.py from the outside: what a run leaves, resume after a kill, real layouts, guards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from source_layouts import write_source
+
+from modeling_rogle import RogleModel, RogleProcessor
+from train import Recipe, main, parameter_groups, read_recipe
+
+ROOT = Path(__file__).parents[1]
+
+
+def flags(model: Path, out: Path, *more: str) -> list[str]:
+    given = ["--dataset", "synthetic-tiny", "--model", str(model), "--out", str(out)]
+    return [*given, "--epochs", "2", "--batch-size", "16", *more]
+
+
+def test_a_run_leaves_weights_log_curves_results_and_card(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    results = main(flags(tiny_checkpoint, out))
+    assert {p.name for p in out.iterdir()} == {
+        "best", "state", "recipe.yaml", "results.json", "train_log.jsonl", "curves.png",
+    }  # fmt: skip
+    model, processor = RogleModel.from_pretrained(out / "best"), RogleProcessor.from_pretrained(out / "best")
+    assert model.config.image_size == [32, 16] and processor.tokenizer.model_max_length == 64
+    written = json.loads((out / "results.json").read_text())
+    assert written["results"] == results
+    assert written["split"] == "test" and "validation" in written["chosen_on"]
+    assert {"global/long/R@1", "global/short/mAP", "local/R@1"} <= set(results)
+    log = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log] == [1, 2]
+    assert log[0]["loss_local"] > 0 and "validation/global/long/R@1" in log[0]
+    with Image.open(out / "curves.png") as picture:
+        assert picture.width > 600
+    card = (out / "best" / "README.md").read_text()
+    assert "independent implementation" in card and f"{results['global/long/R@1']:.2f}" in card
+    assert "model-index" in card
+
+
+def test_training_lowers_the_loss_and_moves_both_branches(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "5", "--learning-rate", "3e-3"))
+    log = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss_global"] < log[0]["loss_global"]
+    assert log[-1]["loss_local"] < log[0]["loss_local"]
+
+
+def test_local_branch_off(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    main(flags(tiny_checkpoint, tmp_path / "run", "--regions", "none", "--epochs", "1"))
+    entry = json.loads((tmp_path / "run" / "train_log.jsonl").read_text())
+    assert "loss_local" not in entry and entry["loss"] == entry["loss_global"]
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        main(flags(tiny_checkpoint, tmp_path / name, "--epochs", "1"))
+    one, two = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    main(flags(tiny_checkpoint, tmp_path / "whole", "--epochs", "4"))
+    arguments = flags(tiny_checkpoint, tmp_path / "killed", "--epochs", "4")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "output").open("w") as output:
+        child = subprocess.Popen(
+            [sys.executable, str(ROOT / "train" / "train.py"), *arguments],
+            env=environment, stdout=output, stderr=output,
+        )  # fmt: skip
+        progress, until = tmp_path / "killed" / "state" / "progress.json", time.monotonic() + 120
+        while not progress.exists():
+            assert child.poll() is None and time.monotonic() < until, (tmp_path / "output").read_text()[-2000:]
+            time.sleep(0.005)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert not (tmp_path / "killed" / "results.json").exists()
+    results = main([*arguments, "--resume"])
+    assert results == json.loads((tmp_path / "whole" / "results.json").read_text())["results"]
+    one, two = (load_file(tmp_path / name / "state" / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_another_run_is_never_overwritten(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "1"))
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    with pytest.raises(SystemExit, match="is not empty: pass --resume"):
+        main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "1"))
+    with pytest.raises(SystemExit, match="has learning_rate = 0.001, this command 0.5"):
+        main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "1", "--resume", "--learning-rate", "0.5"))
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
+
+
+def test_a_nan_loss_stops_the_run_and_names_the_images(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    broken = RogleModel.from_pretrained(tiny_checkpoint)
+    with torch.no_grad():
+        broken.visual_projection.weight[0, 0] = float("nan")
+    broken.save_pretrained(tmp_path / "broken")
+    RogleProcessor.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "broken")
+    with pytest.raises(SystemExit, match="loss is nan in 2 steps: .*bad_steps.json"):
+        main(flags(tmp_path / "broken", tmp_path / "run", "--max-bad-steps", "2"))
+    named = json.loads((tmp_path / "run" / "bad_steps.json").read_text())["image_ids"]
+    assert len(named) == 32 and named[0].startswith("synthetic")
+
+
+def test_a_set_without_boxes_trains_the_local_branch_by_mining(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = write_source(tmp_path / "set", "cuhk_pedes")[0].parent
+    main([
+        "--dataset", "cuhk_pedes", "--data-root", str(root), "--model", str(tiny_checkpoint),
+        "--out", str(tmp_path / "run"), "--epochs", "1", "--batch-size", "4",
+    ])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "no regions in the data: mining region-sentence pairs (RSM)" in said
+    assert "assigned" in said
+    card = (tmp_path / "run" / "best" / "README.md").read_text()
+    assert "cuhk_pedes" in card and "license: other" in card
+
+
+@pytest.mark.parametrize("layout", ["cuhk_pedes", "icfg_pedes", "rstpreid", "ufine"])
+def test_real_people_train_evaluate_and_leave_a_card(
+    tiny_checkpoint: Path, tmp_path: Path, test_data: Path, layout: str
+) -> None:
+    people = test_data / "pedestrians"
+    results = main([
+        "--dataset", layout, "--data-root", str(people / "formats" / layout), "--image-root", str(people / "imgs"),
+        "--model", str(tiny_checkpoint), "--out", str(tmp_path / "run"), "--epochs", "1", "--batch-size", "8",
+    ])  # fmt: skip
+    assert results["global/long/queries"] == 31
+    assert (tmp_path / "run" / "best" / "README.md").exists()
+
+
+def test_recipe_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("epochs: 3\nlearning_rate: 0.5\n")
+    recipe = read_recipe(["--config", str(tmp_path / "r.yaml"), "--epochs", "7"])
+    assert (recipe.epochs, recipe.learning_rate, recipe.batch_size) == (7, 0.5, Recipe.batch_size)
+
+
+def test_a_wrong_recipe_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("epoch: 3\n")
+    with pytest.raises(SystemExit, match="unknown field 'epoch'"):
+        read_recipe(["--config", str(tmp_path / "r.yaml")])
+    with pytest.raises(SystemExit, match="--regions must be rows, mined or none"):
+        read_recipe(["--regions", "all"])
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "train" / "configs").glob("*.yaml")))
+def test_shipped_recipes_are_read(name: str) -> None:
+    given = yaml.safe_load((ROOT / "train" / "configs" / name).read_text())
+    recipe = read_recipe(["--config", str(ROOT / "train" / "configs" / name)])
+    assert {key: getattr(recipe, key) for key in given} == given
+
+
+def test_the_small_recipe_is_what_runs_without_arguments() -> None:
+    assert read_recipe(["--config", str(ROOT / "train" / "configs" / "small.yaml")]) == read_recipe([])
+
+
+def test_scales_and_positions_do_not_decay(tiny_model: RogleModel) -> None:
+    decayed, free = parameter_groups(tiny_model, 0.1)
+    assert decayed["weight_decay"] == 0.1 and free["weight_decay"] == 0.0
+    assert any(p is tiny_model.logit_scale for p in free["params"])
+    assert any(p is tiny_model.text_model.embeddings.position_embedding.weight for p in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(list(tiny_model.parameters()))
