@@ -93,7 +93,7 @@ def convert_openai(
     path, out = Path(path), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConvertError(f"{out}: not an empty folder; nothing is overwritten")
-    model = rogle_from_openai(read_state_dict(path), image_size, max_position_embeddings, path.name)
+    model = rogle_from_openai(read_state_dict(path), image_size, max_position_embeddings, str(path))
     processor = None if tokenizer is None else _processor(Path(tokenizer), model.config)
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

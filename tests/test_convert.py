@@ -131,6 +131,7 @@ class _Code:
         return os.mkdir, ("ran",)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 def test_files_that_need_code_or_are_damaged_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": _Code()}, "code.pt")

@@ -1,0 +1,116 @@
+"""Inference Endpoints: text and pictures in, unit embeddings and their similarity out.
+
+This file is pushed beside the weights, where the endpoint's toolkit finds it; it also works from the installed package.
+"""
+
+import base64
+import binascii
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoModel, AutoProcessor
+
+MAX_ITEMS = 256  # texts, and pictures, of one request
+MAX_PIXELS = 64_000_000  # of one picture, before it is decoded
+
+
+class EndpointHandler:
+    """The toolkit calls `EndpointHandler(path)` once, then the object with each request's JSON."""
+
+    def __init__(self, path: str = ""):
+        """Loads model (on the GPU when there is one) and processor from the folder `path`.
+
+        Code in that folder runs only if this very file lies in it, as in a pushed model: then it is as trusted as this
+        file is. For any other folder the installed package does the work.
+
+        Raises:
+            ImportError: another folder, and `modeling_rogle` is not installed.
+            OSError: no model or processor there.
+        """
+        released = Path(path).resolve() == Path(__file__).resolve().parent
+        if not released:
+            import modeling_rogle  # noqa: F401  registers the classes with AutoModel and AutoProcessor
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = AutoModel.from_pretrained(path, trust_remote_code=released, dtype=torch.float32)
+        self.model = model.eval().to(self.device)
+        self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=released)
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Answers one request.
+
+        Args:
+            data: `{"inputs": {"text": [...], "images": [...]}}`, either or both; one string stands for a list of one.
+                Pictures are base64 of a file that Pillow reads, with or without `data:...;base64,` before it.
+
+        Returns:
+            `text_embeds` (a row for each text) and `image_embeds` (a row for each picture), unit length, and with both
+            `similarity`, a row of cosines for each text; or `{"error": one line}`, and nothing was computed.
+        """
+        try:
+            texts, pictures = _read(data)
+        except ValueError as error:
+            return {"error": str(error)}
+        answer, text_embeds, image_embeds = {}, None, None
+        if texts:
+            tokens = self.processor(text=texts, return_tensors="pt")
+            text_embeds = self.model.encode_texts(tokens["input_ids"].to(self.device)).cpu()
+            answer["text_embeds"] = text_embeds.tolist()
+        if pictures:
+            pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+            image_embeds = self.model.encode_images(pixels.to(self.device))[0].cpu()
+            answer["image_embeds"] = image_embeds.tolist()
+        if texts and pictures:
+            answer["similarity"] = (text_embeds @ image_embeds.T).tolist()
+        return answer
+
+
+def _read(data: Any) -> tuple[list[str], list[Image.Image]]:
+    inputs = data.get("inputs") if isinstance(data, dict) else None
+    if not isinstance(inputs, dict):
+        raise ValueError('inputs: must be {"text": [...]}, {"images": [...]} or both')
+    unknown = sorted(set(inputs) - {"text", "images"}, key=str)
+    if unknown:
+        raise ValueError(f"inputs: unknown field {json.dumps(unknown[0])}; fields are text, images")
+    texts, encoded = _strings(inputs, "text"), _strings(inputs, "images")
+    if not texts and not encoded:
+        raise ValueError("inputs: neither text nor images in it")
+    return texts, [_picture(item, number) for number, item in enumerate(encoded)]
+
+
+def _strings(inputs: dict[str, Any], field: str) -> list[str]:
+    given = inputs.get(field)
+    items = [] if given is None else [given] if isinstance(given, str) else given
+    if not isinstance(items, list):
+        raise ValueError(f"inputs.{field}: must be a list of strings, not {type(items).__name__}")
+    if len(items) > MAX_ITEMS:
+        raise ValueError(f"inputs.{field}: {len(items)} entries, at most {MAX_ITEMS} a request")
+    for number, item in enumerate(items):
+        if not isinstance(item, str):
+            raise ValueError(f"inputs.{field}[{number}]: must be a string, not {type(item).__name__}")
+        if not item.strip():
+            raise ValueError(f"inputs.{field}[{number}]: is empty")
+    return items
+
+
+def _picture(encoded: str, number: int) -> Image.Image:
+    name = f"inputs.images[{number}]"
+    if encoded.startswith("data:"):
+        encoded = encoded.partition(",")[2]
+    try:
+        content = base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"{name}: not base64") from error
+    try:
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{name}: over {MAX_PIXELS // 1_000_000} million pixels")
+        # Phones store pictures lying on their side, with a note.
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: over {MAX_PIXELS // 1_000_000} million pixels") from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{name}: not a picture, or damaged") from error
