@@ -1,4 +1,5 @@
-"""Places behind the person: ground, walls and clutter in varied colours, so that the whole picture's colours mislead."""
+"""Places behind the person: ground, walls and clutter in varied colours,
+so that the whole picture's colours mislead."""
 
 from __future__ import annotations
 
@@ -162,7 +163,8 @@ def _indoor(rect, draw, colour, near, w, h, horizon, rng) -> None:
     rect(0, 0, w, horizon, near((208, 202, 188), 40))
     for _ in range(int(rng.integers(2, 5))):
         x, y = rng.uniform(-0.2, 0.9) * w, rng.uniform(0.05, 0.5) * horizon
-        rect(x, y, x + rng.uniform(0.2, 0.5) * w, horizon, near([(120, 84, 56), (150, 160, 170), (90, 110, 140), (196, 180, 150)][int(rng.integers(4))], 30),
+        rect(x, y, x + rng.uniform(0.2, 0.5) * w, horizon, near([(120, 84, 56), (150, 160, 170), (90, 110, 140),
+            (196, 180, 150)][int(rng.integers(4))], 30),
              (60, 56, 52, 0))  # fmt: skip
     if rng.random() < 0.6:
         x, wide = rng.uniform(-0.1, 0.7) * w, rng.uniform(0.3, 0.5) * w

@@ -30,7 +30,9 @@ def print_cloth(pixels: np.ndarray, identity: Identity, canvas: Canvas) -> None:
         down, across = y % gap < gap * 0.42, x % gap < gap * 0.42
         for band in (down, across):
             spots = cloth & band
-            pixels[spots, :3] = (pixels[spots, :3] * 0.7 if sum(ground) > 190 else pixels[spots, :3] + 38).astype(np.uint8)
+            pixels[spots, :3] = (pixels[spots, :3] * 0.7 if sum(ground) > 190 else pixels[spots, :3] + 38).astype(
+                np.uint8
+            )
         thin = (y % gap - gap * 0.7) ** 2 < (0.0035 * s) ** 2, (x % gap - gap * 0.7) ** 2 < (0.0035 * s) ** 2
         pixels[cloth & (thin[0] | thin[1]), :3] = mark
     if identity.lower_type == "jeans":

@@ -147,7 +147,8 @@ def _back_marks(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Col
     left, right = body.edges(hem)
     flap = tint(colour, 1.3) if sum(colour) < 560 else tint(colour, 0.86)
     if kind == "shirt":
-        canvas.poly([(x - 0.05, top - 0.016), (x + 0.05, top - 0.016), (x + 0.058, top + 0.022), (x - 0.058, top + 0.022)],
+        canvas.poly([(x - 0.05, top - 0.016), (x + 0.05, top - 0.016), (x + 0.058, top + 0.022),
+            (x - 0.058, top + 0.022)],
                     flap, UPPER_DETAIL)  # fmt: skip
         yoke = 0.275
         canvas.line([(body.edges(yoke)[0], yoke - 0.012), (0, yoke), (body.edges(yoke)[1], yoke - 0.012)],
@@ -164,7 +165,8 @@ def _back_marks(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Col
         canvas.line([(x - 0.045, top), (x, top + 0.012), (x + 0.045, top)], tint(colour, 0.8), UPPER_DETAIL, 0.022)
         _band(canvas, left - 0.01, right + 0.01, hem - 0.03, hem, colour)
     elif kind in ("jacket", "coat"):
-        canvas.poly([(x - 0.06, top - 0.024), (x + 0.06, top - 0.024), (x + 0.07, top + 0.026), (x - 0.07, top + 0.026)],
+        canvas.poly([(x - 0.06, top - 0.024), (x + 0.06, top - 0.024), (x + 0.07, top + 0.026),
+            (x - 0.07, top + 0.026)],
                     flap, UPPER_DETAIL)  # fmt: skip
         if kind == "coat":
             canvas.line([(x, 0.47), (x, hem)], line, UPPER_DETAIL, 0.01)
@@ -215,7 +217,8 @@ def _side_marks(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Col
             canvas.oval(body.edges(y)[1] - 0.008, y, 0.007, 0.007, _button(colour), UPPER_DETAIL, outline=False)
     elif kind == "hoodie":
         hood = tint(colour, 0.8) if sum(colour) > 190 else (52, 52, 58)
-        canvas.poly([(0.045, top - 0.01), (-0.04, top - 0.045), (-0.1, top + 0.01), (-0.085, top + 0.075), (-0.02, top + 0.05),
+        canvas.poly([(0.045, top - 0.01), (-0.04, top - 0.045), (-0.1, top + 0.01), (-0.085, top + 0.075),
+            (-0.02, top + 0.05),
                      (0.05, top + 0.05)], hood, UPPER_DETAIL)  # fmt: skip
         canvas.line([(0.045, top + 0.03), (0.055, top + 0.13)], _button(colour), UPPER_DETAIL, 0.009)
         canvas.line([(0.005, 0.48), (0.02, 0.41), (body.edges(0.41)[1], 0.40)], line, UPPER_DETAIL, 0.01)

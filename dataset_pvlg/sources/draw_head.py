@@ -15,7 +15,8 @@ def draw_hair_behind(canvas: Canvas, body: Body) -> None:
         return
     style, x, hair = body.person.hair_style, body.yaw, body.hair
     if style == "long" and not body.side:
-        canvas.poly([(x - 0.07, 0.05), (x + 0.07, 0.05), (x + 0.09, 0.17), (x + 0.095, 0.28), (x - 0.095, 0.28), (x - 0.09, 0.17)],
+        canvas.poly([(x - 0.07, 0.05), (x + 0.07, 0.05), (x + 0.09, 0.17), (x + 0.095, 0.28), (x - 0.095, 0.28),
+            (x - 0.09, 0.17)],
                     hair, HAIR)  # fmt: skip
 
 
@@ -37,7 +38,8 @@ def _bare(body: Body) -> bool:
 
 def _tail(canvas: Canvas, body: Body, x: float) -> None:
     s = 1 if body.trait >> 4 & 1 else -1  # the side over which a ponytail falls, seen from the front
-    spots = [(x + s * 0.035, 0.02), (x + s * 0.085, 0.012), (x + s * 0.118, 0.08), (x + s * 0.112, 0.18), (x + s * 0.09, 0.235),
+    spots = [(x + s * 0.035, 0.02), (x + s * 0.085, 0.012), (x + s * 0.118, 0.08), (x + s * 0.112, 0.18),
+        (x + s * 0.09, 0.235),
              (x + s * 0.078, 0.18), (x + s * 0.08, 0.09), (x + s * 0.062, 0.055)]  # fmt: skip
     canvas.poly(spots, body.hair, HAIR)
     canvas.oval(x + s * 0.058, 0.03, 0.013, 0.013, (214, 60, 80), HAIR)
@@ -68,15 +70,18 @@ def _front(canvas: Canvas, body: Body) -> None:
         wide = 0.056
     canvas.oval(x, (top + low) / 2, wide, (low - top) / 2, skin, SKIN)
     if not body.woman:  # a square jaw
-        canvas.poly([(x - wide * 0.96, 0.118), (x + wide * 0.96, 0.118), (x + wide * 0.62, 0.172), (x - wide * 0.62, 0.172)], skin, SKIN,
+        canvas.poly([(x - wide * 0.96, 0.118), (x + wide * 0.96, 0.118), (x + wide * 0.62, 0.172),
+            (x - wide * 0.62, 0.172)], skin, SKIN,
                     outline=False)  # fmt: skip
-        canvas.line([(x - wide * 0.96, 0.12), (x - wide * 0.62, 0.172), (x + wide * 0.62, 0.172), (x + wide * 0.96, 0.12)], edge(skin), SKIN,
+        canvas.line([(x - wide * 0.96, 0.12), (x - wide * 0.62, 0.172), (x + wide * 0.62, 0.172),
+            (x + wide * 0.96, 0.12)], edge(skin), SKIN,
                     0.004)  # fmt: skip
     if style == "bald":
         canvas.oval(x - 0.018, 0.04, 0.014, 0.009, tint(skin, 1.4), SKIN, outline=False)
     elif style == "long":
         for s in (-1, 1):
-            canvas.poly([(x + s * 0.01, 0.03), (x + s * 0.06, 0.045), (x + s * 0.082, 0.17), (x + s * 0.088, 0.275), (x + s * 0.052, 0.28),
+            canvas.poly([(x + s * 0.01, 0.03), (x + s * 0.06, 0.045), (x + s * 0.082, 0.17), (x + s * 0.088, 0.275),
+                (x + s * 0.052, 0.28),
                          (x + s * 0.044, 0.12), (x + s * 0.036, 0.07)], hair, HAIR)  # fmt: skip
     elif style == "short":
         canvas.poly(
@@ -127,15 +132,19 @@ def _back(canvas: Canvas, body: Body) -> None:
             [(x - 0.045, 0.12), (x + 0.045, 0.12), (x + 0.034, 0.172), (x - 0.034, 0.172)], hair, HAIR, outline=False
         )
         for offset in (-0.036, -0.012, 0.012, 0.036):  # locks, lest cut hair pass for a bald head
-            canvas.line([(x + offset * 0.3, 0.03), (x + offset * 1.2, 0.09), (x + offset, 0.164)], edge(hair), HAIR, 0.004)
+            canvas.line(
+                [(x + offset * 0.3, 0.03), (x + offset * 1.2, 0.09), (x + offset, 0.164)], edge(hair), HAIR, 0.004
+            )
     elif style == "long":
-        canvas.poly([(x - 0.063, 0.08), (x + 0.063, 0.08), (x + 0.082, 0.18), (x + 0.084, 0.3), (x, 0.315), (x - 0.084, 0.3), (x - 0.082, 0.18)],
+        canvas.poly([(x - 0.063, 0.08), (x + 0.063, 0.08), (x + 0.082, 0.18), (x + 0.084, 0.3), (x, 0.315),
+            (x - 0.084, 0.3), (x - 0.082, 0.18)],
                     hair, HAIR)  # fmt: skip
         for offset in (-0.04, 0.0, 0.04):
             canvas.line([(x + offset * 0.8, 0.1), (x + offset, 0.295)], edge(hair), HAIR, 0.004)
     elif style == "ponytail":
         high = 0.06 if _bare(body) else 0.13
-        canvas.poly([(x - 0.016, high), (x + 0.016, high), (x + 0.04, 0.19), (x + 0.03, 0.3), (x, 0.325), (x - 0.03, 0.3), (x - 0.04, 0.19)],
+        canvas.poly([(x - 0.016, high), (x + 0.016, high), (x + 0.04, 0.19), (x + 0.03, 0.3), (x, 0.325),
+            (x - 0.03, 0.3), (x - 0.04, 0.19)],
                     hair, HAIR)  # fmt: skip
         canvas.oval(x, high + 0.004, 0.022, 0.012, (214, 60, 80), HAIR)
     else:
@@ -147,7 +156,8 @@ def _back(canvas: Canvas, body: Body) -> None:
 def _side(canvas: Canvas, body: Body) -> None:
     style, hair, skin = body.person.hair_style, body.hair, body.skin
     neck = 0.026 if body.woman else 0.034
-    canvas.poly([(-0.012 - neck, 0.13), (neck, 0.15), (neck + 0.004, SHOULDER + 0.006), (-0.018 - neck, SHOULDER - 0.004)], tint(skin, 0.88), SKIN,
+    canvas.poly([(-0.012 - neck, 0.13), (neck, 0.15), (neck + 0.004, SHOULDER + 0.006),
+        (-0.018 - neck, SHOULDER - 0.004)], tint(skin, 0.88), SKIN,
                 outline=False)  # fmt: skip
     face = [
         (-0.02, 0.03),
@@ -230,7 +240,8 @@ def _headwear(canvas: Canvas, body: Body) -> None:
     colour = body.shade(COLOURS[body.person.headwear_colour])
     line, dark = edge(colour), tint(colour, 0.8) if sum(colour) > 190 else (56, 56, 62)
     wide, mid = (0.076, -0.004) if body.side else (0.07, x)
-    dome = [(mid - wide, 0.078), (mid - wide * 0.94, 0.04), (mid - wide * 0.6, 0.006), (mid, -0.006), (mid + wide * 0.6, 0.006),
+    dome = [(mid - wide, 0.078), (mid - wide * 0.94, 0.04), (mid - wide * 0.6, 0.006), (mid, -0.006),
+        (mid + wide * 0.6, 0.006),
             (mid + wide * 0.94, 0.04), (mid + wide, 0.078)]  # fmt: skip
     if kind == "cap":
         canvas.poly(dome, colour, HEADWEAR)
@@ -243,10 +254,12 @@ def _headwear(canvas: Canvas, body: Body) -> None:
                         if body.person.hair_style != "bald" else SKIN)  # fmt: skip
             canvas.rect(mid - 0.05, 0.078, mid + 0.05, 0.094, dark, HEADWEAR)
         else:
-            canvas.poly([(mid - 0.068, 0.068), (mid - 0.03, 0.058), (mid + 0.03, 0.058), (mid + 0.068, 0.068), (mid + 0.076, 0.086),
+            canvas.poly([(mid - 0.068, 0.068), (mid - 0.03, 0.058), (mid + 0.03, 0.058), (mid + 0.068, 0.068),
+                (mid + 0.076, 0.086),
                          (mid, 0.094), (mid - 0.076, 0.086)], dark, HEADWEAR)  # fmt: skip
     elif kind == "hat":
-        canvas.poly([(mid - wide * 0.9, 0.07), (mid - wide * 0.78, -0.022), (mid - 0.015, -0.012), (mid + 0.015, -0.012), (mid + wide * 0.78, -0.022),
+        canvas.poly([(mid - wide * 0.9, 0.07), (mid - wide * 0.78, -0.022), (mid - 0.015, -0.012),
+            (mid + 0.015, -0.012), (mid + wide * 0.78, -0.022),
                      (mid + wide * 0.9, 0.07)], colour, HEADWEAR)  # fmt: skip
         canvas.oval(mid, 0.072, wide * 1.85, 0.02, colour, HEADWEAR)
         canvas.rect(

@@ -121,7 +121,8 @@ def _front_shoe(
     if kind == "boots":
         top = _between(knee, at, 0.5)
         canvas.limb([top, (x, y + 0.02)], [w * 0.96, w * 0.9], colour, SHOE)
-        canvas.rect(top[0] - w * 1.02, top[1] - 0.012, top[0] + w * 1.02, top[1] + 0.014, tint(colour, 0.75) if sum(colour) > 190
+        canvas.rect(top[0] - w * 1.02, top[1] - 0.012, top[0] + w * 1.02, top[1] + 0.014,
+            tint(colour, 0.75) if sum(colour) > 190
                     else line, SHOE_DETAIL)  # fmt: skip
         canvas.oval(x + out, y + 0.036, w * 1.14, 0.034, colour, SHOE)
         canvas.rect(x + out - w * 1.14, base - 0.012, x + out + w * 1.14, base + 0.004, sole, SHOE_DETAIL)
@@ -194,7 +195,8 @@ def _side_shoe(canvas: Canvas, body: Body, kind: str, at: Point, knee: Point, co
         canvas.rect(heel - 0.003, base - 0.01, toe + 0.004, base + 0.006, sole, SHOE_DETAIL)
     elif kind == "heels":
         canvas.limb([(x, y - 0.02), (x + 0.02, y + 0.012)], [0.02, 0.02], skin, SHOE_DETAIL)
-        canvas.poly([(heel, y), (x - 0.008, y + 0.004), (x + 0.03, y + 0.036), (toe - 0.03, y + 0.036), (toe, base + 0.004),
+        canvas.poly([(heel, y), (x - 0.008, y + 0.004), (x + 0.03, y + 0.036), (toe - 0.03, y + 0.036),
+            (toe, base + 0.004),
                      (x + 0.03, base + 0.004), (x - 0.012, y + 0.034), (heel, y + 0.034)], colour, SHOE)  # fmt: skip
         canvas.poly(
             [(heel, y + 0.03), (heel + 0.018, y + 0.03), (heel + 0.009, base + 0.006), (heel, base + 0.006)],
@@ -205,7 +207,8 @@ def _side_shoe(canvas: Canvas, body: Body, kind: str, at: Point, knee: Point, co
         canvas.poly(shape, skin, SHOE_DETAIL)
         canvas.rect(heel - 0.003, base - 0.014, toe + 0.003, base + 0.004, colour, SHOE)
         for offset, wide in ((-0.012, 0.018), (0.052, 0.022)):
-            canvas.poly([(x + offset - wide, y + 0.012), (x + offset + wide * 0.4, y), (x + offset + wide, base), (x + offset - wide * 0.5, base)],
+            canvas.poly([(x + offset - wide, y + 0.012), (x + offset + wide * 0.4, y), (x + offset + wide, base),
+                (x + offset - wide * 0.5, base)],
                         colour, SHOE)  # fmt: skip
     else:
         canvas.poly(shape, colour, SHOE)

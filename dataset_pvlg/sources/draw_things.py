@@ -59,7 +59,8 @@ def draw_bag_behind(canvas: Canvas, body: Body) -> None:
         colour, _, dark = _cloth(body)
         if body.side:
             back = body.edges(0.3)[0]
-            canvas.poly([(back + 0.03, 0.2), (back - 0.06, 0.205), (back - 0.094, 0.26), (back - 0.1, 0.44), (back - 0.07, 0.475), (back + 0.03, 0.475)],
+            canvas.poly([(back + 0.03, 0.2), (back - 0.06, 0.205), (back - 0.094, 0.26), (back - 0.1, 0.44),
+                (back - 0.07, 0.475), (back + 0.03, 0.475)],
                         colour, BAG)  # fmt: skip
             canvas.poly(
                 [(back - 0.065, 0.33), (back - 0.118, 0.345), (back - 0.118, 0.45), (back - 0.065, 0.46)],
@@ -86,9 +87,11 @@ def draw_straps(canvas: Canvas, body: Body) -> None:
     if kind == "backpack" and not body.back:
         if body.side:
             front = body.edges(0.27)[1]
-            canvas.line([(-0.05, SHOULDER - 0.006), (front * 0.5, SHOULDER + 0.02), (front * 0.78, 0.29), (front * 0.3, 0.38), (-0.05, 0.42)], line,
+            canvas.line([(-0.05, SHOULDER - 0.006), (front * 0.5, SHOULDER + 0.02), (front * 0.78, 0.29),
+                (front * 0.3, 0.38), (-0.05, 0.42)], line,
                         BAG_DETAIL, 0.034)  # fmt: skip
-            canvas.line([(-0.05, SHOULDER - 0.006), (front * 0.5, SHOULDER + 0.02), (front * 0.78, 0.29), (front * 0.3, 0.38), (-0.05, 0.42)], colour,
+            canvas.line([(-0.05, SHOULDER - 0.006), (front * 0.5, SHOULDER + 0.02), (front * 0.78, 0.29),
+                (front * 0.3, 0.38), (-0.05, 0.42)], colour,
                         BAG, 0.026)  # fmt: skip
         else:
             for s in (-1, 1):
@@ -171,7 +174,8 @@ def _hand_bag(canvas: Canvas, body: Body, kind: str, which: int) -> None:
     x, y = body.hand_arm(which, "down")[2]
     if kind == "handbag":
         half = 0.066 if body.side else 0.052
-        canvas.line([(x - half * 0.6, y + 0.07), (x - half * 0.36, y + 0.006), (x + half * 0.36, y + 0.006), (x + half * 0.6, y + 0.07)], dark, BAG_DETAIL,
+        canvas.line([(x - half * 0.6, y + 0.07), (x - half * 0.36, y + 0.006), (x + half * 0.36, y + 0.006),
+            (x + half * 0.6, y + 0.07)], dark, BAG_DETAIL,
                     0.013)  # fmt: skip
         canvas.poly(
             [
@@ -191,7 +195,8 @@ def _hand_bag(canvas: Canvas, body: Body, kind: str, which: int) -> None:
     for s in (-1, 1):
         canvas.line([(x + s * 0.014, y), (out + s * 0.022, 0.705)], METAL, BAG_DETAIL, 0.01)
     canvas.line([(x - 0.022, y + 0.004), (x + 0.022, y + 0.004)], (60, 60, 66), BAG_DETAIL, 0.016)
-    canvas.poly([(out - half, 0.71), (out - half * 0.85, 0.698), (out + half * 0.85, 0.698), (out + half, 0.71), (out + half, 0.968), (out - half, 0.968)],
+    canvas.poly([(out - half, 0.71), (out - half * 0.85, 0.698), (out + half * 0.85, 0.698), (out + half, 0.71),
+        (out + half, 0.968), (out - half, 0.968)],
                 colour, BAG)  # fmt: skip
     for n in (-0.5, 0.0, 0.5):
         canvas.line([(out + n * half, 0.72), (out + n * half, 0.955)], line, BAG_DETAIL, 0.007)
@@ -232,7 +237,8 @@ def draw_item(canvas: Canvas, body: Body) -> None:
         canvas.line([(x - 0.026, y - 0.012), (x + 0.018, y - 0.012)], label, ITEM_DETAIL, 0.007)
         canvas.oval(x + 0.006, y + 0.056, 0.022, 0.014, body.skin, ITEM_DETAIL)
     elif kind == "bottle":
-        canvas.poly([(x - 0.025, y - 0.015), (x - 0.011, y - 0.04), (x + 0.011, y - 0.04), (x + 0.025, y - 0.015), (x + 0.025, y + 0.088),
+        canvas.poly([(x - 0.025, y - 0.015), (x - 0.011, y - 0.04), (x + 0.011, y - 0.04), (x + 0.025, y - 0.015),
+            (x + 0.025, y + 0.088),
                      (x - 0.025, y + 0.088)], colour, ITEM)  # fmt: skip
         canvas.rect(
             x - 0.014,
@@ -254,7 +260,8 @@ def draw_item(canvas: Canvas, body: Body) -> None:
     else:
         hook = [(x + 0.03, y - 0.045), (x + 0.03, y - 0.065), (x + 0.015, y - 0.078), (x, y - 0.065), (x, y + 0.06)]
         canvas.line(hook, (126, 84, 46), ITEM_DETAIL, 0.015)
-        canvas.poly([(x - 0.016, y + 0.04), (x + 0.016, y + 0.04), (x + 0.032, y + 0.15), (x + 0.024, y + 0.3), (x, y + 0.37), (x - 0.024, y + 0.3),
+        canvas.poly([(x - 0.016, y + 0.04), (x + 0.016, y + 0.04), (x + 0.032, y + 0.15), (x + 0.024, y + 0.3),
+            (x, y + 0.37), (x - 0.024, y + 0.3),
                      (x - 0.032, y + 0.15)], colour, ITEM)  # fmt: skip
         for s in (-0.5, 0.0, 0.5):
             canvas.line([(x + s * 0.02, y + 0.05), (x + s * 0.05, y + 0.16), (x, y + 0.365)], line, ITEM_DETAIL, 0.005)
