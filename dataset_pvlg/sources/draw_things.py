@@ -11,7 +11,6 @@ from dataset_pvlg.sources.draw_canvas import (
     COLOURS,
     ITEM,
     ITEM_DETAIL,
-    NOTHING,
     OCCLUDER,
     Canvas,
     Colour,
@@ -114,14 +113,13 @@ def draw_straps(canvas: Canvas, body: Body) -> None:
                 )
     elif kind == "shoulder bag":
         which = bag_which(body)
-        part = BAG_DETAIL if not body.side or which == 1 else NOTHING + 1 * 0
         if body.side:
             if which == 1:
-                canvas.line([(0.0, SHOULDER - 0.012), (0.02, 0.34), (0.012, 0.46)], dark, part, 0.022)
+                canvas.line([(0.0, SHOULDER - 0.012), (0.02, 0.34), (0.012, 0.46)], dark, BAG_DETAIL, 0.022)
             return
         start, end = -which * body.shoulder * 0.6, which * (body.hip + 0.012)
-        canvas.line([(start, SHOULDER - 0.014), (end, 0.475)], line, part, 0.032)
-        canvas.line([(start, SHOULDER - 0.014), (end, 0.475)], colour, part, 0.024)
+        canvas.line([(start, SHOULDER - 0.014), (end, 0.475)], line, BAG_DETAIL, 0.032)
+        canvas.line([(start, SHOULDER - 0.014), (end, 0.475)], colour, BAG_DETAIL, 0.024)
 
 
 def draw_bag(canvas: Canvas, body: Body) -> None:

@@ -236,10 +236,10 @@ def _visible(
             tied = identity.hair_style in ("ponytail", "bun")
             if bare or identity.hair_style in ("long", "short") or (tied and not front):
                 seen.add("hair_style")
-    if "upper body" in boxes and kept(c.UPPER, c.DRESS_SKIRT if identity.upper_type == "dress" else c.UPPER, least=150):
+    cloth = (c.UPPER, c.DRESS_SKIRT) if identity.upper_type == "dress" else (c.UPPER,)
+    if "upper body" in boxes and kept(*cloth, least=150):
         seen |= {"upper_type", "upper_colour"}
-        arms = kept(c.UPPER, c.ARM, least=150)
-        if arms:
+        if kept(c.UPPER, c.ARM, least=150):
             seen.add("sleeve")
         if identity.upper_pattern != "logo":
             seen.add("upper_pattern")
