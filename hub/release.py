@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.utils import HfHubHTTPError, validate_repo_id
+from huggingface_hub.utils import httpx, validate_repo_id
 
 import modeling_rogle
 from modeling_rogle import RogleModel, RogleProcessor
@@ -76,9 +76,10 @@ def save_for_hub(model: RogleModel, processor: RogleProcessor, folder: str | Pat
     folder = Path(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    _add_fields(folder / "config.json", auto_map=MODEL_MAP, custom_pipelines=PIPELINES)
-    processor_map = {"AutoProcessor": "processing_rogle.RogleProcessor"}
-    _add_fields(folder / "processor_config.json", auto_map=processor_map)
+    _edit(folder / "config.json", auto_map=MODEL_MAP, custom_pipelines=PIPELINES)
+    _edit(folder / "processor_config.json", auto_map={"AutoProcessor": "processing_rogle.RogleProcessor"})
+    # transformers notes how the tokenizer happened to be loaded here; a release does not depend on that.
+    _edit(folder / "tokenizer_config.json", is_local=None, local_files_only=None)
     for name in CODE_FILES:
         shutil.copyfile(PACKAGE / name, folder / name)
     for name in ENDPOINT_FILES:
@@ -163,14 +164,24 @@ def push(folder: Path, repo_id: str, private: bool = False) -> str:
 
     Returns:
         The commit's address.
+
+    Raises:
+        ReleaseError: the Hub cannot be reached, or refuses.
     """
     api = HfApi()
-    api.create_repo(repo_id, exist_ok=True, private=private)
-    return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Release of Rogle").commit_url)
+    try:
+        api.create_repo(repo_id, exist_ok=True, private=private)
+        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Release of Rogle")
+    except (httpx.HTTPError, OSError) as error:  # the Hub's own errors are either
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ReleaseError(f"{repo_id}: not pushed: {reason}") from error
+    return str(commit.commit_url)
 
 
-def _add_fields(path: Path, **fields: object) -> None:
+def _edit(path: Path, **fields: object) -> None:
+    """Sets fields of a JSON file; None removes one."""
     content = json.loads(path.read_text(encoding="utf-8")) | fields
+    content = {name: value for name, value in content.items() if name not in fields or value is not None}
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, path)
@@ -199,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"pushed {total}: {push(folder, args.repo_id, args.private)}")
             else:
                 print(f"dry run: {total} would be pushed to {args.repo_id}; --push uploads them")
-    except (ValueError, OSError, HfHubHTTPError) as error:
+    except (ValueError, OSError) as error:
         print(f"hub/release.py: {(str(error).splitlines() or [type(error).__name__])[0]}", file=sys.stderr)
         return 2
     return 0

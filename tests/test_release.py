@@ -239,3 +239,9 @@ def test_push_uploads_what_the_dry_run_printed(model_dir: Path, released: Path, 
         assert pushed == {file.name: file.read_bytes() for file in released.iterdir()}
         assert "hf_stand_in_token" not in done.stdout + done.stderr
         assert hub.url in done.stdout.splitlines()[-1]
+
+
+def test_a_hub_out_of_reach_is_one_line(model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert release.main([str(model_dir), "me/rogle-tiny", "--push"]) == 2  # the tests run with HF_HUB_OFFLINE=1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("hub/release.py: me/rogle-tiny: not pushed: ") and "offline mode" in error
