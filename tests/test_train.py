@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def flags(model: Path, out: Path, *more: str) -> list[str]:
     given = ["--dataset", "synthetic-tiny", "--model", str(model), "--out", str(out)]
-    return [*given, "--epochs", "2", "--batch-size", "16", *more]
+    return [*given, "--epochs", "2", "--batch-size", "16", "--threads", "1", *more]
 
 
 def test_a_run_leaves_weights_log_curves_results_and_card(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -98,6 +98,13 @@ def test_another_run_is_never_overwritten(tiny_checkpoint: Path, tmp_path: Path)
     with pytest.raises(SystemExit, match="has learning_rate = 0.001, this command 0.5"):
         main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "1", "--resume", "--learning-rate", "0.5"))
     assert (tmp_path / "run" / "results.json").read_bytes() == before
+    assert main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "1", "--resume"))  # finished: scored again
+
+
+def test_a_run_killed_before_its_first_epoch_starts_again(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("seed: 3\n")
+    assert main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "1"))
 
 
 def test_a_nan_loss_stops_the_run_and_names_the_images(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -118,7 +125,7 @@ def test_a_set_without_boxes_trains_the_local_branch_by_mining(
     root = write_source(tmp_path / "set", "cuhk_pedes")[0].parent
     main([
         "--dataset", "cuhk_pedes", "--data-root", str(root), "--model", str(tiny_checkpoint),
-        "--out", str(tmp_path / "run"), "--epochs", "1", "--batch-size", "4",
+        "--out", str(tmp_path / "run"), "--epochs", "1", "--batch-size", "4", "--threads", "1",
     ])  # fmt: skip
     said = capsys.readouterr().out
     assert "no regions in the data: mining region-sentence pairs (RSM)" in said
@@ -134,7 +141,7 @@ def test_real_people_train_evaluate_and_leave_a_card(
     people = test_data / "pedestrians"
     results = main([
         "--dataset", layout, "--data-root", str(people / "formats" / layout), "--image-root", str(people / "imgs"),
-        "--model", str(tiny_checkpoint), "--out", str(tmp_path / "run"), "--epochs", "1", "--batch-size", "8",
+        "--model", str(tiny_checkpoint), "--out", str(tmp_path / "run"), "--epochs", "1", "--threads", "1",
     ])  # fmt: skip
     assert results["global/long/queries"] == 31
     assert (tmp_path / "run" / "best" / "README.md").exists()

@@ -49,7 +49,7 @@ class Recipe:
         metadata={"help": "rows: the data's own, mined by RSM where it has none; mined; none: no local branch"},
     )
     epochs: int = field(default=12, metadata={"help": "passes over the training images"})
-    batch_size: int = field(default=64, metadata={"help": "images a step and process"})
+    batch_size: int = field(default=32, metadata={"help": "images a step and process"})
     learning_rate: float = field(default=1e-3, metadata={"help": "peak, after the warm-up, before the cosine"})
     warmup_share: float = field(default=0.1, metadata={"help": "share of the steps that warm up"})
     weight_decay: float = field(default=0.05, metadata={"help": "of matrices; vectors and position tables have none"})
@@ -64,6 +64,7 @@ class Recipe:
     tsl_image_weight: float | None = field(default=None, metadata={"help": "overrides the model's"})
     mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
     workers: int = field(default=0, metadata={"help": "data processes; 0 keeps the resized pictures in memory"})
+    threads: int = field(default=0, metadata={"help": "CPU threads of a run without a GPU; 0: as many as cores"})
     seed: int = field(default=0, metadata={"help": "of weights and data order"})
     resume: bool = field(default=False, metadata={"help": "go on from the last finished epoch in --out"})
     max_bad_steps: int = field(default=5, metadata={"help": "stop after this many steps with a NaN or infinite loss"})
@@ -131,9 +132,10 @@ def save_folder(target: Path, write) -> None:
 
 def claim_folder(out: Path, recipe: Recipe) -> None:
     """Takes `out` for this run: an empty folder, or with --resume the one of the same recipe. Overwrites nothing."""
-    mine = {k: v for k, v in asdict(recipe).items() if k != "resume"}
+    mine = {k: v for k, v in asdict(recipe).items() if k not in ("resume", "threads")}
     saved = out / "recipe.yaml"
-    if out.exists() and any(out.iterdir()):
+    found = {path.name for path in out.iterdir()} if out.exists() else set()
+    if found - {"recipe.yaml"}:  # killed before its first epoch, a run has left nothing but its recipe
         if not recipe.resume:
             raise SystemExit(f"--out {out} is not empty: pass --resume to go on with that run, or name another folder")
         theirs = yaml.safe_load(saved.read_text(encoding="utf-8")) if saved.exists() else {}
@@ -152,6 +154,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
     recipe = read_recipe(argv)
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
     say = accelerator.print
+    if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
+        # `accelerate launch` leaves one thread to a process unless it is told otherwise.
+        torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     set_seed(recipe.seed)
     out = Path(recipe.out)
     claim_folder(out, recipe)
