@@ -61,6 +61,13 @@ class RogleProcessor(ProcessorMixin):
             processor.tokenizer.init_kwargs.pop("max_length", None)
         return processor
 
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """As saved. The image processor is named as PIL's: the same pixels where torchvision is installed, too."""
+        saved = super().to_dict(**kwargs)
+        if "image_processor" in saved:
+            saved["image_processor"]["image_processor_type"] = "CLIPImageProcessorPil"
+        return saved
+
     @staticmethod
     def normalize_boxes(boxes: np.ndarray | Sequence[Sequence[float]], width: float, height: float) -> np.ndarray:
         """COCO boxes in pixels -> corners in [0, 1], clipped to the image.
