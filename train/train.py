@@ -48,7 +48,7 @@ class Recipe:
         default="rows",
         metadata={"help": "rows: the data's own, mined by RSM where it has none; mined; none: no local branch"},
     )
-    epochs: int = field(default=12, metadata={"help": "passes over the training images"})
+    epochs: int = field(default=10, metadata={"help": "passes over the training images"})
     batch_size: int = field(default=32, metadata={"help": "images a step and process"})
     learning_rate: float = field(default=1e-3, metadata={"help": "peak, after the warm-up, before the cosine"})
     warmup_share: float = field(default=0.1, metadata={"help": "share of the steps that warm up"})
