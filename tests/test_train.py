@@ -134,6 +134,21 @@ def test_a_set_without_boxes_trains_the_local_branch_by_mining(
     assert "cuhk_pedes" in card and "license: other" in card
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--model", "nowhere/at-all"], "train.py: .*nowhere/at-all"),
+        (["--dataset", "cuhk_pedes"], "train.py: .*cuhk_pedes.*data root"),
+        (["--dataset", "cuhk_pedes", "--data-root", "nowhere"], "train.py: .*nowhere"),
+        (["--dataset", "market"], "train.py: .*market"),
+    ],
+)
+def test_a_wrong_source_is_one_line(tiny_checkpoint: Path, tmp_path: Path, given: list[str], said: str) -> None:
+    with pytest.raises(SystemExit, match=said) as error:
+        main([*flags(tiny_checkpoint, tmp_path / "run"), *given])
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("layout", ["cuhk_pedes", "icfg_pedes", "rstpreid", "ufine"])
 def test_real_people_train_evaluate_and_leave_a_card(
     tiny_checkpoint: Path, tmp_path: Path, test_data: Path, layout: str

@@ -20,6 +20,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from huggingface_hub.errors import StrictDataclassError
 from pairs import EpochSampler, PairDataset, normalize_pictures
 from report import draw_curves, write_card
 from small_model import build_small_model
@@ -96,10 +97,14 @@ def prepare_model(recipe: Recipe, captions: Sequence[str]) -> tuple[RogleModel, 
     weights = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
     if recipe.model is None:
         return build_small_model(captions, **weights)
-    model = RogleModel.from_pretrained(recipe.model, dtype=torch.float32)
+    try:
+        model = RogleModel.from_pretrained(recipe.model, dtype=torch.float32)
+        processor = RogleProcessor.from_pretrained(recipe.model)
+    except OSError as error:
+        raise ValueError(f"--model {recipe.model}: {error}") from error
     for name, value in weights.items():
         setattr(model.config, name, value)
-    return model, RogleProcessor.from_pretrained(recipe.model)
+    return model, processor
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
@@ -160,12 +165,18 @@ def main(argv: Sequence[str] | None = None) -> dict:
     set_seed(recipe.seed)
     out = Path(recipe.out)
     claim_folder(out, recipe)
-    data, read_report = load_rows(recipe.dataset, recipe.data_root, recipe.image_root)
-    if read_report is not None:
-        say(read_report)
-    train_rows = data["train"]
-    captions = train_rows["caption"][:] + [c for row in train_rows["captions"][:] for c in row]
-    model, processor = prepare_model(recipe, captions)
+    try:
+        data, read_report = load_rows(recipe.dataset, recipe.data_root, recipe.image_root)
+        if read_report is not None:
+            say(read_report)
+        absent = [split for split in ("train", "validation", "test") if not len(data.get(split, ()))]
+        if absent:
+            raise ValueError(f"{recipe.dataset}: no rows in split {absent[0]!r}, which a run needs")
+        train_rows = data["train"]
+        captions = train_rows["caption"][:] + [c for row in train_rows["captions"][:] for c in row]
+        model, processor = prepare_model(recipe, captions)
+    except (ValueError, OSError, StrictDataclassError) as error:  # the user's data or checkpoint, not our code
+        raise SystemExit(f"train.py: {' '.join(str(error).split())}") from None
     if recipe.regions == "mined" or (recipe.regions == "rows" and not any(train_rows["regions"][:])):
         say(
             "no regions in the data: mining region-sentence pairs (RSM)" if recipe.regions == "rows" else "mining (RSM)"
