@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .matching import template_boxes
+from .matching import encode_with_templates, template_boxes
 from .modeling_rogle import RogleModel
 from .processing_rogle import RogleProcessor
 from .sentences import split_sentences
@@ -39,6 +39,7 @@ class SplitEmbeddings:
     region_embeds: torch.Tensor  # [R, D]
     region_image: torch.Tensor  # [R]
     region_boxes: torch.Tensor  # [R, 4] x, y, w, h in pixels of the stored image
+    region_texts: torch.Tensor  # [P, 2] region and text id of every sentence that speaks of a region
     template_embeds: torch.Tensor  # [I, T, D]
     template_boxes: torch.Tensor  # [T, 4] x0, y0, x1, y1 in [0, 1]
 
@@ -94,13 +95,13 @@ def _encode(
     own_regions: bool,
     split: str | None,
 ) -> SplitEmbeddings:
-    templates = torch.from_numpy(template_boxes())
     texts: dict[str, int] = {}  # every different text -> its row in the table of embeddings
     long_set, short_set = _CaptionIndex(texts), _CaptionIndex(texts)
     people, sizes, image_parts, template_parts, region_parts = [], [], [], [], []
     sentence_region: list[int] = []
     region_image: list[int] = []
     region_boxes: list[list[float]] = []
+    region_texts: list[tuple[int, int]] = []
     for start in tqdm(range(0, len(rows), batch_size), desc="encode images", unit="batch", disable=not progress):
         batch = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
         boxes, box_image = [], []
@@ -114,22 +115,17 @@ def _encode(
                 long_set.add(row["caption"], start + offset, sentences)
             for caption in row["captions"]:
                 short_set.add(caption, start + offset, [text for text, _, _ in split_sentences(caption)])
-            found, paired = _own_regions(row, len(sentences)) if own_regions else ([], [-1] * len(sentences))
+            found, paired, said = _own_regions(row, len(sentences)) if own_regions else ([], [-1] * len(sentences), [])
+            region_texts += [(len(region_boxes) + slot, texts[sentences[sentence]]) for slot, sentence in said]
             sentence_region += [len(region_boxes) + n if n >= 0 else -1 for n in paired]
             region_boxes += found
             region_image += [start + offset] * len(found)
             boxes.append(_corners(processor, row, found))
             box_image += [offset] * len(found)
-        pixels = processor(images=[row["image"].convert("RGB") for row in batch], return_tensors="pt")["pixel_values"]
-        all_boxes = torch.cat([templates.repeat(len(batch), 1), *boxes])
-        owner = torch.cat([torch.arange(len(batch)).repeat_interleave(len(templates)), torch.tensor(box_image).long()])
-        images, embeds = model.encode_images(
-            pixels.to(model.device), all_boxes.to(model.device), owner.to(model.device)
-        )
-        embeds = embeds.cpu()
-        image_parts.append(images.cpu())
-        template_parts.append(embeds[: len(batch) * len(templates)].unflatten(0, (len(batch), len(templates))))
-        region_parts.append(embeds[len(batch) * len(templates) :])
+        pictures = [row["image"].convert("RGB") for row in batch]
+        embeds = encode_with_templates(model, processor, pictures, torch.cat(boxes), torch.tensor(box_image).long())
+        for parts, part in zip((image_parts, template_parts, region_parts), embeds, strict=True):
+            parts.append(part)
     table = _encode_texts(model, processor, list(texts), 4 * batch_size, progress)
     return SplitEmbeddings(
         split=split,
@@ -143,8 +139,9 @@ def _encode(
         region_embeds=torch.cat(region_parts),
         region_image=torch.tensor(region_image).long(),
         region_boxes=torch.tensor(region_boxes).float().reshape(-1, 4),
+        region_texts=torch.tensor(region_texts).long().reshape(-1, 2),
         template_embeds=torch.cat(template_parts),
-        template_boxes=templates,
+        template_boxes=torch.from_numpy(template_boxes()),
     )
 
 
@@ -171,22 +168,29 @@ class _CaptionIndex:
         return CaptionSet(table[captions], image, table[sentences], owner)
 
 
-def _own_regions(row: Mapping[str, Any], n_sentences: int) -> tuple[list[list[float]], list[int]]:
-    """The row's different boxes, and for each sentence the one paired with it (the best scored of several) or -1.
+def _own_regions(
+    row: Mapping[str, Any], n_sentences: int
+) -> tuple[list[list[float]], list[int], list[tuple[int, int]]]:
+    """The row's different boxes; for each sentence the one paired with it (the best scored of several) or -1; and every
+    pair of a box and a sentence that speaks of it.
 
     One box spoken of by two sentences stands in the row twice. In a gallery it is one region: twice, it would tie with
     itself and lose.
     """
     boxes: dict[tuple[float, ...], int] = {}
+    said: dict[tuple[int, int], None] = {}  # an ordered set
     paired, score = [-1] * n_sentences, [-np.inf] * n_sentences
     for number, region in enumerate(row["regions"]):
         slot = boxes.setdefault(tuple(region["bbox"]), len(boxes))
         sentence = region["sentence"]
         if sentence >= n_sentences:
             raise ValueError(f"{row['image_id']}: regions[{number}].sentence is {sentence} of {n_sentences} sentences")
-        if sentence >= 0 and region["score"] > score[sentence]:
+        if sentence < 0:
+            continue
+        said[slot, sentence] = None
+        if region["score"] > score[sentence]:
             paired[sentence], score[sentence] = slot, region["score"]
-    return [list(box) for box in boxes], paired
+    return [list(box) for box in boxes], paired, list(said)
 
 
 def _corners(processor: RogleProcessor, row: Mapping[str, Any], boxes: list[list[float]]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from .reliability import margin_reliability
@@ -45,6 +46,40 @@ def template_boxes() -> np.ndarray:
         the last row is the whole image. A fresh array on each call.
     """
     return np.array([box for _, box in _TEMPLATES], dtype=np.float32)
+
+
+@torch.no_grad()
+def encode_with_templates(
+    model: Any,
+    processor: Any,
+    images: Sequence[Image.Image],
+    boxes: torch.Tensor | None = None,
+    box_image: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Embeds images, their template regions and, if given, other boxes, all in one dense forward.
+
+    Args:
+        model, processor: see [`match_rows`].
+        images: B RGB pictures.
+        boxes: `[R, 4]` x0, y0, x1, y1 in [0, 1]; box_image: `[R]` int64, the image of each.
+
+    Returns:
+        `[B, D]` images, `[B, T, D]` templates in the order of `template_boxes`, `[R, D]` boxes: unit fp32 on the CPU.
+    """
+    templates = torch.from_numpy(template_boxes())
+    every_box = templates.repeat(len(images), 1)
+    owner = torch.arange(len(images)).repeat_interleave(len(templates))
+    if boxes is not None:
+        every_box, owner = torch.cat([every_box, boxes]), torch.cat([owner, box_image])
+    device = _device(model)
+    pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
+    whole, regions = model.encode_images(pixels.to(device), every_box.to(device), owner.to(device))
+    of_templates, of_boxes = regions.cpu().tensor_split([len(images) * len(templates)])
+    return whole.cpu(), of_templates.unflatten(0, (len(images), len(templates))), of_boxes
+
+
+def _device(model: Any) -> torch.device:
+    return next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -121,9 +156,7 @@ def match_rows(
     Raises:
         ValueError: a row has no image; the message names its `image_id`.
     """
-    boxes = torch.from_numpy(template_boxes())
-    candidates = len(boxes)
-    device = next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
+    device = _device(model)
     regions: list[list[dict[str, Any]]] = []
     counts = {"images": 0, "sentences": 0, "assigned": 0, "unassigned": 0}
     embeds: dict[str, torch.Tensor] = {}  # many images of an identity share their sentences
@@ -134,12 +167,7 @@ def match_rows(
         for row in batch:
             if row["image"] is None:
                 raise ValueError(f"{row.get('image_id')}: field 'image' is null; matching needs the picture")
-        pixels = processor(images=[row["image"].convert("RGB") for row in batch], return_tensors="pt")["pixel_values"]
-        _, region_embeds = model.encode_images(
-            pixels.to(device),
-            boxes.repeat(len(batch), 1).to(device),
-            torch.arange(len(batch), device=device).repeat_interleave(candidates),
-        )
+        _, region_embeds, _ = encode_with_templates(model, processor, [row["image"].convert("RGB") for row in batch])
         if len(embeds) > _MAX_REMEMBERED:
             embeds.clear()
         new = sorted({sentence["text"] for row in batch for sentence in row["sentences"]} - embeds.keys())
@@ -147,7 +175,7 @@ def match_rows(
             tokens = processor(text=new, return_tensors="pt")
             encoded = model.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device)).cpu()
             embeds.update(zip(new, encoded, strict=True))
-        for row, image_regions in zip(batch, region_embeds.cpu().split(candidates), strict=True):
+        for row, image_regions in zip(batch, region_embeds, strict=True):
             texts = [sentence["text"] for sentence in row["sentences"]]
             found = []
             if texts:
@@ -183,4 +211,4 @@ def _as_regions(matches: Matches, width: int, height: int, temperature: float) -
     return found
 
 
-__all__ = ["TEMPLATE_LABELS", "Matches", "match_rows", "match_sentences", "template_boxes"]
+__all__ = ["TEMPLATE_LABELS", "Matches", "encode_with_templates", "match_rows", "match_sentences", "template_boxes"]

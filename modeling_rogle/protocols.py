@@ -110,9 +110,8 @@ def local_protocol(embeddings: SplitEmbeddings, ties: str = "pessimistic") -> di
         return {}
     image = chosen.image[chosen.sentence_caption]
     said: list[list[int]] = [[] for _ in embeddings.region_embeds]
-    for region, text in zip(target.tolist(), embeddings.sentence_text_ids.tolist(), strict=True):
-        if region >= 0:
-            said[region].append(text)
+    for region, text in embeddings.region_texts.tolist():
+        said[region].append(text)
     scores = local_scores(
         chosen.sentence_embeds,
         target,

@@ -160,6 +160,7 @@ def random_split(n: int, seed: int = 0) -> SplitEmbeddings:
 
     captions = CaptionSet(unit(n), torch.arange(n), unit(3 * n), torch.arange(n).repeat_interleave(3))
     boxes = torch.tensor([[2.0, 2, 10, 10], [4, 20, 12, 20]]).repeat(n, 1)
+    texts = torch.arange(3 * n) % 4
     return SplitEmbeddings(
         split="validation",
         image_embeds=unit(n),
@@ -167,12 +168,13 @@ def random_split(n: int, seed: int = 0) -> SplitEmbeddings:
         image_sizes=torch.tensor([[WIDTH, HEIGHT]]).repeat(n, 1),
         long=captions,
         short=captions,
-        sentence_text_ids=torch.arange(3 * n) % 4,
+        sentence_text_ids=texts,
         sentence_region=torch.tensor([0, 1, -1]).repeat(n)
         + torch.arange(n).repeat_interleave(3) * 2 * torch.tensor([1, 1, 0]).repeat(n),
         region_embeds=unit(2 * n),
         region_image=torch.arange(n).repeat_interleave(2),
         region_boxes=boxes,
+        region_texts=torch.stack([torch.arange(2 * n), texts.reshape(n, 3)[:, :2].flatten()], dim=1),
         template_embeds=unit(n, len(template_boxes())),
         template_boxes=torch.from_numpy(template_boxes()),
     )
@@ -199,19 +201,26 @@ def test_a_caption_without_sentences_keeps_its_global_similarity() -> None:
     assert global_protocol(replace(split, long=bare), local_weight=0.9)["queries"] == 6
 
 
-def test_the_local_protocol_equals_plain_loops(embeddings: SplitEmbeddings) -> None:
+def test_the_local_protocol_equals_plain_loops(embeddings: SplitEmbeddings, rows: list[dict]) -> None:
     split, image = embeddings, embeddings.long.image[embeddings.long.sentence_caption]
-    people, texts, target = split.image_person_ids, split.sentence_text_ids, split.sentence_region
+    people, target = split.image_person_ids, split.sentence_region
+    said: list[set[str]] = []  # what the rows themselves say of each different box
+    for row in rows:
+        of_box: dict[tuple, set[str]] = {}
+        for region in row["regions"]:
+            words = {row["sentences"][region["sentence"]]["text"]} if region["sentence"] >= 0 else set()
+            of_box.setdefault(tuple(region["bbox"]), set()).update(words)
+        said += of_box.values()
+    words = [sentence["text"] for row in rows for sentence in row["sentences"]]
     ranks, pointing = [], []
-    for s in range(len(texts)):
+    for s in range(len(words)):
         if target[s] < 0:
             continue
         similarity = [float(split.long.sentence_embeds[s] @ region) for region in split.region_embeds]
         ahead = 0
         for r in range(len(similarity)):
             same_person = people[split.region_image[r]] == people[image[s]]
-            said = {int(texts[k]) for k in range(len(texts)) if target[k] == r}
-            if r != target[s] and not (same_person and int(texts[s]) in said):
+            if r != target[s] and not (same_person and words[s] in said[r]):
                 ahead += similarity[r] >= similarity[target[s]]
         ranks.append(ahead + 1)
         best = int(np.argmax([float(split.long.sentence_embeds[s] @ t) for t in split.template_embeds[image[s]]]))
@@ -223,6 +232,19 @@ def test_the_local_protocol_equals_plain_loops(embeddings: SplitEmbeddings) -> N
     assert scores["R@5"] == pytest.approx(100 * np.mean([place <= 5 for place in ranks]))
     assert scores["pointing"] == pytest.approx(100 * np.mean(pointing))
     assert (scores["queries"], scores["dropped_queries"], scores["gallery"], scores["grounded"]) == (8, 2, 9, 8)
+
+
+def test_every_box_of_a_sentence_is_ignored_beside_its_target(model_and_processor, rows: list[dict]) -> None:
+    split = encode_split(*model_and_processor, [rows[2], rows[4]], progress=False)
+    assert split.sentence_region[:2].tolist() == [1, -1]  # the better scored of its two boxes
+    hair = int(split.sentence_text_ids[0])
+    assert split.region_texts[:2].tolist() == [[0, hair], [1, hair]]
+    regions = split.region_embeds.clone()
+    regions[0] = split.long.sentence_embeds[0]  # nothing can be more alike, and it shows what the sentence says
+    regions[1] = torch.nn.functional.normalize(regions[0] + 0.01, dim=0)
+    regions[2:] = -regions[0]
+    only = replace(split, sentence_region=torch.tensor([1, -1, -1, -1, -1]), region_embeds=regions)
+    assert local_protocol(only)["R@1"] == 100
 
 
 def test_a_perfect_model_scores_all() -> None:
