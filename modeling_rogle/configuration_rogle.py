@@ -26,10 +26,10 @@ class RogleConfig(CLIPConfig):
             `"patch_mean"`: mean of the patch tokens weighted by the share of each patch that the box covers, then
             CLIP's post-layer-norm and visual projection (GOAL, arXiv 2503.17782).
         local_loss_weight (`float`, defaults to 0.5): weight of the region-sentence contrastive loss (GOAL's 0.5).
-            0 switches the local branch off.
+            0 leaves this term out; without boxes there is no local branch at all.
         tsl_text_weight (`float`, defaults to 1.0): weight of the token-similarity loss for text (GOAL).
         tsl_image_weight (`float`, defaults to 0.0): the same for images, whose target is the embedding of one crop
-            an image, at the cost of one more image forward a step. Off because it costs as much as it does (ours).
+            an image, at the cost of one more image forward a step, for which reason it is off (ours).
         tsl_detach_target (`bool`, defaults to `True`): stop the gradient at the crop's or sentence's embedding
             (GOAL does not; ours).
         region_logit_scale_init_value (`float`, defaults to 2.6592): initial log of the region-sentence scale.
@@ -48,13 +48,13 @@ class RogleConfig(CLIPConfig):
     image_size: list[int] | tuple[int, int] = (384, 128)
     text_positions: str = "stretch"
     region_feature: str = "patch_mean"
-    local_loss_weight: float = 0.5
-    tsl_text_weight: float = 1.0
-    tsl_image_weight: float = 0.0
+    local_loss_weight: float | int = 0.5
+    tsl_text_weight: float | int = 1.0
+    tsl_image_weight: float | int = 0.0
     tsl_detach_target: bool = True
-    region_logit_scale_init_value: float = 2.6592
-    local_weight: float = 0.0
-    initializer_range: float = 0.02
+    region_logit_scale_init_value: float | int = 2.6592
+    local_weight: float | int = 0.0
+    initializer_range: float | int = 0.02
 
     @property
     def patch_grid(self) -> tuple[int, int]:

@@ -39,7 +39,8 @@ class RogleOutput(ModelOutput):
     text_embeds (`[b, d]`), image_embeds (`[b, d]`): unit vectors.
     region_embeds (`[n, d]`), sentence_embeds (`[n, d]`): unit vectors; None without boxes or sentences.
     text_model_output, vision_model_output: as in `CLIPOutput`. Text states after a caption's last token are zero
-        unless `output_hidden_states` or `output_attentions` is asked for.
+        unless `output_hidden_states` or `output_attentions` is asked for, and left out of a training step that does not
+        read them.
     """
 
     loss: torch.FloatTensor | None = None
@@ -142,7 +143,8 @@ class RogleModel(CLIPModel):
                 `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: an image size that the patches do not divide, a shorter text table than the checkpoint's.
+            ValueError: an architecture other than Rogle and CLIP, an image size that the patches do not divide, fewer
+                text positions than the checkpoint has.
             OSError: no readable weights; a Rogle checkpoint must be safetensors.
         """
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
@@ -151,6 +153,11 @@ class RogleModel(CLIPModel):
                 found, _ = CLIPConfig.get_config_dict(pretrained_model_name_or_path, **hub)
                 if found.get("model_type") == "clip":
                     return cls._from_clip(pretrained_model_name_or_path, **kwargs)
+                if found.get("model_type") != "rogle":
+                    raise ValueError(
+                        f"{pretrained_model_name_or_path}: model_type {found.get('model_type')!r} in config.json, "
+                        "only 'rogle' and 'clip' can be read"
+                    )
             kwargs.setdefault("use_safetensors", True)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -158,14 +165,19 @@ class RogleModel(CLIPModel):
     def _from_clip(cls, name: str, **kwargs: Any) -> "RogleModel | tuple[RogleModel, dict]":
         fields = {k: kwargs.pop(k) for k in list(kwargs) if k in RogleConfig.__dataclass_fields__ and k != "dtype"}
         with_info = kwargs.pop("output_loading_info", False)
-        tokens = kwargs.pop("max_position_embeddings", CAPTION_TOKENS)
+        tokens = kwargs.pop("max_position_embeddings", None)
+        attention = {k: kwargs[k] for k in ("attn_implementation",) if k in kwargs}
         clip = CLIPModel.from_pretrained(name, **kwargs)
         state, source = clip.state_dict(), clip.config.to_dict()
         for key in ("model_type", "architectures", "transformers_version", "auto_map"):
             source.pop(key, None)
         old_tokens, old_side = source["text_config"]["max_position_embeddings"], source["vision_config"]["image_size"]
-        source["text_config"]["max_position_embeddings"] = max(tokens, old_tokens)
-        config = RogleConfig(**source, **fields)
+        if tokens is not None and tokens < old_tokens:
+            raise ValueError(
+                f"max_position_embeddings={tokens}: {name} has {old_tokens} text positions, none are dropped"
+            )
+        source["text_config"]["max_position_embeddings"] = tokens or max(CAPTION_TOKENS, old_tokens)
+        config = RogleConfig(**(source | fields))
         patch = config.vision_config.patch_size
         state[VISION_POSITIONS] = resize_image_positions(
             state[VISION_POSITIONS], config.patch_grid, (old_side // patch, old_side // patch)
@@ -181,7 +193,7 @@ class RogleModel(CLIPModel):
             f"{config.text_config.max_position_embeddings} ({config.text_positions}); new: region_head.logit_scale"
         )
         model, info = super().from_pretrained(
-            None, config=config, state_dict=state, output_loading_info=True, dtype=clip.dtype
+            None, config=config, state_dict=state, output_loading_info=True, dtype=clip.dtype, **attention
         )
         model = model.to(clip.device)
         return (model, info) if with_info else model
@@ -231,7 +243,11 @@ class RogleModel(CLIPModel):
         return torch.cat(pooled)[back], torch.cat(tokens)[back] if keep_tokens else pooled[0].new_zeros(0)
 
     def get_region_features(
-        self, patch_tokens: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor
+        self,
+        patch_tokens: torch.Tensor,
+        boxes: torch.Tensor,
+        box_image: torch.Tensor,
+        grid: tuple[int, int] | None = None,
     ) -> torch.Tensor:
         """Region embeddings from the tokens of one dense forward.
 
@@ -239,6 +255,7 @@ class RogleModel(CLIPModel):
             patch_tokens: `[b, rows * columns, hidden]`, the vision tower's last states without the class token.
             boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
             box_image: `[n]` int64, the image of each box.
+            grid: rows and columns of the patches, if not the configuration's.
 
         Returns:
             `[n, d]`, not normalised.
@@ -246,7 +263,7 @@ class RogleModel(CLIPModel):
         Raises:
             ValueError: a box without area in its image.
         """
-        pooled = mean_patch_tokens(patch_tokens, boxes, box_image, self.config.patch_grid)
+        pooled = mean_patch_tokens(patch_tokens, boxes, box_image, grid or self.config.patch_grid)
         return self.visual_projection(self.vision_model.post_layernorm(pooled))
 
     @torch.no_grad()
@@ -327,18 +344,26 @@ class RogleModel(CLIPModel):
         """
         if input_ids is None or pixel_values is None:
             raise ValueError("RogleModel.forward needs input_ids and pixel_values; see encode_images and encode_texts")
+        n = None if boxes is None else len(boxes)
+        for name, value in (("box_image", box_image), ("sentence_input_ids", sentence_input_ids)):
+            if value is not None and len(value) != n or value is None and n is not None and name == "box_image":
+                raise ValueError(f"{name} must have one row for each of {n or 0} boxes")
         vision = self.vision_model(
             pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
         )
-        spans_wanted = return_loss and self.config.tsl_text_weight > 0 and sentence_spans is not None
+        spans_wanted = (
+            return_loss and self.config.tsl_text_weight > 0 and sentence_spans is not None and boxes is not None
+        )
         if position_ids is not None or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
             text = self.text_model(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
             )
             text_features = self.text_projection(text.pooler_output)
         else:
-            text_features, tokens = self.encode_tokens(input_ids, keep_tokens=True)
-            text = BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=text_features)
+            text_features, tokens = self.encode_tokens(input_ids, keep_tokens=bool(spans_wanted) or not return_loss)
+            text = BaseModelOutputWithPooling(
+                last_hidden_state=tokens if len(tokens) else None, pooler_output=text_features
+            )
         vision.pooler_output = self.visual_projection(vision.pooler_output)
         text.pooler_output = text_features
         image_embeds = nn.functional.normalize(vision.pooler_output, dim=-1)
@@ -347,8 +372,10 @@ class RogleModel(CLIPModel):
 
         region_embeds = sentence_embeds = None
         if boxes is not None:
+            patch = self.config.vision_config.patch_size
+            grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
             region_embeds = nn.functional.normalize(
-                self.get_region_features(vision.last_hidden_state[:, 1:], boxes, box_image), dim=-1
+                self.get_region_features(vision.last_hidden_state[:, 1:], boxes, box_image, grid), dim=-1
             )
         if sentence_input_ids is not None:
             sentence_embeds = nn.functional.normalize(self.encode_tokens(sentence_input_ids)[0], dim=-1)
@@ -374,6 +401,10 @@ class RogleModel(CLIPModel):
                         pixel_values, region_embeds, boxes, box_image, pair_weight
                     )
                     loss = loss + config.tsl_image_weight * loss_tsl_image
+
+            if loss_local is None:
+                # Data-parallel training wants a gradient for every parameter in every step.
+                loss = loss + 0.0 * self.region_head.logit_scale.sum()
 
         return RogleOutput(
             loss=loss,
@@ -419,7 +450,8 @@ class RogleModel(CLIPModel):
         box_image: torch.Tensor,
         weight: torch.Tensor | None,
     ) -> torch.Tensor:
-        # One pair an image keeps the cost at one more image forward: GOAL's single best pair.
+        # One pair an image, the first of its run in `box_image`, keeps the cost at one more image forward (GOAL's
+        # single best pair).
         first = torch.ones_like(box_image, dtype=torch.bool)
         first[1:] = box_image[1:] != box_image[:-1]
         one = first.nonzero()[:, 0]

@@ -28,8 +28,9 @@ def box_patch_shares(boxes: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor
         overlaps.append(overlap.clamp(min=0))
     shares = (overlaps[0][:, :, None] * overlaps[1][:, None, :]).flatten(1)
     area = shares.sum(1, keepdim=True)
-    if not torch.compiler.is_compiling() and bool((area <= 0).any()):
-        bad = int((area <= 0).flatten().nonzero()[0])
+    empty = ~(area > 0)  # a NaN is no area either
+    if not torch.compiler.is_compiling() and bool(empty.any()):
+        bad = int(empty.flatten().nonzero()[0])
         raise ValueError(f"boxes: row {bad} {boxes[bad].tolist()} has no area inside the image (x0 y0 x1 y1 in [0, 1])")
     return shares / area
 
@@ -51,6 +52,8 @@ def mean_patch_tokens(
     Raises:
         ValueError: the tokens do not fit the grid, or a box has no area inside the image.
     """
+    if len(box_image) and not 0 <= int(box_image.min()) <= int(box_image.max()) < len(patch_tokens):
+        raise ValueError(f"box_image names image {int(box_image.max())}, there are {len(patch_tokens)}")
     if patch_tokens.shape[1] != grid[0] * grid[1]:
         raise ValueError(f"{patch_tokens.shape[1]} patch tokens do not fit a grid of {grid[0]} x {grid[1]}")
     shares = box_patch_shares(boxes, grid).to(patch_tokens.dtype)

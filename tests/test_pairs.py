@@ -86,6 +86,27 @@ def test_words_of_side_forbid_the_mirror(tiny_processor: RogleProcessor, word: s
     np.testing.assert_allclose(item["boxes"][0], [0.0, 0.0, 0.5, 1.0])
 
 
+def test_a_jacket_left_open_has_no_side(tiny_processor: RogleProcessor) -> None:
+    said = Dataset.from_list([row(0, 1, ("His jacket is left open.", *LONG[1:]), mark=True)], features=FEATURES)
+    item = PairDataset(said, tiny_processor, long_share=1.0, flip=1.0)[0]
+    np.testing.assert_allclose(item["boxes"][0], [0.5, 0.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sentence": 99}, r"image-0: regions\[1\].sentence is 99 of 3"),
+        ({"bbox": [40, 0, 9, 9]}, r"image-0: regions\[1\].bbox .* lies outside its image"),
+        ({"bbox": [5, 5, 0, 9]}, r"image-0: regions\[1\].bbox .* lies outside its image"),
+    ],
+)
+def test_a_wrong_region_is_named(tiny_processor: RogleProcessor, change: dict, said: str) -> None:
+    broken = row(0, 1)
+    broken["regions"][1].update(change)
+    with pytest.raises(ValueError, match=said):
+        PairDataset(Dataset.from_list([broken], features=FEATURES), tiny_processor)
+
+
 def test_short_captions_have_no_spans(rows: Dataset, tiny_processor: RogleProcessor) -> None:
     short = PairDataset(rows, tiny_processor, long_share=0.0)[0]
     assert short["spans"] == [(-1, -1), (-1, -1)]

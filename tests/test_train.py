@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from source_layouts import write_source
 
 from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.cli import main as rogle
 from train import Recipe, main, parameter_groups, read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,52 @@ def test_a_run_leaves_weights_log_curves_results_and_card(tiny_checkpoint: Path,
     card = (out / "best" / "README.md").read_text()
     assert "independent implementation" in card and f"{results['global/long/R@1']:.2f}" in card
     assert "model-index" in card
+
+
+def test_without_a_model_a_small_one_is_built_and_the_seed_decides(tmp_path: Path) -> None:
+    weights = []
+    for name, seed in (("one", "0"), ("two", "0"), ("three", "1")):
+        given = ["--dataset", "synthetic-tiny", "--epochs", "1", "--batch-size", "24", "--threads", "1"]
+        main([*given, "--seed", seed, "--out", str(tmp_path / name)])
+        weights.append(load_file(tmp_path / name / "best" / "model.safetensors"))
+    one, two, three = weights
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not torch.equal(one["visual_projection.weight"], three["visual_projection.weight"])
+    processor = RogleProcessor.from_pretrained(tmp_path / "one" / "best")
+    assert len(processor.tokenizer("black shoes")["input_ids"]) == 4  # words of the captions are tokens
+
+
+def test_the_best_epoch_on_validation_is_kept(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, scores, asked = {}, iter([10.0, 50.0, 20.0, 0.0]), []
+
+    def scripted(embeddings, local_weight=0.0):
+        asked.append(embeddings.split)
+        return {"global/long/R@1": next(scores)}
+
+    def remember(model, folder, *args, **kwargs):
+        kept[len(kept)] = {k: v.clone() for k, v in model.state_dict().items()}
+        return save(model, folder, *args, **kwargs)
+
+    save = RogleModel.save_pretrained
+    monkeypatch.setattr("train.both_protocols", scripted)
+    monkeypatch.setattr(RogleModel, "save_pretrained", remember)
+    main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "3"))
+    assert asked == ["validation"] * 3 + ["test"]
+    best = load_file(tmp_path / "run" / "best" / "model.safetensors")
+    assert len(kept) == 3  # after epochs 1 and 2, and once more with the fitted weight
+    assert all(torch.equal(best[key], kept[1][key]) for key in best)
+    assert "epoch 2 of 3" in json.loads((tmp_path / "run" / "results.json").read_text())["chosen_on"]
+
+
+def test_a_run_killed_between_two_renames_keeps_its_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    main(flags(tiny_checkpoint, run))
+    results = json.loads((run / "results.json").read_text())["results"]
+    for name in ("state", "best"):
+        (run / name).rename(run / f"{name}.old")
+    assert main(flags(tiny_checkpoint, run, "--resume")) == results
 
 
 def test_training_lowers_the_loss_and_moves_both_branches(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -128,8 +175,9 @@ def test_a_set_without_boxes_trains_the_local_branch_by_mining(
         "--out", str(tmp_path / "run"), "--epochs", "1", "--batch-size", "4", "--threads", "1",
     ])  # fmt: skip
     said = capsys.readouterr().out
-    assert "no regions in the data: mining region-sentence pairs (RSM)" in said
-    assert "assigned" in said
+    assert "no paired regions in the data: mining them (RSM)" in said
+    entry = json.loads((tmp_path / "run" / "train_log.jsonl").read_text())
+    assert entry["loss_local"] > 0
     card = (tmp_path / "run" / "best" / "README.md").read_text()
     assert "cuhk_pedes" in card and "license: other" in card
 
@@ -159,7 +207,13 @@ def test_real_people_train_evaluate_and_leave_a_card(
         "--model", str(tiny_checkpoint), "--out", str(tmp_path / "run"), "--epochs", "1", "--threads", "1",
     ])  # fmt: skip
     assert results["global/long/queries"] == 31
-    assert (tmp_path / "run" / "best" / "README.md").exists()
+    best, index = tmp_path / "run" / "best", tmp_path / "index"
+    assert "independent implementation" in (best / "README.md").read_text()
+    assert rogle(["index", str(people / "imgs"), "--model", str(best), "--out", str(index)]) == 0
+    query = "A woman with long hair. She wears a grey cardigan and black boots."
+    assert rogle(["search", query, "--index", str(index), "--save", str(tmp_path / "found.png")]) == 0
+    with Image.open(tmp_path / "found.png") as picture:
+        assert picture.width > 400
 
 
 def test_recipe_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
@@ -172,6 +226,9 @@ def test_a_wrong_recipe_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("epoch: 3\n")
     with pytest.raises(SystemExit, match="unknown field 'epoch'"):
         read_recipe(["--config", str(tmp_path / "r.yaml")])
+    for wrong, said in (("--epochs 0", "from 1"), ("--flip 2", r"\[0, 1\]"), ("--config nowhere.yaml", "nowhere.yaml")):
+        with pytest.raises(SystemExit, match=said):
+            read_recipe(wrong.split())
     with pytest.raises(SystemExit, match="--regions must be rows, mined or none"):
         read_recipe(["--regions", "all"])
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Sampler
 
 from modeling_rogle import RogleProcessor
 
-SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+SIDES = re.compile(r"\b(left(?! open)|right)\b", re.IGNORECASE)  # a jacket "left open" has no side
 
 
 class EpochSampler(Sampler[int]):
@@ -40,6 +40,10 @@ class PairDataset(Dataset):
         flip: probability of a mirror image, skipped where the caption or a drawn sentence says left or right.
         seed: of all draws.
         cache_bytes: keep resized pictures in memory when the whole split fits; 0 never does.
+
+    Raises:
+        ValueError: a region whose sentence does not exist or whose box lies outside its image; names image_id and
+            field.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class PairDataset(Dataset):
         self.person_ids, self.image_ids = text["person_id"][:], text["image_id"][:]
         self.sizes = list(zip(text["width"][:], text["height"][:], strict=True))
         self.captions, self.sentences, self.regions = text["caption"][:], text["sentences"][:], text["regions"][:]
+        self._check_regions()
         self.long_ids, self.spans = processor.caption_spans(self.captions, self.sentences)
         self.short = text["captions"][:]
         self.short_ids = self._tokenize_nested(self.short)
@@ -72,6 +77,17 @@ class PairDataset(Dataset):
         self.pixels: dict[int, np.ndarray] | None = None
         if len(rows) * size["height"] * size["width"] * 3 <= cache_bytes:
             self.pixels = {}
+
+    def _check_regions(self) -> None:
+        for image_id, size, sentences, regions in zip(
+            self.image_ids, self.sizes, self.sentences, self.regions, strict=True
+        ):
+            boxes = self.processor.normalize_boxes([region["bbox"] for region in regions], *size)
+            for n, (region, box) in enumerate(zip(regions, boxes, strict=True)):
+                if region["sentence"] >= len(sentences):
+                    raise ValueError(f"{image_id}: regions[{n}].sentence is {region['sentence']} of {len(sentences)}")
+                if not (box[2:] > box[:2]).all():
+                    raise ValueError(f"{image_id}: regions[{n}].bbox {region['bbox']} lies outside its image {size}")
 
     def _tokenize_nested(self, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         flat = [t for group in texts for t in group]

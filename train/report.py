@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from modeling_rogle.protocols import format_table  # noqa: E402
 
+COUNTS = ("queries", "dropped_queries", "gallery")  # sizes, no metrics
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"
 
 
@@ -56,15 +57,28 @@ def write_card(path: Path, recipe: dict, summary: dict) -> None:
         recipe: the run's fields.
         summary: command, split, chosen_on, results (percent), as in results.json.
     """
-    synthetic = recipe["dataset"].startswith("synthetic")
-    title = "P-VLG, embedded synthetic pedestrians" if synthetic else recipe["dataset"]
+    drawn = recipe["dataset"].startswith("synthetic")
+    title = "P-VLG, embedded synthetic pedestrians" if drawn else recipe["dataset"]
+    # Folders of this machine are nobody's business: a model from disk is known by its folder's name alone.
+    local = bool(recipe["model"]) and Path(recipe["model"]).exists()
+    start = Path(recipe["model"]).name if local else recipe["model"]
+    shown = {k: v for k, v in recipe.items() if k not in ("out", "data_root", "image_root", "resume", "threads")}
+    if recipe["model"]:
+        shown["model"] = start
+    command = summary["command"]
+    for name, value in recipe.items():
+        if name in ("out", "data_root", "image_root") and value:
+            command = command.replace(str(value), name.upper())
+    if local:
+        command = command.replace(recipe["model"], start)
+    own = drawn and not recipe["model"]  # nothing but drawn people was ever seen
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
-        license="apache-2.0" if synthetic else "other",
-        license_name=None if synthetic else "research-only",
+        license="apache-2.0" if own else "other",
+        license_name=None if own else "see-the-data-and-the-starting-weights",
         language="en",
-        base_model=recipe["model"] if recipe["model"] and not Path(recipe["model"]).exists() else None,
+        base_model=None if local else recipe["model"],
         tags=["text-based-person-search", "person-re-identification", "rogle"],
         model_name="rogle",
         eval_results=[
@@ -79,16 +93,17 @@ def write_card(path: Path, recipe: dict, summary: dict) -> None:
                 metric_value=round(value, 2),
             )
             for name, value in summary["results"].items()
-            if isinstance(value, (int, float))
+            if name.rpartition("/")[2] not in COUNTS
         ],
     )
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        synthetic=synthetic,
+        drawn=drawn,
         dataset_title=title,
-        start=recipe["model"] or "random weights",
-        recipe=recipe,
+        start=start,
+        recipe=shown,
+        command=command,
         summary=summary,
         table=format_table(summary["results"]),
     )

@@ -1,8 +1,8 @@
-"""accelerate launch train/train.py [--config train/configs/vitb16.yaml] [--dataset cuhk_pedes --data-root DIR] ...
+"""accelerate launch --num_processes 1 train/train.py [--config train/configs/vitb16.yaml] [--dataset cuhk_pedes ...]
 
 Trains Rogle: both branches, validated each epoch, the checkpoint chosen on *validation*, both protocols on test at the
 end. Without arguments: a small model from scratch on the embedded synthetic P-VLG, minutes on two CPU cores. Every
-field of `Recipe` is a flag (dashes) and a key of the YAML file; flags win.
+field of `Recipe` is a flag (dashes) and a key of the YAML file; flags win. One process so far.
 """
 
 import json
@@ -36,7 +36,7 @@ from modeling_rogle.protocols import both_protocols, encode_split, fit_local_wei
 
 @dataclass
 class Recipe:
-    """What a run needs to be repeated; saved beside the weights as recipe.yaml."""
+    """What a run needs to be repeated; saved in its folder as recipe.yaml."""
 
     out: str = field(default="runs/small", metadata={"help": "folder of checkpoints, log, curves, results and card"})
     dataset: str = field(default="synthetic", metadata={"help": "synthetic, synthetic-tiny, pvlg, cuhk_pedes, ..."})
@@ -47,10 +47,10 @@ class Recipe:
     )
     regions: str = field(
         default="rows",
-        metadata={"help": "rows: the data's own, mined by RSM where it has none; mined; none: no local branch"},
+        metadata={"help": "rows: the data's own, or mined by RSM if none is paired; mined; none: no local branch"},
     )
     epochs: int = field(default=10, metadata={"help": "passes over the training images"})
-    batch_size: int = field(default=32, metadata={"help": "images a step and process"})
+    batch_size: int = field(default=32, metadata={"help": "images a step"})
     learning_rate: float = field(default=1e-3, metadata={"help": "peak, after the warm-up, before the cosine"})
     warmup_share: float = field(default=0.1, metadata={"help": "share of the steps that warm up"})
     weight_decay: float = field(default=0.05, metadata={"help": "of matrices; vectors and position tables have none"})
@@ -77,8 +77,11 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
     parser.add_argument("--config", help="YAML file of recipe fields")
     path = parser.parse_known_args(argv)[0].config
     if path:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        unknown = sorted(set(given) - set(Recipe.__dataclass_fields__))
+        try:
+            given = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SystemExit(f"--config {path}: {' '.join(str(error).split())}") from None
+        unknown = sorted(set(given) - set(Recipe.__dataclass_fields__)) if isinstance(given, dict) else [str(given)]
         if unknown:
             raise SystemExit(
                 f"{path}: unknown field {unknown[0]!r}; fields are {', '.join(Recipe.__dataclass_fields__)}"
@@ -86,6 +89,12 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
         parser.set_defaults(**given)
     recipe = vars(parser.parse_args(argv))
     recipe.pop("config")
+    for name in ("epochs", "batch_size", "max_bad_steps"):
+        if not isinstance(recipe[name], int) or recipe[name] < 1:
+            raise SystemExit(f"--{name.replace('_', '-')} must be a whole number from 1, not {recipe[name]!r}")
+    for name in ("long_share", "flip", "warmup_share"):
+        if not isinstance(recipe[name], (int, float)) or not 0 <= recipe[name] <= 1:
+            raise SystemExit(f"--{name.replace('_', '-')} must lie in [0, 1], not {recipe[name]!r}")
     if recipe["regions"] not in ("rows", "mined", "none"):
         raise SystemExit(f"--regions must be rows, mined or none, not {recipe['regions']!r}")
     return Recipe(**recipe)
@@ -115,11 +124,15 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": decay, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
-def write_json(path: Path, content: object) -> None:
+def write_text(path: Path, text: str) -> None:
     """Atomically: a killed run leaves the old file or the new one."""
     part = path.with_suffix(path.suffix + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def write_json(path: Path, content: object) -> None:
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def save_folder(target: Path, write) -> None:
@@ -136,7 +149,10 @@ def save_folder(target: Path, write) -> None:
 
 
 def claim_folder(out: Path, recipe: Recipe) -> None:
-    """Takes `out` for this run: an empty folder, or with --resume the one of the same recipe. Overwrites nothing."""
+    """Takes `out` for this run: an empty folder, or with --resume the one of the same recipe.
+
+    Of a run killed inside [`save_folder`] the older checkpoint is put back.
+    """
     mine = {k: v for k, v in asdict(recipe).items() if k not in ("resume", "threads")}
     saved = out / "recipe.yaml"
     found = {path.name for path in out.iterdir()} if out.exists() else set()
@@ -149,9 +165,10 @@ def claim_folder(out: Path, recipe: Recipe) -> None:
             k = changed[0]
             raise SystemExit(f"--resume: {saved} has {k} = {theirs.get(k)!r}, this command {mine[k]!r}")
     out.mkdir(parents=True, exist_ok=True)
-    part = saved.with_suffix(".part")
-    part.write_text(yaml.safe_dump(mine, sort_keys=False), encoding="utf-8")
-    os.replace(part, saved)
+    for name in ("state", "best"):
+        if not (out / name).exists() and (out / f"{name}.old").exists():
+            os.replace(out / f"{name}.old", out / name)
+    write_text(saved, yaml.safe_dump(mine, sort_keys=False))
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -164,7 +181,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     set_seed(recipe.seed)
     out = Path(recipe.out)
-    claim_folder(out, recipe)
+    if accelerator.num_processes > 1:
+        raise SystemExit("train.py runs in one process so far: accelerate launch --num_processes 1 train/train.py ...")
     try:
         data, read_report = load_rows(recipe.dataset, recipe.data_root, recipe.image_root)
         if read_report is not None:
@@ -177,10 +195,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
         model, processor = prepare_model(recipe, captions)
     except (ValueError, OSError, StrictDataclassError) as error:  # the user's data or checkpoint, not our code
         raise SystemExit(f"train.py: {' '.join(str(error).split())}") from None
-    if recipe.regions == "mined" or (recipe.regions == "rows" and not any(train_rows["regions"][:])):
-        say(
-            "no regions in the data: mining region-sentence pairs (RSM)" if recipe.regions == "rows" else "mining (RSM)"
-        )
+    claim_folder(out, recipe)
+    paired = any(region["sentence"] >= 0 for regions in train_rows["regions"][:] for region in regions)
+    if recipe.regions == "mined" or (recipe.regions == "rows" and not paired):
+        say("no paired regions in the data: mining them (RSM)" if recipe.regions == "rows" else "mining (RSM)")
         train_rows, mined = mine_rows(model.to(accelerator.device), processor, train_rows)
         say(f"mined: {mined}")
     pairs = PairDataset(
@@ -208,7 +226,15 @@ def main(argv: Sequence[str] | None = None) -> dict:
     schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup_share * steps), steps)
     model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
     bare = accelerator.unwrap_model(model)
-    progress = {"epoch": 0, "best": -1.0, "best_epoch": 0, "bad_steps": 0, "seconds": 0.0, "history": []}
+    progress = {
+        "epoch": 0,
+        "best": -1.0,
+        "best_epoch": 0,
+        "bad_steps": 0,
+        "bad_images": [],
+        "seconds": 0.0,
+        "history": [],
+    }
     if (out / "state").is_dir():
         accelerator.load_state(str(out / "state"))
         progress = json.loads((out / "state" / "progress.json").read_text(encoding="utf-8"))
@@ -220,7 +246,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
     bar = tqdm(
         total=steps, initial=progress["epoch"] * len(loader), disable=not accelerator.is_main_process, desc="train"
     )
-    bad_ids: list[str] = []
     for epoch in range(progress["epoch"], recipe.epochs):
         started = time.perf_counter()
         # Through the loader: Accelerate hands its own count of epochs to sampler and data, which a resumed run lacks.
@@ -228,19 +253,18 @@ def main(argv: Sequence[str] | None = None) -> dict:
         pairs.set_epoch(epoch)
         model.train()
         sums: dict[str, float] = {}
+        finite = 0
         for batch in loader:
             image_ids = batch.pop("image_ids")
             batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
-            with accelerator.autocast():
-                output = model(**batch, return_loss=True)
-            if not math.isfinite(output.loss.item()):
+            output = model(**batch, return_loss=True)
+            loss = output.loss.item()
+            if not math.isfinite(loss):
                 progress["bad_steps"] += 1
-                bad_ids += image_ids
-                write_json(out / "bad_steps.json", {"image_ids": bad_ids})
+                progress["bad_images"] += image_ids
+                write_json(out / "bad_steps.json", {"image_ids": progress["bad_images"]})
                 if progress["bad_steps"] >= recipe.max_bad_steps:
-                    raise SystemExit(
-                        f"loss is {output.loss.item()} in {progress['bad_steps']} steps: {out}/bad_steps.json"
-                    )
+                    raise SystemExit(f"loss is {loss} in {progress['bad_steps']} steps: {out}/bad_steps.json")
                 optimizer.zero_grad()
                 schedule.step()
                 bar.update()
@@ -250,25 +274,25 @@ def main(argv: Sequence[str] | None = None) -> dict:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
+            finite += 1
             for name in ("loss", "loss_global", "loss_local", "loss_tsl_text", "loss_tsl_image"):
                 if output.get(name) is not None:
                     sums[name] = sums.get(name, 0.0) + output[name].item()
             bar.update()
-            bar.set_postfix(loss=f"{output.loss.item():.3f}", best=f"{max(progress['best'], 0):.1f}")
+            bar.set_postfix(loss=f"{loss:.3f}", best=f"{max(progress['best'], 0):.1f}")
         model.eval()
         found = both_protocols(encode_split(bare, processor, data["validation"], progress=False, split="validation"))
         progress["seconds"] += time.perf_counter() - started
         entry = {"epoch": epoch + 1, "step": (epoch + 1) * len(loader), "seconds": round(progress["seconds"], 1)}
-        entry |= {name: total / len(loader) for name, total in sums.items()}
+        entry |= {name: total / max(finite, 1) for name, total in sums.items()}
         entry |= {f"validation/{name}": value for name, value in found.items()}
         progress["history"].append(entry)
         progress["epoch"] = epoch + 1
-        with log.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(entry) + "\n")
         if found["global/long/R@1"] > progress["best"]:
             progress["best"], progress["best_epoch"] = found["global/long/R@1"], epoch + 1
             save_folder(out / "best", lambda d: (bare.save_pretrained(d), processor.save_pretrained(d)))
         save_folder(out / "state", lambda d: _save_state(accelerator, d, progress))
+        write_text(log, "".join(json.dumps(entry) + "\n" for entry in progress["history"]))
     bar.close()
 
     best = RogleModel.from_pretrained(out / "best").to(accelerator.device).eval()
@@ -278,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     results = both_protocols(
         encode_split(best, processor, data["test"], progress=False, split="test"), best.config.local_weight
     )
-    command = "accelerate launch train/train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
+    command = "accelerate launch --num_processes 1 train/train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     summary = {
         "command": command.strip(),
         "split": "test",
@@ -304,4 +328,7 @@ def _save_state(accelerator: Accelerator, folder: Path, progress: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:  # one line that names file and field; from deep inside it would be a trace
+        raise SystemExit(f"train.py: {' '.join(str(error).split())}") from error
