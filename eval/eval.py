@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from dataset_pvlg.load import DATASET_NAMES, load_rows
-from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.gallery import GalleryError, load_model
 from modeling_rogle.protocols import both_protocols, encode_split, fit_local_weight, format_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,13 +97,14 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"dataset {arguments.dataset!r} has no split {split!r}; it has {', '.join(data)}")
     device = arguments.device or torch.accelerator.current_accelerator() or "cpu"
     try:
-        model = RogleModel.from_pretrained(arguments.model).to(device)
-        processor = RogleProcessor.from_pretrained(arguments.model)
+        model, processor = load_model(arguments.model)
+    except GalleryError as error:
+        raise ValueError(f"--model {error}") from error
     except (OSError, ValueError) as error:  # the Hub's own message does not say which argument it is about
         raise ValueError(f"--model {arguments.model} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
     def encode(split: str):
-        return encode_split(model, processor, data[split], arguments.batch_size, split=split)
+        return encode_split(model, processor, data[split], arguments.batch_size, device=device, split=split)
 
     weight, table = arguments.local_weight, None
     if weight == "auto":

@@ -30,6 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"rogle {args.command}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        from huggingface_hub.errors import StrictDataclassError  # no ValueError, although it says the same
+
+        if not isinstance(error, StrictDataclassError):
+            raise
+        print(f"rogle {args.command}: {_one_line(error.__cause__ or error)}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -121,16 +128,16 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
-    if args.save and Path(args.save).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"--save {args.save}: the name must end in .png, .jpg or .webp")
+    if args.save:
+        from .pictures import check_suffix, draw_results
+
+        check_suffix(args.save)
     model = _checked_model(args.model) if args.model else None
     from .gallery import Gallery
 
     matches = Gallery.open(args.index, model).search(args.query, args.top_k, args.local_weight)
     print(_as_json(args, matches) if args.json else _as_table(matches))
     if args.save:
-        from .pictures import draw_results
-
         saved = draw_results(matches, args.query, args.save)
         print(f"picture: {saved}", file=sys.stderr if args.json else sys.stdout)
 
@@ -139,10 +146,11 @@ def _delete(args: argparse.Namespace) -> None:
     from .gallery import Gallery
 
     gallery = Gallery.open(args.index)
+    before = len(gallery)
     count = gallery.delete(args.paths)
-    print(
-        f"deleted {count} of {count + len(gallery)} pictures from {args.index}; the files themselves were not touched"
-    )
+    deleted = before - len(gallery)
+    names = f" and {count - deleted} names of skipped ones" if count > deleted else ""
+    print(f"deleted {deleted} of {before} pictures{names} from {args.index}; the files themselves were not touched")
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -186,7 +194,7 @@ def _checked_model(name: str) -> str:
     return name
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     lines = str(error).strip().splitlines()

@@ -1,6 +1,5 @@
 """Gallery: index a folder of pictures once, then search it with a description and see why each picture matched."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -13,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from .configuration_rogle import RogleConfig
 from .folder import Picture, Skipped, decoded_batches, picture_files, shown
-from .matching import TEMPLATE_LABELS, template_boxes
+from .matching import TEMPLATE_LABELS, encode_with_templates, template_boxes
 from .modeling_rogle import RogleModel
 from .processing_rogle import RogleProcessor
 from .sentences import split_sentences
@@ -97,7 +97,8 @@ class Gallery:
 
         Raises:
             FileNotFoundError: `folder` does not exist.
-            GalleryError: nothing to index, or `out` holds something that is not an index.
+            GalleryError: nothing to index, `out` holds something that is not an index, or a model whose weights are
+                broken.
         """
         started = time.perf_counter()
         folder, out = Path(folder), Path(out)
@@ -123,7 +124,7 @@ class Gallery:
             for pictures, failed in decoded_batches(root, files, batch_size, tuple(model.config.image_size)):
                 skipped += failed
                 if pictures:
-                    images, regions = _encode_pictures(model, processor, pictures, boxes)
+                    images, regions = _encode_pictures(model, processor, pictures)
                     writer.append(_metadata(pictures), images, *quantise(regions))
                 bar.update(len(pictures) + len(failed))
             if not writer.rows:
@@ -182,7 +183,8 @@ class Gallery:
             local_weight: w in [0, 1]; by default the one in the model's configuration.
 
         Raises:
-            GalleryError: an empty query, a number out of range, an index without images, or another model.
+            GalleryError: an empty query, a number out of range, an index without images, another model, or one whose
+                weights are broken.
 
         Warns:
             UserWarning: the query is longer than the model reads; says how many tokens were cut.
@@ -218,6 +220,7 @@ class Gallery:
 
     def delete(self, paths: Iterable[str | Path]) -> int:
         """Removes images from the index, embeddings and metadata, by rewriting it without them: all of them or none.
+        The name of a picture that was skipped, which the index lists too, is removed in the same way.
 
         The picture files are not touched: one that stays in the folder returns when the folder is indexed again.
 
@@ -225,23 +228,30 @@ class Gallery:
             paths: relative to the indexed folder, as in `Match.path`, or absolute.
 
         Returns:
-            how many images were removed.
+            how many entries were removed, images and names of skipped pictures.
 
         Raises:
             GalleryError: a path is not in the index.
         """
         row_of = {path: row for row, path in enumerate(self.paths)}
-        rows = set()
+        listed = {item["path"] for item in self._store.header["skipped"]}
+        rows, names = set(), set()
         for path in paths:
-            relative = Path(path)
-            with contextlib.suppress(ValueError):
-                relative = relative.relative_to(self.folder)
-            if relative.as_posix() not in row_of:
+            written = self.folder / path
+            # The folder may have been named through a link; a picture that is a link itself keeps its name.
+            for place in (written, Path(os.path.realpath(written.parent), written.name)):
+                name = place.relative_to(self.folder).as_posix() if place.is_relative_to(self.folder) else None
+                if name in row_of:
+                    rows.add(row_of[name])
+                    break
+                if name is not None and shown(name) in listed:
+                    names.add(shown(name))
+                    break
+            else:
                 raise GalleryError(f"{self._store.path}: {shown(path)} is not in this index; nothing was deleted")
-            rows.add(row_of[relative.as_posix()])
-        if rows:
-            self._store = self._store.without(rows)
-        return len(rows)
+        if rows or names:
+            self._store = self._store.without(rows, names)
+        return len(rows) + len(names)
 
     def _loaded(self) -> tuple[RogleModel, RogleProcessor]:
         if not isinstance(self._model, RogleModel):
@@ -286,7 +296,8 @@ def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
     """Model in fp32, on the GPU when there is one, and its processor, from a folder or a Hub name.
 
     Raises:
-        GalleryError: not a Rogle or CLIP model, damaged weights, or a tokenizer of another model.
+        GalleryError: not a Rogle or CLIP model, a configuration out of range, damaged weights, or a tokenizer of
+            another model.
         OSError: no weights, configuration or processor there.
     """
     name = str(name)
@@ -297,6 +308,8 @@ def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
     disable_progress_bar()  # one for the weights of every search would say nothing
     try:
         model = RogleModel.from_pretrained(name, dtype=torch.float32)
+    except StrictDataclassError as error:
+        raise GalleryError(f"{name}: config.json: {str(error.__cause__ or error).splitlines()[0]}") from error
     except (SafetensorError, RuntimeError) as error:
         raise GalleryError(f"{name}: weights cannot be read ({str(error).splitlines()[0]})") from error
     finally:
@@ -336,13 +349,16 @@ def _metadata(pictures: Sequence[Picture]) -> pa.Table:
 
 
 def _encode_pictures(
-    model: RogleModel, processor: RogleProcessor, pictures: Sequence[Picture], boxes: np.ndarray
+    model: RogleModel, processor: RogleProcessor, pictures: Sequence[Picture]
 ) -> tuple[np.ndarray, np.ndarray]:
-    pixels = processor(images=[picture.image for picture in pictures], return_tensors="pt")["pixel_values"]
-    every_box = torch.from_numpy(np.tile(boxes, (len(pictures), 1))).to(model.device)
-    image_of_box = torch.arange(len(pictures), device=model.device).repeat_interleave(len(boxes))
-    images, regions = model.encode_images(pixels.to(model.device), every_box, image_of_box)
-    return images.cpu().numpy(), regions.view(len(pictures), len(boxes), -1).cpu().numpy()
+    images, regions, _ = encode_with_templates(model, processor, [picture.image for picture in pictures])
+    return _finite(images), _finite(regions)
+
+
+def _finite(embeds: torch.Tensor) -> np.ndarray:
+    if not bool(embeds.isfinite().all()):  # as int8 it would look like any other region
+        raise GalleryError("the model gives embeddings that are not finite; its weights are broken")
+    return embeds.numpy()
 
 
 def _encode_query(model: RogleModel, processor: RogleProcessor, query: str, sentences: Sequence[str]) -> np.ndarray:
@@ -358,7 +374,7 @@ def _encode_query(model: RogleModel, processor: RogleProcessor, query: str, sent
             stacklevel=3,
         )
     encoded = processor(text=texts, return_tensors="pt", max_length=limit)
-    return model.encode_texts(encoded["input_ids"].to(model.device)).cpu().numpy()
+    return _finite(model.encode_texts(encoded["input_ids"].to(model.device)).cpu())
 
 
 __all__ = ["Gallery", "GalleryError", "IndexReport", "Match", "SentenceMatch", "fingerprint", "load_model"]

@@ -13,10 +13,12 @@ or none. What earlier generations left behind is removed by the next write.
 
 import contextlib
 import json
+import math
 import os
 import re
 import secrets
 import shutil
+from collections.abc import Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -192,15 +194,16 @@ class Store:
         self.paths: list[str] = self.table.column("path").to_pylist()
         self.sizes = np.stack([self.table.column(name).to_numpy() for name in ("width", "height")], axis=1)
 
-    def without(self, rows: set[int]) -> "Store":
-        """Rewrites the index without some rows, and opens what was written."""
+    def without(self, rows: set[int], skipped: Set[str] = frozenset()) -> "Store":
+        """Rewrites the index without some rows and some names of skipped pictures, and opens what was written."""
         kept = np.array([row for row in range(len(self.paths)) if row not in rows], dtype=np.int64)
         with StoreWriter(self.path, self.header["dimension"], len(self.boxes)) as writer:
             for start in range(0, len(kept), _ROWS_AT_ONCE):
                 part = kept[start : start + _ROWS_AT_ONCE]
                 table = self.table.take(pa.array(part))
                 writer.append(table, self.global_embeds[part], self.regions[part], self.scales[part])
-            writer.publish(self.header)
+            still = [item for item in self.header["skipped"] if item["path"] not in skipped]
+            writer.publish({**self.header, "skipped": still})
         return Store(self.path)
 
 
@@ -223,7 +226,19 @@ def _read_header(path: Path) -> dict[str, Any]:
             raise GalleryError(f"{file}: field {field!r} is missing or not a {kind.__name__}; build the index again")
     if not _OURS.fullmatch(header["generation"]):
         raise GalleryError(f"{file}: field 'generation' names {header['generation']!r}, not a generation")
+    boxes, labels = header["template_boxes"], header["template_labels"]
+    for box in boxes:
+        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite_number, box))):
+            raise GalleryError(f"{file}: field 'template_boxes' holds {box!r}, not four numbers; build the index again")
+    if len(labels) != len(boxes) or not all(isinstance(label, str) for label in labels):
+        raise GalleryError(f"{file}: field 'template_labels' is not {len(boxes)} names; build the index again")
+    if not all(isinstance(item, dict) and isinstance(item.get("path"), str) for item in header["skipped"]):
+        raise GalleryError(f"{file}: field 'skipped' holds an entry without a path; build the index again")
     return header
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 _FIELDS = {
@@ -234,6 +249,7 @@ _FIELDS = {
     "model": dict,
     "template_boxes": list,
     "template_labels": list,
+    "skipped": list,
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from modeling_rogle import RogleModel
 from modeling_rogle.cli import main
 
 QUERY = "A man wears a red jacket. His shoes are white."
@@ -107,7 +109,7 @@ def test_bad_input_is_one_line_and_exit_2(index, pictures, tiny_checkpoint, tmp_
         (("search", " ", "--index", index), "rogle search: query: no words in it"),
         (("search", QUERY, "--index", index, "--top-k", "0"), "rogle search: top-k must be at least 1, not 0"),
         (("search", QUERY, "--index", index, "--local-weight", "2"), "rogle search: local weight must lie in [0, 1]"),
-        (("search", QUERY, "--index", index, "--save", "x.tiff"), "rogle search: --save x.tiff: the name must end in"),
+        (("search", QUERY, "--index", index, "--save", "x.tiff"), "rogle search: x.tiff: save the picture as .png"),
         (("search", QUERY, "--index", index, "--model", gone), f"rogle search: --model {gone}: no such folder"),
         (("delete", "gone.png", "--index", index), f"rogle delete: {index}: gone.png is not in this index"),
     ):
@@ -115,6 +117,33 @@ def test_bad_input_is_one_line_and_exit_2(index, pictures, tiny_checkpoint, tmp_
         assert (code, out) == (2, ""), err
         assert err.startswith(message) and err.count("\n") == 1 and "Traceback" not in err
     assert not gone.exists()
+
+
+def test_a_configuration_out_of_range_is_one_line(index, pictures, tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text()) | {"local_weight": 5.0}
+    (model / "config.json").write_text(json.dumps(config))
+    commands = (("index", pictures, "--out", tmp_path / "new"), ("search", QUERY, "--index", index))
+    for command in commands:
+        code, out, err = run(capsys, *command, "--model", model)
+        assert (code, out) == (2, "")
+        assert err == f"rogle {command[0]}: {model}: config.json: local_weight must lie in [0, 1], not 5.0\n"
+    # Wherever else such a configuration is read, it is told in one line too.
+    monkeypatch.setattr("modeling_rogle.gallery.load_model", RogleModel.from_pretrained)
+    code, out, err = run(capsys, *commands[0], "--model", model)
+    assert (code, out) == (2, "") and err == "rogle index: local_weight must lie in [0, 1], not 5.0\n"
+
+
+def test_names_of_skipped_pictures_are_deleted_and_counted(tiny_checkpoint, tmp_path, capsys):
+    folder, index = tmp_path / "pictures", tmp_path / "index"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (20, 50), "red").save(folder / name)
+    (folder / "text.jpg").write_text("no picture")
+    assert run(capsys, "index", folder, "--model", tiny_checkpoint, "--out", index)[0] == 0
+    code, out, _ = run(capsys, "delete", "--index", index, "a.png", folder / "text.jpg")
+    assert code == 0 and out.startswith(f"deleted 1 of 2 pictures and 1 names of skipped ones from {index};")
+    assert "text.jpg" not in (index / "index.json").read_text()
 
 
 def test_an_over_long_query_is_one_warning_line(index, capsys):

@@ -1,6 +1,8 @@
 """eval/eval.py: any checkpoint on any set, by both protocols, with what is needed to repeat the figures."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,30 @@ def test_mistakes_end_in_one_line(
     said = capsys.readouterr()
     assert message in said.err.splitlines()[-1]
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {"model_type": "bert"}, "model_type 'bert' in config.json"),
+        ("config.json", {"local_weight": 5.0}, "config.json: local_weight must lie in [0, 1], not 5.0"),
+        ("model.safetensors", None, "weights cannot be read"),
+        ("tokenizer.json", None, "no vocabulary"),
+    ],
+)
+def test_models_that_cannot_be_scored_end_in_one_line(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture, file: str, content: dict | None, message: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    if content is not None:
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | content))
+    elif file == "tokenizer.json":
+        (folder / file).unlink()
+    else:
+        os.truncate(folder / file, 5000)
+    assert main(["--model", str(folder), "--dataset", "synthetic-tiny"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"eval.py: --model {folder}") and message in said
 
 
 def test_a_weight_out_of_range_is_refused(tiny_checkpoint: Path, capsys: pytest.CaptureFixture) -> None:

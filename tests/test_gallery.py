@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -264,10 +265,18 @@ for out in outs:
     assert len(os.listdir(new)) == 2
 
 
+def stored(index: Path) -> tuple[dict[str, list], np.ndarray, np.ndarray]:
+    """What lies in the files themselves: metadata, embeddings, int8 regions."""
+    (data,) = index.glob("generation-*")
+    table = pq.read_table(data / "images.parquet").to_pydict()
+    return table, np.load(data / "global.npy"), np.load(data / "regions.npy")
+
+
 def test_a_deleted_picture_is_nowhere_on_the_disk(copied, tools):
     gallery = Gallery.open(copied, *tools)
     before = {match.path: match for match in gallery.search(QUERY)}
-    vector = np.array(gallery._store.global_embeds[3])
+    table, *arrays = stored(copied)
+    gone = [table["path"].index(name) for name in ("03.png", "07.png")]
     assert gallery.delete(["03.png", gallery.folder / "07.png"]) == 2
     after = {match.path: match for match in gallery.search(QUERY)}
     assert set(before) - set(after) == {"03.png", "07.png"}
@@ -275,11 +284,40 @@ def test_a_deleted_picture_is_nowhere_on_the_disk(copied, tools):
         assert after[path].score == pytest.approx(before[path].score, abs=1e-6)
         assert after[path].file == before[path].file
     assert after == {match.path: match for match in Gallery.open(copied, *tools).search(QUERY)}
-    assert len(os.listdir(copied)) == 2
-    for file in copied.rglob("*.*"):
-        content = file.read_bytes()
-        assert b"03.png" not in content and vector.tobytes() not in content
+    assert len(list(copied.rglob("*"))) == 6  # index.json and one generation of four files
+    left, *left_arrays = stored(copied)
+    everything = b"".join(file.read_bytes() for file in copied.rglob("*.*"))
+    assert len(left["path"]) == 8
+    for row in gone:
+        for field in ("path", "sha256"):
+            assert table[field][row] not in left[field] and table[field][row].encode() not in everything
+        for array, less in zip(arrays, left_arrays, strict=True):
+            assert not (less == array[row]).all(axis=tuple(range(1, array.ndim))).any()
+            assert array[row].tobytes() not in everything
     assert (gallery.folder / "03.png").is_file()
+
+
+def test_deleting_by_a_path_through_a_link(copied, tools, tmp_path):
+    gallery = Gallery.open(copied)
+    (tmp_path / "link").symlink_to(gallery.folder)
+    assert gallery.delete([tmp_path / "link" / "03.png", "./04.png", gallery.folder / "x" / ".." / "05.png"]) == 3
+    assert not {"03.png", "04.png", "05.png"} & set(gallery.paths) and len(gallery) == 7
+    with pytest.raises(GalleryError, match="03.png is not in this index"):
+        gallery.delete([tmp_path / "03.png"])
+
+
+def test_the_name_of_a_skipped_picture_can_be_deleted(tools, tmp_path):
+    folder, index = make_pictures(tmp_path / "pictures", 2), tmp_path / "index"
+    for name in ("anna.jpg", "bert\n.jpg"):
+        (folder / name).write_text("no picture")
+    Gallery.build(folder, *tools, index, progress=False)
+    assert "anna" in (index / "index.json").read_text()
+    assert Gallery.open(index).delete(["anna.jpg"]) == 1
+    (skipped,) = json.loads((index / "index.json").read_text())["skipped"]
+    assert skipped["path"] == "bert\\n.jpg"
+    assert Gallery.open(index).delete(["00.png", folder / "bert\n.jpg"]) == 2
+    assert json.loads((index / "index.json").read_text())["skipped"] == []
+    assert Gallery.open(index, *tools).paths == ["01.png"]
 
 
 def test_deleting_is_all_or_nothing(copied, tools):
@@ -304,8 +342,6 @@ def test_an_index_with_a_damaged_file_names_it(copied, name, harm):
     elif file.suffix == ".npy":
         np.save(file, np.load(file)[:-1])
     else:
-        import pyarrow.parquet as pq
-
         pq.write_table(pq.read_table(file)[:-1], file)
     with pytest.raises(GalleryError) as caught:
         Gallery.open(copied)
@@ -319,13 +355,21 @@ def test_an_index_with_a_damaged_file_names_it(copied, name, harm):
         ({"version": 99}, "format 99, this program reads 1"),
         ({"images": "ten"}, "field 'images' is missing or not a int"),
         ({"generation": "../elsewhere"}, "not a generation"),
+        ({"template_boxes": [[0, 0, 1]] * 11}, "field 'template_boxes' holds .* not four numbers"),
+        ({"template_boxes": [[0, 0, 1, "1"]] * 11}, "field 'template_boxes' holds"),
+        ({"template_boxes": [[0, 0, 1, float("nan")]] * 11}, "field 'template_boxes' holds"),
+        ({"template_boxes": [0, 0, 1, 1] * 11}, "field 'template_boxes' holds 0"),
+        ({"template_labels": ["head"]}, "field 'template_labels' is not 11 names"),
+        ({"template_labels": [1] * 11}, "field 'template_labels' is not 11 names"),
+        ({"skipped": ["a.png"]}, "field 'skipped' holds an entry without a path"),
     ],
 )
 def test_a_header_that_cannot_be_right_is_refused(copied, change, message):
     header = json.loads((copied / "index.json").read_text())
     (copied / "index.json").write_text(json.dumps({**header, **change}))
-    with pytest.raises(GalleryError, match=message):
+    with pytest.raises(GalleryError, match=message) as caught:
         Gallery.open(copied)
+    assert "index.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_is_no_index_is_said(tmp_path, copied):
@@ -389,14 +433,38 @@ def test_models_that_cannot_search(tiny_checkpoint, tmp_path):
     (spoilt("bert") / "config.json").write_text('{"model_type": "bert"}')
     os.truncate(spoilt("cut") / "model.safetensors", 5000)
     (spoilt("wordless") / "tokenizer.json").unlink()
+    config = spoilt("foreign") / "config.json"
+    settings = json.loads(config.read_text())
+    settings["text_config"]["eos_token_id"] += 3
+    config.write_text(json.dumps(settings))
+    config = spoilt("heavy") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"local_weight": 5.0}))
     for name, message in (
         ("bert", "model_type 'bert' in config.json"),
         ("cut", "weights cannot be read"),
-        ("wordless", "the tokenizer is not this model's"),
+        ("foreign", "the tokenizer is not this model's"),
+        ("heavy", "config.json: local_weight must lie in \\[0, 1\\], not 5.0"),
     ):
         with pytest.raises(GalleryError, match=message) as caught:
             load_model(tmp_path / name)
         assert "\n" not in str(caught.value)
+    with pytest.raises(OSError, match="no vocabulary"):
+        load_model(tmp_path / "wordless")
+
+
+def test_broken_weights_make_no_index_and_answer_no_query(tiny_model, tiny_processor, copied, tmp_path):
+    message = "the model gives embeddings that are not finite; its weights are broken"
+    folder = make_pictures(tmp_path / "pictures", 2)
+    Gallery.build(folder, tiny_model, tiny_processor, tmp_path / "whole", progress=False)
+    gallery = Gallery.open(tmp_path / "whole", tiny_model, tiny_processor)
+    with torch.no_grad():
+        tiny_model.text_projection.weight[0, 0] = float("nan")
+        tiny_model.visual_projection.weight[0, 0] = float("nan")
+    with pytest.raises(GalleryError, match=message):
+        gallery.search(QUERY)
+    with pytest.raises(GalleryError, match=message):
+        Gallery.build(folder, tiny_model, tiny_processor, tmp_path / "broken", progress=False)
+    assert not (tmp_path / "broken").exists()
 
 
 def test_real_pedestrians(test_data, tools, tmp_path):
