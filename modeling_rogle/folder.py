@@ -12,6 +12,8 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
+# Of all that Pillow reads, these: no format that starts another program (EPS), and no rare decoder for hostile bytes.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 80_000_000  # a decompression bomb is refused by its header; 80 million are 240 MB of RGB
 MAX_BYTES = 256 * 2**20
 EXIF_ORIENTATION = 0x0112
@@ -32,7 +34,7 @@ class Skipped:
 @dataclass(frozen=True)
 class Picture:
     """A decoded picture, RGB and upright. width, height: pixels of the upright file, which the decoded image may fall
-    short of (draft decoding); bytes: size of the file."""
+    short of, in width and height each by its own whole factor; bytes: size of the file."""
 
     path: str
     sha256: str
@@ -110,7 +112,8 @@ def read_picture(file: Path, path: str, least: tuple[int, int] | None = None) ->
 
     Args:
         file: where it lies; path: what to call it.
-        least: height and width in pixels that the caller needs; a JPEG much larger is decoded at 1/2, 1/4 or 1/8.
+        least: height and width in pixels that the caller will resize to; a picture at least four times as high or as
+            wide is shrunk to twice that or more, each side by itself.
 
     Raises:
         PictureError: unreadable, truncated, not a picture, or too large.
@@ -120,7 +123,7 @@ def read_picture(file: Path, path: str, least: tuple[int, int] | None = None) ->
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise PictureError(f"over the limit of {MAX_PIXELS // 1_000_000} million pixels") from error
     except UnidentifiedImageError as error:
@@ -137,6 +140,10 @@ def read_picture(file: Path, path: str, least: tuple[int, int] | None = None) ->
             size = (2 * least[1], 2 * least[0])
             image.draft("RGB", size[::-1] if turned else size)
         image = ImageOps.exif_transpose(image).convert("RGB")
+        if least is not None:
+            # At once: a batch of pictures as large as they may be would fill the memory.
+            shrink = tuple(max(1, side // wanted) for side, wanted in zip(image.size, size, strict=True))
+            image = image if shrink == (1, 1) else image.reduce(shrink)
     except Exception as error:
         raise PictureError(f"truncated or damaged: {error}") from error
     if turned:

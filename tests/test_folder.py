@@ -104,6 +104,35 @@ def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_is_needed(tmp_path
     assert read_picture(file, "large.jpg", least=(1600, 800)).image.size == (800, 1600)
 
 
+@pytest.mark.parametrize("kind", ["png", "bmp", "webp", "gif", "tiff", "ppm", "jpg"])
+def test_a_batch_holds_no_large_picture(tmp_path, kind):
+    names = [save(tmp_path / f"{i}.{kind}", (400, 1000)).name for i in range(3)]
+    ((pictures, failed),) = decoded_batches(tmp_path, names, 64, (30, 12))
+    assert not failed
+    for picture in pictures:
+        assert (picture.width, picture.height) == (400, 1000)
+        assert 24 <= picture.image.width < 48 and 60 <= picture.image.height < 120
+    with Image.open(tmp_path / names[0]) as whole:
+        expected = np.asarray(whole.convert("RGB").resize((12, 30), Image.Resampling.BOX), dtype=int)
+    found = np.asarray(pictures[0].image.resize((12, 30), Image.Resampling.BOX), dtype=int)
+    assert np.abs(found - expected).mean() < 3
+
+
+def test_a_strip_is_kept_smaller_along_its_length(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = read_picture(save(tmp_path / "strip.png", (5000, 30), exif=exif), "strip.png", least=(100, 50))
+    assert (picture.width, picture.height) == (30, 5000) and picture.image.size == (30, 200)
+
+
+def test_formats_that_start_other_programs_are_never_opened(tmp_path, monkeypatch):
+    save(tmp_path / "page.eps")
+    os.rename(tmp_path / "page.eps", tmp_path / "page.jpg")
+    Image.open(tmp_path / "page.jpg").close()  # Pillow alone goes by the content and would ask Ghostscript
+    with pytest.raises(PictureError, match="not a picture that Pillow can read"):
+        read_picture(tmp_path / "page.jpg", "page.jpg")
+
+
 @pytest.mark.parametrize(
     ("name", "make", "reason"),
     [

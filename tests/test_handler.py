@@ -1,9 +1,12 @@
 """The endpoint handler by the toolkit's calling convention: `EndpointHandler(path)(request)`."""
 
 import base64
+import gc
 import io
 import json
+import struct
 import tomllib
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-import modeling_rogle.release
+import modeling_rogle.release.handler
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.release.handler import EndpointHandler
 
@@ -88,6 +91,66 @@ def test_a_bad_request_gives_one_line_of_json(handler: EndpointHandler, request_
     answer = handler(request_)
     assert list(answer) == ["error"] and answer["error"].startswith(error) and "\n" not in answer["error"]
     json.dumps(answer)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_a_damaged_picture_of_any_format_is_named(handler: EndpointHandler, kind: str):
+    options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
+    whole = base64.b64decode(encoded(noise(64, 48), kind, **options))
+    assert "image_embeds" in handler({"inputs": {"images": [base64.b64encode(whole).decode()]}})
+    rng, refused = np.random.default_rng(0), 0
+    damaged = [whole[: len(whole) // n] for n in (2, 5, 40)]
+    for _ in range(40):
+        content = bytearray(whole)
+        for place in rng.integers(4, min(len(content), 300), 6):
+            content[place] = rng.integers(256)
+        damaged.append(bytes(content))
+    for content in damaged:  # what still decodes is answered
+        answer = handler({"inputs": {"images": [encoded(noise(8, 4)), base64.b64encode(content).decode()]}})
+        if "error" in answer:
+            refused += 1
+            assert answer["error"].startswith("inputs.images[1]: ") and "\n" not in answer["error"]
+        else:
+            assert len(answer["image_embeds"]) == 2
+    assert refused
+
+
+@pytest.mark.parametrize("raised", [IndexError, KeyError, struct.error, ZeroDivisionError, EOFError, RuntimeError])
+def test_whatever_a_decoder_raises_is_named(handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch, raised):
+    def fail(*_args, **_options):
+        raise raised("deep inside")
+
+    request = {"inputs": {"images": [encoded(noise(8, 4))]}}
+    for place in ("PIL.ImageFile.ImageFile.load", "PIL.Image.open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, fail)
+            assert handler(request) == {"error": "inputs.images[0]: not a picture, or damaged"}
+
+
+def test_formats_that_start_other_programs_are_refused(handler: EndpointHandler):
+    page = encoded(noise(20, 20), "EPS")
+    assert handler({"inputs": {"images": [page]}})["error"].startswith("inputs.images[0]: not a picture in a format")
+
+
+def test_only_one_picture_is_held_at_its_full_size(handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch):
+    held, most = [], []
+    decode = modeling_rogle.release.handler._picture
+
+    def watched(text: str, number: int) -> Image.Image:
+        gc.collect()
+        most.append(sum(reference() is not None for reference in held))
+        picture = decode(text, number)
+        held.append(weakref.ref(picture))
+        return picture
+
+    monkeypatch.setattr(modeling_rogle.release.handler, "_picture", watched)
+    monkeypatch.setattr(modeling_rogle.release.handler, "AT_ONCE", 2)
+    images = [encoded(noise(200, 100, seed)) for seed in range(5)]
+    rows = handler({"inputs": {"images": images}})["image_embeds"]
+    assert most == [0] * 5 and len(rows) == 5
+    for row, image in zip(rows, images, strict=True):
+        assert row == pytest.approx(handler({"inputs": {"images": image}})["image_embeds"][0], abs=1e-5)
 
 
 def test_code_in_a_strangers_folder_is_not_run(tiny_checkpoint: Path, tmp_path: Path):

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import AutoModel, AutoProcessor
 
 MAX_ITEMS = 256  # texts, and pictures, of one request
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # none that starts another program, as EPS does
+AT_ONCE = 32  # pictures a forward pass
 MAX_PIXELS = 64_000_000  # of one picture, before it is decoded
 
 
@@ -44,14 +46,17 @@ class EndpointHandler:
 
         Args:
             data: `{"inputs": {"text": [...], "images": [...]}}`, either or both; one string stands for a list of one.
-                Pictures are base64 of a file that Pillow reads, with or without `data:...;base64,` before it.
+                Pictures are base64 of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, with or without
+                `data:...;base64,` before it.
 
         Returns:
             `text_embeds` (a row for each text) and `image_embeds` (a row for each picture), unit length, and with both
             `similarity`, a row of cosines for each text; or `{"error": one line}`, and nothing was computed.
         """
         try:
-            texts, pictures = _read(data)
+            texts, encoded = _read(data)
+            # One at a time, and kept at the size that the model reads: whole, 256 pictures would fill the memory.
+            pixels = [self._pixels(item, number) for number, item in enumerate(encoded)]
         except ValueError as error:
             return {"error": str(error)}
         answer, text_embeds, image_embeds = {}, None, None
@@ -59,16 +64,19 @@ class EndpointHandler:
             tokens = self.processor(text=texts, return_tensors="pt")
             text_embeds = self.model.encode_texts(tokens["input_ids"].to(self.device)).cpu()
             answer["text_embeds"] = text_embeds.tolist()
-        if pictures:
-            pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
-            image_embeds = self.model.encode_images(pixels.to(self.device))[0].cpu()
+        if pixels:
+            parts = [torch.cat(pixels[start : start + AT_ONCE]) for start in range(0, len(pixels), AT_ONCE)]
+            image_embeds = torch.cat([self.model.encode_images(part.to(self.device))[0].cpu() for part in parts])
             answer["image_embeds"] = image_embeds.tolist()
-        if texts and pictures:
+        if texts and pixels:
             answer["similarity"] = (text_embeds @ image_embeds.T).tolist()
         return answer
 
+    def _pixels(self, encoded: str, number: int) -> torch.Tensor:
+        return self.processor(images=[_picture(encoded, number)], return_tensors="pt")["pixel_values"]
 
-def _read(data: Any) -> tuple[list[str], list[Image.Image]]:
+
+def _read(data: Any) -> tuple[list[str], list[str]]:
     inputs = data.get("inputs") if isinstance(data, dict) else None
     if not isinstance(inputs, dict):
         raise ValueError('inputs: must be {"text": [...]}, {"images": [...]} or both')
@@ -78,7 +86,7 @@ def _read(data: Any) -> tuple[list[str], list[Image.Image]]:
     texts, encoded = _strings(inputs, "text"), _strings(inputs, "images")
     if not texts and not encoded:
         raise ValueError("inputs: neither text nor images in it")
-    return texts, [_picture(item, number) for number, item in enumerate(encoded)]
+    return texts, encoded
 
 
 def _strings(inputs: dict[str, Any], field: str) -> list[str]:
@@ -104,13 +112,19 @@ def _picture(encoded: str, number: int) -> Image.Image:
         content = base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"{name}: not base64") from error
+    too_large = f"{name}: over {MAX_PIXELS // 1_000_000} million pixels"
     try:
-        image = Image.open(io.BytesIO(content))
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{name}: over {MAX_PIXELS // 1_000_000} million pixels")
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(too_large) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: not a picture in a format that is read ({', '.join(FORMATS)})") from error
+    except Exception as error:  # decoders meet hostile bytes here and raise almost anything
+        raise ValueError(f"{name}: not a picture, or damaged") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(too_large)
+    try:
         # Phones store pictures lying on their side, with a note.
         return ImageOps.exif_transpose(image).convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: over {MAX_PIXELS // 1_000_000} million pixels") from error
-    except (OSError, SyntaxError) as error:
+    except Exception as error:
         raise ValueError(f"{name}: not a picture, or damaged") from error
