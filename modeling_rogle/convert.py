@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def convert_openai(
 
     Args:
         path: `.safetensors`, or what `torch.save(state_dict)` wrote.
-        out: new or empty folder, written in one step.
+        out: new folder, written in one step; or an empty one, into which `config.json` comes last.
         image_size: height and width in pixels; the position table is resized to it.
         max_position_embeddings: caption length in tokens; never less than the file's.
         tokenizer: folder of CLIP's tokenizer. The weights do not hold one: without it no processor is saved.
@@ -95,15 +96,23 @@ def convert_openai(
         raise ConvertError(f"{out}: not an empty folder; nothing is overwritten")
     model = rogle_from_openai(read_state_dict(path), image_size, max_position_embeddings, str(path))
     processor = None if tokenizer is None else _processor(Path(tokenizer), model.config)
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    # On the disk of `out`, so that nothing is copied; inside it if it is there, since what holds it may be read-only.
+    there = out.exists()
+    home = out if there else out.parent
+    home.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".rogle-convert-", dir=home))
+    part = scratch / "model"
     try:
         model.save_pretrained(part)
         if processor is not None:
             processor.save_pretrained(part)
-        os.replace(part, out)
+        if there:
+            for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
+                os.replace(file, out / file.name)
+        else:
+            os.replace(part, out)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     return Converted(out, sum(p.numel() for p in model.parameters()), processor is not None)
 
 

@@ -205,6 +205,22 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path: Path):
     assert (tmp_path / "full" / "mine.txt").read_text() == "keep"
 
 
+def test_neighbours_are_kept_and_the_folder_may_be_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.save(openai_state(), tmp_path / "clip.pt")
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part" / "mine.txt").write_text("keep")
+    whole = convert_openai(tmp_path / "clip.pt", tmp_path / "new" / "out", (SIDE, SIDE), LENGTH).folder
+    convert_openai(tmp_path / "clip.pt", tmp_path / "out", (SIDE, SIDE), LENGTH)
+    assert (tmp_path / "out.part" / "mine.txt").read_text() == "keep"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert_openai(tmp_path / "clip.pt", ".", (SIDE, SIDE), LENGTH)
+    assert sorted(os.listdir(".")) == sorted(os.listdir(whole)) == sorted(os.listdir(tmp_path / "out"))
+    assert RogleModel.from_pretrained(".").config.image_size == [SIDE, SIDE]
+    assert os.stat(whole).st_mode == os.stat(tmp_path / "here").st_mode
+    assert sorted(os.listdir(tmp_path)) == ["clip.pt", "here", "new", "out", "out.part"]
+
+
 def test_command_with_and_without_a_tokenizer(
     tmp_path: Path, tiny_checkpoint: Path, tiny_processor: RogleProcessor, capsys: pytest.CaptureFixture[str]
 ):
