@@ -19,6 +19,7 @@ INK, GREY, PALE, PAPER = "#1a1a1a", "#6b6b6b", "#f1f1ef", "#ffffff"
 
 CELL, THUMB_HEIGHT, MARGIN, GAP = 236, 372, 32, 18
 TEXT, SMALL = 19, 15
+MAX_DRAWN = 100  # results; far more would be a picture that no format holds
 MAX_SENTENCES = 12  # drawn; the others are counted
 MAX_LINES = 4  # of one sentence
 MARK = 18  # side of a number's square
@@ -37,7 +38,7 @@ def draw_results(
     """Draws ranked results with the best region of each sentence in that sentence's colour, and saves the picture.
 
     Args:
-        matches: of one `Gallery.search`, best first.
+        matches: of one `Gallery.search`, best first; the first 100 are drawn, the heading counts the others.
         query: the description that was searched for.
         path: where to save (.png, .jpg or .webp); its folder is made.
         correct: for each match whether it is the person looked for, framed green with a tick or red with a cross.
@@ -55,10 +56,12 @@ def draw_results(
         raise ValueError("no results to draw")
     if correct is not None and len(correct) != len(matches):
         raise ValueError(f"correct has {len(correct)} entries for {len(matches)} matches")
+    left_out = max(0, len(matches) - MAX_DRAWN)
+    matches = matches[:MAX_DRAWN]
     columns = max(1, min(columns, len(matches)))
     width = max(2 * MARGIN + columns * CELL + (columns - 1) * GAP, 760)
     sentences = matches[0].sentences
-    heading = _heading(query, sentences, len(matches), width - 2 * MARGIN)
+    heading = _heading(len(matches), left_out, sentences, width - 2 * MARGIN)
     cells = [_cell(match, None if correct is None else correct[i]) for i, match in enumerate(matches)]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     height = MARGIN + heading.height + sum(GAP + max(cell.height for cell in row) for row in rows) + MARGIN
@@ -130,7 +133,7 @@ def _mark(draw: ImageDraw.ImageDraw, x: float, y: float, number: int, side: int 
     draw.text((x + side / 2, y + side / 2), str(number + 1), fill=PAPER, font=_font(side * 0.72), anchor="mm")
 
 
-def _heading(query: str, sentences: Sequence[SentenceMatch], results: int, width: int) -> Image.Image:
+def _heading(results: int, more: int, sentences: Sequence[SentenceMatch], width: int) -> Image.Image:
     font, small = _font(TEXT), _font(SMALL)
     blocks = [wrap(item.sentence, font, width - MARK - 12) for item in sentences[:MAX_SENTENCES]]
     left_out = len(sentences) - len(blocks)
@@ -138,8 +141,7 @@ def _heading(query: str, sentences: Sequence[SentenceMatch], results: int, width
     height = 26 + sum(len(lines) * line_height + block_gap for lines in blocks) + (24 if left_out else 0)
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
-    plural = "s" if results != 1 else ""
-    draw.text((0, 0), f"{results} best result{plural} for", fill=GREY, font=small)
+    draw.text((0, 0), _title(results, more), fill=GREY, font=small)
     y = 26
     for number, lines in enumerate(blocks):
         _mark(draw, 0, y + 2, number)
@@ -150,6 +152,11 @@ def _heading(query: str, sentences: Sequence[SentenceMatch], results: int, width
     if left_out:
         draw.text((MARK + 12, y), f"and {left_out} more sentences, not drawn", fill=GREY, font=small)
     return image
+
+
+def _title(results: int, more: int) -> str:
+    plural = "s" if results != 1 else ""
+    return f"{results} best result{plural}{f' (and {more} more, not drawn)' if more else ''} for"
 
 
 @dataclass(frozen=True)

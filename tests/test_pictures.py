@@ -11,7 +11,7 @@ from PIL import Image, ImageColor, ImageFont
 
 from modeling_rogle import pictures
 from modeling_rogle.gallery import Gallery, Match, SentenceMatch, load_model
-from modeling_rogle.pictures import COLOURS, RIGHT, WRONG, draw_results, wrap
+from modeling_rogle.pictures import COLOURS, RIGHT, WRONG, _title, draw_results, wrap
 
 YELLOW, CYAN = (255, 230, 0), (0, 230, 230)
 
@@ -99,6 +99,21 @@ def test_ten_results_with_eight_long_sentences_fit(tmp_path):
     long = [match(file, rank, [None] * 300) for rank in (1, 2)]
     with Image.open(draw_results(long, "q", tmp_path / "long.png")) as image:
         assert image.height < 1500  # the sentences after the twelfth are counted, not drawn
+
+
+def test_results_after_the_hundredth_are_counted_and_not_drawn(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(pictures, "_title", lambda *counts: written.append(_title(*counts)) or written[-1])
+    results = [match(tmp_path / "gone.png", rank, boxes=()) for rank in range(1, 124)]
+    drawn = {}
+    for n in (99, 100, 123):
+        with Image.open(draw_results(results[:n], "q", tmp_path / "out.png", [True] * n, columns=10)) as image:
+            drawn[n] = image.size
+    assert drawn[123] == drawn[100] == drawn[99]
+    assert written == ["99 best results for", "100 best results for", "100 best results (and 23 more, not drawn) for"]
+    huge = [match(tmp_path / "gone.png", 1, boxes=())] * 100_000
+    with Image.open(draw_results(huge, "q", tmp_path / "out.png", columns=10)) as image:
+        assert image.size == drawn[100]
 
 
 def test_a_picture_that_is_gone_leaves_its_place_empty(tmp_path):
