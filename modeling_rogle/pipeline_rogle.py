@@ -17,6 +17,7 @@ class TextBasedPersonSearchPipeline(Pipeline):
     """Ranks candidate pictures of persons by how well a description fits them.
 
     ```python
+    >>> import modeling_rogle  # makes the task known
     >>> from transformers import pipeline
     >>> search = pipeline("text-based-person-search", model=folder)
     >>> search("a woman in a red coat", candidates=["a.jpg", "b.jpg"], top_k=1)
@@ -59,7 +60,8 @@ class TextBasedPersonSearchPipeline(Pipeline):
             region's `[x, y, w, h]`.
 
         Raises:
-            ValueError: no candidates, an empty description, or boxes that do not fit the candidates.
+            ValueError: no candidates, an empty description, or boxes that do not fit the candidates; a box that is not
+                finite or lies outside its picture is named.
         """
         several = not isinstance(queries, str | Mapping)
         asked = list(queries) if several else [queries]
@@ -117,9 +119,7 @@ class TextBasedPersonSearchPipeline(Pipeline):
             pictures = [_picture(item) for item in candidates[start : start + batch_size]]
             pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
             rows = [_boxes(boxes, start + i) for i in range(len(pictures))]
-            corners = [
-                self.processor.normalize_boxes(row, *picture.size) for row, picture in zip(rows, pictures, strict=True)
-            ]
+            corners = [self._corners(row, pictures[i], start + i) for i, row in enumerate(rows)]
             counts = [len(row) for row in rows]
             embeds, region_embeds = self.model.encode_images(
                 pixels.to(self.model.device, self.model.dtype),
@@ -132,8 +132,19 @@ class TextBasedPersonSearchPipeline(Pipeline):
             regions += zip(rows, region_embeds.cpu().split(counts), strict=True)
         return torch.cat(images), regions
 
+    def _corners(self, boxes: np.ndarray, picture: Image.Image, index: int) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            corners = self.processor.normalize_boxes(boxes, *picture.size)
+        bad = ~(np.isfinite(boxes).all(axis=1) & (corners[:, 2:] > corners[:, :2]).all(axis=1))
+        if bad.any():
+            row = int(bad.argmax())
+            size = f"{picture.width} x {picture.height}"
+            raise ValueError(f"boxes: entry {index}, row {row}: {boxes[row].tolist()} has no area in its {size} px")
+        return corners
+
     def save_pretrained(self, save_directory, **kwargs):
-        """Saves model, processor and this file, so that `pipeline(task, model=..., trust_remote_code=True)` works."""
+        """Saves model, processor and this file. `pipeline(task, model=..., trust_remote_code=True)` reads them with
+        this package installed; `hub/release.py` makes a folder that needs nothing of it."""
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 
@@ -155,7 +166,10 @@ def _picture(item: Any) -> Image.Image:
 
 
 def _boxes(boxes: Sequence[Any] | None, index: int) -> np.ndarray:
-    rows = np.asarray([] if boxes is None else boxes[index], dtype=np.float32)
+    try:
+        rows = np.asarray([] if boxes is None else boxes[index], dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"boxes: entry {index} does not hold rows of four numbers") from error
     if rows.size % 4:
         raise ValueError(f"boxes: entry {index} of shape {list(rows.shape)} does not hold rows of x, y, w, h")
     return rows.reshape(-1, 4)
