@@ -283,7 +283,11 @@ def local_scores(
 
 def _texts_of_regions(text_ids: Any, n_regions: int) -> tuple[np.ndarray, np.ndarray]:
     """Region and text id of every (region, sentence) pair."""
-    if len(text_ids) and all(isinstance(ids, (list, tuple)) for ids in text_ids):
+    # A tensor has no lists in it, and is slow to look through.
+    kinds = set() if hasattr(text_ids, "detach") else {isinstance(ids, list | tuple) for ids in text_ids}
+    if len(kinds) > 1:
+        raise ValueError("gallery_text_ids mixes integers and lists of them; every region needs the same kind")
+    if True in kinds:
         _same_length(len(text_ids), "gallery_text_ids", n_regions, "gallery_embeds")
         owner = np.repeat(np.arange(n_regions), [len(ids) for ids in text_ids])
         flat = [text for ids in text_ids for text in ids]
@@ -352,7 +356,10 @@ def as_ids(values: Any, name: str, length: int, of: str) -> np.ndarray:
     Raises:
         ValueError: not integers, or another length than that of the argument `of`; the message names both.
     """
-    values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    try:
+        values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} must be a list of integers, not of lists") from error
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be a list of integers, not {values.dtype} of shape {list(values.shape)}")
     _same_length(len(values), name, length, of)

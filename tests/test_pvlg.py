@@ -68,12 +68,34 @@ def test_takes_tensors_in_half_precision_and_batches() -> None:
         ({"gallery_embeds": [], "gallery_ids": []}, "gallery_embeds is empty"),
         ({"gallery_embeds": [[1.0, float("nan")], [0.0, 1.0]]}, "gallery_embeds holds a value that is not finite"),
         ({"ties": "lucky"}, "ties must be one of"),
+        ({"query_text_ids": [1], "image_sizes": [[1, 2]]}, "'global' does not take query_text_ids, image_sizes"),
     ],
 )
 def test_bad_arguments_are_named(change: dict, message: str) -> None:
     arguments = {"gallery_embeds": [[1.0, 0.0], [0.0, 1.0]], "gallery_ids": [1, 2]} | change
     with pytest.raises(ValueError, match=message):
         evaluate.load("eval/pvlg", "global").compute(predictions=[[1.0, 0.0]], references=[1], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gallery_ids": [1, 2]}, "'local' does not take gallery_ids"),
+        ({"image_sizes": [[9, 9]]}, "needs pred_boxes, true_boxes"),
+        ({"gallery_text_ids": [1, [2]]}, "gallery_text_ids mixes"),
+    ],
+)
+def test_bad_arguments_of_local_are_named(change: dict, message: str) -> None:
+    arguments = {
+        "gallery_embeds": [[1.0, 0.0], [0.0, 1.0]],
+        "gallery_region_ids": [0, 1],
+        "gallery_person_ids": [1, 2],
+        "gallery_text_ids": [1, 2],
+        "query_person_ids": [1],
+        "query_text_ids": [1],
+    }
+    with pytest.raises(ValueError, match=message):
+        evaluate.load("eval/pvlg", "local").compute(predictions=[[1.0, 0.0]], references=[0], **(arguments | change))
 
 
 def test_an_unknown_config_is_refused() -> None:

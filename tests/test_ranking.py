@@ -253,6 +253,12 @@ def test_region_ids_must_be_distinct() -> None:
         local_scores(np.ones((1, 2)), [0], [0], [0], np.ones((2, 2)), [0, 0], [0, 0], [0, 0])
 
 
+@pytest.mark.parametrize("texts", [[4, [5]], [[4], 5], [[], 3], [[4], [[5, 6]]], [[4], ["a"]], [4, 5, 6]])
+def test_text_ids_of_regions_are_named_when_they_are_neither(texts: list) -> None:
+    with pytest.raises(ValueError, match="gallery_text_ids"):
+        local_scores(np.ones((1, 2)), [0], [0], [0], np.ones((2, 2)), [0, 1], [0, 0], texts)
+
+
 def test_grounding_by_hand() -> None:
     true = [[10, 10, 20, 20]] * 4
     pred = [[10, 10, 20, 20], [10, 10, 20, 10], [20, 20, 20, 20], [29, 29, 4, 4]]  # IoU 1, 1/2, 1/7, 1/415

@@ -73,22 +73,31 @@ class Pvlg(evaluate.Metric):
         image_sizes=None,
         ties=TIES[0],
     ) -> dict[str, float]:
-        if self.config_name == "global":
-            _require(gallery_ids=gallery_ids)
-            return global_scores(predictions, references, gallery_embeds, gallery_ids, ties=ties)
-        ids = {
+        local_only = {
             "query_person_ids": query_person_ids,
             "query_text_ids": query_text_ids,
             "gallery_region_ids": gallery_region_ids,
             "gallery_person_ids": gallery_person_ids,
             "gallery_text_ids": gallery_text_ids,
         }
-        _require(**ids)
-        scores = local_scores(predictions, references, gallery_embeds=gallery_embeds, ties=ties, **ids)
-        if pred_boxes is not None or true_boxes is not None:
+        boxes = {"pred_boxes": pred_boxes, "true_boxes": true_boxes, "image_sizes": image_sizes}
+        if self.config_name == "global":
+            _refuse("global", **local_only, **boxes)
+            _require(gallery_ids=gallery_ids)
+            return global_scores(predictions, references, gallery_embeds, gallery_ids, ties=ties)
+        _refuse("local", gallery_ids=gallery_ids)
+        _require(**local_only)
+        scores = local_scores(predictions, references, gallery_embeds=gallery_embeds, ties=ties, **local_only)
+        if any(value is not None for value in boxes.values()):
             _require(pred_boxes=pred_boxes, true_boxes=true_boxes)
             scores |= grounding_scores(pred_boxes, true_boxes, image_sizes)
         return scores
+
+
+def _refuse(config, **arguments) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise ValueError(f"the config {config!r} does not take {', '.join(given)}")
 
 
 def _require(**arguments) -> None:
