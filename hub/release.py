@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import httpx, validate_repo_id
+from safetensors import SafetensorError
 
 import modeling_rogle
 from modeling_rogle import RogleModel, RogleProcessor
@@ -97,7 +99,8 @@ def assemble(model_dir: str | Path, repo_id: str, folder: str | Path) -> list[Re
         Every file of it, by path.
 
     Raises:
-        ReleaseError: no Rogle folder, no card, weights that are not safetensors, a bad name, or `folder` is not empty.
+        ReleaseError: no Rogle folder, a configuration out of range, no card, weights that are damaged or not
+            safetensors, a bad name, or `folder` is not empty.
         OSError: the model or its processor cannot be read.
     """
     model_dir, folder = Path(model_dir), Path(folder)
@@ -105,7 +108,11 @@ def assemble(model_dir: str | Path, repo_id: str, folder: str | Path) -> list[Re
     card = check_model_folder(model_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ReleaseError(f"{folder}: not an empty folder; nothing is overwritten")
-    save_for_hub(RogleModel.from_pretrained(model_dir), RogleProcessor.from_pretrained(model_dir), folder)
+    try:
+        model = RogleModel.from_pretrained(model_dir)
+    except (StrictDataclassError, SafetensorError) as error:
+        raise ReleaseError(f"{model_dir}: {str(error.__cause__ or error).splitlines()[0]}") from error
+    save_for_hub(model, RogleProcessor.from_pretrained(model_dir), folder)
     (folder / "README.md").write_text(card.replace("PATH_OR_NAME", repo_id), encoding="utf-8")
     return manifest(folder)
 

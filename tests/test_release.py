@@ -170,6 +170,15 @@ def _broken_config(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type"')
 
 
+def _weight_out_of_range(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"local_weight": 5.0}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _cut_weights(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", 5000)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -178,6 +187,8 @@ def _broken_config(folder: Path) -> None:
         (_no_card, "README.md: no model card"),
         (_plain_clip, "config.json: model_type is 'clip'"),
         (_broken_config, "config.json: not a JSON object"),
+        (_weight_out_of_range, "local_weight must lie in [0, 1], not 5.0"),
+        (_cut_weights, "model: "),
     ],
 )
 def test_what_may_not_be_released_is_named_in_one_line(
