@@ -79,11 +79,12 @@ def build(
 
     Raises:
         SourceError: (a ValueError) a source cannot be read.
-        ValueError: `out` holds something already.
+        ValueError: `out` holds something already, or `matcher` cannot be read.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is not an empty folder; choose another --out")
+    model, processor = (None, None) if matcher is None else _load_matcher(matcher)  # a typo must not cost a read
     parts: dict[str, list[Dataset]] = {}
     report: dict[str, Any] = {"sources": [], "matching": {}, "splits": {}}
     reports = []
@@ -98,10 +99,7 @@ def build(
             parts.setdefault(split, []).append(rows)
     splits = {split: concatenate_datasets(parts[split]) for split in SPLITS if split in parts}
 
-    if matcher is not None:
-        from modeling_rogle import RogleModel, RogleProcessor  # the one place where the data needs the model
-
-        model, processor = RogleModel.from_pretrained(matcher).eval(), RogleProcessor.from_pretrained(matcher)
+    if model is not None:
         for split, rows in splits.items():
             splits[split], report["matching"][split] = mine_rows(model, processor, rows, batch_size)
 
@@ -121,6 +119,15 @@ def build(
         shutil.rmtree(part, ignore_errors=True)
         raise
     return report
+
+
+def _load_matcher(matcher: str | Path) -> tuple[Any, Any]:
+    from modeling_rogle import RogleModel, RogleProcessor  # the one place where the data needs the model
+
+    try:
+        return RogleModel.from_pretrained(matcher).eval(), RogleProcessor.from_pretrained(matcher)
+    except (OSError, ValueError) as error:  # the Hub's own message does not say which argument it is about
+        raise ValueError(f"--matcher {matcher} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
 
 def write_parquet(rows: Dataset, path: str | Path) -> None:

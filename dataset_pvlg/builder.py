@@ -8,26 +8,32 @@ data files in the whole current directory.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import datasets
 import datasets.load
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
+from dataset_pvlg.boxes import clip_regions
 from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.sources.noise import Noise
 from dataset_pvlg.sources.synthetic import SyntheticConfig, rows
 
 NAME = "pvlg"
+logger = logging.getLogger(__name__)
+
 SHARD_IDENTITIES = 50  # what one process generates at a time; more processes than shards would be idle
 
 
 class LayoutError(ValueError):
-    """A data_dir that holds no P-VLG Parquet; the message says what was found."""
+    """A data_dir without P-VLG Parquet, a file that does not read, or a row that contradicts itself; one line."""
 
 
 @dataclass
@@ -134,14 +140,49 @@ def parquet_files(data_dir: str | Path) -> dict[str, list[str]]:
 
 
 def _parquet_rows(path: str) -> Iterator[dict]:
-    file = pq.ParquetFile(path)
-    missing = [name for name in FEATURES if name not in file.schema_arrow.names and name != "image"]
-    if missing:
-        raise LayoutError(f"pvlg: {path} lacks the column(s) {', '.join(missing)}")
-    columns = [name for name in FEATURES if name in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=64, columns=columns):
-        for row in batch.to_pylist():
-            yield {"image": None, **row}
+    """Rows of a file, their boxes clipped to their image; how many were is logged. Raises LayoutError."""
+    counts = Counter()
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in FEATURES if name not in file.schema_arrow.names and name != "image"]
+            if missing:
+                raise LayoutError(f"pvlg: {path} lacks the column(s) {', '.join(missing)}")
+            columns = [name for name in FEATURES if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=64, columns=columns):
+                for row in batch.to_pylist():
+                    yield {"image": None, **row, "regions": _checked_regions(row, path, counts)}
+    except (pa.ArrowException, OSError) as error:
+        raise LayoutError(f"pvlg: {path} is not readable as Parquet: {str(error).strip().splitlines()[0]}") from error
+    if counts.total():
+        logger.warning(
+            "pvlg: %s: %d boxes clipped to their image, %d dropped with under one pixel inside it",
+            path, counts["clipped"], counts["dropped"],
+        )  # fmt: skip
+
+
+def _checked_regions(row: dict, path: str, counts: Counter) -> list[dict]:
+    """The regions of a row from elsewhere: a wrong index or box would otherwise surface in training, or never."""
+    sentences, kept = len(row["sentences"] or []), []
+    for n, region in enumerate(row["regions"] or []):
+        where = f"pvlg: {path}: image_id {row['image_id']!r}: field"
+        for side in ("width", "height"):
+            if not row[side]:
+                raise LayoutError(f"{where} '{side}' is {row[side]}, and there are regions to place")
+        width, height = row["width"], row["height"]
+        if not isinstance(region, dict):
+            raise LayoutError(f"{where} 'regions' is not a list of objects")
+        sentence, box = region.get("sentence"), region.get("bbox") or []
+        if not isinstance(sentence, int) or not -1 <= sentence < sentences:
+            raise LayoutError(f"{where} 'regions[{n}].sentence' is {sentence}, the row has {sentences} (-1: none)")
+        if len(box) != 4 or None in box:
+            raise LayoutError(f"{where} 'regions[{n}].bbox' is {box}, not x, y, w, h")
+        x, y, w, h = box
+        if not (x < width and y < height and x + w > 0 and y + h > 0):  # so is one that holds NaN
+            raise LayoutError(f"{where} 'regions[{n}].bbox' {box} lies outside its image of {width} x {height} pixels")
+        clipped, changes = clip_regions([region], width, height)
+        counts.update(changes)
+        kept += clipped if changes["clipped"] else [region] if clipped else []  # what is right stays bit for bit
+    return kept
 
 
 def code_hash() -> str:

@@ -1,7 +1,8 @@
 """Measure the synthetic test split and write the data card: `python -m dataset_pvlg.card [--out FILE]`.
 
-Three sanity numbers say whether the benchmark is worth a table: a matcher of colour histograms must fail (R@1 at most
-10 %), a reader of the captions' attributes must succeed (R@1 at least 90 %), and the card prints both.
+Two of the card's four sanity numbers have a bar: a matcher of colour histograms must fail (R@1 at most 10 %) and a
+reader of the captions' attributes must succeed (R@1 at least 90 %), or the benchmark is not worth a table. The other
+two, the same matcher with knowledge of bodies and image to image, are there to compare with.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ BANDS = {  # fractions of the height, for the banded matcher; the middle half of
     "carried item": (0.0, 0.7),
     None: (0.0, 1.0),
 }
+SIDES = re.compile(r"\b(left(?! open)|right)\b", re.IGNORECASE)  # a jacket "left open" has no side
 MAX_COLOUR_R1, MIN_ORACLE_R1 = 10.0, 90.0
 
 
@@ -198,7 +200,7 @@ def card(numbers: dict, config: SyntheticConfig | None = None) -> str:
     regions = [(region, row) for row in table for region in row["regions"]]
     boxes = {(row["image_id"], region["label"]) for region, row in regions}
     paired = sum(region["sentence"] >= 0 for region, _ in regions)
-    sides = np.mean([bool(re.search(r"\b(left|right)\b", row["caption"])) for row in table]) * 100
+    sides = np.mean([bool(SIDES.search(row["caption"])) for row in table]) * 100
     areas = {
         label: [
             r["bbox"][2] * r["bbox"][3] / (row["width"] * row["height"]) for r, row in regions if r["label"] == label

@@ -151,7 +151,13 @@ def _save(image: Image.Image, path: Path) -> Path:
 
 
 def read_rows(
-    name: str, split: str, start: int, count: int, every: int = 1, data_root: Path | None = None
+    name: str,
+    split: str,
+    start: int,
+    count: int,
+    every: int = 1,
+    data_root: Path | None = None,
+    image_root: Path | None = None,
 ) -> list[dict]:
     """`count` rows of a split, from row `start`, each `every`-th. Synthetic rows are generated only as far as needed.
 
@@ -163,10 +169,10 @@ def read_rows(
             raise ValueError(f"--{what} must be at least {least}, got {value}")
     if count > MAX_COUNT:
         raise ValueError(f"--count is at most {MAX_COUNT}, got {count}")
-    if name in SYNTHETIC_NAMES and data_root is None:
+    if name in SYNTHETIC_NAMES and data_root is None and image_root is None:
         splits = load_dataset("pvlg", name, streaming=True)
     else:
-        splits, _ = load_rows(name, data_root)
+        splits, _ = load_rows(name, data_root, image_root)
     if split not in splits:
         raise ValueError(f"--split {split}: {name} has {', '.join(splits)}")
     stop = start + (count - 1) * every + 1
@@ -184,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, help="the sheet: .png, .jpg or .webp")
     parser.add_argument("--dataset", default="synthetic", help=", ".join(DATASET_NAMES))
     parser.add_argument("--data-root", type=Path, help="folder of the data set; not for the synthetic ones")
+    parser.add_argument("--image-root", type=Path, help="where a public layout's image paths start, if elsewhere")
     parser.add_argument("--split", default="test")
     parser.add_argument("--count", type=int, default=12, help="pictures on the sheet")
     parser.add_argument("--start", type=int, default=0, help="row of the first one")
@@ -192,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         check_suffix(args.out)
-        rows = read_rows(args.dataset, args.split, args.start, args.count, args.every, args.data_root)
+        rows = read_rows(args.dataset, args.split, args.start, args.count, args.every, args.data_root, args.image_root)
         path = draw_sheet(rows, args.out, args.columns)
     except (ValueError, OSError) as error:
         print(f"dataset_pvlg.contact_sheet: {str(error).splitlines()[0]}", file=sys.stderr)

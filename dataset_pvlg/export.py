@@ -12,14 +12,14 @@ from pathlib import Path
 from datasets import Image
 from tqdm.auto import tqdm
 
-from dataset_pvlg.load import load_rows
+from dataset_pvlg.load import SYNTHETIC_NAMES, load_rows
 
 
 def export_images(name: str, split: str, out: Path) -> int:
     """Writes each picture's own bytes to `out/<person_id>_<image_id's last part>.jpg`.
 
     Args:
-        name: a synthetic configuration (see `dataset_pvlg.load.load_rows`).
+        name: `synthetic` or `synthetic-tiny`.
         split: train, validation or test.
         out: folder, made when absent; files of the same name are replaced one by one.
 
@@ -27,8 +27,10 @@ def export_images(name: str, split: str, out: Path) -> int:
         How many were written.
 
     Raises:
-        ValueError: an unknown split.
+        ValueError: another name or an unknown split.
     """
+    if name not in SYNTHETIC_NAMES:  # every other set's pictures are files already, or forbidden to pass on
+        raise ValueError(f"--dataset {name}: only {' and '.join(SYNTHETIC_NAMES)} are exported")
     data, _ = load_rows(name)
     if split not in data:
         raise ValueError(f"--split {split}: {name} has {', '.join(data)}")
@@ -44,7 +46,7 @@ def export_images(name: str, split: str, out: Path) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="synthetic")
+    parser.add_argument("--dataset", default="synthetic", help=", ".join(SYNTHETIC_NAMES))
     parser.add_argument("--split", default="test")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args(argv)

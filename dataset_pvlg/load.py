@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 
+from dataset_pvlg.builder import LayoutError
 from dataset_pvlg.sources.read import SOURCE_NAMES, read_source
 from dataset_pvlg.sources.report import ReadReport
 
@@ -26,8 +28,8 @@ def load_rows(
         The splits that there are, and the reader's report (None where rows were ready made).
 
     Raises:
-        ValueError: an unknown name, a root that is missing, or one that this set has no use for; one line. The
-            readers' own errors are ValueErrors too.
+        ValueError: an unknown name, a root that is missing or that this set has no use for, or data that cannot be
+            read; one line. The readers' own errors are ValueErrors too.
     """
     if name not in DATASET_NAMES:
         raise ValueError(f"dataset {name!r} is not known; known are {', '.join(DATASET_NAMES)}")
@@ -40,7 +42,12 @@ def load_rows(
     if name == "pvlg":
         if image_root is not None:
             raise ValueError("dataset 'pvlg' holds its images: it takes no image root")
-        return datasets.load_dataset("pvlg", data_dir=str(data_root)), None
+        try:
+            return datasets.load_dataset("pvlg", data_dir=str(data_root)), None
+        except DatasetGenerationError as error:  # hides what the builder said
+            cause = error.__cause__ or error
+            line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            raise ValueError(line if isinstance(cause, LayoutError) else f"pvlg: {data_root}: {line}") from error
     return read_source(name, data_root, image_root)
 
 

@@ -97,6 +97,15 @@ def test_mining_keeps_what_people_have_paired_and_replaces_what_was_mined(tmp_pa
     assert again["regions"][:] == mined["regions"][:]
 
 
+def test_matcher_that_is_not_there_is_said_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(dataset_pvlg.build, "read_source", lambda *_: pytest.fail("the source was read"))
+    typo = str(tmp_path / "typo")
+    assert main(["--source", "cuhk_pedes=x", "--out", str(tmp_path / "out"), "--matcher", typo]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: --matcher {typo} cannot be read: ") and told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     write_source(tmp_path / "set", "cuhk_pedes", people=3)
     monkeypatch.setattr(dataset_pvlg.build, "_card", lambda *_: 1 / 0)

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import get_dataset_config_names, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 import dataset_pvlg
 from dataset_pvlg import builder
 from dataset_pvlg.features import FEATURES
+from dataset_pvlg.load import load_rows
 
 SMALL = {"train_identities": 6, "validation_identities": 2, "test_identities": 3, "images_per_identity": 2}
 
@@ -123,9 +127,77 @@ def test_unknown_layout_says_what_was_found(tmp_path, cache):
 
 def test_parquet_without_a_column_names_it(small, tmp_path, cache):
     small["test"].remove_columns(["caption"]).to_parquet(tmp_path / "test-0.parquet")
-    with pytest.raises(Exception) as caught:  # datasets wraps what a builder raises
+    with pytest.raises(DatasetGenerationError) as caught:  # datasets wraps what a builder raises
         load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)
-    assert "test-0.parquet lacks the column(s) caption" in str(caught.value.__cause__ or caught.value)
+    assert "test-0.parquet lacks the column(s) caption" in str(caught.value.__cause__)
+    with pytest.raises(ValueError, match=r"test-0.parquet lacks the column\(s\) caption"):
+        load_rows("pvlg", tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 2000, -40])
+def test_broken_parquet_is_named(small, tmp_path, cache, kept):
+    file = tmp_path / "test-0.parquet"
+    small["test"].to_parquet(file)
+    content = file.read_bytes()
+    file.write_bytes(content[:kept])
+    with pytest.raises(builder.LayoutError, match="test-0.parquet is not readable as Parquet") as caught:
+        list(load_dataset("pvlg", data_dir=str(tmp_path), split="test", streaming=True))
+    assert "\n" not in str(caught.value)
+    file.write_bytes(content[:4] + bytes(len(content) - 4000) + content[-3996:])  # whole footer, no pages
+    with pytest.raises(ValueError, match="test-0.parquet is not readable as Parquet"):
+        load_rows("pvlg", tmp_path)
+
+
+def write_with_regions(rows, path, **changes) -> dict:
+    """Writes rows whose second one has other values in its first region; returns that row."""
+    table = pa.Table.from_pylist(rows.remove_columns("image").to_list())
+    changed = table.to_pylist()
+    changed[1]["regions"][0] |= changes
+    pq.write_table(pa.Table.from_pylist(changed, schema=table.schema), path)
+    return changed[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"sentence": 99}, "sentence' is 99"),
+        ({"sentence": -2}, "sentence' is -2"),
+        ({"sentence": None}, "sentence' is None"),
+        ({"bbox": [500.0, 0.0, 9.0, 9.0]}, r"bbox' \[500.0, 0.0, 9.0, 9.0\] lies outside its image of \d+ x \d+"),
+        ({"bbox": [0.0, -20.0, 9.0, 20.0]}, "bbox' .* lies outside"),
+        ({"bbox": [0.0, float("nan"), 9.0, 9.0]}, "bbox' .* lies outside"),
+        ({"bbox": [0.0, 0.0, 9.0]}, "bbox' is .*, not x, y, w, h"),
+    ],
+)
+def test_row_that_contradicts_itself_is_named(small, tmp_path, changes, field):
+    row = write_with_regions(small["test"], tmp_path / "test-0.parquet", **changes)
+    with pytest.raises(
+        ValueError, match=f"test-0.parquet: image_id '{row['image_id']}': field 'regions.0..{field}"
+    ) as it:
+        load_rows("pvlg", tmp_path)
+    assert "\n" not in str(it.value)
+
+
+@pytest.mark.parametrize(
+    ("box", "kept", "logged"),
+    [
+        ([-5.0, 10.0, 25.0, 30.0], [0.0, 10.0, 20.0, 30.0], "1 boxes clipped to their image, 0 dropped"),
+        ([-5.0, 10.0, 5.5, 30.0], None, "0 boxes clipped to their image, 1 dropped"),
+    ],
+)
+def test_box_that_leaves_its_image_is_clipped_and_counted(small, tmp_path, caplog, box, kept, logged):
+    write_with_regions(small["test"], tmp_path / "test-0.parquet", bbox=box)
+    regions = load_rows("pvlg", tmp_path)[0]["test"]["regions"][:]
+    assert f"test-0.parquet: {logged}" in caplog.text
+    before = small["test"]["regions"][:]
+    assert regions[1] == ([before[1][0] | {"bbox": kept}] if kept else []) + before[1][1:]
+    assert regions[0] == before[0] and regions[2:] == before[2:]
+
+
+def test_rows_in_order_are_read_without_a_word(small, tmp_path, caplog):
+    write_with_regions(small["test"], tmp_path / "test-0.parquet")
+    load_rows("pvlg", tmp_path)
+    assert "dataset_pvlg" not in {record.name.split(".")[0] for record in caplog.records}
 
 
 def test_unknown_noise_is_refused(cache):

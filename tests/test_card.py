@@ -60,6 +60,22 @@ def test_oracle_needs_every_rival_to_differ_in_something_named():
     assert card.oracle_r1([frozenset()] * 6, ids, people) == 0
 
 
+@pytest.mark.parametrize(
+    ("caption", "flips"),
+    [
+        ("The jacket is left open in front.", False),
+        ("A bag hangs on his left shoulder.", True),
+        ("The jacket is left open. A bag is on her right side.", True),
+        ("He walks in bright light.", False),
+    ],
+)
+def test_captions_that_a_flip_makes_false(caption, flips):
+    row = {"image_id": "a", "caption": caption, "captions": ["A man."], "sentences": [], "width": 10, "height": 20}
+    row["regions"] = [{"bbox": [0, 0, 5, 5], "label": "bag", "sentence": -1}]
+    numbers = {"rows": [row], "colour": 0.0, "banded": 0.0, "image": 0.0, "oracle": 0.0, "fields": 0.0}
+    assert f"stretched CLIP). {100.0 * flips:.1f} % say left or right" in card.card(numbers, SMALL)
+
+
 def test_card_is_written_whole(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(card, "SyntheticConfig", lambda: SMALL)
     out = tmp_path / "README.md"

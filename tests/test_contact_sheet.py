@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from source_layouts import write_source
 
 from dataset_pvlg.contact_sheet import draw_sheet, main, read_rows, region_colours
 from dataset_pvlg.features import FEATURES
@@ -100,6 +101,16 @@ def test_command_writes_a_sheet(tmp_path, capsys):
     assert Image.open(out).size[0] > 900 and [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
 
 
+def test_images_of_a_public_layout_may_lie_elsewhere(tmp_path, capsys):
+    write_source(tmp_path / "set", "cuhk_pedes", people=3)
+    (tmp_path / "set" / "imgs").rename(tmp_path / "pictures")
+    out = tmp_path / "sheet.png"
+    given = ["--out", str(out), "--dataset", "cuhk_pedes", "--data-root", str(tmp_path / "set")]
+    assert main(given) == 2 and not out.exists()
+    assert main([*given, "--image-root", str(tmp_path / "pictures")]) == 0
+    assert "2 pictures" in capsys.readouterr().out and out.exists()
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -111,6 +122,7 @@ def test_command_writes_a_sheet(tmp_path, capsys):
         (["--dataset", "pedes"], "'pedes' is not known"),
         (["--dataset", "pvlg"], "needs a data root"),
         (["--data-root", "."], "takes no data root"),
+        (["--image-root", "."], "no image root"),
         (["--out", "sheet.txt"], "sheet.txt"),
     ],
 )

@@ -20,3 +20,11 @@ def test_pictures_are_written_byte_for_byte(tmp_path: Path, capsys: pytest.Captu
 def test_unknown_split_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--dataset", "synthetic-tiny", "--split", "holdout", "--out", str(tmp_path)]) == 2
     assert "--split holdout: synthetic-tiny has train, validation, test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pvlg", "cuhk_pedes", "synthetc"])
+def test_only_synthetic_pictures_are_exported(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["--dataset", name, "--out", str(tmp_path / "gallery")]) == 2
+    told = capsys.readouterr().err
+    assert f"--dataset {name}: only synthetic and synthetic-tiny are exported" in told and told.count("\n") == 1
+    assert not (tmp_path / "gallery").exists()

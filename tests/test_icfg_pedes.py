@@ -34,6 +34,18 @@ def test_held_out_identities_do_not_depend_on_the_order_of_records(tmp_path):
     assert len(first) == 1
 
 
+def test_held_out_identities_do_not_depend_on_which_images_are_there(tmp_path):
+    write_source(tmp_path, "icfg_pedes", people=31)
+    whole = set(read_source("icfg_pedes", tmp_path)[0]["validation"]["person_id"])
+    gone = min(whole)
+    for path in (tmp_path / "imgs").rglob(f"{gone - 20_000_000:04d}_*.jpg"):
+        path.unlink()
+    data, report = read_source("icfg_pedes", tmp_path)
+    assert set(data["validation"]["person_id"]) == whole - {gone}
+    assert report.skipped == {"image missing": 2}
+    assert any("2 of its 30 training identities" in line for line in report.warnings)
+
+
 def test_validation_as_written_is_kept(tmp_path):
     file, records = write_source(tmp_path, "icfg_pedes")
     for record in records[:2]:

@@ -23,7 +23,7 @@ def read(file: Path, records: list) -> tuple[dict, ReadReport]:
     data, report = read_source("cuhk_pedes", file)
     assert sum(map(len, data.values())) == sum(report.rows.values())
     assert sum(report.rows.values()) + sum(report.skipped.values()) == report.records == len(records)
-    json.loads(report.to_json())
+    assert json.loads(json.dumps(report.as_dict())) == report.as_dict()
     return data, report
 
 

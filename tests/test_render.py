@@ -1,13 +1,13 @@
 """Pictures of synthetic people: deterministic, boxes exact, and `visible` says what can be seen."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from dataset_pvlg.features import REGION_LABELS
 from dataset_pvlg.sources.draw_canvas import COLOURS, LABELS
-from dataset_pvlg.sources.identities import FIELDS, Identity, sample_identities
+from dataset_pvlg.sources.identities import Identity, sample_identities
 from dataset_pvlg.sources.render import ORIENTATIONS, View, render, sample_view
 
 MAN = Identity(
@@ -66,7 +66,7 @@ def test_boxes_lie_in_the_picture_and_fields_have_a_box(many):
     region |= {"shoe": "feet", "bag": "bag", "carried": "carried item"}
     assert set(LABELS) == set(REGION_LABELS)
     for person, view, drawn in many:
-        assert drawn.visible <= set(FIELDS) and set(drawn.boxes) <= set(LABELS)
+        assert drawn.visible <= {field.name for field in fields(Identity)} and set(drawn.boxes) <= set(LABELS)
         for x, y, w, h in drawn.boxes.values():
             assert x >= 0 and y >= 0 and w >= 1 and h >= 1
             assert x + w <= view.width and y + h <= view.height

@@ -30,6 +30,24 @@ def test_a_choice_of_json_files_is_not_guessed(tmp_path):
     assert sum(map(len, read_source("ufine", file)[0].values())) == 12
 
 
+@pytest.mark.parametrize("source", ["cuhk_pedes", "icfg_pedes", "rstpreid"])
+def test_another_sets_file_is_refused(tmp_path, source):
+    file, _ = write_source(tmp_path, source)
+    for root, line in (
+        (tmp_path, f"no annotation file of ufine .*; {file.name} is a file of {source}"),
+        (file, f"{file.name}: is a file of {source}, not of ufine"),
+    ):
+        with pytest.raises(SourceError, match=line) as error:
+            read_source("ufine", root)
+        assert "\n" not in str(error.value)
+
+
+def test_another_sets_file_beside_does_not_hide_the_own_one(tmp_path):
+    write_source(tmp_path / "UFine6926", "ufine")
+    write_source(tmp_path, "cuhk_pedes")
+    assert set(read_source("ufine", tmp_path)[0]["test"]["source"]) == {"ufine"}
+
+
 def test_joined_caption_says_nothing_twice(tmp_path):
     file, records = write_source(tmp_path, "ufine")
     records[0]["captions"] = ["He has a hat. His shoes are red", "His shoes are red. He carries a bag."]

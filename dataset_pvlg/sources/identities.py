@@ -4,7 +4,7 @@ Priors are ours, rounded from counts over CUHK-PEDES, CUHK-SYSU and PRW descript
 make equal (tan and beige, navy and black) are left out, so that every colour a caption names can be seen.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -210,6 +210,3 @@ def sample_identities(seed: int, start: int, count: int) -> list[Identity]:
         found.append(identity)
         seen.add(identity)
     return found
-
-
-FIELDS = tuple(field.name for field in fields(Identity))

@@ -6,7 +6,7 @@ The layouts differ in file names, in one key and in what they leave out; each sa
 import codecs
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Layout:
     path_field: str = "file_path"
     hold_out_validation: bool = False  # the source has no validation split
     without_split: str = ""  # what to do about a file in which no record has a split
+    foreign: Mapping[str, str] = field(default_factory=dict)  # annotation files refused here -> whose they are
     check: Callable[[dict[str, tuple[int, int]], ReadReport], None] | None = None  # gets identities, images by split
 
 
@@ -54,18 +55,24 @@ def find_annotations(layout: Layout, root: Path) -> Path:
     """The annotation file: `root` itself if it is a file, else the first of the layout's names in it.
 
     Raises:
-        SourceError: there is none; the message lists what was looked for.
+        SourceError: there is none, or another layout's; the message lists what was looked for.
     """
     if root.is_file():
+        if root.name in layout.foreign:
+            raise SourceError(f"{root}: is a file of {layout.foreign[root.name]}, not of {layout.source}")
         return root
     if not root.is_dir():
         raise SourceError(f"{root}: no such file or folder (source {layout.source})")
+    refused = []
     for folder in (root, *(root / name for name in layout.folders)):
         for pattern in layout.files:
             found = sorted(path for path in folder.glob(pattern) if path.is_file())
+            refused += [path for path in found if path.name in layout.foreign]
+            found = [path for path in found if path.name not in layout.foreign]
             if len(found) == 1:
                 return found[0]
-    raise SourceError(f"{root}: no annotation file of {layout.source} (looked for {', '.join(layout.files)})")
+    hint = f"; {refused[0].name} is a file of {layout.foreign[refused[0].name]}" if refused else ""
+    raise SourceError(f"{root}: no annotation file of {layout.source} (looked for {', '.join(layout.files)}){hint}")
 
 
 def load_records(file: Path, report: ReadReport) -> list[Any]:

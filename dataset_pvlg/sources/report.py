@@ -1,6 +1,5 @@
 """What a reader did to its source: nothing is skipped, dropped or repaired without being counted here."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field, fields
 
@@ -63,9 +62,6 @@ class ReadReport:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         # Not asdict: it rebuilds a Counter from its pairs and thereby counts the pairs.
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
-
-    def to_json(self) -> str:
-        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.records} records in {self.file}, images under {self.image_root}"]

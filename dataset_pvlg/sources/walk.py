@@ -23,7 +23,6 @@ PERSON_ID_OFFSETS = {
     "icfg_pedes": 20_000_000,
     "rstpreid": 30_000_000,
     "ufine": 40_000_000,
-    "ufine3c": 50_000_000,
 }
 HELD_OUT = 0.05  # of the training identities, where the source has no validation split
 
@@ -46,9 +45,9 @@ def read_layout(
     if layout.check:
         layout.check(_sizes(records), report)
     apart = _ids_used_by_several_splits(records, report)
-    records = [record for record in records if _locate(record, images, report)]
-    if layout.hold_out_validation:
+    if layout.hold_out_validation:  # before any image is looked for, or the split would depend on which are there
         _hold_out(records, layout.source, report)
+    records = [record for record in records if _locate(record, images, report)]
 
     rows = _to_rows(records, layout, images, apart, splits, report)
     if not rows:
