@@ -26,7 +26,7 @@ _TEMPLATES = (
     ("upper body", (0.08, 0.15, 0.92, 0.78)),  # a coat or a long dress
     ("lower body", (0.16, 0.52, 0.84, 0.93)),
     ("feet", (0.16, 0.87, 0.84, 1.00)),
-    ("bag", (0.18, 0.17, 0.82, 0.50)),  # a backpack
+    ("upper body", (0.18, 0.17, 0.82, 0.50)),  # chest or back, where a backpack is
     ("bag", (0.00, 0.32, 0.42, 0.70)),
     ("bag", (0.58, 0.32, 1.00, 0.70)),
     ("carried item", (0.00, 0.40, 0.34, 0.62)),
