@@ -43,9 +43,9 @@ def test_another_sets_file_is_refused(tmp_path, source):
 
 
 def test_another_sets_file_beside_does_not_hide_the_own_one(tmp_path):
-    write_source(tmp_path / "UFine6926", "ufine")
+    file, _ = write_source(tmp_path / "UFine6926", "ufine")
     write_source(tmp_path, "cuhk_pedes")
-    assert set(read_source("ufine", tmp_path)[0]["test"]["source"]) == {"ufine"}
+    assert read_source("ufine", tmp_path)[1].file == str(file)
 
 
 def test_joined_caption_says_nothing_twice(tmp_path):
