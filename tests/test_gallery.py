@@ -254,7 +254,7 @@ for out in outs:
         [sys.executable, "-c", program, folder, tiny_checkpoint, copied, new],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,  # a guard against hanging; seconds on an idle machine
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
     assert done.stdout.split() == [str(-signal.SIGKILL)] * 2, done.stderr
