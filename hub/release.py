@@ -35,6 +35,7 @@ CODE_FILES = (
     "regions.py",
     "reliability.py",
 )
+LEFTOVERS = "__pycache__"
 ENDPOINT_FILES = ("handler.py", "requirements.txt")
 MODEL_MAP = {
     "AutoConfig": "configuration_rogle.RogleConfig",
@@ -154,10 +155,10 @@ def check_model_folder(model_dir: Path) -> str:
 
 
 def manifest(folder: Path) -> list[ReleaseFile]:
-    """Every file under `folder`, by path."""
+    """Every file under `folder` that is released, by path: what Python leaves behind when it loads the code is not."""
     files = []
     for file in sorted(folder.rglob("*")):
-        if file.is_file():
+        if file.is_file() and LEFTOVERS not in file.parts:
             with file.open("rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
             files.append(ReleaseFile(file.relative_to(folder).as_posix(), file.stat().st_size, digest))
@@ -178,7 +179,12 @@ def push(folder: Path, repo_id: str, private: bool = False) -> str:
     api = HfApi()
     try:
         api.create_repo(repo_id, exist_ok=True, private=private)
-        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Release of Rogle")
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message="Release of Rogle",
+            ignore_patterns=[f"{LEFTOVERS}/*", f"**/{LEFTOVERS}/*"],
+        )
     except (httpx.HTTPError, OSError) as error:  # the Hub's own errors are either
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ReleaseError(f"{repo_id}: not pushed: {reason}") from error

@@ -231,7 +231,7 @@ def test_push_uploads_what_the_dry_run_printed(model_dir: Path, released: Path, 
         assert done.returncode == 0, done.stderr
         assert hub.private == {"me/rogle-tiny": True} and "Bearer hf_stand_in_token" in hub.tokens
         pushed = {path: content for path, content in hub.repos["me/rogle-tiny"].items() if path != ".gitattributes"}
-        assert pushed == {file.name: file.read_bytes() for file in released.iterdir()}
+        assert pushed == {file.name: file.read_bytes() for file in released.iterdir() if file.is_file()}
         assert "hf_stand_in_token" not in done.stdout + done.stderr
         assert hub.url in done.stdout.splitlines()[-1]
 
@@ -240,3 +240,10 @@ def test_a_hub_out_of_reach_is_one_line(model_dir: Path, capsys: pytest.CaptureF
     assert release.main([str(model_dir), "me/rogle-tiny", "--push"]) == 2  # the tests run with HF_HUB_OFFLINE=1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("hub/release.py: me/rogle-tiny: not pushed: ") and "offline mode" in error
+
+
+def test_what_python_leaves_behind_is_not_released(tmp_path: Path):
+    (tmp_path / "code.py").write_text("")
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "code.pyc").write_bytes(b"")
+    assert [file.path for file in release.manifest(tmp_path)] == ["code.py"]
