@@ -52,8 +52,9 @@ class RogleProcessor(ProcessorMixin):
             raise OSError(
                 f"{pretrained_model_name_or_path}: no vocabulary: neither tokenizer.json nor vocab.json and merges.txt"
             )
-        # Only CLIP's own crops to a square; ours squeezes the whole person into the rectangle, as the field does.
-        if processor.image_processor.do_center_crop:
+        stored, _ = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if stored.get("processor_class") != cls.__name__:
+            # CLIP's crops to a square; ours squeezes the whole person into the rectangle, as the field does.
             processor.image_processor.do_center_crop = False
             processor.image_processor.size = SizeDict(height=image_size[0], width=image_size[1])
             processor.tokenizer.model_max_length = max_position_embeddings

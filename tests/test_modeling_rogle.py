@@ -114,6 +114,21 @@ def test_clip_fields_and_dtype_are_passed_on(tmp_path: Path) -> None:
         RogleModel.from_pretrained(tmp_path, image_size=[100, 50])
 
 
+def test_arguments_reach_a_model_read_from_clip(tmp_path: Path) -> None:
+    plain_clip(tmp_path, 299)
+    model = RogleModel.from_pretrained(tmp_path, attn_implementation="eager", logit_scale_init_value=2.0)
+    assert model.config._attn_implementation == model.vision_model.config._attn_implementation == "eager"
+    assert model.config.logit_scale_init_value == 2.0
+    with pytest.raises(ValueError, match="max_position_embeddings=64: .* has 77 text positions"):
+        RogleModel.from_pretrained(tmp_path, max_position_embeddings=64)
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="model_type 'bert' in config.json"):
+        RogleModel.from_pretrained(tmp_path)
+
+
 def test_new_parameters_are_initialised(tiny_config: RogleConfig) -> None:
     model = RogleModel(tiny_config)
     assert model.region_head.logit_scale.item() == pytest.approx(2.6592)
@@ -155,8 +170,10 @@ def test_tuple_output_holds_the_same_in_order(tiny_model: RogleModel, batch: dic
 
 def test_sdpa_equals_eager(tiny_model: RogleModel, batch: dict) -> None:
     tiny_model.set_attn_implementation("sdpa")
+    assert tiny_model.text_model.config._attn_implementation == "sdpa"
     one = tiny_model(**batch)
     tiny_model.set_attn_implementation("eager")
+    assert tiny_model.text_model.config._attn_implementation == "eager"
     two = tiny_model(**batch)
     for name in ("image_embeds", "text_embeds", "region_embeds", "sentence_embeds"):
         torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=0)
@@ -177,7 +194,11 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_model: RogleModel, batc
     expected = {n: p.grad.clone() for n, p in tiny_model.named_parameters()}
     tiny_model.zero_grad()
     tiny_model.gradient_checkpointing_enable()
+    passes = []
+    hook = tiny_model.vision_model.encoder.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
     tiny_model(**batch, return_loss=True).loss.backward()
+    hook.remove()
+    assert len(passes) == 2  # computed again on the way back
     for name, parameter in tiny_model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-6, rtol=1e-4)
 
@@ -295,6 +316,42 @@ def test_bad_input_is_one_clear_line(tiny_model: RogleModel, batch: dict) -> Non
     batch["boxes"][1] = torch.tensor([0.4, 0.4, 0.4, 0.9])
     with pytest.raises(ValueError, match="boxes: row 1 .* has no area"):
         tiny_model(**batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"box_image": None}, "box_image must have one row for each of 3 boxes"),
+        ({"box_image": torch.tensor([0, 0])}, "box_image must have one row for each of 3 boxes"),
+        ({"box_image": torch.tensor([0, 0, 7])}, "box_image names image 7, there are 3"),
+        ({"sentence_input_ids": torch.zeros(2, 5, dtype=torch.long)}, "sentence_input_ids must have one row for each"),
+        ({"boxes": torch.full((3, 4), float("nan"))}, "boxes: row 0"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_named(tiny_model: RogleModel, batch: dict, change: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        tiny_model(**(batch | change))
+
+
+def test_regions_follow_the_grid_of_the_picture_given(tiny_model: RogleModel, batch: dict) -> None:
+    wide, box = torch.randn(1, 3, 16, 32), torch.tensor([[0.75, 0.5, 1.0, 1.0]])  # the last patch of 2 x 4
+    found = tiny_model(
+        pixel_values=wide,
+        input_ids=batch["input_ids"][:1],
+        boxes=box,
+        box_image=torch.tensor([0]),
+        interpolate_pos_encoding=True,
+    )
+    last = tiny_model.vision_model(wide, interpolate_pos_encoding=True).last_hidden_state[0, -1]
+    expected = tiny_model.visual_projection(tiny_model.vision_model.post_layernorm(last))
+    torch.testing.assert_close(found.region_embeds[0], torch.nn.functional.normalize(expected, dim=-1))
+
+
+def test_every_parameter_has_a_gradient_without_pairs_too(tiny_model: RogleModel, batch: dict) -> None:
+    tiny_model(
+        pixel_values=batch["pixel_values"], input_ids=batch["input_ids"], return_loss=True
+    ).loss.backward()  # or data-parallel training stops at such a batch
+    assert all(p.grad is not None for p in tiny_model.parameters())
 
 
 def test_other_sizes_on_request(tiny_model: RogleModel, batch: dict) -> None:

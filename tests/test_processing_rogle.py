@@ -47,8 +47,11 @@ def test_round_trip(tmp_path: Path, tiny_processor: RogleProcessor) -> None:
         assert loaded.tokenizer.model_max_length == 64
 
 
-def test_a_clip_processor_becomes_rectangular(tmp_path: Path, tiny_processor: RogleProcessor) -> None:
-    CLIPProcessor(CLIPImageProcessorPil(), tiny_processor.tokenizer).save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    "images", [{}, {"do_center_crop": False, "size": {"height": 384, "width": 128}}, {"do_center_crop": False}]
+)
+def test_a_clip_processor_becomes_rectangular(tmp_path: Path, tiny_processor: RogleProcessor, images: dict) -> None:
+    CLIPProcessor(CLIPImageProcessorPil(**images), tiny_processor.tokenizer).save_pretrained(tmp_path)
     loaded = RogleProcessor.from_pretrained(tmp_path)
     batch = loaded(images=[picture()], text=["red " * 300], return_tensors="pt")
     assert batch["pixel_values"].shape == (1, 3, 384, 128)
