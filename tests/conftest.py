@@ -5,7 +5,7 @@ import tempfile
 
 # Before any library reads them. A cache of its own, or a stale data set of the machine's user could answer instead.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # child processes too: bits depend on the number of threads
 _CACHE = tempfile.TemporaryDirectory(prefix="rogle-tests-")
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_DATASETS_CACHE"] = os.path.join(_CACHE.name, "datasets")
