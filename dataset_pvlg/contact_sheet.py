@@ -5,8 +5,6 @@ region and the sentences about it in the same colour. Does a person see what the
 """
 
 import argparse
-import os
-import secrets
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -17,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dataset_pvlg.features import REGION_LABELS
 from dataset_pvlg.load import DATASET_NAMES, SYNTHETIC_NAMES, load_rows
-from modeling_rogle.pictures import COLOURS, GREY, INK, PALE, PAPER, check_suffix, wrap
+from modeling_rogle.pictures import COLOURS, GREY, INK, PALE, PAPER, check_suffix, save_picture, wrap
 
 PICTURE_HEIGHT, TEXT_WIDTH, TEXT = 340, 390, 15
 MAX_PICTURE_WIDTH = 260  # of each of the two; a wider picture is drawn lower
@@ -57,7 +55,7 @@ def draw_sheet(rows: Iterable[dict], path: str | Path, columns: int = 2) -> Path
         for n, cell in enumerate(line):
             sheet.paste(cell, (MARGIN + sum(widths[:n]) + n * 2 * GAP, y))
         y += height + GAP
-    return _save(sheet, path)
+    return save_picture(sheet, path)
 
 
 def region_colours(regions: Sequence[dict]) -> dict[tuple[float, ...], str]:
@@ -137,17 +135,6 @@ def _pictures(row: dict, colours: dict[tuple[float, ...], str]) -> tuple[Image.I
         draw.rectangle((edge[0] - 1, edge[1] - 1, edge[2] + 1, edge[3] + 1), outline=PAPER)
         draw.rectangle(edge, outline=colour, width=2)
     return clean, framed
-
-
-def _save(image: Image.Image, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-    try:
-        image.save(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
 
 
 def read_rows(

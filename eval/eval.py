@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dataset_pvlg.load import DATASET_NAMES, load_rows
 from modeling_rogle.gallery import GalleryError, load_model
 from modeling_rogle.protocols import both_protocols, encode_split, fit_local_weight, format_table
@@ -95,7 +93,6 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> dict[str, Any]:
     for split in {arguments.split} | ({"validation"} if arguments.local_weight == "auto" else set()):
         if split not in data:
             raise ValueError(f"dataset {arguments.dataset!r} has no split {split!r}; it has {', '.join(data)}")
-    device = arguments.device or torch.accelerator.current_accelerator() or "cpu"
     try:
         model, processor = load_model(arguments.model)
     except GalleryError as error:
@@ -104,7 +101,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--model {arguments.model} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
     def encode(split: str):
-        return encode_split(model, processor, data[split], arguments.batch_size, device=device, split=split)
+        return encode_split(model, processor, data[split], arguments.batch_size, device=arguments.device, split=split)
 
     weight, table = arguments.local_weight, None
     if weight == "auto":

@@ -321,7 +321,7 @@ def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
     end, ends = processor.tokenizer.eos_token_id, model.config.text_config.eos_token_id
     if len(processor.tokenizer) > model.config.text_config.vocab_size or (end != ends and ends != 2):
         raise GalleryError(f"{name}: the tokenizer is not this model's (end token {end}, config.json says {ends})")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
+    return model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"), processor
 
 
 def fingerprint(model: RogleModel) -> str:

@@ -74,7 +74,7 @@ def draw_results(
         for column, cell in enumerate(row):
             canvas.paste(cell, (MARGIN + column * (CELL + GAP), y))
         y += max(cell.height for cell in row)
-    return _save(canvas, path)
+    return save_picture(canvas, path)
 
 
 def check_suffix(path: str | Path) -> None:
@@ -272,7 +272,8 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, correct: bool, x: float, y: float) 
         draw.line((x + 15, y + 5, x + 5, y + 15), fill=PAPER, width=3)
 
 
-def _save(image: Image.Image, path: Path) -> Path:
+def save_picture(image: Image.Image, path: Path) -> Path:
+    """Writes a picture atomically, in the format that the suffix names; makes the folder. Returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, so that the last step is one rename, and with the suffix that names the format.
     unfinished = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
@@ -284,4 +285,4 @@ def _save(image: Image.Image, path: Path) -> Path:
     return path
 
 
-__all__ = ["check_suffix", "draw_results", "wrap"]
+__all__ = ["check_suffix", "draw_results", "save_picture", "wrap"]

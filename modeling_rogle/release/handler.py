@@ -36,7 +36,7 @@ class EndpointHandler:
         released = Path(path).resolve() == Path(__file__).resolve().parent
         if not released:
             import modeling_rogle  # noqa: F401  registers the classes with AutoModel and AutoProcessor
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         model = AutoModel.from_pretrained(path, trust_remote_code=released, dtype=torch.float32)
         self.model = model.eval().to(self.device)
         self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=released)
