@@ -3,7 +3,9 @@
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig
 
-REGION_FEATURES = ("patch_mean",)
+REGION_FEATURES = ("patch_mean", "dense_roi", "masked_cls", "crop")
+GLOBAL_LOSSES = ("itc", "sdm", "tal")
+RELIABILITIES = ("none", "margin", "gmm_consensus", "evidential")
 TEXT_POSITIONS = ("stretch", "interpolate")
 
 
@@ -24,7 +26,17 @@ class RogleConfig(CLIPConfig):
             resizes the whole table (CFAM, ICL).
         region_feature (`str`, defaults to `"patch_mean"`): the embedding of a box from the one dense forward.
             `"patch_mean"`: mean of the patch tokens weighted by the share of each patch that the box covers, then
-            CLIP's post-layer-norm and visual projection (GOAL, arXiv 2503.17782).
+            CLIP's post-layer-norm and visual projection (GOAL, arXiv 2503.17782). `"dense_roi"`: the last block with
+            its attention left out (value path only, MaskCLIP, arXiv 2112.01071), then RoIAlign (FG-CLIP's kind of
+            region feature, arXiv 2505.05071). `"masked_cls"`: the class token, attending in the last `masked_blocks`
+            blocks to the box's patches alone (the idea of MaskCLIP's mask class tokens, arXiv 2208.08984). `"crop"`:
+            the box cut out, enlarged and encoded by itself, one image forward a box: the reference that costs most.
+        masked_blocks (`int`, defaults to 1): how many last blocks `"masked_cls"` walks again for each box (ours).
+        global_loss (`str`, defaults to `"itc"`): image-caption objective: `"itc"`, InfoNCE with every pair of an
+            identity positive; `"sdm"`, similarity distribution matching (IRRA, arXiv 2303.12501); `"tal"`, triplet
+            alignment loss (RDE, arXiv 2308.09911).
+        sdm_temperature (`float`, defaults to 0.02): IRRA's.
+        tal_temperature (`float`, defaults to 0.015), tal_margin (`float`, defaults to 0.1): RDE's.
         local_loss_weight (`float`, defaults to 0.5): weight of the region-sentence contrastive loss (GOAL's 0.5).
             0 leaves this term out; without boxes there is no local branch at all.
         tsl_text_weight (`float`, defaults to 1.0): weight of the token-similarity loss for text (GOAL).
@@ -32,6 +44,17 @@ class RogleConfig(CLIPConfig):
             an image, at the cost of one more image forward a step, for which reason it is off (ours).
         tsl_detach_target (`bool`, defaults to `True`): stop the gradient at the crop's or sentence's embedding
             (GOAL does not; ours).
+        soft_negatives (`float`, defaults to 0.0): in [0, 1], how much a negative of the local loss counts less the
+            nearer its sentence is to the pair's own (ours, after the commonality of arXiv 2501.00318); 0 counts all
+            negatives fully.
+        distill_weight (`float`, defaults to 0.0): weight of the self-distillation of region embeddings towards those
+            of their crops (FineCLIP, NeurIPS 2024), one crop an image as for `tsl_image_weight`.
+        id_loss_weight (`float`, defaults to 0.0): weight of the identity classification loss, one classifier for both
+            modalities (IRRA); needs `num_identities`.
+        num_identities (`int`, defaults to 0): classes of the identity loss; 0 leaves the classifier out.
+        reliability_local, reliability_global (`str`): how far a region-sentence pair, or an image-caption pair, is
+            trusted in training, see `reliability.py`: `"none"`, `"margin"` (ours), `"gmm_consensus"` (RDE's consensus
+            division, CONQUER, arXiv 2601.18625), `"evidential"` (DECL, DURA, arXiv 2505.06566).
         region_logit_scale_init_value (`float`, defaults to 2.6592): initial log of the region-sentence scale.
         local_weight (`float`, defaults to 0.0): w of `similarity = (1 - w) * global + w * local` at inference, fitted
             on a validation split (a fixed 0.1 in ACSA). 0 means global only.
@@ -48,10 +71,21 @@ class RogleConfig(CLIPConfig):
     image_size: list[int] | tuple[int, int] = (384, 128)
     text_positions: str = "stretch"
     region_feature: str = "patch_mean"
+    masked_blocks: int = 1
+    global_loss: str = "itc"
+    sdm_temperature: float = 0.02
+    tal_temperature: float = 0.015
+    tal_margin: float | int = 0.1
     local_loss_weight: float | int = 0.5
     tsl_text_weight: float | int = 1.0
     tsl_image_weight: float | int = 0.0
     tsl_detach_target: bool = True
+    soft_negatives: float | int = 0.0
+    distill_weight: float | int = 0.0
+    id_loss_weight: float | int = 0.0
+    num_identities: int = 0
+    reliability_local: str = "none"
+    reliability_global: str = "none"
     region_logit_scale_init_value: float | int = 2.6592
     local_weight: float | int = 0.0
     initializer_range: float | int = 0.02
@@ -69,13 +103,34 @@ class RogleConfig(CLIPConfig):
         patch = self.vision_config.patch_size if hasattr(self.vision_config, "patch_size") else None
         if patch and any(side % patch for side in self.image_size):
             raise ValueError(f"image_size {list(self.image_size)} is not a multiple of patch_size {patch}")
-        if self.text_positions not in TEXT_POSITIONS:
-            raise ValueError(f"text_positions must be one of {TEXT_POSITIONS}, not {self.text_positions!r}")
-        if self.region_feature not in REGION_FEATURES:
-            raise ValueError(f"region_feature must be one of {REGION_FEATURES}, not {self.region_feature!r}")
-        if not 0.0 <= self.local_weight <= 1.0:
-            raise ValueError(f"local_weight must lie in [0, 1], not {self.local_weight}")
-        for name in ("local_loss_weight", "tsl_text_weight", "tsl_image_weight"):
+        for name, allowed in (
+            ("text_positions", TEXT_POSITIONS),
+            ("region_feature", REGION_FEATURES),
+            ("global_loss", GLOBAL_LOSSES),
+            ("reliability_local", RELIABILITIES),
+            ("reliability_global", RELIABILITIES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
+        layers = getattr(self.vision_config, "num_hidden_layers", None)
+        if layers and not 1 <= self.masked_blocks <= layers:
+            raise ValueError(f"masked_blocks must lie in [1, {layers}], not {self.masked_blocks}")
+        for name in ("sdm_temperature", "tal_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("local_weight", "soft_negatives"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        if self.id_loss_weight > 0 and self.num_identities < 1:
+            raise ValueError("id_loss_weight needs num_identities, the number of identities in training")
+        for name in (
+            "local_loss_weight",
+            "tsl_text_weight",
+            "tsl_image_weight",
+            "distill_weight",
+            "id_loss_weight",
+            "tal_margin",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
