@@ -69,6 +69,15 @@ class PairDataset(Dataset):
         self.short_ids = self._tokenize_nested(self.short)
         self.sentence_texts = [[s["text"] for s in parts] for parts in self.sentences]
         self.sentence_ids = self._tokenize_nested(self.sentence_texts)
+        # Row i is trained with the captions of row `caption_row[i]`, its own unless noise was asked for (noise.py).
+        self.caption_row = np.arange(len(rows))
+        # For each row its trusted pairs: (number of the pair, region, row and index of the sentence).
+        self.pairs: list[list[tuple[int, dict, int, int]]] = []
+        self.n_pairs = 0
+        for row, regions in enumerate(self.regions):
+            usable = [region for region in regions if region["sentence"] >= 0 and region["reliability"] > 0]
+            self.pairs.append([(self.n_pairs + k, r, row, r["sentence"]) for k, r in enumerate(usable)])
+            self.n_pairs += len(usable)
         labels = sorted({r["label"] for regions in self.regions for r in regions})
         self.label_number = {label: i for i, label in enumerate(labels)}
         numbers: dict[str, int] = {}
@@ -114,16 +123,17 @@ class PairDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        short = self.short_ids[index]
+        told = int(self.caption_row[index])
+        short = self.short_ids[told]
         is_long = not short or rng.random() < self.long_share
         choice = 0 if is_long else int(rng.integers(len(short)))
-        words = [self.captions[index] if is_long else self.short[index][choice]]
+        words = [self.captions[told] if is_long else self.short[told][choice]]
 
-        usable = [r for r in self.regions[index] if r["sentence"] >= 0 and r["reliability"] > 0]
+        usable = self.pairs[index]
         drawn = [usable[i] for i in sorted(rng.permutation(len(usable))[: self.max_pairs])]
         width, height = self.sizes[index]
-        boxes = self.processor.normalize_boxes([r["bbox"] for r in drawn], width, height)
-        words += [self.sentence_texts[index][r["sentence"]] for r in drawn]
+        boxes = self.processor.normalize_boxes([region["bbox"] for _, region, _, _ in drawn], width, height)
+        words += [self.sentence_texts[row][sentence] for _, _, row, sentence in drawn]
         picture = self._picture(index)
         if rng.random() < self.flip and not any(SIDES.search(w) for w in words):
             picture = picture[:, :, ::-1]
@@ -132,21 +142,29 @@ class PairDataset(Dataset):
             "picture": picture,
             "person_id": self.person_ids[index],
             "image_id": self.image_ids[index],
-            "caption": self.long_ids[index] if is_long else short[choice],
+            "row_number": index,
+            "caption": self.long_ids[told] if is_long else short[choice],
             "boxes": boxes,
-            "sentences": [self.sentence_ids[index][r["sentence"]] for r in drawn],
-            "spans": [self.spans[index][r["sentence"]] if is_long else (-1, -1) for r in drawn],
-            "text_numbers": [self.text_number[index][r["sentence"]] for r in drawn],
-            "labels": [self.label_number[r["label"]] for r in drawn],
-            "reliability": [r["reliability"] for r in drawn],
+            "pair_numbers": [number for number, _, _, _ in drawn],
+            "sentences": [self.sentence_ids[row][sentence] for _, _, row, sentence in drawn],
+            # The tokens of a sentence in the caption, where it is this caption that holds it.
+            "spans": [
+                self.spans[row][sentence] if is_long and row == told else (-1, -1) for _, _, row, sentence in drawn
+            ],
+            "text_numbers": [self.text_number[row][sentence] for _, _, row, sentence in drawn],
+            "labels": [self.label_number[region["label"]] for _, region, _, _ in drawn],
+            "reliability": [region["reliability"] for _, region, _, _ in drawn],
         }
 
     def collate(self, items: Sequence[dict]) -> dict:
-        """Items -> `RogleModel.forward` arguments, plus `pictures` `[b, 3, h, w]` uint8 and `image_ids`."""
+        """Items -> `RogleModel.forward` arguments, plus what it does not read: `pictures` `[b, 3, h, w]` uint8,
+        `image_ids`, `row_numbers` `[b]` and `pair_numbers` `[n]`, the rows and pairs of the split."""
         pad = self.processor.tokenizer.pad_token_id
         batch = {
             "pictures": torch.from_numpy(np.stack([item["picture"] for item in items])),
             "image_ids": [item["image_id"] for item in items],
+            "row_numbers": torch.tensor([item["row_number"] for item in items]),
+            "pair_numbers": torch.tensor([n for item in items for n in item["pair_numbers"]], dtype=torch.long),
             "person_ids": torch.tensor([item["person_id"] for item in items]),
             "input_ids": pad_rows([item["caption"] for item in items], pad),
         }
