@@ -1,4 +1,13 @@
-"""Training objectives: embeddings, ids and weights in, one scalar out. Sums of exponentials are taken in fp32."""
+"""Training objectives: embeddings, ids and weights in, one scalar out.
+
+Cosines, logits and sums of exponentials are taken in fp32 (fp64 stays) with autocast off, whatever type the embeddings
+have: bf16 rounds a cosine near 0.5 by up to 0.001, a tenth of a logit at the scale of 100. Every loss is a weighted mean
+over its pairs and 0 where there is no pair or no weight.
+
+The weight of an image-caption pair is the trust in [0, 1] that the caption describes the person of its image, whose
+identity is taken as certain (ours). So a caption of weight 0 pulls no image, and images of its own identity do not push
+it away; to other people it stays a negative, and its image stays a candidate for every other caption.
+"""
 
 import torch
 from torch import nn
@@ -9,28 +18,97 @@ def multi_positive_itc(
     text_embeds: torch.Tensor,
     logit_scale: torch.Tensor,
     person_ids: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Symmetric image-text contrastive loss in which every pair of one identity is a positive.
 
-    The target of a row is uniform over its positives; with one image an identity this is CLIP's InfoNCE.
+    The target of a row is uniform over its positives; with one image an identity this is CLIP's InfoNCE. With weights
+    a caption counts in the rows of its own identity as that many captions, see [`_positives`].
 
     Args:
         image_embeds: `[b, d]` unit vectors; text_embeds: `[b, d]` unit vectors, row i describing image i.
         logit_scale: scalar, already exponentiated.
         person_ids: `[b]` int64, or None for one identity a row.
+        weight: `[b]` in [0, 1], or None for 1.
+
+    Returns:
+        Scalar, fp32 (at least): the mean of both directions.
+    """
+    cosine = _cosines(image_embeds, text_embeds)
+    if len(cosine) == 0:
+        return cosine.sum()
+    losses = []
+    for logits, target, log_count, row_weight in _directions(cosine, logit_scale, person_ids, weight):
+        log_p = (logits + log_count).log_softmax(1).masked_fill(log_count.isinf(), 0.0)
+        losses.append(_weighted_mean(-(target * log_p).sum(1), row_weight))
+    return (losses[0] + losses[1]) / 2
+
+
+def similarity_distribution_matching(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    person_ids: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    temperature: float = 0.02,
+) -> torch.Tensor:
+    """SDM (IRRA, arXiv 2303.12501): KL(p || q + 1e-8) of similarities p to identity labels q, both normalised by row.
+
+    IRRA adds the two directions; here they are averaged, so that the loss weighs like the others.
+
+    Args:
+        image_embeds, text_embeds, person_ids, weight: as in [`multi_positive_itc`].
+        temperature: of the softmax p over cosines; fixed, the model's logit scale is not read.
 
     Returns:
         Scalar, fp32 (at least).
     """
-    logits = logit_scale.to(image_embeds.dtype) * image_embeds @ text_embeds.T
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    if person_ids is None:
-        person_ids = torch.arange(len(logits), device=logits.device)
-    same = (person_ids[:, None] == person_ids[None, :]).to(logits.dtype)
-    target = same / same.sum(1, keepdim=True)
-    by_image = -(target * logits.log_softmax(1)).sum(1).mean()
-    by_text = -(target * logits.T.log_softmax(1)).sum(1).mean()
-    return (by_image + by_text) / 2
+    cosine = _cosines(image_embeds, text_embeds)
+    if len(cosine) == 0:
+        return cosine.sum()
+    losses = []
+    for logits, target, log_count, row_weight in _directions(cosine, 1 / temperature, person_ids, weight):
+        log_p = (logits + log_count).log_softmax(1)
+        p = log_p.exp()
+        # What counts nothing has p = 0 and log p = -inf: their product is 0 here.
+        gap = (log_p - (target + 1e-8).log()).masked_fill(log_count.isinf(), 0.0)
+        losses.append(_weighted_mean((p * gap).sum(1), row_weight))
+    return (losses[0] + losses[1]) / 2
+
+
+def triplet_alignment(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    person_ids: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    temperature: float = 0.015,
+    margin: float = 0.1,
+) -> torch.Tensor:
+    """TAL (RDE, arXiv 2308.09911): a triplet loss whose hardest negative is softened to a log-sum-exp.
+
+    For each row `[margin - s+ + temperature * log sum_negatives exp(s / temperature)]_+`, where s+ is the mean cosine
+    of the positives weighted by their own, detached, softmax. RDE sums over the batch and both directions; here both
+    are means, and the loss is divided by the temperature: so its gradient does not grow with the batch and is of the
+    size of an InfoNCE loss of that temperature. (RDE's sum over 64 rows is the same but for a factor of 64 * 0.015.)
+
+    Args:
+        image_embeds, text_embeds, person_ids, weight: as in [`multi_positive_itc`].
+        temperature, margin: in units of cosine.
+
+    Returns:
+        Scalar, fp32 (at least); a row without negatives costs nothing.
+    """
+    cosine = _cosines(image_embeds, text_embeds)
+    if len(cosine) == 0:
+        return cosine.sum()
+    losses = []
+    for logits, target, log_count, row_weight in _directions(cosine, 1 / temperature, person_ids, weight):
+        share = (logits.detach() + log_count).masked_fill(target == 0, float("-inf")).softmax(1)
+        # A same-identity caption of weight 0 has no target either, but is no negative.
+        positive = (target > 0) | log_count.isinf()
+        negatives = logits.masked_fill(positive, float("-inf")).logsumexp(1)
+        hinge = (margin / temperature - (share * logits).sum(1) + negatives).clamp(min=0)
+        losses.append(_weighted_mean(hinge, row_weight))
+    return (losses[0] + losses[1]) / 2
 
 
 def region_sentence_contrastive(
@@ -40,11 +118,18 @@ def region_sentence_contrastive(
     sentence_ids: torch.Tensor | None = None,
     part_ids: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
+    soft_negatives: float = 0.0,
 ) -> torch.Tensor:
     """Symmetric contrastive loss over region-sentence pairs with identity masking (ours; the paper's is not public).
 
     Row n of both is one pair. Left out of the negatives, since they may well be true: any pair whose sentence is
-    equal ("She has black shoes."), and a pair of the same person in another picture that names the same part.
+    equal ("She has black shoes."), and a pair of the same person in another picture that names the same part. A pair
+    of weight 0 neither pulls nor pushes in its own row and column, and stays a negative to the others.
+
+    Soft negatives (ours, after the commonality of arXiv 2501.00318): negative m counts in the sums of pair n, and n in
+    those of m, as `1 - soft_negatives * c` instead of 1, where c in [0, 1] is the (detached) cosine of the two
+    sentences, rescaled so that the batch's mean cosine of negatives is 0 and equality is 1. Without the rescaling all
+    negatives would fade alike, for CLIP's text embeddings lie in a narrow cone.
 
     Args:
         region_embeds: `[n, d]` unit vectors; sentence_embeds: `[n, d]` unit vectors.
@@ -53,30 +138,26 @@ def region_sentence_contrastive(
         part_ids: `[n]` int64, equal for the same part of the same person (his shoes in two pictures), or None.
             Different parts of one person stay negatives of each other: his shoes are not his jacket.
         weight: `[n]` reliability of each pair in [0, 1], or None for 1.
+        soft_negatives: in [0, 1]; 0 counts every negative fully.
 
     Returns:
-        Scalar, fp32 (at least): the weighted mean of both directions; 0 when there is no pair or no weight.
+        Scalar, fp32 (at least): the mean of both directions.
     """
-    if len(region_embeds) == 0:
-        return region_embeds.sum() + sentence_embeds.sum()
-    logits = logit_scale.to(region_embeds.dtype) * region_embeds @ sentence_embeds.T
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    n = len(logits)
-    pair = torch.arange(n, device=logits.device)
-    ignored = torch.zeros(n, n, dtype=torch.bool, device=logits.device)
-    for ids in (sentence_ids, part_ids):
-        if ids is not None:
-            ignored |= ids[:, None] == ids[None, :]
+    cosine = _cosines(region_embeds, sentence_embeds)
+    if len(cosine) == 0:
+        return cosine.sum()
+    logits = _wide(logit_scale).to(cosine.dtype) * cosine
+    pair = torch.arange(len(logits), device=logits.device)
+    ignored = same_by_any((sentence_ids, part_ids), len(logits), logits.device)
     ignored[pair, pair] = False
+    if soft_negatives > 0:
+        logits = logits + _log_count_of_negatives(sentence_embeds, ignored, soft_negatives)
     logits = logits.masked_fill(ignored, float("-inf"))
     each = (
         nn.functional.cross_entropy(logits, pair, reduction="none")
         + nn.functional.cross_entropy(logits.T, pair, reduction="none")
     ) / 2
-    if weight is None:
-        return each.mean()
-    weight = weight.to(each.dtype)
-    return (each * weight).sum() / weight.sum().clamp(min=1e-6)
+    return _weighted_mean(each, weight)
 
 
 def token_similarity(
@@ -95,16 +176,137 @@ def token_similarity(
         detach_target: no gradient to the target.
 
     Returns:
-        Scalar, fp32 (at least); 0 when there is no pair.
+        Scalar, fp32 (at least).
     """
-    if len(pooled_tokens) == 0:
-        return pooled_tokens.sum()
     if detach_target:
         target_embeds = target_embeds.detach()
-    if pooled_tokens.dtype != torch.float64:
-        pooled_tokens, target_embeds = pooled_tokens.float(), target_embeds.float()
-    each = (nn.functional.cosine_similarity(pooled_tokens, target_embeds, dim=-1) - 1) ** 2
+    cosine = nn.functional.cosine_similarity(_wide(pooled_tokens), _wide(target_embeds), dim=-1)
+    return _weighted_mean((cosine - 1) ** 2, weight)
+
+
+def self_distillation(
+    region_embeds: torch.Tensor, crop_embeds: torch.Tensor, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Self-distillation of regions (FineCLIP, NeurIPS 2024): mean of 1 - cos(region, crop), the crop detached.
+
+    Unlike TSL's square its pull does not fade as the two come close.
+
+    Args:
+        region_embeds: `[n, d]` from the dense forward; crop_embeds: `[n, d]`, the same boxes cut out and encoded
+            alone; neither needs unit length.
+        weight: `[n]` in [0, 1], or None for 1.
+
+    Returns:
+        Scalar, fp32 (at least).
+    """
+    cosine = nn.functional.cosine_similarity(_wide(region_embeds), _wide(crop_embeds.detach()), dim=-1)
+    return _weighted_mean(1 - cosine, weight)
+
+
+def identity_loss(
+    image_logits: torch.Tensor,
+    text_logits: torch.Tensor,
+    identities: torch.Tensor,
+    weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of the identity under one classifier for both modalities, their mean (IRRA, arXiv 2303.12501).
+
+    Args:
+        image_logits, text_logits: `[b, num_identities]`, the same linear layer on image and caption embeddings.
+        identities: `[b]` int64 in [0, num_identities).
+        weight: `[b]` trust in each image-caption pair; weighs the captions only.
+
+    Returns:
+        Scalar, fp32 (at least).
+    """
+    by_image = nn.functional.cross_entropy(_wide(image_logits), identities, reduction="none")
+    by_text = nn.functional.cross_entropy(_wide(text_logits), identities, reduction="none")
+    return (_weighted_mean(by_image, None) + _weighted_mean(by_text, weight)) / 2
+
+
+def same_by_any(ids: tuple[torch.Tensor | None, ...], count: int, device: torch.device) -> torch.Tensor:
+    """`[n, n]` bool: two rows agree in at least one of the `[n]` ids (the diagonal always does if there are any)."""
+    same = torch.zeros(count, count, dtype=torch.bool, device=device)
+    for each in ids:
+        if each is not None:
+            same |= each[:, None] == each[None, :]
+    return same
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    # Under autocast the product would be cast down again.
+    with torch.autocast(a.device.type, enabled=False):
+        return _wide(a) @ _wide(b).T
+
+
+def _weighted_mean(each: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    if len(each) == 0:
+        return each.sum()
     if weight is None:
         return each.mean()
     weight = weight.to(each.dtype)
     return (each * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def _directions(
+    cosine: torch.Tensor,
+    scale: torch.Tensor | float,
+    person_ids: torch.Tensor | None,
+    weight: torch.Tensor | None,
+) -> tuple[tuple[torch.Tensor, ...], ...]:
+    """Image-to-text and text-to-image: logits, target, log count (see [`_positives`]) and weight of each row."""
+    scale = _wide(scale).to(cosine.dtype) if isinstance(scale, torch.Tensor) else scale
+    b = len(cosine)
+    if person_ids is None:
+        same = torch.eye(b, dtype=torch.bool, device=cosine.device)
+    else:
+        same = same_by_any((person_ids,), b, cosine.device)
+    weight = cosine.new_ones(b) if weight is None else weight.to(cosine.dtype)
+    by_image = scale * cosine, *_positives(same, weight)
+    uniform = same.to(cosine.dtype) / same.sum(1, keepdim=True)
+    by_text = scale * cosine.T, uniform, torch.zeros_like(cosine), weight
+    return by_image, by_text
+
+
+def _positives(same: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Image-to-text rows whose captions of the same identity are trusted unequally (ours).
+
+    A caption of weight w counts as w captions, in the target as in the softmax's sum: at the optimum all positives are
+    still equally similar, only their pull differs. Counts are relative to the row's most trusted caption, so a row with
+    a single positive is plain InfoNCE, and the row weighs as much as that caption is trusted.
+
+    Returns:
+        Target `[b, b]` (rows sum to 1), log of the counts `[b, b]` (0 for other identities, -inf for captions of the
+        same identity without weight), weight of each row `[b]`.
+    """
+    trust = same * weight
+    best = trust.amax(1)
+    # A row without any trust has weight 0; its counts are set to 1 only to keep it finite.
+    count = torch.where(best[:, None] > 0, trust / best.clamp(min=torch.finfo(best.dtype).tiny)[:, None], same * 1.0)
+    target = count / count.sum(1, keepdim=True)
+    return target, count.log().masked_fill(~same, 0.0), best
+
+
+@torch.no_grad()
+def _log_count_of_negatives(sentence_embeds: torch.Tensor, ignored: torch.Tensor, soft: float) -> torch.Tensor:
+    similar = _cosines(sentence_embeds, sentence_embeds)
+    own = torch.eye(len(similar), dtype=torch.bool, device=similar.device)
+    negative = ~(ignored | own)
+    mean = (similar * negative).sum() / negative.sum().clamp(min=1)
+    common = ((similar - mean) / (1 - mean).clamp(min=1e-6)).clamp(0, 1)
+    return (1 - soft * common).log().masked_fill(own, 0.0)
+
+
+__all__ = [
+    "identity_loss",
+    "multi_positive_itc",
+    "region_sentence_contrastive",
+    "self_distillation",
+    "similarity_distribution_matching",
+    "token_similarity",
+    "triplet_alignment",
+]
