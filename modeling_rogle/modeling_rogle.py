@@ -13,8 +13,17 @@ from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
+from .activations import QuickGELU
 from .configuration_rogle import RogleConfig
-from .losses import multi_positive_itc, region_sentence_contrastive, token_similarity
+from .losses import (
+    identity_loss,
+    multi_positive_itc,
+    region_sentence_contrastive,
+    self_distillation,
+    similarity_distribution_matching,
+    token_similarity,
+    triplet_alignment,
+)
 from .positions import lengthen_text_positions, resize_image_positions
 from .regions import crop_boxes, mean_patch_tokens
 
@@ -31,10 +40,12 @@ class RogleOutput(ModelOutput):
     """
     Output of [`RogleModel`]; b images and captions, n region-sentence pairs, d the projection dimension.
 
-    loss (`torch.FloatTensor` scalar, with `return_loss=True`): weighted sum of the four terms below.
-    loss_global (scalar): multi-positive image-text contrastive loss.
+    loss (`torch.FloatTensor` scalar, with `return_loss=True`): weighted sum of the terms below.
+    loss_global (scalar): image-caption loss, `config.global_loss`.
     loss_local (scalar): region-sentence contrastive loss; None without pairs.
     loss_tsl_text, loss_tsl_image (scalar): token-similarity losses; None when switched off or without pairs.
+    loss_distill (scalar): self-distillation of regions to crops; None when switched off or without pairs.
+    loss_id (scalar): identity classification of images and captions; None when switched off.
     logits_per_image (`[b, b]`), logits_per_text (`[b, b]`): scaled cosine of images and captions.
     text_embeds (`[b, d]`), image_embeds (`[b, d]`): unit vectors.
     region_embeds (`[n, d]`), sentence_embeds (`[n, d]`): unit vectors; None without boxes or sentences.
@@ -48,6 +59,8 @@ class RogleOutput(ModelOutput):
     loss_local: torch.FloatTensor | None = None
     loss_tsl_text: torch.FloatTensor | None = None
     loss_tsl_image: torch.FloatTensor | None = None
+    loss_distill: torch.FloatTensor | None = None
+    loss_id: torch.FloatTensor | None = None
     logits_per_image: torch.FloatTensor | None = None
     logits_per_text: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
@@ -118,6 +131,13 @@ class RogleModel(CLIPModel):
         # The parts are kept, only the square position table gives way to one of this model's height and width.
         self.vision_model.embeddings = RogleVisionEmbeddings(config)
         self.region_head = RegionHead(config)
+        self.identity_classifier = (
+            nn.Linear(config.projection_dim, config.num_identities, bias=False) if config.num_identities else None
+        )
+        for tower in (self.vision_model, self.text_model):
+            if tower.config.hidden_act == "quick_gelu":
+                for layer in tower.encoder.layers:
+                    layer.mlp.activation_fn = QuickGELU()
         self.post_init()
 
     @torch.no_grad()
@@ -187,6 +207,9 @@ class RogleModel(CLIPModel):
         )
         # The head is filled here as well: nothing is left for the loader to report missing.
         state["region_head.logit_scale"] = torch.tensor([config.region_logit_scale_init_value])
+        if config.num_identities:
+            shape = (config.num_identities, config.projection_dim)
+            state["identity_classifier.weight"] = torch.randn(shape) * config.initializer_range
         logger.warning_once(
             f"{name}: CLIP weights read into RogleModel: image positions {old_side} x {old_side} -> "
             f"{config.image_size[0]} x {config.image_size[1]} px (bicubic), text positions {old_tokens} -> "
@@ -318,7 +341,9 @@ class RogleModel(CLIPModel):
         sentence_ids: torch.LongTensor | None = None,
         part_ids: torch.LongTensor | None = None,
         pair_weight: torch.FloatTensor | None = None,
+        caption_weight: torch.FloatTensor | None = None,
         person_ids: torch.LongTensor | None = None,
+        identities: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Any,
@@ -334,13 +359,16 @@ class RogleModel(CLIPModel):
                 cut before it, or where the batch's caption is not the one that holds it.
             sentence_ids: `[n]` int64, equal for equal sentences; part_ids: `[n]` int64, equal for the same part of
                 the same person (both keep true pairs out of the negatives).
-            pair_weight: `[n]` reliability in [0, 1].
+            pair_weight: `[n]` reliability of the region-sentence pairs in [0, 1].
+            caption_weight: `[b]` reliability of the image-caption pairs in [0, 1].
             person_ids: `[b]` int64 identities, for positives beyond the diagonal.
+            identities: `[b]` int64 classes in [0, `config.num_identities`), for the identity loss.
             return_loss: compute the losses.
             interpolate_pos_encoding: accept images of another size (resizes the table in every call).
 
         Raises:
-            ValueError: input_ids or pixel_values missing, an image of the wrong size, a box without area.
+            ValueError: input_ids or pixel_values missing, an image of the wrong size, a box without area, an identity
+                loss without `identities`.
         """
         if input_ids is None or pixel_values is None:
             raise ValueError("RogleModel.forward needs input_ids and pixel_values; see encode_images and encode_texts")
@@ -380,31 +408,55 @@ class RogleModel(CLIPModel):
         if sentence_input_ids is not None:
             sentence_embeds = nn.functional.normalize(self.encode_tokens(sentence_input_ids)[0], dim=-1)
 
-        loss = loss_global = loss_local = loss_tsl_text = loss_tsl_image = None
+        loss = loss_global = loss_local = loss_tsl_text = loss_tsl_image = loss_distill = loss_id = None
         if return_loss:
             config = self.config
-            scale = self.logit_scale.clamp(max=math.log(100)).exp()
-            loss = loss_global = multi_positive_itc(image_embeds, text_embeds, scale, person_ids)
+            loss = loss_global = self._global_loss(image_embeds, text_embeds, person_ids, caption_weight)
             if region_embeds is not None and sentence_embeds is not None:
                 if config.local_loss_weight > 0:
                     loss_local = region_sentence_contrastive(
-                        region_embeds, sentence_embeds, self.region_head.scale(), sentence_ids, part_ids, pair_weight
+                        region_embeds,
+                        sentence_embeds,
+                        self.region_head.scale(),
+                        sentence_ids,
+                        part_ids,
+                        pair_weight,
+                        config.soft_negatives,
                     )
                     loss = loss + config.local_loss_weight * loss_local
                 if spans_wanted:
                     loss_tsl_text = self._text_token_similarity(
-                        text.last_hidden_state, sentence_embeds, sentence_spans, box_image, pair_weight
+                        text.last_hidden_state, sentence_embeds, sentence_spans, box_image
                     )
                     loss = loss + config.tsl_text_weight * loss_tsl_text
-                if config.tsl_image_weight > 0:
-                    loss_tsl_image = self._image_token_similarity(
+                if config.tsl_image_weight > 0 or config.distill_weight > 0:
+                    regions, crops, weight = self._one_crop_an_image(
                         pixel_values, region_embeds, boxes, box_image, pair_weight
                     )
-                    loss = loss + config.tsl_image_weight * loss_tsl_image
+                    if config.tsl_image_weight > 0:
+                        loss_tsl_image = token_similarity(regions, crops, weight, config.tsl_detach_target)
+                        loss = loss + config.tsl_image_weight * loss_tsl_image
+                    if config.distill_weight > 0:
+                        loss_distill = self_distillation(regions, crops, weight)
+                        loss = loss + config.distill_weight * loss_distill
+            if config.id_loss_weight > 0:
+                if identities is None:
+                    raise ValueError("id_loss_weight is set: RogleModel.forward needs identities")
+                loss_id = identity_loss(
+                    self.identity_classifier(vision.pooler_output),
+                    self.identity_classifier(text_features),
+                    identities,
+                    caption_weight,
+                )
+                loss = loss + config.id_loss_weight * loss_id
 
             if loss_local is None:
                 # Data-parallel training wants a gradient for every parameter in every step.
                 loss = loss + 0.0 * self.region_head.logit_scale.sum()
+            if loss_id is None and self.identity_classifier is not None:
+                loss = loss + 0.0 * self.identity_classifier.weight.sum()
+            if config.global_loss != "itc":
+                loss = loss + 0.0 * self.logit_scale
 
         return RogleOutput(
             loss=loss,
@@ -412,6 +464,8 @@ class RogleModel(CLIPModel):
             loss_local=loss_local,
             loss_tsl_text=loss_tsl_text,
             loss_tsl_image=loss_tsl_image,
+            loss_distill=loss_distill,
+            loss_id=loss_id,
             logits_per_image=logits_per_text.T,
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
@@ -422,34 +476,46 @@ class RogleModel(CLIPModel):
             vision_model_output=vision,
         )
 
-    def _text_token_similarity(
+    def _global_loss(
         self,
-        tokens: torch.Tensor,
-        sentence_embeds: torch.Tensor,
-        spans: torch.Tensor,
-        caption: torch.Tensor,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        person_ids: torch.Tensor | None,
         weight: torch.Tensor | None,
     ) -> torch.Tensor:
+        config = self.config
+        if config.global_loss == "sdm":
+            return similarity_distribution_matching(
+                image_embeds, text_embeds, person_ids, weight, config.sdm_temperature
+            )
+        if config.global_loss == "tal":
+            return triplet_alignment(
+                image_embeds, text_embeds, person_ids, weight, config.tal_temperature, config.tal_margin
+            )
+        scale = self.logit_scale.clamp(max=math.log(100)).exp()
+        return multi_positive_itc(image_embeds, text_embeds, scale, person_ids, weight)
+
+    def _text_token_similarity(
+        self, tokens: torch.Tensor, sentence_embeds: torch.Tensor, spans: torch.Tensor, caption: torch.Tensor
+    ) -> torch.Tensor:
+        # Not weighted by the pairs' reliability: a sentence is part of its caption whatever its region is.
         kept = (spans[:, 1] > spans[:, 0]).nonzero()[:, 0]
         position = torch.arange(tokens.shape[1], device=tokens.device)
         inside = (position >= spans[kept, :1]) & (position < spans[kept, 1:])
         share = inside.to(tokens.dtype) / inside.sum(1, keepdim=True).clamp(min=1)
         pooled = torch.einsum("nl,nlh->nh", share, tokens[caption[kept]])
         return token_similarity(
-            self.text_projection(pooled),
-            sentence_embeds[kept],
-            None if weight is None else weight[kept],
-            self.config.tsl_detach_target,
+            self.text_projection(pooled), sentence_embeds[kept], None, self.config.tsl_detach_target
         )
 
-    def _image_token_similarity(
+    def _one_crop_an_image(
         self,
         pixel_values: torch.Tensor,
         region_embeds: torch.Tensor,
         boxes: torch.Tensor,
         box_image: torch.Tensor,
         weight: torch.Tensor | None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         # One pair an image, the first of its run in `box_image`, keeps the cost at one more image forward (GOAL's
         # single best pair).
         first = torch.ones_like(box_image, dtype=torch.bool)
@@ -457,9 +523,7 @@ class RogleModel(CLIPModel):
         one = first.nonzero()[:, 0]
         crops = crop_boxes(pixel_values, boxes[one], box_image[one])
         target = self.visual_projection(self.vision_model(pixel_values=crops).pooler_output)
-        return token_similarity(
-            region_embeds[one], target, None if weight is None else weight[one], self.config.tsl_detach_target
-        )
+        return region_embeds[one], target, None if weight is None else weight[one]
 
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
