@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .activations import QuickGELU
 from .configuration_rogle import RogleConfig
+from .dense import BlockInputs, RogleVisionEncoder, masked_class_tokens, value_only_block
 from .losses import (
     identity_loss,
     multi_positive_itc,
@@ -25,7 +26,7 @@ from .losses import (
     triplet_alignment,
 )
 from .positions import lengthen_text_positions, resize_image_positions
-from .regions import crop_boxes, mean_patch_tokens
+from .regions import check_box_image, crop_boxes, mean_patch_tokens, roi_align
 
 logger = logging.get_logger(__name__)
 
@@ -125,11 +126,14 @@ class RogleModel(CLIPModel):
 
     config: RogleConfig
     config_class = RogleConfig
+    # Matched by class name: parts with parameters of their own must not be spread over devices.
+    _no_split_modules = ["CLIPTextEmbeddings", "RogleVisionEmbeddings", "CLIPEncoderLayer", "RegionHead"]
 
     def __init__(self, config: RogleConfig):
         super().__init__(config)
         # The parts are kept, only the square position table gives way to one of this model's height and width.
         self.vision_model.embeddings = RogleVisionEmbeddings(config)
+        self.vision_model.encoder = RogleVisionEncoder(self.vision_model.encoder)
         self.region_head = RegionHead(config)
         self.identity_classifier = (
             nn.Linear(config.projection_dim, config.num_identities, bias=False) if config.num_identities else None
@@ -267,26 +271,64 @@ class RogleModel(CLIPModel):
 
     def get_region_features(
         self,
-        patch_tokens: torch.Tensor,
+        pixel_values: torch.Tensor,
         boxes: torch.Tensor,
         box_image: torch.Tensor,
-        grid: tuple[int, int] | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> torch.Tensor:
-        """Region embeddings from the tokens of one dense forward.
+        """Region embeddings of the kind `config.region_feature`, from one dense forward (`"crop"`: one more a box).
 
         Args:
-            patch_tokens: `[b, rows * columns, hidden]`, the vision tower's last states without the class token.
+            pixel_values: `[b, 3, height, width]`, normalised by the processor.
             boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
             box_image: `[n]` int64, the image of each box.
-            grid: rows and columns of the patches, if not the configuration's.
+            interpolate_pos_encoding: accept images of another size (resizes the table in every call).
 
         Returns:
             `[n, d]`, not normalised.
 
         Raises:
-            ValueError: a box without area in its image.
+            ValueError: a box without area in its image, or a box_image that names no image.
         """
-        pooled = mean_patch_tokens(patch_tokens, boxes, box_image, grid or self.config.patch_grid)
+        inputs = self._block_inputs(boxes)
+        vision = self.vision_model(
+            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, block_inputs=inputs
+        )
+        return self._regions(pixel_values, vision.last_hidden_state, inputs, boxes, box_image)
+
+    def _block_inputs(self, boxes: torch.Tensor | None) -> BlockInputs | None:
+        """What the dense forward has to keep for the region features of these boxes."""
+        keep = {"dense_roi": 1, "masked_cls": self.config.masked_blocks}.get(self.config.region_feature, 0)
+        return BlockInputs(keep) if keep and boxes is not None else None
+
+    def _regions(
+        self,
+        pixel_values: torch.Tensor,
+        states: torch.Tensor,
+        inputs: BlockInputs | None,
+        boxes: torch.Tensor,
+        box_image: torch.Tensor,
+    ) -> torch.Tensor:
+        """`[n, d]` region embeddings from the dense forward's last states `[b, 1 + patches, hidden]`."""
+        check_box_image(box_image, len(pixel_values))
+        if not len(boxes):
+            return states.new_zeros(0, self.projection_dim)
+        feature, layers = self.config.region_feature, self.vision_model.encoder.layers
+        if feature == "crop":
+            crops = crop_boxes(pixel_values, boxes, box_image)
+            # Memory for a training step is the caller's affair; without gradients a few crops at a time are enough.
+            few = len(crops) if torch.is_grad_enabled() else max(len(pixel_values), 16)
+            pooled = [self.vision_model(part, interpolate_pos_encoding=True).pooler_output for part in crops.split(few)]
+            return self.visual_projection(torch.cat(pooled))
+        patch = self.config.vision_config.patch_size
+        grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
+        if feature == "patch_mean":
+            pooled = mean_patch_tokens(states[:, 1:], boxes, box_image, grid)
+        elif feature == "dense_roi":
+            tokens = value_only_block(layers[-1], inputs.states[0][:, 1:])
+            pooled = roi_align(tokens, boxes, box_image, grid)[:, 0, 0]
+        else:
+            pooled = masked_class_tokens(layers[-inputs.keep :], inputs.states, boxes, box_image, grid)
         return self.visual_projection(self.vision_model.post_layernorm(pooled))
 
     @torch.no_grad()
@@ -296,7 +338,7 @@ class RogleModel(CLIPModel):
         boxes: torch.Tensor | None = None,
         box_image: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Global and region embeddings for retrieval, from one forward.
+        """Global and region embeddings for retrieval, from one forward (`region_feature="crop"`: one more a box).
 
         Args:
             pixel_values: `[b, 3, height, width]`, normalised by the processor.
@@ -305,12 +347,16 @@ class RogleModel(CLIPModel):
 
         Returns:
             `[b, d]` and `[n, d]` (None without boxes): unit vectors, fp32.
+
+        Raises:
+            ValueError: a box without area in its image, or a box_image that names no image.
         """
-        vision = self.vision_model(pixel_values=pixel_values)
+        inputs = self._block_inputs(boxes)
+        vision = self.vision_model(pixel_values=pixel_values, block_inputs=inputs)
         images = nn.functional.normalize(self.visual_projection(vision.pooler_output).float(), dim=-1)
         if boxes is None:
             return images, None
-        regions = self.get_region_features(vision.last_hidden_state[:, 1:], boxes, box_image)
+        regions = self._regions(pixel_values, vision.last_hidden_state, inputs, boxes, box_image)
         return images, nn.functional.normalize(regions.float(), dim=-1)
 
     @torch.no_grad()
@@ -376,8 +422,18 @@ class RogleModel(CLIPModel):
         for name, value in (("box_image", box_image), ("sentence_input_ids", sentence_input_ids)):
             if value is not None and len(value) != n or value is None and n is not None and name == "box_image":
                 raise ValueError(f"{name} must have one row for each of {n or 0} boxes")
+        for tower in (self.vision_model, self.text_model):
+            if kwargs.get("output_attentions") and tower.config._attn_implementation != "eager":
+                raise ValueError(
+                    f"output_attentions=True: {tower.config._attn_implementation!r} attention computes no maps; call "
+                    "model.set_attn_implementation('eager') first"
+                )
+        inputs = self._block_inputs(boxes)
         vision = self.vision_model(
-            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
+            pixel_values=pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            block_inputs=inputs,
+            **kwargs,
         )
         spans_wanted = (
             return_loss and self.config.tsl_text_weight > 0 and sentence_spans is not None and boxes is not None
@@ -400,10 +456,8 @@ class RogleModel(CLIPModel):
 
         region_embeds = sentence_embeds = None
         if boxes is not None:
-            patch = self.config.vision_config.patch_size
-            grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
             region_embeds = nn.functional.normalize(
-                self.get_region_features(vision.last_hidden_state[:, 1:], boxes, box_image, grid), dim=-1
+                self._regions(pixel_values, vision.last_hidden_state, inputs, boxes, box_image), dim=-1
             )
         if sentence_input_ids is not None:
             sentence_embeds = nn.functional.normalize(self.encode_tokens(sentence_input_ids)[0], dim=-1)

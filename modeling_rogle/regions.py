@@ -1,6 +1,36 @@
-"""Region features from the one dense forward: boxes on a patch grid of any height and width."""
+"""Boxes on images of any height and width: shares of patches, RoIAlign, crops, and how far a feature leaks."""
 
 import torch
+from torch import nn
+
+
+def clip_boxes(boxes: torch.Tensor) -> torch.Tensor:
+    """Cuts boxes to the image.
+
+    Args:
+        boxes: `[n, 4]` x0, y0, x1, y1 in units of the image's width and height.
+
+    Returns:
+        `[n, 4]` in [0, 1], at least fp32: half precision would round a box by pixels.
+
+    Raises:
+        ValueError: a box has no area inside the image (not checked inside `torch.compile`).
+    """
+    inside = (boxes if boxes.dtype == torch.float64 else boxes.float()).clamp(0, 1)
+    empty = ~((inside[:, 2:] - inside[:, :2]).clamp(min=0).prod(1) > 0)  # a NaN is no area either
+    if not torch.compiler.is_compiling() and bool(empty.any()):
+        bad = int(empty.nonzero()[0])
+        raise ValueError(f"boxes: row {bad} {boxes[bad].tolist()} has no area inside the image (x0 y0 x1 y1 in [0, 1])")
+    return inside
+
+
+def check_box_image(box_image: torch.Tensor, images: int) -> None:
+    """Raises ValueError if a box names an image that is not there (not checked inside `torch.compile`)."""
+    if torch.compiler.is_compiling() or not len(box_image):
+        return
+    low, high = int(box_image.min()), int(box_image.max())
+    if not 0 <= low <= high < images:
+        raise ValueError(f"box_image names image {low if low < 0 else high}, there are {images}")
 
 
 def box_patch_shares(boxes: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
@@ -14,25 +44,64 @@ def box_patch_shares(boxes: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor
         grid: (rows, columns) of patches.
 
     Returns:
-        `[n, rows * columns]` fp32 weights, row-major as the patch tokens are; each row sums to 1.
+        `[n, rows * columns]` weights, at least fp32, row-major as the patch tokens are; each row sums to 1.
 
     Raises:
         ValueError: a box has no area inside the image.
     """
     rows, columns = grid
-    boxes = boxes.float()
+    boxes = clip_boxes(boxes)
     overlaps = []
     for low, high, cells in ((boxes[:, 1], boxes[:, 3], rows), (boxes[:, 0], boxes[:, 2], columns)):
-        edges = torch.arange(cells + 1, device=boxes.device, dtype=torch.float32) / cells
+        edges = torch.arange(cells + 1, device=boxes.device, dtype=boxes.dtype) / cells
         overlap = torch.minimum(high[:, None], edges[None, 1:]) - torch.maximum(low[:, None], edges[None, :-1])
         overlaps.append(overlap.clamp(min=0))
     shares = (overlaps[0][:, :, None] * overlaps[1][:, None, :]).flatten(1)
-    area = shares.sum(1, keepdim=True)
-    empty = ~(area > 0)  # a NaN is no area either
-    if not torch.compiler.is_compiling() and bool(empty.any()):
-        bad = int(empty.flatten().nonzero()[0])
-        raise ValueError(f"boxes: row {bad} {boxes[bad].tolist()} has no area inside the image (x0 y0 x1 y1 in [0, 1])")
-    return shares / area
+    return shares / shares.sum(1, keepdim=True)
+
+
+def slots(box_image: torch.Tensor, images: int) -> tuple[torch.Tensor, int]:
+    """A place for each box among the boxes of its image, so that one batched product an image serves all its boxes.
+
+    Args:
+        box_image: `[n]` int64, in any order.
+        images: number of images b.
+
+    Returns:
+        `[n]` int64, from 0 on in every image, and the largest number of boxes that an image has (read from the
+        device: not for inside `torch.compile`).
+    """
+    order = box_image.argsort(stable=True)
+    counts = torch.bincount(box_image, minlength=images)
+    first = counts.cumsum(0) - counts
+    slot = torch.empty_like(box_image)
+    slot[order] = torch.arange(len(box_image), device=box_image.device) - first[box_image[order]]
+    return slot, int(counts.max()) if len(counts) else 0
+
+
+def weighted_tokens(weights: torch.Tensor, patch_tokens: torch.Tensor, box_image: torch.Tensor) -> torch.Tensor:
+    """Weighted sums of the patch tokens of each box's image.
+
+    Args:
+        weights: `[n, k, p]`, k sums a box.
+        patch_tokens: `[b, p, d]`.
+        box_image: `[n]` int64.
+
+    Returns:
+        `[n, k, d]` in the dtype of `patch_tokens`.
+    """
+    n, k, p = weights.shape
+    images, weights = len(patch_tokens), weights.to(patch_tokens.dtype)
+    if torch.compiler.is_compiling():
+        # Shapes that hang on no value: every box reads every image, with weight zero but for its own.
+        wide = weights.new_zeros(n, images, k, p)
+        wide[torch.arange(n, device=weights.device), box_image] = weights
+        return torch.einsum("nbkp,bpd->nkd", wide, patch_tokens)
+    # One matrix product an image: gathering the tokens once a box would copy them as often as there are boxes.
+    slot, most = slots(box_image, images)
+    table = weights.new_zeros(images, most, k, p)
+    table[box_image, slot] = weights
+    return (table.flatten(1, 2) @ patch_tokens).unflatten(1, (most, k))[box_image, slot]
 
 
 def mean_patch_tokens(
@@ -50,26 +119,54 @@ def mean_patch_tokens(
         `[n, d]` in the dtype of `patch_tokens`.
 
     Raises:
-        ValueError: the tokens do not fit the grid, or a box has no area inside the image.
+        ValueError: the tokens do not fit the grid, box_image names no image, or a box has no area inside the image.
     """
-    if len(box_image) and not 0 <= int(box_image.min()) <= int(box_image.max()) < len(patch_tokens):
-        raise ValueError(f"box_image names image {int(box_image.max())}, there are {len(patch_tokens)}")
-    if patch_tokens.shape[1] != grid[0] * grid[1]:
-        raise ValueError(f"{patch_tokens.shape[1]} patch tokens do not fit a grid of {grid[0]} x {grid[1]}")
-    shares = box_patch_shares(boxes, grid).to(patch_tokens.dtype)
-    # One matrix product an image: gathering the tokens once a box would copy them as often as there are boxes.
-    order = box_image.argsort(stable=True)
-    counts = torch.bincount(box_image, minlength=len(patch_tokens))
-    first = counts.cumsum(0) - counts
-    slot = torch.empty_like(box_image)
-    slot[order] = torch.arange(len(box_image), device=box_image.device) - first[box_image[order]]
-    weights = shares.new_zeros(len(patch_tokens), int(counts.max()) if len(counts) else 0, shares.shape[1])
-    weights[box_image, slot] = shares
-    return (weights @ patch_tokens)[box_image, slot]
+    check_box_image(box_image, len(patch_tokens))
+    _check_grid(patch_tokens, grid)
+    return weighted_tokens(box_patch_shares(boxes, grid)[:, None], patch_tokens, box_image)[:, 0]
+
+
+def roi_align(
+    patch_tokens: torch.Tensor,
+    boxes: torch.Tensor,
+    box_image: torch.Tensor,
+    grid: tuple[int, int],
+    output: tuple[int, int] = (1, 1),
+    samples: int | None = None,
+) -> torch.Tensor:
+    """RoIAlign (Mask R-CNN, arXiv 1703.06870): means of bilinear samples in the bins of each box.
+
+    As torchvision's `roi_align(aligned=True)`: a patch's value sits at its centre, nothing is rounded, and boxes
+    smaller than a patch keep their size. Boxes are cut to the image first (a part outside would count as zeros there).
+    A sample nearer to the border than half a patch takes the border patch's value in that direction.
+    Bilinear weights are the product of a row and a column weight, so each bin is one weight a patch, and all the boxes
+    of an image are one matrix product.
+
+    Args:
+        patch_tokens: `[b, rows * columns, d]`, without the class token.
+        boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
+        box_image: `[n]` int64, the image (row of `patch_tokens`) of each box.
+        grid: (rows, columns) of patches.
+        output: bins (high, wide); (1, 1) gives the pooled vector.
+        samples: samples a bin and direction; None takes as many as a bin has patches in that direction, rounded up.
+
+    Returns:
+        `[n, high, wide, d]` in the dtype of `patch_tokens`.
+
+    Raises:
+        ValueError: as [`mean_patch_tokens`].
+    """
+    check_box_image(box_image, len(patch_tokens))
+    _check_grid(patch_tokens, grid)
+    boxes = clip_boxes(boxes)
+    y = _bin_weights(boxes[:, 1], boxes[:, 3], grid[0], output[0], samples)
+    x = _bin_weights(boxes[:, 0], boxes[:, 2], grid[1], output[1], samples)
+    weights = torch.einsum("nhr,nwc->nhwrc", y, x).flatten(3).flatten(1, 2)
+    return weighted_tokens(weights, patch_tokens, box_image).unflatten(1, output)
 
 
 def crop_boxes(pixel_values: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor) -> torch.Tensor:
-    """Cuts boxes out and resizes each to the full input size, bilinear.
+    """Cuts boxes out and enlarges each to the full input size, bilinear, without reading a pixel outside the box.
 
     Args:
         pixel_values: `[b, c, h, w]`.
@@ -77,15 +174,94 @@ def crop_boxes(pixel_values: torch.Tensor, boxes: torch.Tensor, box_image: torch
         box_image: `[n]` int64.
 
     Returns:
-        `[n, c, h, w]`.
+        `[n, c, h, w]` in the dtype of `pixel_values`.
+
+    Raises:
+        ValueError: box_image names no image, or a box has no area inside the image.
     """
-    _, _, height, width = pixel_values.shape
-    boxes = boxes.to(pixel_values.dtype)
-    ys = (torch.arange(height, device=boxes.device, dtype=boxes.dtype) + 0.5) / height
-    xs = (torch.arange(width, device=boxes.device, dtype=boxes.dtype) + 0.5) / width
-    y = boxes[:, 1:2] + ys * (boxes[:, 3:4] - boxes[:, 1:2])
-    x = boxes[:, 0:1] + xs * (boxes[:, 2:3] - boxes[:, 0:1])
-    points = torch.stack(
-        [x[:, None, :].expand(-1, height, -1) * 2 - 1, y[:, :, None].expand(-1, -1, width) * 2 - 1], dim=-1
-    )
-    return torch.nn.functional.grid_sample(pixel_values[box_image], points, padding_mode="border", align_corners=False)
+    check_box_image(box_image, len(pixel_values))
+    boxes = clip_boxes(boxes)
+    weights = []
+    for low, high, pixels in (
+        (boxes[:, 1:2], boxes[:, 3:4], pixel_values.shape[2]),
+        (boxes[:, 0:1], boxes[:, 2:3], pixel_values.shape[3]),
+    ):
+        share = (torch.arange(pixels, device=boxes.device, dtype=boxes.dtype) + 0.5) / pixels
+        # Only pixels that the box touches are read, by more than what fp32 makes of an edge on a pixel's edge.
+        first, last = (pixels * low + 1e-3).floor() + 0.5, (pixels * high - 1e-3).ceil() - 0.5
+        points = torch.minimum(torch.maximum(pixels * (low + share * (high - low)), first), last)
+        weights.append(_bilinear_weights(points, pixels).to(pixel_values.dtype)[:, None])
+    return weights[0] @ pixel_values[box_image] @ weights[1].mT
+
+
+def blank_outside(pixel_values: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor) -> torch.Tensor:
+    """Each box's image with every pixel that the box does not touch set to 0, the processor's mean colour.
+
+    Args:
+        pixel_values: `[b, c, h, w]`, normalised by the processor.
+        boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
+        box_image: `[n]` int64.
+
+    Returns:
+        `[n, c, h, w]`.
+
+    Raises:
+        ValueError: box_image names no image, or a box has no area inside the image.
+    """
+    check_box_image(box_image, len(pixel_values))
+    touched = box_patch_shares(boxes, tuple(pixel_values.shape[2:])).unflatten(1, pixel_values.shape[2:])
+    # An edge on a pixel's edge is not always exact in fp32: under a thousandth of the fullest pixel is not touched.
+    touched = touched > touched.amax((1, 2), keepdim=True) / 1000
+    return torch.where(touched[:, None], pixel_values[box_image], 0)
+
+
+@torch.no_grad()
+def leak(model: nn.Module, pixel_values: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor) -> torch.Tensor:
+    """How much of a region's embedding comes from outside its box.
+
+    1 - cos of the region's embedding in its image and in the same image with everything outside the box blanked to the
+    processor's mean colour (ours). 0: the embedding speaks of the box alone. One image forward a box.
+
+    Args:
+        model: a [`RogleModel`], or anything with its `encode_images`.
+        pixel_values: `[b, 3, h, w]`, normalised by the processor.
+        boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
+        box_image: `[n]` int64, the image of each box.
+
+    Returns:
+        `[n]` fp32 in [0, 2].
+
+    Raises:
+        ValueError: box_image names no image, or a box has no area inside the image.
+    """
+    full = model.encode_images(pixel_values, boxes, box_image)[1]
+    blanked = []
+    # As many pictures at a time as were given: the memory is there.
+    for rows in torch.arange(len(boxes), device=boxes.device).split(max(len(pixel_values), 1)):
+        alone = blank_outside(pixel_values, boxes[rows], box_image[rows])
+        blanked.append(model.encode_images(alone, boxes[rows], torch.arange(len(rows), device=boxes.device))[1])
+    return 1 - (full * torch.cat(blanked)).sum(-1) if blanked else full.new_zeros(0)
+
+
+def _check_grid(patch_tokens: torch.Tensor, grid: tuple[int, int]) -> None:
+    if patch_tokens.shape[1] != grid[0] * grid[1]:
+        raise ValueError(f"{patch_tokens.shape[1]} patch tokens do not fit a grid of {grid[0]} x {grid[1]}")
+
+
+def _bilinear_weights(points: torch.Tensor, cells: int) -> torch.Tensor:
+    """`[n, k]` points in units of cells -> `[n, k, cells]` weights of linear interpolation between cell centres."""
+    at = (points - 0.5).clamp(0, cells - 1)
+    return (1 - (at[..., None] - torch.arange(cells, device=at.device, dtype=at.dtype)).abs()).clamp(min=0)
+
+
+def _bin_weights(low: torch.Tensor, high: torch.Tensor, cells: int, bins: int, samples: int | None) -> torch.Tensor:
+    """Mean interpolation weights of each bin in one direction: `[n]` edges in [0, 1] -> `[n, bins, cells]`."""
+    size = (high - low)[:, None] * (cells / bins)
+    most = samples or -(-cells // bins)
+    # At most `most`, whatever rounding makes of a box as large as the image.
+    count = torch.full_like(size, samples) if samples else size.ceil().clamp(1, most)
+    sample = torch.arange(most, device=low.device, dtype=low.dtype)
+    position = torch.arange(bins, device=low.device, dtype=low.dtype)[:, None] + (sample + 0.5) / count[:, None]
+    weights = _bilinear_weights((low[:, None] * cells + (position * size[..., None]).flatten(1)), cells)
+    counted = (sample < count).to(low.dtype)[:, None, :, None]
+    return (weights.unflatten(1, (bins, most)) * counted).sum(2) / count[..., None]
