@@ -61,6 +61,8 @@ class PairDataset(Dataset):
         self.epoch = 0
         text = rows.remove_columns("image")
         self.person_ids, self.image_ids = text["person_id"][:], text["image_id"][:]
+        people = {person: n for n, person in enumerate(sorted(set(self.person_ids)))}
+        self.identities = [people[person] for person in self.person_ids]  # classes of the identity loss
         self.sizes = list(zip(text["width"][:], text["height"][:], strict=True))
         self.captions, self.sentences, self.regions = text["caption"][:], text["sentences"][:], text["regions"][:]
         self._check_regions()
@@ -166,6 +168,7 @@ class PairDataset(Dataset):
             "row_numbers": torch.tensor([item["row_number"] for item in items]),
             "pair_numbers": torch.tensor([n for item in items for n in item["pair_numbers"]], dtype=torch.long),
             "person_ids": torch.tensor([item["person_id"] for item in items]),
+            "identities": torch.tensor([self.identities[item["row_number"]] for item in items]),
             "input_ids": pad_rows([item["caption"] for item in items], pad),
         }
         counts = [len(item["sentences"]) for item in items]

@@ -16,6 +16,13 @@ COUNTS = ("queries", "dropped_queries", "gallery")  # sizes, no metrics
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"
 
 
+MORE_LOSSES = {
+    "loss_tsl_image": "token similarity (image)",
+    "loss_distill": "self-distillation",
+    "loss_id": "identity",
+}
+
+
 def draw_curves(history: Sequence[dict], path: Path) -> None:
     """Draws losses and validation scores over the steps.
 
@@ -26,7 +33,7 @@ def draw_curves(history: Sequence[dict], path: Path) -> None:
     steps = [entry["step"] for entry in history]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     names = {"loss": "sum", "loss_global": "global", "loss_local": "local", "loss_tsl_text": "token similarity (text)"}
-    for name, label in (names | {"loss_tsl_image": "token similarity (image)"}).items():
+    for name, label in (names | MORE_LOSSES).items():
         if any(name in entry for entry in history):
             left.plot(steps, [entry.get(name) for entry in history], marker=".", label=label)
     left.set(title="training loss", xlabel="step", ylim=(0, None))

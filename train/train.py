@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
+from noise import shuffle_captions, shuffle_sentences
 from pairs import EpochSampler, PairDataset, normalize_pictures
 from report import draw_curves, write_card
 from small_model import build_small_model
@@ -32,6 +34,21 @@ from dataset_pvlg.load import load_rows
 from dataset_pvlg.mine import mine_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.protocols import both_protocols, encode_split, fit_local_weight, format_table
+from modeling_rogle.reliability import PairReliability, pair_views
+
+# Fields of RogleConfig that a recipe may override.
+MODEL_FIELDS = (
+    "region_feature",
+    "global_loss",
+    "local_loss_weight",
+    "tsl_text_weight",
+    "tsl_image_weight",
+    "distill_weight",
+    "id_loss_weight",
+    "soft_negatives",
+    "reliability_local",
+    "reliability_global",
+)
 
 
 @dataclass
@@ -60,9 +77,22 @@ class Recipe:
     flip: float = field(
         default=0.5, metadata={"help": "probability of a mirror image, unless the words say left or right"}
     )
-    local_loss_weight: float | None = field(default=None, metadata={"help": "overrides the model's"})
-    tsl_text_weight: float | None = field(default=None, metadata={"help": "overrides the model's"})
-    tsl_image_weight: float | None = field(default=None, metadata={"help": "overrides the model's"})
+    region_feature: str | None = field(default=None, metadata={"help": "overrides the model's, as do the next nine"})
+    global_loss: str | None = field(default=None, metadata={"help": "itc, sdm or tal"})
+    local_loss_weight: float | None = field(default=None, metadata={"help": "of the region-sentence contrast"})
+    tsl_text_weight: float | None = field(default=None, metadata={"help": "of the token similarity of sentences"})
+    tsl_image_weight: float | None = field(default=None, metadata={"help": "of the token similarity of regions"})
+    distill_weight: float | None = field(default=None, metadata={"help": "of regions towards their crops"})
+    id_loss_weight: float | None = field(default=None, metadata={"help": "of the identity classification"})
+    soft_negatives: float | None = field(default=None, metadata={"help": "in [0, 1]: near-equal sentences repel less"})
+    reliability_local: str | None = field(
+        default=None, metadata={"help": "trust in region-sentence pairs: none, margin, gmm_consensus or evidential"}
+    )
+    reliability_global: str | None = field(default=None, metadata={"help": "trust in image-caption pairs, likewise"})
+    shuffle_captions: float = field(
+        default=0.0, metadata={"help": "share of images given another's captions, on purpose"}
+    )
+    shuffle_sentences: float = field(default=0.0, metadata={"help": "share of regions given another's sentence"})
     mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
     workers: int = field(default=0, metadata={"help": "data processes; 0 keeps the resized pictures in memory"})
     threads: int = field(default=0, metadata={"help": "CPU threads of a run without a GPU; 0: as many as cores"})
@@ -92,7 +122,7 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
     for name in ("epochs", "batch_size", "max_bad_steps"):
         if not isinstance(recipe[name], int) or recipe[name] < 1:
             raise SystemExit(f"--{name.replace('_', '-')} must be a whole number from 1, not {recipe[name]!r}")
-    for name in ("long_share", "flip", "warmup_share"):
+    for name in ("long_share", "flip", "warmup_share", "shuffle_captions", "shuffle_sentences"):
         if not isinstance(recipe[name], (int, float)) or not 0 <= recipe[name] <= 1:
             raise SystemExit(f"--{name.replace('_', '-')} must lie in [0, 1], not {recipe[name]!r}")
     if recipe["regions"] not in ("rows", "mined", "none"):
@@ -100,19 +130,23 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
     return Recipe(**recipe)
 
 
-def prepare_model(recipe: Recipe, captions: Sequence[str]) -> tuple[RogleModel, RogleProcessor]:
-    """Loads `recipe.model`, or builds the small model with a tokenizer trained on the captions."""
-    names = ("local_loss_weight", "tsl_text_weight", "tsl_image_weight")
-    weights = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
+def prepare_model(
+    recipe: Recipe, captions: Sequence[str], num_identities: int = 0
+) -> tuple[RogleModel, RogleProcessor]:
+    """Loads `recipe.model`, or builds the small model with a tokenizer trained on the captions.
+
+    `num_identities`: classes of the identity loss, read only when the recipe asks for it.
+    """
+    fields = {name: getattr(recipe, name) for name in MODEL_FIELDS if getattr(recipe, name) is not None}
+    if fields.get("id_loss_weight", 0) > 0:
+        fields["num_identities"] = num_identities
     if recipe.model is None:
-        return build_small_model(captions, **weights)
+        return build_small_model(captions, **fields)
     try:
-        model = RogleModel.from_pretrained(recipe.model, dtype=torch.float32)
+        model = RogleModel.from_pretrained(recipe.model, dtype=torch.float32, **fields)
         processor = RogleProcessor.from_pretrained(recipe.model)
     except OSError as error:
         raise ValueError(f"--model {recipe.model}: {error}") from error
-    for name, value in weights.items():
-        setattr(model.config, name, value)
     return model, processor
 
 
@@ -192,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
             raise ValueError(f"{recipe.dataset}: no rows in split {absent[0]!r}, which a run needs")
         train_rows = data["train"]
         captions = train_rows["caption"][:] + [c for row in train_rows["captions"][:] for c in row]
-        model, processor = prepare_model(recipe, captions)
+        model, processor = prepare_model(recipe, captions, len(set(train_rows["person_id"][:])))
     except (ValueError, OSError, StrictDataclassError) as error:  # the user's data or checkpoint, not our code
         raise SystemExit(f"train.py: {' '.join(str(error).split())}") from None
     claim_folder(out, recipe)
@@ -210,6 +244,14 @@ def main(argv: Sequence[str] | None = None) -> dict:
         seed=recipe.seed,
         cache_bytes=0 if recipe.workers else 2 << 30,
     )
+    truth = {
+        "global": shuffle_captions(pairs, recipe.shuffle_captions, recipe.seed),
+        "local": shuffle_sentences(pairs, recipe.shuffle_sentences, recipe.seed),
+    }
+    trust = {
+        "global": PairReliability(model.config.reliability_global, len(pairs)),
+        "local": PairReliability(model.config.reliability_local, pairs.n_pairs),
+    }
     sampler = EpochSampler(len(pairs), recipe.seed)
     loader = DataLoader(
         pairs,
@@ -225,6 +267,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     steps = recipe.epochs * len(loader)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup_share * steps), steps)
     model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
+    accelerator.register_for_checkpointing(*trust.values())
     bare = accelerator.unwrap_model(model)
     progress = {
         "epoch": 0,
@@ -233,6 +276,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "bad_steps": 0,
         "bad_images": [],
         "seconds": 0.0,
+        "cpu_seconds": 0.0,
         "history": [],
     }
     if (out / "state").is_dir():
@@ -247,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         total=steps, initial=progress["epoch"] * len(loader), disable=not accelerator.is_main_process, desc="train"
     )
     for epoch in range(progress["epoch"], recipe.epochs):
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         # Through the loader: Accelerate hands its own count of epochs to sampler and data, which a resumed run lacks.
         loader.set_epoch(epoch)
         pairs.set_epoch(epoch)
@@ -255,8 +299,14 @@ def main(argv: Sequence[str] | None = None) -> dict:
         sums: dict[str, float] = {}
         finite = 0
         for batch in loader:
-            image_ids = batch.pop("image_ids")
+            image_ids, rows, numbers = batch.pop("image_ids"), batch.pop("row_numbers"), batch.pop("pair_numbers")
             batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
+            if trust["global"].kind != "none":
+                batch["caption_weight"] = trust["global"].weights(rows.cpu()).to(accelerator.device)
+            if trust["local"].kind != "none" and "pair_weight" in batch:
+                batch["pair_weight"] = batch["pair_weight"] * trust["local"].weights(numbers.cpu()).to(
+                    accelerator.device
+                )
             output = model(**batch, return_loss=True)
             loss = output.loss.item()
             if not math.isfinite(loss):
@@ -269,21 +319,42 @@ def main(argv: Sequence[str] | None = None) -> dict:
                 schedule.step()
                 bar.update()
                 continue
+            if trust["global"].kind != "none":
+                observed = pair_views(
+                    trust["global"].kind,
+                    output.image_embeds,
+                    output.text_embeds,
+                    bare.logit_scale.exp(),
+                    (batch["person_ids"],),
+                )
+                trust["global"].observe(rows, *observed)
+            if trust["local"].kind != "none" and output.region_embeds is not None:
+                observed = pair_views(
+                    trust["local"].kind,
+                    output.region_embeds,
+                    output.sentence_embeds,
+                    bare.region_head.scale(),
+                    (batch["sentence_ids"], batch["part_ids"]),
+                )
+                trust["local"].observe(numbers, *observed)
             accelerator.backward(output.loss)
             accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             finite += 1
-            for name in ("loss", "loss_global", "loss_local", "loss_tsl_text", "loss_tsl_image"):
-                if output.get(name) is not None:
-                    sums[name] = sums.get(name, 0.0) + output[name].item()
+            for name, value in output.items():
+                if name.startswith("loss"):
+                    sums[name] = sums.get(name, 0.0) + value.item()
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", best=f"{max(progress['best'], 0):.1f}")
+        trusted = _close_epoch(trust, truth)
+        progress["cpu_seconds"] += time.process_time() - cpu_started  # of training alone
         model.eval()
         found = both_protocols(encode_split(bare, processor, data["validation"], progress=False, split="validation"))
         progress["seconds"] += time.perf_counter() - started
         entry = {"epoch": epoch + 1, "step": (epoch + 1) * len(loader), "seconds": round(progress["seconds"], 1)}
+        entry |= {"cpu_seconds": round(progress["cpu_seconds"], 1)} | trusted
         entry |= {name: total / max(finite, 1) for name, total in sums.items()}
         entry |= {f"validation/{name}": value for name, value in found.items()}
         progress["history"].append(entry)
@@ -320,6 +391,21 @@ def main(argv: Sequence[str] | None = None) -> dict:
     say(f"best epoch {progress['best_epoch']}, chosen on validation; trained {minutes:.1f} min; test split:")
     say(format_table(results))
     return results
+
+
+def _close_epoch(trust: dict[str, PairReliability], truth: dict[str, np.ndarray]) -> dict[str, float]:
+    """Refreshes the weights of the pairs; what there is to log, with precision and recall where noise was made."""
+    entry = {}
+    for side, pairs in trust.items():
+        if pairs.kind == "none":
+            continue
+        entry |= {f"trust/{side}/{name}": value for name, value in pairs.finish_epoch().items()}
+        if not truth[side].all():
+            kept = pairs.clean().numpy()
+            right = float((kept & truth[side]).sum())
+            entry[f"trust/{side}/precision"] = right / max(float(kept.sum()), 1.0)
+            entry[f"trust/{side}/recall"] = right / float(truth[side].sum())
+    return entry
 
 
 def _save_state(accelerator: Accelerator, folder: Path, progress: dict) -> None:

@@ -1,0 +1,313 @@
+"""python benchmarks/ablation.py --out runs/ablation [--studies terms trust noise features] [--seeds 0 1 2] [--epochs 5]
+
+What each part of ROGLE is worth on synthetic P-VLG, by training: every cell is one run of train/train.py on one CPU
+thread, with the same recipe, number of epochs and search budget (none: the defaults), trained on long and short
+captions at once; checkpoint and late-interaction weight are chosen on validation, test is scored once. Cells that are
+finished are kept and a killed one goes on, so that the table may be filled in any number of runs; the report is made
+of what is there.
+
+    terms      global only | + local contrastive | + TSL | + reliability | full (= the same checkpoint scored with
+               global + local similarity); at equal steps, and at equal CPU time read off the validation curve
+    trust      the kinds of reliability against each other with half of the pairs shuffled, on validation
+    noise      20 % and 50 % of the region-sentence pairs, and of the image-caption pairs, shuffled: none against the
+               chosen reliability, and how well it tells clean pairs
+    features   the region features: retrieval, grounding and leak, before and after training
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from ablation_figures import draw_features, draw_noise, draw_similarity_map, draw_terms
+
+from dataset_pvlg.load import load_rows
+from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.regions import leak
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCAL, GLOBAL = "gmm_consensus", "gmm_consensus"  # chosen by the study `trust`
+TRUST = ["--reliability-local", LOCAL, "--reliability-global", GLOBAL]
+TERMS = {
+    "global only": ["--regions", "none"],
+    "+ local contrastive": ["--tsl-text-weight", "0"],
+    "+ TSL": [],
+    "+ reliability": TRUST,
+}
+FULL = "full"  # the last of TERMS with late interaction at inference
+KINDS = ("none", "margin", "gmm_consensus", "evidential")
+NOISES = {
+    "20 % of region-sentence pairs": ["--shuffle-sentences", "0.2"],
+    "50 % of region-sentence pairs": ["--shuffle-sentences", "0.5"],
+    "20 % of image-caption pairs": ["--shuffle-captions", "0.2"],
+    "50 % of image-caption pairs": ["--shuffle-captions", "0.5"],
+}
+FEATURES = ("patch_mean", "dense_roi", "masked_cls")
+STUDIES = ("terms", "trust", "noise", "features")
+LONG, SHORT, FUSED = "global/long/R@1", "global/short/R@1", "global+local/long/R@1"
+
+
+def cells(studies: Sequence[str], seeds: Sequence[int]) -> dict[str, list[str]]:
+    """Folder of every cell -> its flags. A cell that two studies share is one cell; other studies than `terms` and
+    `noise` use the first seed alone."""
+    found: dict[str, list[str]] = {}
+
+    def add(flags: Sequence[str], seed: int) -> None:
+        words = [flag.lstrip("-") for flag in flags] or ["defaults"]
+        found["_".join([*words, f"seed-{seed}"])] = [*flags, "--seed", str(seed)]
+
+    if "trust" in studies:
+        for noise in ("--shuffle-sentences", "--shuffle-captions"):
+            for kind in KINDS[1:]:
+                side = "--reliability-local" if noise == "--shuffle-sentences" else "--reliability-global"
+                add([noise, "0.5", side, kind], seeds[0])
+            add([noise, "0.5"], seeds[0])
+    if "features" in studies:
+        for feature in FEATURES[1:]:
+            add(["--region-feature", feature], seeds[0])
+    for seed in seeds:
+        if "terms" in studies:
+            for flags in TERMS.values():
+                add(flags, seed)
+        if "noise" in studies:
+            add([], seed)
+            add(TRUST, seed)
+            for flags in NOISES.values():
+                add(flags, seed)
+                add([*flags, *TRUST], seed)
+    return found
+
+
+def folder_of(out: Path, flags: Sequence[str], seed: int) -> Path:
+    words = [flag.lstrip("-") for flag in flags] or ["defaults"]
+    return out / "cells" / "_".join([*words, f"seed-{seed}"])
+
+
+def run_cell(folder: Path, flags: Sequence[str], common: Sequence[str]) -> None:
+    """Trains one cell unless it is finished; a cell that was killed goes on."""
+    if (folder / "results.json").exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(ROOT / "train" / "train.py"), *common, *flags, "--out", str(folder)]
+    if folder.exists() and any(folder.iterdir()):
+        command.append("--resume")
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
+        code = subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        ).returncode
+    if code:
+        raise SystemExit(f"{' '.join(command)}\nended with {code}; its messages: {folder.with_suffix('.log')}")
+
+
+def read_cell(folder: Path) -> dict | None:
+    """Results and validation curve of a finished cell."""
+    if not (folder / "results.json").exists():
+        return None
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    found["curve"] = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    return found
+
+
+def at_budget(curve: Sequence[Mapping[str, float]], cpu_seconds: float, name: str = f"validation/{LONG}") -> float:
+    """A validation score after that much CPU time of training, interpolated between epochs; 0 before the first."""
+    seconds, score = 0.0, 0.0
+    for entry in curve:
+        if entry["cpu_seconds"] >= cpu_seconds:
+            share = (cpu_seconds - seconds) / max(entry["cpu_seconds"] - seconds, 1e-9)
+            return score + share * (entry[name] - score)
+        seconds, score = entry["cpu_seconds"], entry[name]
+    return score
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of more than one value, standard deviation."""
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(titles) + " |", "|---|" + "---:|" * (len(titles) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def report_terms(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[str, list[float]]]]:
+    """Markdown table, and for each row its scores over the seeds."""
+    found = {
+        name: [cell for seed in seeds if (cell := read_cell(folder_of(out, flags, seed)))]
+        for name, flags in TERMS.items()
+    }
+    # Equal CPU time: what the cheapest row took in all.
+    budgets = [cell["curve"][-1]["cpu_seconds"] for cell in found["global only"]]
+    budget = statistics.mean(budgets) if budgets else 0.0
+    scores: dict[str, dict[str, list[float]]] = {}
+    for name, group in [*found.items(), (FULL, found[list(TERMS)[-1]])]:
+        prefix = "global+local" if name == FULL and all(FUSED in cell["results"] for cell in group) else "global"
+        scores[name] = {
+            "long R@1": [cell["results"][f"{prefix}/long/R@1"] for cell in group],
+            "long mAP": [cell["results"][f"{prefix}/long/mAP"] for cell in group],
+            "short R@1": [cell["results"][f"{prefix}/short/R@1"] for cell in group],
+            "region R@10": [cell["results"].get("local/R@10", 0.0) for cell in group],
+            "pointing": [cell["results"].get("local/pointing", 0.0) for cell in group],
+            "equal time": [] if name == FULL else [at_budget(cell["curve"], budget) for cell in group],
+            "CPU minutes": [cell["curve"][-1]["cpu_seconds"] / 60 for cell in group],
+        }
+    titles = ["", "long R@1", "long mAP", "short R@1", "sentence → region R@10", "pointing"]
+    titles += [f"validation long R@1 at {budget / 60:.1f} CPU min", "CPU min of training"]
+    rows = [[name, *(spread(values) for values in scores[name].values())] for name in scores]
+    return _table(titles, rows), scores
+
+
+def report_trust(out: Path, seed: int) -> str:
+    """The kinds of reliability on validation, half of the pairs of one kind shuffled."""
+    rows = []
+    for noise, title in (("--shuffle-sentences", "region-sentence"), ("--shuffle-captions", "image-caption")):
+        side = "local" if noise == "--shuffle-sentences" else "global"
+        for kind in KINDS:
+            flags = [noise, "0.5"] + ([f"--reliability-{side}", kind] if kind != "none" else [])
+            if cell := read_cell(folder_of(out, flags, seed)):
+                best = max(cell["curve"], key=lambda entry: entry[f"validation/{LONG}"])
+                told = [cell["curve"][-1].get(f"trust/{side}/{name}") for name in ("precision", "recall")]
+                rows.append(
+                    [
+                        f"{title}, {kind}",
+                        f"{best[f'validation/{LONG}']:.1f}",
+                        f"{best['validation/global/long/mAP']:.1f}",
+                    ]
+                    + [f"{best.get('validation/local/R@10', 0):.1f}"]
+                    + ["-" if value is None else f"{value:.3f}" for value in told]
+                )
+    titles = ["50 % shuffled", "validation long R@1", "mAP", "sentence → region R@10", "clean: precision", "recall"]
+    return _table(titles, rows)
+
+
+def report_noise(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[str, list[float]]]]:
+    """Test R@1 of long captions with shuffled pairs, without and with the chosen reliability, over the seeds."""
+    rows, scores = [], {}
+    for noise, flags in {"clean": [], **NOISES}.items():
+        found = [[read_cell(folder_of(out, [*flags, *more], seed)) for more in ([], TRUST)] for seed in seeds]
+        found = [pair for pair in found if all(pair)]
+        none, ours = ([pair[k]["results"][LONG] for pair in found] for k in (0, 1))
+        scores[noise] = {"none": none, "chosen": ours}
+        clean = statistics.mean(scores["clean"]["none"]) if scores["clean"]["none"] else 0.0
+        lost = [clean - statistics.mean(values) if values else 0.0 for values in (none, ours)]
+        side = "local" if "--shuffle-sentences" in flags else "global"
+        told = []
+        for name in ("precision", "recall"):
+            values = [pair[1]["curve"][-1].get(f"trust/{side}/{name}") for pair in found]
+            values = [value for value in values if value is not None]
+            told.append(statistics.mean(values) if values else None)
+        rows.append(
+            [noise, str(len(found)), spread(none), spread(ours), f"{lost[0]:.1f}", f"{lost[1]:.1f}"]
+            + ["-" if value is None else f"{value:.3f}" for value in told]
+        )
+    titles = ["shuffled", "seeds", "none: long R@1", "chosen: long R@1", "none loses", "chosen loses"]
+    return _table([*titles, "clean: precision", "recall"], rows), scores
+
+
+@torch.no_grad()
+def mean_leak(model: RogleModel, processor: RogleProcessor, rows, feature: str, images: int = 64) -> float:
+    """Mean `1 - cos` of the regions' embeddings with and without their surroundings, over the first validation rows."""
+    model.config.region_feature = feature
+    found = []
+    for start in range(0, min(images, len(rows)), 16):
+        batch = [rows[i] for i in range(start, min(start + 16, len(rows)))]
+        boxes, owner = [], []
+        for number, row in enumerate(batch):
+            corners = processor.normalize_boxes([r["bbox"] for r in row["regions"]], row["width"], row["height"])
+            boxes.append(torch.from_numpy(corners))
+            owner += [number] * len(corners)
+        pixels = processor(images=[row["image"].convert("RGB") for row in batch], return_tensors="pt")["pixel_values"]
+        found.append(leak(model, pixels, torch.cat(boxes), torch.tensor(owner)))
+    return float(torch.cat(found).mean())
+
+
+def report_features(out: Path, seed: int, dataset: str) -> tuple[str, dict[str, dict[str, float]]]:
+    """Leak before and after training, retrieval and grounding of each region feature."""
+    from train import prepare_model, read_recipe
+
+    data, _ = load_rows(dataset)
+    rows = data["validation"]
+    train_rows = data["train"]
+    captions = train_rows["caption"][:] + [c for row in train_rows["captions"][:] for c in row]
+    torch.manual_seed(seed)
+    new, processor = prepare_model(read_recipe([]), captions)
+    lines, scores = [], {}
+    for feature in (*FEATURES, "crop"):
+        flags = [] if feature in ("patch_mean", "crop") else ["--region-feature", feature]
+        folder = folder_of(out, flags, seed)
+        cell = read_cell(folder)
+        if cell is None:
+            continue
+        before = mean_leak(new.eval(), processor, rows, feature)
+        after = mean_leak(RogleModel.from_pretrained(folder / "best").eval(), processor, rows, feature)
+        scores[feature] = {"before": before, "after": after}
+        own = feature != "crop"  # not trained with: read from the patch_mean checkpoint, for its leak alone
+        row = [feature, f"{before:.3f}", f"{after:.3f}"]
+        for name in (LONG, FUSED, "local/R@10", "local/pointing", "local/IoU@0.5"):
+            value = cell["results"].get(name)
+            row.append(f"{value:.1f}" if own and value is not None else "-")
+        minutes = cell["curve"][-1]["cpu_seconds"] / 60
+        lines.append([*row, f"{minutes:.1f}" if own else "-"])
+        scores[feature] |= {"long R@1": cell["results"][LONG]} if own else {}
+    titles = ["region feature", "leak before", "leak after", "long R@1", "with late interaction"]
+    return _table([*titles, "sentence → region R@10", "pointing", "IoU ≥ 0.5", "CPU min"], lines), scores
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--dataset", default="synthetic")
+    parser.add_argument("--only", help="train only cells whose folder name holds this text")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
+    args = parser.parse_args(argv)
+    out = args.out.resolve()
+    common = ["--dataset", args.dataset, "--epochs", str(args.epochs), "--threads", "1"]
+    wanted = {k: v for k, v in cells(args.studies, args.seeds).items() if not args.only or args.only in k}
+    if not args.report_only:
+        for number, (name, flags) in enumerate(wanted.items(), 1):
+            print(f"[{number}/{len(wanted)}] {name}", flush=True)
+            run_cell(out / "cells" / name, flags, common)
+
+    parts = [f"Every cell: {' '.join(common)}; commands and curves in {args.out}/cells."]
+    figures: dict[str, object] = {}
+    if "terms" in args.studies:
+        text, figures["terms"] = report_terms(out, args.seeds)
+        parts += ["## Terms", text]
+    if "trust" in args.studies:
+        parts += ["## Reliability: which kind", report_trust(out, args.seeds[0])]
+    if "noise" in args.studies:
+        text, figures["noise"] = report_noise(out, args.seeds)
+        parts += ["## Shuffled pairs", text]
+    if "features" in args.studies:
+        text, figures["features"] = report_features(out, args.seeds[0], args.dataset)
+        parts += ["## Region features", text]
+    done = [cell for folder in sorted((out / "cells").glob("*")) if folder.is_dir() and (cell := read_cell(folder))]
+    hours = sum(cell["curve"][-1]["cpu_seconds"] for cell in done) / 3600
+    parts.append(f"{len(done)} cells, {hours:.2f} CPU hours of training.")
+    (out / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (out / "report.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if "terms" in args.studies:
+        draw_terms(figures["terms"], out / "ablation.png")
+        best = folder_of(out, TERMS["+ TSL"], args.seeds[0]) / "best"
+        if best.exists():
+            draw_similarity_map(best, load_rows(args.dataset)[0]["validation"], out / "similarity_map.png")
+    if "noise" in args.studies:
+        draw_noise(figures["noise"], out / "noise.png")
+    if "features" in args.studies:
+        draw_features(figures["features"], out / "leak.png")
+    print("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
