@@ -1,8 +1,8 @@
 """Training objectives: embeddings, ids and weights in, one scalar out.
 
 Cosines, logits and sums of exponentials are taken in fp32 (fp64 stays) with autocast off, whatever type the embeddings
-have: bf16 rounds a cosine near 0.5 by up to 0.001, a tenth of a logit at the scale of 100. Every loss is a weighted mean
-over its pairs and 0 where there is no pair or no weight.
+have: bf16 rounds a cosine near 0.5 by up to 0.001, a tenth of a logit at the scale of 100. Every loss is a weighted
+mean over its pairs and 0 where there is no pair or no weight.
 
 The weight of an image-caption pair is the trust in [0, 1] that the caption describes the person of its image, whose
 identity is taken as certain (ours). So a caption of weight 0 pulls no image, and images of its own identity do not push
@@ -34,7 +34,7 @@ def multi_positive_itc(
     Returns:
         Scalar, fp32 (at least): the mean of both directions.
     """
-    cosine = _cosines(image_embeds, text_embeds)
+    cosine = cosines(image_embeds, text_embeds)
     if len(cosine) == 0:
         return cosine.sum()
     losses = []
@@ -62,7 +62,7 @@ def similarity_distribution_matching(
     Returns:
         Scalar, fp32 (at least).
     """
-    cosine = _cosines(image_embeds, text_embeds)
+    cosine = cosines(image_embeds, text_embeds)
     if len(cosine) == 0:
         return cosine.sum()
     losses = []
@@ -97,7 +97,7 @@ def triplet_alignment(
     Returns:
         Scalar, fp32 (at least); a row without negatives costs nothing.
     """
-    cosine = _cosines(image_embeds, text_embeds)
+    cosine = cosines(image_embeds, text_embeds)
     if len(cosine) == 0:
         return cosine.sum()
     losses = []
@@ -143,7 +143,7 @@ def region_sentence_contrastive(
     Returns:
         Scalar, fp32 (at least): the mean of both directions.
     """
-    cosine = _cosines(region_embeds, sentence_embeds)
+    cosine = cosines(region_embeds, sentence_embeds)
     if len(cosine) == 0:
         return cosine.sum()
     logits = _wide(logit_scale).to(cosine.dtype) * cosine
@@ -224,6 +224,13 @@ def identity_loss(
     return (_weighted_mean(by_image, None) + _weighted_mean(by_text, weight)) / 2
 
 
+def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """`[n, d]` and `[m, d]` unit vectors -> `[n, m]`, fp32 (at least)."""
+    # Under autocast the product would be cast down again.
+    with torch.autocast(a.device.type, enabled=False):
+        return _wide(a) @ _wide(b).T
+
+
 def same_by_any(ids: tuple[torch.Tensor | None, ...], count: int, device: torch.device) -> torch.Tensor:
     """`[n, n]` bool: two rows agree in at least one of the `[n]` ids (the diagonal always does if there are any)."""
     same = torch.zeros(count, count, dtype=torch.bool, device=device)
@@ -235,12 +242,6 @@ def same_by_any(ids: tuple[torch.Tensor | None, ...], count: int, device: torch.
 
 def _wide(values: torch.Tensor) -> torch.Tensor:
     return values if values.dtype == torch.float64 else values.float()
-
-
-def _cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    # Under autocast the product would be cast down again.
-    with torch.autocast(a.device.type, enabled=False):
-        return _wide(a) @ _wide(b).T
 
 
 def _weighted_mean(each: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
@@ -293,7 +294,7 @@ def _positives(same: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, 
 
 @torch.no_grad()
 def _log_count_of_negatives(sentence_embeds: torch.Tensor, ignored: torch.Tensor, soft: float) -> torch.Tensor:
-    similar = _cosines(sentence_embeds, sentence_embeds)
+    similar = cosines(sentence_embeds, sentence_embeds)
     own = torch.eye(len(similar), dtype=torch.bool, device=similar.device)
     negative = ~(ignored | own)
     mean = (similar * negative).sum() / negative.sum().clamp(min=1)

@@ -1,6 +1,19 @@
-"""How far a mined region-sentence pair may be trusted, as a number in [0, 1]."""
+"""How far a region-sentence or an image-caption pair may be trusted, as a number in [0, 1].
+
+[`margin_reliability`] is for mined pairs, before training; [`PairReliability`] learns from the course of training which
+pairs look mismatched, from numbers that each step has at hand ([`pair_views`]), without an extra pass over the data.
+"""
+
+import math
+from collections.abc import Sequence
 
 import torch
+
+from .configuration_rogle import RELIABILITIES
+from .losses import cosines, same_by_any
+
+# DURA's (arXiv 2505.06566); fixed, since with a scale of 100 any evidence would exceed any doubt.
+EVIDENCE_TEMPERATURE = 0.05
 
 
 def margin_reliability(margin: torch.Tensor, temperature: float = 0.01) -> torch.Tensor:
@@ -27,4 +40,255 @@ def margin_reliability(margin: torch.Tensor, temperature: float = 0.01) -> torch
     return torch.tanh(margin.clamp(min=0) / (2 * temperature))
 
 
-__all__ = ["margin_reliability"]
+@torch.no_grad()
+def pair_views(
+    kind: str,
+    embeds_a: torch.Tensor,
+    embeds_b: torch.Tensor,
+    logit_scale: torch.Tensor | float = 1.0,
+    ids: Sequence[torch.Tensor | None] = (),
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a batch says for each of its pairs, seen from either side; the higher, the more trustworthy.
+
+    Row n of both is one pair; its rivals are the other side's rows that share none of its ids.
+
+    - `gmm_consensus`: the pair's cosine minus the mean of its rivals', in standard deviations of its rivals', within
+      +-10. It stands for RDE's per-pair loss (ours): it orders pairs as the loss does, but has the same meaning in
+      every step, whatever model, batch and temperature, and a mismatched pair, being one more rival, has mean 0 and
+      deviation 1. One look-alike in the batch, which makes the loss of a hard true pair large, moves it little.
+    - `margin`: logit of the pair minus that of its best rival (ours).
+    - `evidential`: with evidence `e = exp(cosine / 0.05)` for each of K candidates (DECL, DURA), the share of the
+      Dirichlet that is no ignorance, `1 - K / sum(e + 1)`, times the pair's part in its own and its best rival's
+      evidence (ours).
+
+    Args:
+        kind: one of `configuration_rogle.RELIABILITIES`.
+        embeds_a, embeds_b: `[n, d]` unit vectors of any float type.
+        logit_scale: scalar, already exponentiated; read by `margin` only.
+        ids: `[n]` int64 each, or None; for captions `(person_ids,)`, for sentences `(sentence_ids, part_ids)`.
+
+    Returns:
+        Two `[n]` fp32 tensors, without gradient: a among the b, and b among the a. inf where the batch cannot tell:
+        without rivals (`gmm_consensus`: without two), and throughout for `none`.
+    """
+    cosine = cosines(embeds_a, embeds_b).float()
+    own = torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)
+    rival = ~(same_by_any(tuple(ids), len(cosine), cosine.device) | own)
+    return _view(kind, cosine, rival, logit_scale), _view(kind, cosine.T, rival, logit_scale)
+
+
+def _view(kind: str, cosine: torch.Tensor, rival: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
+    own, count = cosine.diagonal(), rival.sum(1)
+    if kind == "none" or len(cosine) == 0:
+        return torch.full_like(own, math.inf)
+    if kind == "gmm_consensus":
+        mean = (cosine * rival).sum(1) / count.clamp(min=1)
+        variance = ((cosine - mean[:, None]).square() * rival).sum(1) / (count - 1).clamp(min=1)
+        view = ((own - mean) / variance.sqrt().clamp(min=1e-4)).clamp(-10, 10)
+        return view.masked_fill(count < 2, math.inf)
+    best = cosine.masked_fill(~rival, -math.inf).amax(1)
+    if kind == "margin":
+        return (own - best) * scale
+    evidence = (cosine / EVIDENCE_TEMPERATURE).masked_fill(~rival, -math.inf)
+    evidence = torch.logaddexp(evidence.logsumexp(1), own / EVIDENCE_TEMPERATURE)
+    known = torch.sigmoid(evidence - (count + 1).log())  # 1 - K / (E + K)
+    view = known * torch.sigmoid((own - best) / EVIDENCE_TEMPERATURE)
+    return view.masked_fill(count < 1, math.inf)
+
+
+class PairReliability:
+    """Trust in each training pair, learnt from what the steps observe of it; one tracker each for captions and regions.
+
+    Every epoch a pair's two views are averaged into what earlier epochs saw of it (`momentum`), and `finish_epoch`
+    makes weights of them, which hold for the next epoch:
+
+    - `none`: 1.
+    - `gmm_consensus` (RDE's consensus division, arXiv 2308.09911, CONQUER, arXiv 2601.18625): for each view a mixture
+      of two Gaussians gives the probability that a pair belongs to the better one. Over 1/2 in both views counts 1, in
+      neither 0; where they disagree RDE draws 0 or 1, here the mean of the two counts (ours: deterministic). The
+      weights stay 1 where the data do not show two kinds of pairs, see [`split_mixture`]; RDE always splits.
+    - `margin`: `sigmoid(margin)`, the probability of the pair against its best rival, mean of both views (ours).
+    - `evidential`: mean of both views.
+
+    A pair never seen gets the mean weight of those seen. A pair of weight 0 must go on being drawn and observed: so it
+    can come back. The state is plain tensors, on the CPU, and depends on the observations alone.
+
+    Args:
+        kind: one of `configuration_rogle.RELIABILITIES`.
+        n_pairs: pairs are named by 0 to n_pairs - 1.
+        warmup_epochs: epochs, at least 1, of weights 1, whose observations count.
+        momentum: of a pair's own past, in [0, 1); 0 keeps the latest value. A single value is noisy, since it hangs on
+            which rivals the batch held.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, kind: str, n_pairs: int, warmup_epochs: int = 1, momentum: float = 0.5):
+        if kind not in RELIABILITIES:
+            raise ValueError(f"kind must be one of {RELIABILITIES}, not {kind!r}")
+        if n_pairs < 0 or warmup_epochs < 1 or not 0 <= momentum < 1:
+            raise ValueError(
+                "n_pairs must be >= 0, warmup_epochs >= 1, momentum in [0, 1), "
+                f"not {n_pairs}, {warmup_epochs}, {momentum}"
+            )
+        self.kind, self.n_pairs, self.warmup_epochs, self.momentum = kind, n_pairs, warmup_epochs, momentum
+        self.epochs = 0
+        self.views = torch.full((2, n_pairs), math.nan)  # NaN: never seen
+        self.trust = torch.ones(n_pairs)
+
+    def observe(self, pair_index: torch.Tensor, view_a: torch.Tensor, view_b: torch.Tensor) -> None:
+        """Takes note of a step.
+
+        Args:
+            pair_index: `[n]` int64, each pair at most once.
+            view_a, view_b: `[n]`, from [`pair_views`]; pairs with an infinite value are passed over.
+
+        Raises:
+            ValueError: a NaN, or an index out of range.
+        """
+        if self.kind == "none":
+            return
+        new = torch.stack([view_a, view_b]).detach().float().cpu()
+        index = self._check(pair_index)
+        if bool(new.isnan().any()):
+            raise ValueError(f"pair {int(index[new.isnan().any(0)][0])}: NaN observed; the embeddings are broken")
+        kept = new.isfinite().all(0)
+        new, index = new[:, kept], index[kept]
+        old = self.views[:, index]
+        self.views[:, index] = torch.where(old.isnan(), new, self.momentum * old + (1 - self.momentum) * new)
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Makes the next epoch's weights.
+
+        Returns:
+            For the log: `observed` (pairs seen so far), `mean_weight`, and for `gmm_consensus` the mixtures'
+            `noisy_share` and `separation` (Ashman's D), means of both views; 0 where they were not used.
+        """
+        self.epochs += 1
+        seen = ~self.views[0].isnan()
+        report = {"observed": float(seen.sum())}
+        views = self.views[:, seen]
+        share = separation = 0.0
+        trust = torch.ones(views.shape[1])
+        if self.epochs >= self.warmup_epochs and len(trust):
+            if self.kind == "margin":
+                trust = views.sigmoid().mean(0)
+            elif self.kind == "evidential":
+                trust = views.clamp(0, 1).mean(0)
+            elif self.kind == "gmm_consensus":
+                splits = [split_mixture(view) for view in views]
+                if all(split is not None for split in splits):
+                    p = torch.stack([split[0] for split in splits])
+                    votes = (p > 0.5).sum(0)
+                    trust = torch.where(votes == 1, p.mean(0), (votes == 2).float())
+                    share, separation = (sum(split[k] for split in splits) / 2 for k in (1, 2))
+        self.trust = torch.full((self.n_pairs,), float(trust.mean()) if len(trust) else 1.0)
+        self.trust[seen] = trust
+        report["mean_weight"] = float(self.trust.mean()) if self.n_pairs else 1.0
+        if self.kind == "gmm_consensus":
+            report |= {"noisy_share": share, "separation": separation}
+        return report
+
+    def weights(self, pair_index: torch.Tensor | None = None) -> torch.Tensor:
+        """`[n]` fp32 in [0, 1], on the CPU, of the pairs asked for, or of all."""
+        return self.trust.clone() if pair_index is None else self.trust[self._check(pair_index)]
+
+    def clean(self, pair_index: torch.Tensor | None = None) -> torch.Tensor:
+        """`[n]` bool: trusted more than not."""
+        return self.weights(pair_index) > 0.5
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Tensors only, so that safetensors as well as Accelerate can save it."""
+        return {
+            "kind": torch.tensor(RELIABILITIES.index(self.kind)),
+            "epochs": torch.tensor(self.epochs),
+            "views": self.views.clone(),
+            "trust": self.trust.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Puts back what [`PairReliability.state_dict`] gave.
+
+        Raises:
+            ValueError: the state of another kind, of another number of pairs, or incomplete.
+        """
+        absent = [name for name in self.state_dict() if name not in state]
+        if absent:
+            raise ValueError(f"reliability state without {absent[0]!r}")
+        kind = RELIABILITIES[int(state["kind"])]
+        if kind != self.kind or tuple(state["views"].shape) != (2, self.n_pairs):
+            raise ValueError(
+                f"reliability state of {kind!r} with {state['views'].shape[-1]} pairs, "
+                f"expected {self.kind!r} with {self.n_pairs}"
+            )
+        self.epochs = int(state["epochs"])
+        self.views = state["views"].detach().cpu().float().clone()
+        self.trust = state["trust"].detach().cpu().float().clone()
+
+    def _check(self, pair_index: torch.Tensor) -> torch.Tensor:
+        index = pair_index.detach().cpu().long()
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self.n_pairs:
+            raise ValueError(
+                f"pair_index must lie in [0, {self.n_pairs}), found {int(index.min())} to {int(index.max())}"
+            )
+        return index
+
+
+def split_mixture(values: torch.Tensor) -> tuple[torch.Tensor, float, float] | None:
+    """Divides standardised scores (mismatched pairs: mean 0, deviation 1) into mismatched and true pairs, or declines.
+
+    Two Gaussians are fitted by expectation maximisation, starting at 0 and the upper quartile. Any skewed sample "has"
+    two, so they count only if (all ours, so that clean data lose nothing and hard true pairs stay)
+
+    - two Gaussians explain the scores better than one (BIC), each holding at least 2 % of at least 50 pairs;
+    - they are apart: Ashman's `D = sqrt(2) |m1 - m0| / sqrt(s0^2 + s1^2)` exceeds 2;
+    - the lower one looks like mismatched pairs: `m0 <= m1 / 3`, no more than a third of the way from 0 to the true
+      pairs. Hard true pairs lie higher, for they still beat most of their rivals.
+
+    Args:
+        values: `[n]`, finite.
+
+    Returns:
+        None, or the probability of being a true pair `[n]` (rising with the value), the share of mismatched pairs, D.
+    """
+    if len(values) < 50:
+        return None
+    x = values.double().sort().values
+    if len(x) > 10_000:  # as many quantiles tell the same
+        x = x[torch.linspace(0, len(x) - 1, 10_000).round().long()]
+    mean = torch.stack([x.new_zeros(()), x[int(0.75 * (len(x) - 1))]])
+    variance, share = torch.ones_like(mean), torch.full_like(mean, 0.5)
+    before = -math.inf
+    for _ in range(300):
+        joint = _log_gauss(x, mean, variance) + share.log()
+        total = joint.logsumexp(1)
+        likelihood = float(total.sum())
+        if likelihood - before < 1e-6 * len(x):
+            break
+        before = likelihood
+        part = (joint - total[:, None]).exp()
+        mass = part.sum(0).clamp(min=1e-9)
+        share = mass / len(x)
+        mean = (part * x[:, None]).sum(0) / mass
+        variance = ((part * (x[:, None] - mean).square()).sum(0) / mass).clamp(min=0.01)
+    single = float(_log_gauss(x, x.mean()[None], x.var(correction=0).clamp(min=0.01)[None]).sum())
+    separation = float(math.sqrt(2) * (mean[1] - mean[0]) / variance.sum().sqrt())
+    if (
+        2 * (likelihood - single) <= 3 * math.log(len(x))  # three parameters more
+        or float(share.min()) < 0.02
+        or separation <= 2
+        or float(mean[0]) > float(mean[1]) / 3
+    ):
+        return None
+    # Beyond its mean the narrower Gaussian falls below the wider one; the probability must not turn back there.
+    inside = values.double().clamp(float(mean[0]), float(mean[1]))
+    joint = _log_gauss(inside, mean, variance) + share.log()
+    return joint.softmax(1)[:, 1].float(), float(share[0]), separation
+
+
+def _log_gauss(x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    return -0.5 * ((x[:, None] - mean).square() / variance + (2 * math.pi * variance).log())
+
+
+__all__ = ["PairReliability", "margin_reliability", "pair_views"]
