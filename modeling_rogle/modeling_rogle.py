@@ -225,49 +225,32 @@ class RogleModel(CLIPModel):
         model = model.to(clip.device)
         return (model, info) if with_info else model
 
-    def encode_tokens(self, input_ids: torch.Tensor, keep_tokens: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encodes texts of unequal length without paying for their padding.
+    def encode_tokens(
+        self, input_ids: torch.Tensor, keep_tokens: bool = False, keep_first: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encodes texts of unequal length without paying for their padding (which must be on the right).
 
-        The tower is causal and pools at the end-of-text token, so what follows it cannot matter (padding must be on
-        the right): texts are sorted by length and each group is cut to its longest.
+        On a CPU they are packed, elsewhere they go in buckets of like length, see `packing.py`.
 
         Args:
             input_ids: `[n, l]`.
             keep_tokens: also return the states of the tokens.
+            keep_first: of the first texts only (captions, when their sentences follow); of all if None.
 
         Returns:
-            `[n, d]` projected embeddings, not normalised, and `[n, l, hidden]` final states, zero after the group's
-            longest text, or an empty tensor.
+            `[n, d]` projected embeddings, not normalised, and `[n or keep_first, l, hidden]` final states, zero after
+            each text's end, or an empty tensor.
         """
-        ids = input_ids.int()
-        eos = self.text_model.eos_token_id
-        ends = ids.argmax(-1) if eos == 2 else (ids == eos).int().argmax(-1)
-        lengths = (ends + 1).tolist()
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        groups, start = [], 0
-        for i in range(1, len(order) + 1):
-            # A new group once the shortest would be padded by over a quarter, if the group is worth a call of its own.
-            if i == len(order) or (lengths[order[i]] > 1.25 * lengths[order[start]] and i - start >= 16):
-                groups.append(order[start:i])
-                start = i
-        pooled, tokens = [], []
-        for rows in groups:
-            longest = max(lengths[row] for row in rows)
-            index = torch.tensor(rows, device=input_ids.device)
-            states = self.text_model(input_ids=input_ids[index, :longest])
-            pooled.append(self.text_projection(states.pooler_output))
-            if keep_tokens:
-                pad = input_ids.shape[1] - longest
-                tokens.append(nn.functional.pad(states.last_hidden_state, (0, 0, 0, pad)))
-        back = torch.empty(len(order), dtype=torch.long, device=input_ids.device)
-        back[torch.tensor(order, dtype=torch.long, device=input_ids.device)] = torch.arange(
-            len(order), device=input_ids.device
-        )
-        if not groups:
-            return self.text_projection.weight.new_zeros(0, self.projection_dim), self.text_projection.weight.new_zeros(
-                0, input_ids.shape[1], self.text_embed_dim
-            )
-        return torch.cat(pooled)[back], torch.cat(tokens)[back] if keep_tokens else pooled[0].new_zeros(0)
+        from .packing import encode_buckets, encode_packed, text_lengths
+
+        keep = (len(input_ids) if keep_first is None else keep_first) if keep_tokens else 0
+        if len(input_ids) == 0:
+            nothing = self.text_projection.weight.new_zeros
+            return nothing(0, self.projection_dim), nothing(0, input_ids.shape[1], self.text_embed_dim)
+        encode = encode_packed if input_ids.device.type == "cpu" else encode_buckets
+        lengths = text_lengths(input_ids, self.text_model.eos_token_id)
+        pooled, tokens = encode(self.text_model, input_ids, lengths, keep)
+        return self.text_projection(pooled), pooled.new_zeros(0) if tokens is None else tokens
 
     def get_region_features(
         self,
