@@ -1,211 +1,27 @@
-"""Exact retrieval metrics: ranks of the positives are counted block by block, nothing is argsorted, numpy only.
+"""Retrieval metrics of the three protocols, from embeddings and integer ids: global, local, joint; and grounding.
 
-A worked example, 3 queries x 4 gallery items (identities of the gallery: 1 2 1 3):
-
-    query of identity 1:  0.9 0.8 0.3 0.1   positives at ranks 1 and 3: AP = (1/1 + 2/3) / 2 = 0.8333, INP = 2/3
-    query of identity 2:  0.6 0.5 0.4 0.2   positive at rank 2:         AP = 1/2,                      INP = 1/2
-    query of identity 3:  0.7 0.2 0.1 0.7   the positive ties with a negative, which goes ahead: rank 2, AP = INP = 1/2
-
-    R@1 = 33.33, R@5 = 100, mAP = 61.11, mINP = 55.56
-
-The definitions are those that the field's codes share (mean over queries, every positive counted, full ranking); the
-tie rule is ours, since theirs is whatever an unstable sort leaves.
+What the protocols are is written in `eval/pvlg/README.md`. `*_ranking` returns the figures of each query, `*_scores`
+their means. Similarity is the cosine in float32; ranks come from `counting.py`.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-TIES = ("pessimistic", "optimistic", "stable")
-BLOCK_BYTES = 32 << 20  # one block of similarities
-COUNT_UP_TO = 48  # positives of one query; up to here counting costs less than sorting the row
-
-# (start, stop) of the queries -> [stop - start, n_gallery] similarities.
-SimilarityBlock = Callable[[int, int], Any]
-# (start, stop) of the queries -> rows (counted from start) and gallery columns of the pairs, each pair once.
-PairsOf = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+from .cosine import cosine
+from .counting import BLOCK_BYTES, PairsOf, Ranking, rank, same_id
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """What `rank` found for each of Q queries; a query without a positive has 0 everywhere.
-
-    first_rank (`[Q]` int64): rank of the first positive, from 1.
-    average_precision (`[Q]` float64): mean over all positives of the precision at their rank, in [0, 1].
-    inverse_penalty (`[Q]` float64): INP, positives / rank of the last positive, in [0, 1].
-    n_positives (`[Q]` int64).
-    """
-
-    first_rank: np.ndarray
-    average_precision: np.ndarray
-    inverse_penalty: np.ndarray
-    n_positives: np.ndarray
-
-    @classmethod
-    def concatenate(cls, parts: "Sequence[Ranking]") -> "Ranking":
-        """Rankings of consecutive queries against one gallery -> one."""
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
-
-    def scores(self) -> dict[str, float]:
-        """`R@1`, `R@5`, `R@10`, `mAP`, `mINP` in percent over `queries`; `dropped_queries` had no positive.
-
-        All five are 0 where no query had a positive (`queries` is then 0).
-        """
-        scored = self.n_positives > 0
-        n = int(scored.sum())
-
-        def percent(values: np.ndarray) -> float:
-            return 100.0 * float(values[scored].mean()) if n else 0.0
-
-        result = {f"R@{k}": percent(self.first_rank <= k) for k in (1, 5, 10)}
-        result |= {"mAP": percent(self.average_precision), "mINP": percent(self.inverse_penalty)}
-        return result | {"queries": n, "dropped_queries": len(scored) - n}
-
-
-def rank(
-    similarity_block: SimilarityBlock,
-    n_query: int,
-    n_gallery: int,
-    positives: PairsOf,
-    ignore: PairsOf | None = None,
+def global_ranking(
+    query_embeds: Any,
+    query_ids: Any,
+    gallery_embeds: Any,
+    gallery_ids: Any,
     ties: str = "pessimistic",
-    block_rows: int | None = None,
+    query_cameras: Any = None,
+    gallery_cameras: Any = None,
+    device: Any = None,
 ) -> Ranking:
-    """Ranks the positives of each query among the gallery.
-
-    Memory is one block of similarities, about 32 MiB (twice that with `ignore`), whatever the number of queries.
-
-    Args:
-        similarity_block: (start, stop) -> `[stop - start, n_gallery]` float32 (or float64), larger is more alike.
-        n_query, n_gallery: both at least 1.
-        positives: (start, stop) -> row and column of each positive, see `same_id`.
-        ignore: the same for gallery items that are removed from that query's list, positives among them.
-        ties: between a positive and a negative of equal similarity, `"pessimistic"` puts the negative ahead,
-            `"optimistic"` the positive, `"stable"` the one that comes first in the gallery (slower: sorts each row).
-            Positives that tie with one another cost nothing.
-        block_rows: queries a block, chosen from the memory budget when None.
-
-    Raises:
-        ValueError: an unknown tie rule, no query, an empty gallery, similarities of the wrong shape, in half precision
-            (bfloat16 moves published figures by up to 0.4 points) or not finite, pairs outside the block.
-    """
-    if ties not in TIES:
-        raise ValueError(f"ties must be one of {TIES}, not {ties!r}")
-    if n_query < 1:
-        raise ValueError("there is no query to rank")
-    if n_gallery < 1:
-        raise ValueError("the gallery is empty")
-    first = np.zeros(n_query, dtype=np.int64)
-    found = np.zeros(n_query, dtype=np.int64)
-    average_precision = np.zeros(n_query)
-    inverse_penalty = np.zeros(n_query)
-    step = block_rows or max(1, BLOCK_BYTES // (4 * n_gallery))
-    for start in range(0, n_query, step):
-        stop = min(start + step, n_query)
-        block = _checked_block(similarity_block(start, stop), start, stop, n_gallery)
-        rows, columns = _checked_pairs(positives(start, stop), "positives", block.shape)
-        if ignore is not None:
-            block = block.copy()  # the caller's may be a view of a matrix that it keeps
-            block[_checked_pairs(ignore(start, stop), "ignore", block.shape)] = -np.inf
-            kept = block[rows, columns] > -np.inf
-            rows, columns = rows[kept], columns[kept]
-        order = np.argsort(rows, kind="stable")
-        columns = columns[order]
-        counts = np.bincount(rows, minlength=stop - start)
-        ends = np.cumsum(counts)
-        for row in np.flatnonzero(counts):
-            ranks = _positive_ranks(block[row], columns[ends[row] - counts[row] : ends[row]], ties)
-            query, n = start + row, len(ranks)
-            first[query], found[query] = ranks[0], n
-            average_precision[query] = (np.arange(1, n + 1) / ranks).mean()
-            inverse_penalty[query] = n / ranks[-1]
-    return Ranking(first, average_precision, inverse_penalty, found)
-
-
-def _positive_ranks(similarity: np.ndarray, columns: np.ndarray, ties: str) -> np.ndarray:
-    """Ranks, from 1 and ascending, of the gallery `columns` in one row of similarities."""
-    if ties == "stable":
-        position = np.empty(len(similarity), dtype=np.int64)
-        position[np.argsort(-similarity, kind="stable")] = np.arange(1, len(similarity) + 1)
-        return np.sort(position[columns])
-    ascending = np.sort(similarity[columns])
-    values, side = ascending[::-1], "left" if ties == "pessimistic" else "right"
-    # Everything at least as similar as (pessimistic), or more similar than (optimistic), each positive ...
-    if len(values) > COUNT_UP_TO:
-        ahead = len(similarity) - np.searchsorted(np.sort(similarity), values, side)
-    else:
-        beats = np.greater_equal if ties == "pessimistic" else np.greater
-        ahead = np.array([np.count_nonzero(beats(similarity, value)) for value in values])
-    # ... less the positives among them, which stand in their own order instead.
-    return ahead - (len(values) - np.searchsorted(ascending, values, side)) + np.arange(1, len(values) + 1)
-
-
-def _checked_block(block: Any, start: int, stop: int, n_gallery: int) -> np.ndarray:
-    where = f"similarity_block({start}, {stop})"
-    dtype = str(block.dtype).removeprefix("torch.")
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"{where} is {dtype}: ranks need float32, half precision makes ties that are not there")
-    block = block.detach().cpu().numpy() if hasattr(block, "detach") else np.asarray(block)
-    if block.shape != (stop - start, n_gallery):
-        raise ValueError(f"{where} has shape {block.shape}, not {(stop - start, n_gallery)}")
-    if not (np.isfinite(block.min()) and np.isfinite(block.max())):  # min and max carry NaN, and need no copy
-        raise ValueError(f"{where} holds a value that is not finite")
-    return block
-
-
-def _checked_pairs(pairs: Any, name: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = (np.asarray(part, dtype=np.int64) for part in pairs)
-    for part, limit, what in ((rows, shape[0], "row"), (columns, shape[1], "column")):
-        if len(part) and not (0 <= part.min() and part.max() < limit):
-            raise ValueError(f"{name} names a {what} outside 0..{limit - 1}")
-    return rows, columns
-
-
-def same_id(query_ids: np.ndarray, gallery_ids: np.ndarray) -> PairsOf:
-    """The pairs of equal ids (int64, `[Q]` and `[G]`), as `rank` asks for them."""
-    order = np.argsort(gallery_ids, kind="stable")
-    ordered = gallery_ids[order]
-    first, last = np.searchsorted(ordered, query_ids, "left"), np.searchsorted(ordered, query_ids, "right")
-
-    def pairs(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        counts = last[start:stop] - first[start:stop]
-        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(np.arange(stop - start), counts), order[np.repeat(first[start:stop], counts) + nth]
-
-    return pairs
-
-
-def cosine(query_embeds: np.ndarray, gallery_embeds: np.ndarray) -> SimilarityBlock:
-    """Cosine similarities of `[Q, D]` and `[G, D]` float32, as `rank` asks for them; a zero vector is 0 to all.
-
-    Equal gallery rows are multiplied once and so tie exactly. A matrix product need not give equal columns equal bits,
-    and a model that maps everything to one point would then be ranked by rounding errors.
-    """
-    seen: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in gallery_embeds)
-    slot = np.array([seen.setdefault(digest, len(seen)) for digest in digests], dtype=np.int64)
-    repeated = len(seen) < len(gallery_embeds)
-    if repeated:
-        gallery_embeds = gallery_embeds[np.unique(slot, return_index=True)[1]]
-    tiny = np.finfo(np.float32).tiny
-    gallery_norms = np.maximum(np.linalg.norm(gallery_embeds, axis=1), tiny)
-
-    def block(start: int, stop: int) -> np.ndarray:
-        query = query_embeds[start:stop]
-        query = query / np.maximum(np.linalg.norm(query, axis=1, keepdims=True), tiny)
-        similarity = query @ gallery_embeds.T
-        similarity /= gallery_norms
-        return similarity[:, slot] if repeated else similarity
-
-    return block
-
-
-def global_scores(
-    query_embeds: Any, query_ids: Any, gallery_embeds: Any, gallery_ids: Any, ties: str = "pessimistic"
-) -> dict[str, float]:
     """Global protocol: every gallery item of the query's identity is relevant.
 
     Args:
@@ -213,19 +29,86 @@ def global_scores(
             float32. Need not be unit vectors: similarity is the cosine.
         query_ids, gallery_ids: `[Q]` and `[G]` integers, the identities.
         ties: see `rank`.
-
-    Returns:
-        See `Ranking.scores`, and `gallery`, the number of its items.
+        query_cameras, gallery_cameras: `[Q]` and `[G]` integers or names, -1 or None where unknown. With them, gallery
+            items of the query's identity *and* camera are ignored, as re-identification does.
+        device: torch device that multiplies and counts; None means that of the gallery's tensor, numpy on a CPU.
 
     Raises:
         ValueError: lengths or dimensions that differ, embeddings that are not finite, ids that are not integers, no
             query, an empty gallery.
     """
+    device = _device_of(gallery_embeds, device)
     query, gallery = _embedding_pair(query_embeds, gallery_embeds, "query_embeds", "gallery_embeds")
     wanted = as_ids(query_ids, "query_ids", len(query), "query_embeds")
     offered = as_ids(gallery_ids, "gallery_ids", len(gallery), "gallery_embeds")
-    ranking = rank(cosine(query, gallery), len(query), len(gallery), same_id(wanted, offered), ties=ties)
-    return ranking.scores() | {"gallery": len(gallery)}
+    ignore = None
+    if (query_cameras is None) != (gallery_cameras is None):
+        raise ValueError("query_cameras and gallery_cameras go together")
+    if query_cameras is not None:
+        cameras = _camera_codes(query_cameras, gallery_cameras, len(query), len(gallery))
+        ignore = same_id(*_joint_codes((wanted, offered), cameras))
+    similarity = cosine(query, gallery, device, reuse=True)
+    return rank(similarity, len(query), len(gallery), same_id(wanted, offered), ignore, ties)
+
+
+def global_scores(
+    query_embeds: Any,
+    query_ids: Any,
+    gallery_embeds: Any,
+    gallery_ids: Any,
+    ties: str = "pessimistic",
+    query_cameras: Any = None,
+    gallery_cameras: Any = None,
+    device: Any = None,
+) -> dict[str, float]:
+    """Means of `global_ranking`, which takes and refuses the same: `Ranking.scores`, and `gallery`, its size."""
+    arguments = (query_embeds, query_ids, gallery_embeds, gallery_ids, ties, query_cameras, gallery_cameras, device)
+    return global_ranking(*arguments).scores() | {"gallery": len(gallery_embeds)}
+
+
+def local_ranking(
+    sentence_embeds: Any,
+    target_region_ids: Any,
+    query_person_ids: Any,
+    query_text_ids: Any,
+    gallery_embeds: Any,
+    gallery_region_ids: Any,
+    gallery_person_ids: Any,
+    gallery_text_ids: Any,
+    ties: str = "pessimistic",
+    device: Any = None,
+) -> Ranking:
+    """Local protocol: sentence -> regions of the whole gallery, relevant is the one region paired with the sentence.
+
+    Regions of the same identity whose own sentence has the same text are ignored: they show what the sentence says.
+
+    Args:
+        sentence_embeds: `[S, D]`, as in `global_ranking`.
+        target_region_ids: `[S]` ids in `gallery_region_ids`; -1, or an id that is not there, leaves the sentence out,
+            and it is counted in `dropped_queries`.
+        query_person_ids, query_text_ids: `[S]`; equal text ids mean equal texts, -1 is equal to none.
+        gallery_embeds, gallery_region_ids, gallery_person_ids: `[R, D]` and `[R]`; region ids are not negative and
+            occur once: one box of one image is one region, however many sentences speak of it.
+        gallery_text_ids: `[R]` text id of the region's own sentence, -1 for none; or R lists, for regions that have
+            several sentences or none.
+        ties, device: see `global_ranking`.
+
+    Raises:
+        ValueError: as `global_ranking`; also for a region id that is negative or occurs twice.
+    """
+    device = _device_of(gallery_embeds, device)
+    query, gallery = _embedding_pair(sentence_embeds, gallery_embeds, "sentence_embeds", "gallery_embeds")
+    target = as_ids(target_region_ids, "target_region_ids", len(query), "sentence_embeds")
+    region = as_ids(gallery_region_ids, "gallery_region_ids", len(gallery), "gallery_embeds")
+    _check_ids_of(region, "gallery_region_ids")
+    query_person = as_ids(query_person_ids, "query_person_ids", len(query), "sentence_embeds")
+    query_text = as_ids(query_text_ids, "query_text_ids", len(query), "sentence_embeds")
+    person = as_ids(gallery_person_ids, "gallery_person_ids", len(gallery), "gallery_embeds")
+    owner, text = _texts_of_regions(gallery_text_ids, len(gallery))
+    positives = same_id(target, region)
+    said = _equal_sentence(query_person, query_text, person, owner, text)
+    similarity = cosine(query, gallery, device, reuse=True)
+    return rank(similarity, len(query), len(gallery), positives, _others(said, positives), ties)
 
 
 def local_scores(
@@ -238,47 +121,198 @@ def local_scores(
     gallery_person_ids: Any,
     gallery_text_ids: Any,
     ties: str = "pessimistic",
+    device: Any = None,
 ) -> dict[str, float]:
-    """Local protocol: sentence -> regions of the whole gallery, relevant is the one region paired with the sentence.
+    """Means of `local_ranking`, which takes and refuses the same: `Ranking.scores`, and `gallery`, its size."""
+    queries = (sentence_embeds, target_region_ids, query_person_ids, query_text_ids)
+    regions = (gallery_embeds, gallery_region_ids, gallery_person_ids, gallery_text_ids)
+    return local_ranking(*queries, *regions, ties, device).scores() | {"gallery": len(gallery_embeds)}
 
-    Regions of the same identity whose own sentence has the same text are ignored: they show what the sentence says.
+
+def joint_ranking(
+    query_embeds: Any,
+    target_region_ids: Any,
+    query_person_ids: Any,
+    query_text_ids: Any,
+    gallery_embeds: Any,
+    gallery_region_ids: Any,
+    gallery_person_ids: Any,
+    gallery_text_ids: Any,
+    query_kind: Any,
+    gallery_kind: Any,
+    parent_image_ids: Any,
+    ties: str = "pessimistic",
+    device: Any = None,
+) -> Ranking:
+    """Joint protocol: captions and sentences -> one gallery of full images and regions, in any order.
+
+    To a caption its identity's images and their regions are relevant. To a sentence its region and the image it lies
+    in; other images of that identity, and other regions of it with an equal sentence, are ignored: what the sentence
+    says is true of them, or may be.
 
     Args:
-        sentence_embeds: `[S, D]`, as in `global_scores`.
-        target_region_ids: `[S]` ids in `gallery_region_ids`; -1, or an id that is not there, leaves the sentence out,
-            and it is counted in `dropped_queries`.
-        query_person_ids, query_text_ids: `[S]`; equal text ids mean equal texts, -1 is equal to none.
-        gallery_embeds, gallery_region_ids, gallery_person_ids: `[R, D]` and `[R]`; region ids are not negative and
-            occur once: one box of one image is one region, however many sentences speak of it.
-        gallery_text_ids: `[R]` text id of the region's own sentence, -1 for none; or R lists, for regions that have
-            several sentences or none.
-        ties: see `rank`.
+        query_embeds, gallery_embeds: `[Q, D]` and `[G, D]`, as in `global_ranking`.
+        query_kind: `[Q]`, 0 a full caption, 1 a sentence. gallery_kind: `[G]`, 0 a full image, 1 a region.
+        target_region_ids, query_text_ids: `[Q]`, of sentences as in `local_ranking`, of captions not read.
+        gallery_region_ids, gallery_text_ids: `[G]`, of regions as in `local_ranking`, of images not read.
+        query_person_ids, gallery_person_ids: `[Q]` and `[G]`.
+        parent_image_ids: `[G]`, of an image its own id (not negative, once), of a region that of the image it lies in.
+        ties, device: see `global_ranking`.
 
-    Returns, Raises:
-        As `global_scores`; also ValueError for a region id that is negative or occurs twice.
+    Raises:
+        ValueError: as `local_ranking`; also for a kind that is neither 0 nor 1, and for a region whose parent is no
+            image of the gallery, or one of another identity: a lost link would quietly leave one relevant item of two,
+            as in GOAL's published joint test.
     """
-    query, gallery = _embedding_pair(sentence_embeds, gallery_embeds, "sentence_embeds", "gallery_embeds")
-    target = as_ids(target_region_ids, "target_region_ids", len(query), "sentence_embeds")
+    device = _device_of(gallery_embeds, device)
+    query, gallery = _embedding_pair(query_embeds, gallery_embeds, "query_embeds", "gallery_embeds")
+    target = as_ids(target_region_ids, "target_region_ids", len(query), "query_embeds")
+    query_person = as_ids(query_person_ids, "query_person_ids", len(query), "query_embeds")
+    query_text = as_ids(query_text_ids, "query_text_ids", len(query), "query_embeds")
+    sentence = _is_part(query_kind, "query_kind", len(query), "query_embeds")
     region = as_ids(gallery_region_ids, "gallery_region_ids", len(gallery), "gallery_embeds")
-    if len(np.unique(region)) < len(region) or (len(region) and region.min() < 0):
-        raise ValueError("gallery_region_ids must be non-negative and each occur once")
-    query_person = as_ids(query_person_ids, "query_person_ids", len(query), "sentence_embeds")
-    query_text = as_ids(query_text_ids, "query_text_ids", len(query), "sentence_embeds")
-    gallery_person = as_ids(gallery_person_ids, "gallery_person_ids", len(gallery), "gallery_embeds")
+    person = as_ids(gallery_person_ids, "gallery_person_ids", len(gallery), "gallery_embeds")
+    parent = as_ids(parent_image_ids, "parent_image_ids", len(gallery), "gallery_embeds")
+    is_region = _is_part(gallery_kind, "gallery_kind", len(gallery), "gallery_embeds")
+    _check_ids_of(region[is_region], "gallery_region_ids of regions")
+    _check_ids_of(parent[~is_region], "parent_image_ids of images")
+    image_of = _parents(parent, person, is_region)
     owner, text = _texts_of_regions(gallery_text_ids, len(gallery))
-    people, texts = np.concatenate([query_person, gallery_person[owner]]), np.concatenate([query_text, text])
-    code = np.unique(np.stack([people, texts], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
-    query_code = np.where(query_text >= 0, code[: len(query)], -1)  # codes start at 0: -1 meets nothing
-    equal_sentence = same_id(query_code, code[len(query) :])
+    text = np.where(is_region[owner], text, -1)
 
-    def ignore(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, said = equal_sentence(start, stop)
-        columns = owner[said]
-        others = region[columns] != target[start:stop][rows]
-        return rows[others], columns[others]
+    # Codes from 0 for identities, which may be any integers, so that -1 and -2 are nobody.
+    people, offered = _joint_codes((query_person, person))
+    region = np.where(is_region, region, -2)
+    order = np.argsort(region, kind="stable")
+    at = order[np.minimum(np.searchsorted(region[order], target), len(region) - 1)]
+    found = sentence & (target >= 0) & (region[at] == target)
+    by_person = same_id(np.where(sentence, -1, people), offered)
+    by_region = same_id(np.where(found, at, -1), np.arange(len(gallery)))
+    by_parent = same_id(np.where(found, image_of[at], -1), np.arange(len(gallery)))
+    other_image = same_id(np.where(sentence, people, -1), np.where(is_region, -2, offered))
+    said = _equal_sentence(query_person, np.where(sentence, query_text, -1), person, owner, text)
 
-    ranking = rank(cosine(query, gallery), len(query), len(gallery), same_id(target, region), ignore, ties)
-    return ranking.scores() | {"gallery": len(gallery)}
+    positives = _union(by_person, by_region, by_parent)
+    ignore = _others(_union(other_image, said), positives)
+    return rank(cosine(query, gallery, device, reuse=True), len(query), len(gallery), positives, ignore, ties)
+
+
+def joint_scores(
+    query_embeds: Any,
+    target_region_ids: Any,
+    query_person_ids: Any,
+    query_text_ids: Any,
+    gallery_embeds: Any,
+    gallery_region_ids: Any,
+    gallery_person_ids: Any,
+    gallery_text_ids: Any,
+    query_kind: Any,
+    gallery_kind: Any,
+    parent_image_ids: Any,
+    ties: str = "pessimistic",
+    device: Any = None,
+) -> dict[str, float]:
+    """Means of `joint_ranking`, which takes and refuses the same.
+
+    Returns:
+        `Ranking.scores` of all queries, of captions as `caption/...` and of sentences as `sentence/...`; and `gallery`.
+    """
+    queries = (query_embeds, target_region_ids, query_person_ids, query_text_ids)
+    items = (gallery_embeds, gallery_region_ids, gallery_person_ids, gallery_text_ids)
+    ranking = joint_ranking(*queries, *items, query_kind, gallery_kind, parent_image_ids, ties, device)
+    sentence = _is_part(query_kind, "query_kind", len(query_embeds), "query_embeds")
+    scores = ranking.scores()
+    for kind, chosen in (("caption", ~sentence), ("sentence", sentence)):
+        scores |= {f"{kind}/{name}": value for name, value in ranking.take(chosen).scores().items()}
+    return scores | {"gallery": len(gallery_embeds)}
+
+
+def _is_part(kinds: Any, name: str, length: int, of: str) -> np.ndarray:
+    kinds = as_ids(kinds, name, length, of)
+    if ((kinds != 0) & (kinds != 1)).any():
+        raise ValueError(f"{name} must be 0 (caption, image) or 1 (sentence, region), not {kinds.min()}..{kinds.max()}")
+    return kinds == 1
+
+
+def _check_ids_of(ids: np.ndarray, name: str) -> None:
+    if len(np.unique(ids)) < len(ids) or (len(ids) and ids.min() < 0):
+        raise ValueError(f"{name} must be non-negative and each occur once")
+
+
+def _parents(parent: np.ndarray, person: np.ndarray, is_region: np.ndarray) -> np.ndarray:
+    """Gallery column of each item's image."""
+    images = np.flatnonzero(~is_region)
+    images = images[np.argsort(parent[images])]
+    if not len(images):
+        raise ValueError("gallery_kind names no image, the joint gallery holds regions and the images they lie in")
+    image_of = images[np.minimum(np.searchsorted(parent[images], parent), len(images) - 1)]
+    lost = np.flatnonzero(parent[image_of] != parent)
+    if len(lost):
+        raise ValueError(f"parent_image_ids[{lost[0]}] is {parent[lost[0]]}, which is no image of the gallery")
+    strange = np.flatnonzero(person[image_of] != person)
+    if len(strange):
+        raise ValueError(f"parent_image_ids[{strange[0]}] is {parent[strange[0]]}, an image of another identity")
+    return image_of
+
+
+def _joint_codes(*columns: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(query ids, gallery ids) of each kind -> one code from 0 for each combination; -1, and -2 in the gallery, where a
+    later column than the first is negative: equal to nothing."""
+    n_query = len(columns[0][0])
+    table = np.stack([np.concatenate(column) for column in columns], axis=1)
+    codes = np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
+    unknown = (table[:, 1:] < 0).any(axis=1)
+    return np.where(unknown, -1, codes)[:n_query], np.where(unknown, -2, codes)[n_query:]
+
+
+def _equal_sentence(
+    query_person: np.ndarray, query_text: np.ndarray, person: np.ndarray, owner: np.ndarray, text: np.ndarray
+) -> PairsOf:
+    """The pairs of a sentence and a region of the same identity that has a sentence of the same text."""
+    equal = same_id(*_joint_codes((query_person, person[owner]), (query_text, text)))
+
+    def pairs(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        rows, said = equal(start, stop)
+        return rows, owner[said]
+
+    return pairs
+
+
+def _union(*parts: PairsOf) -> PairsOf:
+    def pairs(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        rows, columns = zip(*(part(start, stop) for part in parts), strict=True)
+        return np.concatenate(rows), np.concatenate(columns)
+
+    return pairs
+
+
+def _others(pairs: PairsOf, positives: PairsOf) -> PairsOf:
+    """Pairs that are not positive."""
+
+    def others(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        (rows, columns), (good_rows, good_columns) = pairs(start, stop), positives(start, stop)
+        width = 1 + max(columns.max(initial=0), good_columns.max(initial=0))
+        kept = ~np.isin(rows * width + columns, good_rows * width + good_columns)
+        return rows[kept], columns[kept]
+
+    return others
+
+
+def _camera_codes(query: Any, gallery: Any, n_query: int, n_gallery: int) -> tuple[np.ndarray, np.ndarray]:
+    """Integers or names of cameras -> codes from 0, -1 where the camera is not known."""
+    query, gallery = (list(part.tolist() if hasattr(part, "tolist") else part) for part in (query, gallery))
+    _same_length(len(query), "query_cameras", n_query, "query_embeds")
+    _same_length(len(gallery), "gallery_cameras", n_gallery, "gallery_embeds")
+    seen: dict[Any, int] = {None: -1, -1: -1}
+    codes = np.array([seen.setdefault(camera, len(seen)) for camera in query + gallery], dtype=np.int64)
+    return codes[:n_query], codes[n_query:]
+
+
+def _device_of(gallery_embeds: Any, device: Any) -> Any:
+    """The device asked for, else that of a tensor which is not on the CPU, else None: numpy."""
+    if device is None and hasattr(gallery_embeds, "device") and getattr(gallery_embeds.device, "type", "cpu") != "cpu":
+        return gallery_embeds.device
+    return device
 
 
 def _texts_of_regions(text_ids: Any, n_regions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -383,6 +417,6 @@ def _same_length(n: int, name: str, m: int, other: str) -> None:
 
 
 __all__ = [
-    "Ranking", "as_embeddings", "as_ids", "cosine", "global_scores", "grounding_scores", "local_scores", "rank",
-    "same_id",
+    "BLOCK_BYTES", "Ranking", "as_embeddings", "as_ids", "cosine", "global_ranking", "global_scores",
+    "grounding_scores", "joint_ranking", "joint_scores", "local_ranking", "local_scores", "rank", "same_id",
 ]  # fmt: skip

@@ -99,8 +99,8 @@ def test_bad_arguments_of_local_are_named(change: dict, message: str) -> None:
 
 
 def test_an_unknown_config_is_refused() -> None:
-    with pytest.raises(ValueError, match="joint"):
-        evaluate.load("eval/pvlg", "joint")
+    with pytest.raises(ValueError, match="'joint'.*not 'mixed'"):
+        evaluate.load("eval/pvlg", "mixed")
 
 
 def test_the_engine_is_the_models_own_file() -> None:

@@ -1,35 +1,46 @@
 """P-VLG retrieval metrics as an `evaluate` module: a thin wrapper of ranking.py, fed embeddings and ids.
 
-One module an import line, and `ranking` by a relative one: `evaluate` reads these lines to know what to copy.
+One module an import line without a comment, and each of our files by a relative one: `evaluate` reads these lines to
+know what to copy, takes a comment for an address, and does not look into the files that it copies. So `cosine` is
+imported here although only ranking.py needs it.
 """
 
 import datasets
 import evaluate
 
-from .ranking import TIES, global_scores, grounding_scores, local_scores
+from .cosine import cosine
+from .counting import TIES
+from .ranking import global_scores, grounding_scores, joint_scores, local_scores
 
 DESCRIPTION = """\
 Text-based person retrieval on P-VLG-shaped data. "global": captions against images, relevance by identity (or images
 against captions, with the arguments exchanged). "local": sentences against the regions of the whole gallery, and
-grounding in the image. Ranks are exact, a tied negative ranks ahead of the positive, queries without a positive are
-counted and left out.
+grounding in the image. "joint": captions and sentences against one gallery of images and regions. Ranks are exact, a
+tied negative ranks ahead of the positive, queries without a positive are counted and left out.
 """
 
 INPUTS = """
-Args, both configs:
+Args, all configs:
     predictions: [Q, D] query embeddings (need not be unit vectors).
     gallery_embeds: [G, D].
     ties: "pessimistic" (default), "optimistic" or "stable".
+    device: torch device that multiplies and counts; the CPU by default, without torch.
 Args, "global":
     references: [Q] identities of the queries. gallery_ids: [G] identities of the gallery.
+    query_cameras, gallery_cameras (optional, together): [Q], [G]; items of the same identity and camera are ignored.
 Args, "local":
     references: [Q] id of the region paired with each sentence, -1 for none (left out and counted).
     query_person_ids, query_text_ids: [Q]. gallery_region_ids, gallery_person_ids: [G].
     gallery_text_ids: [G], or G lists where regions have several sentences.
     pred_boxes, true_boxes (optional, together): [N, 4] x, y, w, h in pixels. image_sizes (optional): [N, 2].
+Args, "joint": those of "local" without boxes, and
+    query_kind: [Q] 0 caption, 1 sentence. gallery_kind: [G] 0 image, 1 region.
+    parent_image_ids: [G] of an image its own id, of a region that of the image it lies in.
+    Region and text ids of captions and images are not read: -1.
 Returns:
-    R@1, R@5, R@10, mAP, mINP in percent; queries (scored), dropped_queries, gallery: counts.
+    R@1, R@5, R@10, mAP, mINP in percent; median_rank; queries (scored), dropped_queries, gallery: counts.
     "local" with boxes: also pointing and IoU@0.5 in percent, grounded: count.
+    "joint": also all but gallery as caption/... and sentence/....
 Raises:
     ValueError: one line naming the argument.
 Example:
@@ -37,13 +48,24 @@ Example:
     >>> metric.compute(predictions=query_embeds, references=query_person_ids, gallery_embeds=g, gallery_ids=ids)
 """
 
-CONFIGS = ("global", "local")
+# What compute() takes with each config beside predictions, references, gallery_embeds, ties and device.
+_REGIONS = ("query_person_ids", "query_text_ids", "gallery_region_ids", "gallery_person_ids", "gallery_text_ids")
+REQUIRED = {
+    "global": ("gallery_ids",),
+    "local": _REGIONS,
+    "joint": (*_REGIONS, "query_kind", "gallery_kind", "parent_image_ids"),
+}
+OPTIONAL = {
+    "global": ("query_cameras", "gallery_cameras"),
+    "local": ("pred_boxes", "true_boxes", "image_sizes"),
+    "joint": (),
+}
 
 
 class Pvlg(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
-        if self.config_name not in CONFIGS:
-            raise ValueError(f"eval/pvlg has the configs {CONFIGS}, not {self.config_name!r}")
+        if self.config_name not in REQUIRED:
+            raise ValueError(f"eval/pvlg has the configs {tuple(REQUIRED)}, not {self.config_name!r}")
         info = evaluate.MetricInfo(
             description=DESCRIPTION,
             citation="",
@@ -58,49 +80,31 @@ class Pvlg(evaluate.Metric):
         return info
 
     def _compute(
-        self,
-        predictions,
-        references,
-        gallery_embeds,
-        gallery_ids=None,
-        query_person_ids=None,
-        query_text_ids=None,
-        gallery_region_ids=None,
-        gallery_person_ids=None,
-        gallery_text_ids=None,
-        pred_boxes=None,
-        true_boxes=None,
-        image_sizes=None,
-        ties=TIES[0],
+        self, predictions, references, gallery_embeds, ties=TIES[0], device=None, **arguments
     ) -> dict[str, float]:
-        local_only = {
-            "query_person_ids": query_person_ids,
-            "query_text_ids": query_text_ids,
-            "gallery_region_ids": gallery_region_ids,
-            "gallery_person_ids": gallery_person_ids,
-            "gallery_text_ids": gallery_text_ids,
-        }
-        boxes = {"pred_boxes": pred_boxes, "true_boxes": true_boxes, "image_sizes": image_sizes}
+        given = {name: value for name, value in arguments.items() if value is not None}
+        required, optional = REQUIRED[self.config_name], OPTIONAL[self.config_name]
+        strange = [name for name in given if name not in required + optional]
+        if strange:
+            raise ValueError(f"the config {self.config_name!r} does not take {', '.join(strange)}")
+        _require(required, given)
+        common = {"gallery_embeds": gallery_embeds, "ties": ties, "device": device}
         if self.config_name == "global":
-            _refuse("global", **local_only, **boxes)
-            _require(gallery_ids=gallery_ids)
-            return global_scores(predictions, references, gallery_embeds, gallery_ids, ties=ties)
-        _refuse("local", gallery_ids=gallery_ids)
-        _require(**local_only)
-        scores = local_scores(predictions, references, gallery_embeds=gallery_embeds, ties=ties, **local_only)
-        if any(value is not None for value in boxes.values()):
-            _require(pred_boxes=pred_boxes, true_boxes=true_boxes)
-            scores |= grounding_scores(pred_boxes, true_boxes, image_sizes)
+            return global_scores(predictions, references, **common, **given)
+        if self.config_name == "joint":
+            return joint_scores(predictions, references, **common, **given)
+        boxes = {name: given.pop(name) for name in optional if name in given}
+        scores = local_scores(predictions, references, **common, **given)
+        if boxes:
+            _require(("pred_boxes", "true_boxes"), boxes)
+            scores |= grounding_scores(**boxes)
         return scores
 
 
-def _refuse(config, **arguments) -> None:
-    given = [name for name, value in arguments.items() if value is not None]
-    if given:
-        raise ValueError(f"the config {config!r} does not take {', '.join(given)}")
-
-
-def _require(**arguments) -> None:
-    missing = [name for name, value in arguments.items() if value is None]
+def _require(names, given) -> None:
+    missing = [name for name in names if name not in given]
     if missing:
         raise ValueError(f"compute() needs {', '.join(missing)}")
+
+
+__all__ = ["Pvlg", "cosine"]

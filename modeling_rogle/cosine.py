@@ -1,0 +1,109 @@
+"""Cosine similarity of embeddings by blocks of queries, the same bits whatever the block."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .counting import SimilarityBlock
+
+# Least rows, and least rows x columns, of a product: several times what the libraries of numpy and torch were seen to
+# treat in another way (a single row; fewer than about 1,200 results).
+PADDED_ROWS, PADDED_PRODUCT = 64, 8192
+
+
+def cosine(
+    query_embeds: np.ndarray, gallery_embeds: np.ndarray, device: Any = None, reuse: bool = False
+) -> SimilarityBlock:
+    """Cosine similarities of `[Q, D]` and `[G, D]` float32, as `rank` asks for them; a zero vector is 0 to all.
+
+    Equal gallery rows are multiplied once and so tie exactly. A matrix product need not give equal columns equal bits,
+    and a model that maps everything to one point would then be ranked by rounding errors. Nor need it give a query the
+    same bits in a block of another height: libraries have kernels of their own for a single row and for small products.
+    Blocks are padded past those, so that figures do not depend on how queries are shared among blocks and processes.
+
+    Args:
+        device: a torch device to multiply on, where the blocks then stay; numpy on the CPU when None.
+        reuse: each block is written over the one before (numpy only): a fresh one costs its page faults.
+    """
+    slot = _equal_rows(gallery_embeds)
+    if slot is not None:
+        gallery_embeds = gallery_embeds[np.unique(slot, return_index=True)[1]]
+    query_norms, gallery_norms = _norms(query_embeds), _norms(gallery_embeds)
+    n_gallery = len(gallery_embeds)
+    least_rows = max(PADDED_ROWS, -(-PADDED_PRODUCT // n_gallery))
+    if device is not None:
+        return _cosine_on(device, query_embeds, query_norms, gallery_embeds, gallery_norms, slot, least_rows)
+    kept = np.empty((0, n_gallery), dtype=np.float32)
+
+    def block(start: int, stop: int) -> np.ndarray:
+        nonlocal kept
+        n_rows = max(stop - start, least_rows)
+        query = np.zeros((n_rows, query_embeds.shape[1]), dtype=np.float32)
+        np.divide(query_embeds[start:stop], query_norms[start:stop, None], out=query[: stop - start])
+        if len(kept) < n_rows or not reuse:
+            kept = np.empty((n_rows, n_gallery), dtype=np.float32)
+        similarity = np.matmul(query, gallery_embeds.T, out=kept[:n_rows])[: stop - start]
+        similarity /= gallery_norms
+        return similarity if slot is None else similarity[:, slot]
+
+    return block
+
+
+def _cosine_on(
+    device: Any,
+    query_embeds: np.ndarray,
+    query_norms: np.ndarray,
+    gallery_embeds: np.ndarray,
+    gallery_norms: np.ndarray,
+    slot: np.ndarray | None,
+    least_rows: int,
+) -> SimilarityBlock:
+    """`cosine` by torch, in full float32 whatever precision of products the caller trains with."""
+    import torch
+
+    gallery, norms = torch.from_numpy(gallery_embeds).to(device), torch.from_numpy(gallery_norms).to(device)
+    columns = None if slot is None else torch.from_numpy(slot).to(device)
+
+    def block(start: int, stop: int) -> torch.Tensor:
+        query = np.zeros((max(stop - start, least_rows), query_embeds.shape[1]), dtype=np.float32)
+        np.divide(query_embeds[start:stop], query_norms[start:stop, None], out=query[: stop - start])
+        with torch.no_grad(), torch.autocast(norms.device.type, enabled=False), _float32_products():
+            similarity = (torch.from_numpy(query).to(device) @ gallery.T)[: stop - start]
+        similarity /= norms
+        return similarity if columns is None else similarity[:, columns]
+
+    return block
+
+
+@contextmanager
+def _float32_products() -> Iterator[None]:
+    """No TF32 and no bfloat16 inside float32 products, which some training set-ups allow."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _equal_rows(embeds: np.ndarray) -> np.ndarray | None:
+    """Number of each row's first equal among the distinct rows; None where all are distinct."""
+    seen: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in embeds)
+    slot = np.array([seen.setdefault(digest, len(seen)) for digest in digests], dtype=np.int64)
+    return slot if len(seen) < len(embeds) else None
+
+
+def _norms(embeds: np.ndarray) -> np.ndarray:
+    """Lengths of the rows, summed in float64 (no overflow) and without a copy of `[N, D]`; 1 for a zero vector."""
+    parts = [np.square(embeds[at : at + 4096], dtype=np.float64).sum(axis=1) for at in range(0, len(embeds), 4096)]
+    norms = np.sqrt(np.concatenate(parts)).astype(np.float32)
+    return np.where(norms > 0, norms, np.float32(1))
+
+
+__all__ = ["cosine"]
