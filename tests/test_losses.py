@@ -1,4 +1,4 @@
-"""Every loss against plain loops in float64, its gradient, and half precision."""
+"""Every loss against plain loops in float64, its gradient, half precision, and what weights and masks leave out."""
 
 import math
 
@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from modeling_rogle.losses import multi_positive_itc, region_sentence_contrastive, token_similarity
+from modeling_rogle.losses import (
+    identity_loss,
+    multi_positive_itc,
+    region_sentence_contrastive,
+    self_distillation,
+    similarity_distribution_matching,
+    token_similarity,
+    triplet_alignment,
+)
 
 torch.manual_seed(1)
 A = normalize(torch.randn(5, 4, dtype=torch.float64), dim=-1)
@@ -16,57 +24,177 @@ PEOPLE = torch.tensor([0, 1, 0, 2, 3])
 SENTENCES = torch.tensor([0, 1, 2, 1, 3])
 PARTS = torch.tensor([0, 1, 2, 3, 2])
 WEIGHT = torch.tensor([1.0, 0.5, 0.0, 1.0, 0.25], dtype=torch.float64)
+ONES = [1.0] * 5
+# Row 0 has two positives of unequal trust, row 1 the same two from the other side, row 3 none that is trusted.
+TRUST = torch.tensor([1.0, 0.4, 0.0, 0.0, 0.7], dtype=torch.float64)
+FAMILIES = torch.tensor([0, 0, 0, 2, 3])
+GLOBAL_LOSSES = {
+    "itc": lambda a, b, people=None, weight=None: multi_positive_itc(a, b, SCALE, people, weight),
+    "sdm": lambda a, b, people=None, weight=None: similarity_distribution_matching(a, b, people, weight, 0.1),
+    "tal": lambda a, b, people=None, weight=None: triplet_alignment(a, b, people, weight, 0.1, 0.2),
+}
+
+
+def log_sum_exp(row: list[float]) -> float:
+    return math.log(sum(math.exp(x) for x in row))
 
 
 def log_softmax_at(row: list[float], k: int) -> float:
-    return row[k] - math.log(sum(math.exp(x) for x in row))
+    return row[k] - log_sum_exp(row)
 
 
-def brute_force_itc(a: torch.Tensor, b: torch.Tensor, people: list[int]) -> float:
-    total = 0.0
-    for left, right in ((a, b), (b, a)):
+def rows_of(a: torch.Tensor, b: torch.Tensor, people: list[int], trust: list[float], scale: float):
+    """For both directions and every row: scaled cosines, how often each column counts, which are positive, weight."""
+    for texts_are_columns, left, right in ((True, a, b), (False, b, a)):
         for i in range(len(a)):
-            row = [7.0 * float(left[i] @ right[j]) for j in range(len(a))]
-            positives = [j for j in range(len(a)) if people[j] == people[i]]
-            total -= sum(log_softmax_at(row, j) for j in positives) / len(positives)
-    return total / len(a) / 2
+            row = [scale * float(left[i] @ right[j]) for j in range(len(a))]
+            same = [j for j in range(len(a)) if people[j] == people[i]]
+            count = [1.0] * len(a)
+            weight = trust[i]
+            if texts_are_columns:
+                weight = max(trust[j] for j in same)
+                for j in same:
+                    count[j] = trust[j] / weight if weight else 1.0
+            yield row, count, same, weight
 
 
-def brute_force_regions(weight: list[float]) -> float:
+def average(terms: list[tuple[float, float]]) -> float:
+    """Weighted mean of each direction's rows, and of the two directions."""
+    half = len(terms) // 2
+    sides = (terms[:half], terms[half:])
+    return sum(sum(loss * weight for loss, weight in side) / sum(weight for _, weight in side) for side in sides) / 2
+
+
+def brute_force_itc(a, b, people, trust, scale: float = 7.0) -> float:
+    terms = []
+    for row, count, same, weight in rows_of(a, b, people, trust, scale):
+        total = math.log(sum(c * math.exp(x) for c, x in zip(count, row, strict=True)))
+        loss = -sum(count[j] * (row[j] + math.log(count[j]) - total) for j in same if count[j])
+        terms.append((loss / sum(count[j] for j in same), weight))
+    return average(terms)
+
+
+def brute_force_sdm(a, b, people, trust) -> float:
+    terms = []
+    for row, count, same, weight in rows_of(a, b, people, trust, 1 / 0.1):
+        total = sum(c * math.exp(x) for c, x in zip(count, row, strict=True))
+        target = [count[j] / sum(count[k] for k in same) if j in same else 0.0 for j in range(len(row))]
+        p = [c * math.exp(x) / total for c, x in zip(count, row, strict=True)]
+        terms.append((sum(x * (math.log(x) - math.log(q + 1e-8)) for x, q in zip(p, target, strict=True) if x), weight))
+    return average(terms)
+
+
+def brute_force_tal(a, b, people, trust, shares_from=None) -> float:
+    """`shares_from`: embeddings that the detached shares of the positives are taken from, if not from a and b."""
+    frozen = list(rows_of(*(shares_from or (a, b)), people, trust, 1 / 0.1))
+    terms = []
+    for k, (row, count, same, weight) in enumerate(rows_of(a, b, people, trust, 1 / 0.1)):
+        share = [count[j] * math.exp(frozen[k][0][j]) for j in same]
+        positive = sum(s * 0.1 * row[j] for s, j in zip(share, same, strict=True)) / sum(share)
+        negatives = [row[j] for j in range(len(row)) if j not in same]
+        hinge = max(0.0, 0.2 - positive + 0.1 * log_sum_exp(negatives)) if negatives else 0.0
+        terms.append((hinge / 0.1, weight))
+    return average(terms)
+
+
+BRUTE_FORCE = {"itc": brute_force_itc, "sdm": brute_force_sdm, "tal": brute_force_tal}
+
+
+def brute_force_regions(weight: list[float], soft: float = 0.0) -> float:
+    def rivals(i: int) -> list[int]:
+        return [j for j in range(5) if j != i and SENTENCES[j] != SENTENCES[i] and PARTS[j] != PARTS[i]]
+
+    similar = [float(B[i] @ B[j]) for i in range(5) for j in rivals(i)]
+    mean = sum(similar) / len(similar)
     total = 0.0
     for left, right in ((A, B), (B, A)):
         for i in range(5):
-            kept = [j for j in range(5) if j == i or (SENTENCES[j] != SENTENCES[i] and PARTS[j] != PARTS[i])]
-            row = [7.0 * float(left[i] @ right[j]) for j in kept]
-            total -= weight[i] * log_softmax_at(row, kept.index(i))
+            row = [7.0 * float(left[i] @ right[i])]
+            for j in rivals(i):
+                common = min(max((float(B[i] @ B[j]) - mean) / (1 - mean), 0.0), 1.0)
+                row.append(7.0 * float(left[i] @ right[j]) + math.log(1 - soft * common))
+            total -= weight[i] * log_softmax_at(row, 0)
     return total / 2 / sum(weight)
 
 
-def test_itc_equals_loops() -> None:
-    assert multi_positive_itc(A, B, SCALE, PEOPLE).item() == pytest.approx(brute_force_itc(A, B, PEOPLE.tolist()))
+@pytest.mark.parametrize("name", GLOBAL_LOSSES)
+def test_global_losses_equal_loops(name: str) -> None:
+    loss, twin = GLOBAL_LOSSES[name], BRUTE_FORCE[name]
+    assert loss(A, B).item() == pytest.approx(twin(A, B, list(range(5)), ONES))
+    assert loss(A, B, PEOPLE).item() == pytest.approx(twin(A, B, PEOPLE.tolist(), ONES))
+    for people, trust in ((PEOPLE, WEIGHT), (FAMILIES, TRUST)):
+        assert loss(A, B, people, trust).item() == pytest.approx(twin(A, B, people.tolist(), trust.tolist()))
 
 
 def test_itc_without_identities_is_clips() -> None:
-    expected = brute_force_itc(A, B, list(range(5)))
-    assert multi_positive_itc(A, B, SCALE).item() == pytest.approx(expected)
+    logits = SCALE * A @ B.T
+    own = torch.arange(5)
+    expected = (torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)) / 2
+    assert multi_positive_itc(A, B, SCALE).item() == pytest.approx(expected.item())
 
 
-def test_itc_is_the_same_from_both_sides() -> None:
-    assert multi_positive_itc(A, B, SCALE, PEOPLE).item() == pytest.approx(
-        multi_positive_itc(B, A, SCALE, PEOPLE).item()
-    )
+@pytest.mark.parametrize("name", GLOBAL_LOSSES)
+def test_global_losses_are_the_same_from_both_sides(name: str) -> None:
+    loss = GLOBAL_LOSSES[name]
+    assert loss(A, B, PEOPLE).item() == pytest.approx(loss(B, A, PEOPLE).item())
+
+
+@pytest.mark.parametrize("name", GLOBAL_LOSSES)
+def test_equal_trust_is_no_trust(name: str) -> None:
+    loss = GLOBAL_LOSSES[name]
+    expected = loss(A, B, PEOPLE).item()
+    assert loss(A, B, PEOPLE, torch.full((5,), 0.3)).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", GLOBAL_LOSSES)
+def test_an_untrusted_caption_neither_nears_nor_leaves_its_own_person(name: str) -> None:
+    text = B[:3].clone().requires_grad_()
+    GLOBAL_LOSSES[name](A[:3], text, torch.tensor([0, 0, 0]), torch.tensor([1.0, 1.0, 0.0])).backward()
+    assert bool((text.grad[2] == 0).all())
+
+
+@pytest.mark.parametrize("name", GLOBAL_LOSSES)
+def test_an_untrusted_caption_stays_a_negative_of_others(name: str) -> None:
+    text = A[:2].flip(0).clone().requires_grad_()  # each the other's: the worst case
+    GLOBAL_LOSSES[name](A[:2], text, torch.tensor([0, 1]), torch.tensor([0.0, 1.0])).backward()
+    assert float(text.grad[0] @ A[1]) > 0
+
+
+@pytest.mark.parametrize("name", GLOBAL_LOSSES)
+def test_an_image_learns_from_the_trusted_caption_of_its_person(name: str) -> None:
+    image = A[:3].clone().requires_grad_()
+    weight = torch.tensor([0.0, 1.0, 1.0])
+    GLOBAL_LOSSES[name](image, B[:3], torch.tensor([0, 0, 1]), weight).backward()
+    assert image.grad[0].abs().sum() > 0
 
 
 def test_region_loss_equals_loops() -> None:
     found = region_sentence_contrastive(A, B, SCALE, SENTENCES, PARTS)
-    assert found.item() == pytest.approx(brute_force_regions([1.0] * 5))
-    found = region_sentence_contrastive(A, B, SCALE, SENTENCES, PARTS, WEIGHT)
-    assert found.item() == pytest.approx(brute_force_regions(WEIGHT.tolist()))
+    assert found.item() == pytest.approx(brute_force_regions(ONES))
+    for soft in (0.0, 0.6, 1.0):
+        found = region_sentence_contrastive(A, B, SCALE, SENTENCES, PARTS, WEIGHT, soft)
+        assert found.item() == pytest.approx(brute_force_regions(WEIGHT.tolist(), soft))
 
 
 def test_equal_sentences_are_no_negatives() -> None:
     same = torch.zeros(5, dtype=torch.long)
-    assert region_sentence_contrastive(A, B, SCALE, sentence_ids=same).item() == pytest.approx(0.0)
+    for soft in (0.0, 0.5):
+        found = region_sentence_contrastive(A, B, SCALE, sentence_ids=same, soft_negatives=soft)
+        assert found.item() == pytest.approx(0.0)
+
+
+def test_a_sentence_of_equal_embedding_fades_as_if_it_were_masked() -> None:
+    # Orthogonal sentences but for the first two, which are equal but not named so.
+    sentences = torch.eye(5, dtype=torch.float64)[[0, 0, 1, 2, 3]]
+    regions = normalize(torch.randn(5, 5, dtype=torch.float64), dim=-1)
+    named = torch.tensor([0, 0, 1, 2, 3])
+    masked = region_sentence_contrastive(regions, sentences, SCALE, sentence_ids=named)
+    sentences.requires_grad_()
+    soft = region_sentence_contrastive(regions, sentences, SCALE, soft_negatives=1.0)
+    assert soft.item() == pytest.approx(masked.item())
+    soft.backward()
+    assert bool(sentences.grad.isfinite().all())
+    assert region_sentence_contrastive(regions, sentences, SCALE) > soft
 
 
 def test_tsl_equals_loops_and_detaches() -> None:
@@ -81,38 +209,131 @@ def test_tsl_equals_loops_and_detaches() -> None:
     assert b.grad.abs().sum() > 0
 
 
+def test_self_distillation_equals_loops_and_teaches_the_region_alone() -> None:
+    a, b = (3 * A).requires_grad_(), (0.5 * B).requires_grad_()
+    loss = self_distillation(a, b, WEIGHT)
+    expected = sum(float(WEIGHT[i]) * (1 - float(A[i] @ B[i])) for i in range(5)) / float(WEIGHT.sum())
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    assert a.grad[0].abs().sum() > 0
+    assert b.grad is None
+
+
+def test_identity_loss_equals_loops_and_trusts_images() -> None:
+    image, text = (5 * A).requires_grad_(), (5 * B).requires_grad_()
+    by_image = -sum(log_softmax_at(image[i].tolist(), int(PEOPLE[i])) for i in range(5)) / 5
+    by_text = -sum(float(WEIGHT[i]) * log_softmax_at(text[i].tolist(), int(PEOPLE[i])) for i in range(5))
+    loss = identity_loss(image, text, PEOPLE, WEIGHT)
+    assert loss.item() == pytest.approx((by_image + by_text / float(WEIGHT.sum())) / 2)
+    loss.backward()
+    assert bool((text.grad[2] == 0).all())
+    assert image.grad[2].abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     "loss",
     [
         lambda a, b: multi_positive_itc(a, b, SCALE, PEOPLE),
+        lambda a, b: multi_positive_itc(a, b, SCALE, FAMILIES, TRUST),
+        lambda a, b: similarity_distribution_matching(a, b, PEOPLE, None, 0.1),
+        lambda a, b: similarity_distribution_matching(a, b, FAMILIES, TRUST, 0.1),
+        lambda a, b: triplet_alignment(a, b, None, WEIGHT, 0.1, 0.2),
         lambda a, b: region_sentence_contrastive(a, b, SCALE, SENTENCES, PARTS, WEIGHT),
+        # The sentences' similarity is detached: the gradient is the regions' alone.
+        lambda a, b: region_sentence_contrastive(a, B, SCALE, SENTENCES, PARTS, WEIGHT, 0.6) + 0 * b.sum(),
         lambda a, b: token_similarity(a, b, WEIGHT, detach_target=False),
+        lambda a, b: self_distillation(a, B, WEIGHT) + 0 * b.sum(),
+        lambda a, b: identity_loss(a, b, PEOPLE % 4, WEIGHT),
     ],
 )
 def test_gradients(loss) -> None:
     assert torch.autograd.gradcheck(loss, (A.clone().requires_grad_(), B.clone().requires_grad_()))
 
 
+def test_tal_gradient_leaves_the_shares_of_the_positives_alone() -> None:
+    a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
+    triplet_alignment(a, b, FAMILIES, TRUST, 0.1, 0.2).backward()
+    step = 1e-6
+    for embeds, grad, side in ((A, a.grad, 0), (B, b.grad, 1)):
+        for i, k in ((0, 0), (1, 2), (4, 3)):
+            moved = [embeds.clone(), embeds.clone()]
+            moved[0][i, k] += step
+            moved[1][i, k] -= step
+            up, down = (
+                brute_force_tal(*((m, B) if side == 0 else (A, m)), FAMILIES.tolist(), TRUST.tolist(), (A, B))
+                for m in moved
+            )
+            assert float(grad[i, k]) == pytest.approx((up - down) / (2 * step), abs=1e-6)
+
+
+def all_losses(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+    weight = WEIGHT.float()
+    return {
+        "itc": multi_positive_itc(a, b, scale, FAMILIES, TRUST.float()),
+        "sdm": similarity_distribution_matching(a, b, FAMILIES, TRUST.float()),
+        "tal": triplet_alignment(a, b, FAMILIES, TRUST.float()),
+        "region": region_sentence_contrastive(a, b, scale, SENTENCES, PARTS, weight, 0.5),
+        "tsl": token_similarity(a, b, weight),
+        "distill": self_distillation(a, b, weight),
+        "id": identity_loss(a * 100, b * 100, FAMILIES, weight),
+    }
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays_finite_at_the_highest_scale(dtype: torch.dtype) -> None:
-    a, b, scale = A.to(dtype), B.to(dtype), torch.tensor(100.0)
-    for loss in (
-        multi_positive_itc(a, b, scale, PEOPLE),
-        region_sentence_contrastive(a, b, scale, SENTENCES, PARTS, WEIGHT),
-        token_similarity(a, b, WEIGHT),
-    ):
+def test_half_precision_is_as_fp32_at_the_highest_scale(dtype: torch.dtype) -> None:
+    scale = torch.tensor(100.0)
+    a, b = A.to(dtype).requires_grad_(), B.to(dtype).requires_grad_()
+    exact = all_losses(a.detach().double(), b.detach().double(), scale.double())
+    for name, loss in all_losses(a, b, scale).items():
         assert loss.dtype == torch.float32
-        assert torch.isfinite(loss)
+        # The logits of the identity loss are made in half precision; all others are wide from the embeddings on.
+        tolerance = 0.02 if name == "id" else 1e-4
+        assert loss.item() == pytest.approx(exact[name].item(), rel=tolerance), name
+    sum(all_losses(a, b, scale).values()).backward()
+    assert bool(a.grad.isfinite().all() and b.grad.isfinite().all())
+
+
+def test_autocast_does_not_round_the_logits() -> None:
+    a, b, scale = A.float(), B.float(), torch.tensor(100.0)
+    expected = all_losses(a, b, scale)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = all_losses(a, b, scale)
+    for name, loss in found.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(expected[name].item(), rel=1e-6), name
 
 
 def test_no_pairs_cost_nothing_and_still_have_a_gradient() -> None:
     none = torch.zeros(0, 4, requires_grad=True)
-    loss = region_sentence_contrastive(none, none, SCALE) + token_similarity(none, none)
-    assert loss.item() == 0
-    loss.backward()
+    ids = torch.zeros(0, dtype=torch.long)
+    losses = [
+        *(loss(none, none, ids, torch.zeros(0)) for loss in GLOBAL_LOSSES.values()),
+        region_sentence_contrastive(none, none, SCALE, soft_negatives=0.5),
+        token_similarity(none, none),
+        self_distillation(none, none),
+        identity_loss(none, none, ids),
+    ]
+    assert [loss.item() for loss in losses] == [0] * 7
+    sum(losses).backward()
 
 
 def test_pairs_without_weight_cost_nothing() -> None:
     zero = torch.zeros(5, dtype=torch.float64)
-    assert region_sentence_contrastive(A, B, SCALE, weight=zero).item() == 0
-    assert token_similarity(A, B, zero).item() == 0
+    a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
+    losses = [
+        *(loss(a, b, FAMILIES, zero) for loss in GLOBAL_LOSSES.values()),
+        region_sentence_contrastive(a, b, SCALE, weight=zero, soft_negatives=1.0),
+        token_similarity(a, b, zero),
+        self_distillation(a, b, zero),
+    ]
+    assert [loss.item() for loss in losses] == [0] * 6
+    sum(losses).backward()
+    assert bool((a.grad == 0).all() and (b.grad == 0).all())
+
+
+def test_one_person_alone_has_no_negatives() -> None:
+    a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
+    loss = triplet_alignment(a, b, torch.zeros(5, dtype=torch.long))
+    assert loss.item() == 0
+    loss.backward()
+    assert bool(a.grad.isfinite().all())
