@@ -26,14 +26,18 @@ from modeling_rogle import RogleModel, RogleProcessor
 PACKAGE = Path(modeling_rogle.__file__).parent
 # The starred files of the package: flat, saying only `from .x import y`. A test compares them with what they import.
 CODE_FILES = (
+    "activations.py",
     "configuration_rogle.py",
+    "dense.py",
     "losses.py",
     "modeling_rogle.py",
+    "packing.py",
     "pipeline_rogle.py",
     "positions.py",
     "processing_rogle.py",
     "regions.py",
     "reliability.py",
+    "sentences.py",
 )
 LEFTOVERS = "__pycache__"
 ENDPOINT_FILES = ("handler.py", "requirements.txt")

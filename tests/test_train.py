@@ -102,6 +102,29 @@ def test_training_lowers_the_loss_and_moves_both_branches(tiny_checkpoint: Path,
     assert log[-1]["loss_local"] < log[0]["loss_local"]
 
 
+def test_noise_is_made_and_what_is_trusted_is_logged(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    noise = ["--shuffle-sentences", "0.5", "--shuffle-captions", "0.5"]
+    trust = ["--reliability-local", "margin", "--reliability-global", "gmm_consensus"]
+    main(flags(tiny_checkpoint, tmp_path / "run", *noise, *trust))
+    log = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
+    for side in ("local", "global"):
+        assert log[-1][f"trust/{side}/observed"] > 0
+        assert all(0 <= log[-1][f"trust/{side}/{name}"] <= 1 for name in ("precision", "recall", "mean_weight"))
+    assert 0 < log[-1]["trust/local/mean_weight"] < 1  # margins of an untrained model trust nothing wholly
+    weights = load_file(tmp_path / "run" / "state" / "model.safetensors")
+    main(flags(tiny_checkpoint, tmp_path / "none", *noise))
+    none = load_file(tmp_path / "none" / "state" / "model.safetensors")
+    assert not torch.equal(weights["visual_projection.weight"], none["visual_projection.weight"])
+
+
+@pytest.mark.parametrize("more", [["--id-loss-weight", "0.5"], ["--global-loss", "tal"], ["--distill-weight", "1"]])
+def test_every_objective_can_be_asked_for(tiny_checkpoint: Path, tmp_path: Path, more: list[str]) -> None:
+    main(flags(tiny_checkpoint, tmp_path / "run", *more))
+    log = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
+    name = {"--id-loss-weight": "loss_id", "--global-loss": "loss_global", "--distill-weight": "loss_distill"}[more[0]]
+    assert log[1][name] < log[0][name]
+
+
 def test_local_branch_off(tiny_checkpoint: Path, tmp_path: Path) -> None:
     main(flags(tiny_checkpoint, tmp_path / "run", "--regions", "none", "--epochs", "1"))
     entry = json.loads((tmp_path / "run" / "train_log.jsonl").read_text())
@@ -116,8 +139,10 @@ def test_the_same_seed_gives_the_same_weights(tiny_checkpoint: Path, tmp_path: P
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    main(flags(tiny_checkpoint, tmp_path / "whole", "--epochs", "4"))
-    arguments = flags(tiny_checkpoint, tmp_path / "killed", "--epochs", "4")
+    # Trust in pairs is learnt over the epochs: it has to be part of what is resumed.
+    learnt = ["--epochs", "4", "--reliability-local", "margin", "--reliability-global", "margin"]
+    main(flags(tiny_checkpoint, tmp_path / "whole", *learnt))
+    arguments = flags(tiny_checkpoint, tmp_path / "killed", *learnt)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (tmp_path / "output").open("w") as output:
         child = subprocess.Popen(

@@ -1,0 +1,57 @@
+"""The ablation's cells: shared between studies, kept when finished, read at an equal budget, reported as they are."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ablation import TERMS, TRUST, at_budget, cells, folder_of, main, mean_leak, spread
+
+from dataset_pvlg.load import load_rows
+from modeling_rogle import RogleModel, RogleProcessor
+
+
+def test_studies_share_their_cells_and_every_row_has_one_for_each_seed(tmp_path: Path) -> None:
+    both = cells(["terms", "noise"], [0, 1])
+    assert len(both) == 2 * len(TERMS) + 2 * 4 * 2  # the clean cells of `noise` are rows of `terms`
+    for flags in (*TERMS.values(), ["--shuffle-captions", "0.5", *TRUST]):
+        for seed in (0, 1):
+            assert both[folder_of(tmp_path, flags, seed).name] == [*flags, "--seed", str(seed)]
+
+
+def test_scores_are_read_off_the_curve_at_a_budget() -> None:
+    curve = [{"cpu_seconds": 10.0, "s": 20.0}, {"cpu_seconds": 30.0, "s": 60.0}]
+    assert [at_budget(curve, seconds, "s") for seconds in (5, 10, 20, 30, 99)] == [10, 20, 40, 60, 60]
+    assert spread([1.0, 3.0]) == "2.0 ± 1.4" and spread([2.0]) == "2.0" and spread([]) == "-"
+
+
+def test_one_cell_trains_is_reported_and_is_not_trained_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--out", str(tmp_path), "--dataset", "synthetic-tiny", "--epochs", "1", "--seeds", "0"]
+    given += ["--studies", "terms", "noise", "--only", "regions_none"]
+    main(given)
+    folder = folder_of(tmp_path, ["--regions", "none"], 0)
+    results = json.loads((folder / "results.json").read_text())["results"]
+    report = (tmp_path / "report.md").read_text()
+    row = next(line for line in report.splitlines() if line.startswith("| global only"))
+    assert f"{results['global/long/R@1']:.1f}" in row
+    assert "| full | - |" in report and "1 cells" in report  # what was not trained is not filled in
+    assert (tmp_path / "ablation.png").stat().st_size > 1000
+    before = (folder / "results.json").stat().st_mtime_ns
+    main(given)
+    assert (folder / "results.json").stat().st_mtime_ns == before
+    assert report == (tmp_path / "report.md").read_text()
+
+
+def test_a_cell_that_fails_says_so_and_where_its_messages_are(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"ended with 1; its messages: .*regions_none_seed-0\.log"):
+        main(["--out", str(tmp_path), "--dataset", "nowhere", "--studies", "terms", "--only", "regions_none_seed-0"])
+
+
+def test_crops_leak_nothing_and_patch_means_do(tiny_model: RogleModel, tiny_processor: RogleProcessor) -> None:
+    rows = load_rows("synthetic-tiny")[0]["validation"].select(range(4))
+    assert mean_leak(tiny_model, tiny_processor, rows, "patch_mean") > 0.001
+    # A crop's border pixels are interpolated with their blanked neighbours.
+    assert mean_leak(tiny_model, tiny_processor, rows, "crop") < mean_leak(
+        tiny_model, tiny_processor, rows, "patch_mean"
+    )
