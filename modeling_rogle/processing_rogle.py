@@ -4,8 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import SizeDict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+from transformers.utils import logging
+
+from .sentences import split_sentences
+
+logger = logging.get_logger(__name__)
 
 SMALLEST_VOCABULARY = 258  # every byte, start and end of text
 
@@ -15,10 +21,14 @@ class RogleProcessorKwargs(ProcessingKwargs, total=False):
 
 
 class RogleProcessor(ProcessorMixin):
-    """Joins CLIP's image processor (rectangular, no crop) and tokenizer (padded on the right, cut at the limit).
+    """Joins CLIP's image processor (rectangular, no crop) and tokenizer (padded on the right).
 
     `processor(images=..., text=..., return_tensors="pt")` gives `pixel_values` `[b, 3, height, width]`, `input_ids` and
     `attention_mask` `[n, l]`, l being the longest text given.
+
+    A text over the tokenizer's limit (or the `max_length` of a call) loses its last sentences, until whole ones fit; a
+    first sentence that is too long by itself is cut at the limit. The first such text is warned of, and
+    `truncated_captions` counts them all.
     """
 
     valid_processor_kwargs = RogleProcessorKwargs
@@ -27,6 +37,18 @@ class RogleProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
         # "<|endoftext|>" inside a caption is text: as a token it would end the caption there.
         self.tokenizer.split_special_tokens = True
+        self.truncated_captions = 0
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """As `ProcessorMixin`'s; texts over the limit end with a whole sentence, unless `truncation=False`."""
+        options = kwargs.get("text_kwargs", {}) | kwargs
+        if text is not None and options.get("truncation", True):
+            limit = options.get("max_length") or self.tokenizer.model_max_length
+            if isinstance(text, str):
+                text = self._cut([text], limit)[0]
+            elif all(isinstance(one, str) for one in text):
+                text = self._cut(text, limit)
+        return super().__call__(images=images, text=text, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -93,10 +115,12 @@ class RogleProcessor(ProcessorMixin):
             sentences: for each caption its `{start, end}` character offsets.
 
         Returns:
-            b lists of token ids (cut at the limit, end-of-text kept), and b arrays `[s, 2]` int64: first and past-last
-            token of each sentence, -1 -1 for one that lies behind the cut.
+            b lists of token ids, end-of-text kept, and b arrays `[s, 2]` int64: first and past-last token of each
+            sentence. A caption over the limit ends with its last sentence that fits, and is counted in
+            `truncated_captions`; -1 -1 stands for a sentence behind the cut.
         """
-        encoded = self.tokenizer(list(captions), truncation=True, return_offsets_mapping=True)
+        captions = self._cut(captions, self.tokenizer.model_max_length)
+        encoded = self.tokenizer(captions, truncation=True, return_offsets_mapping=True)
         spans = []
         for offsets, parts in zip(encoded["offset_mapping"], sentences, strict=True):
             starts = np.array([start for start, _ in offsets])
@@ -110,6 +134,33 @@ class RogleProcessor(ProcessorMixin):
                     found[row] = inside[0], inside[-1] + 1
             spans.append(found)
         return encoded["input_ids"], spans
+
+    def _cut(self, texts: Sequence[str], limit: int) -> list[str]:
+        """Texts of more than `limit` tokens without the sentences that do not fit."""
+        texts, special = list(texts), self.tokenizer.num_special_tokens_to_add()
+        # No token is shorter than a byte, so that most texts need not be counted.
+        suspects = [i for i, text in enumerate(texts) if len(text.encode()) + special > limit]
+        if not suspects:
+            return texts
+        counted = self.tokenizer(
+            [texts[i] for i in suspects], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        cut = 0
+        for i, offsets in zip(suspects, counted["offset_mapping"], strict=True):
+            if len(offsets) + special <= limit:
+                continue
+            cut += 1
+            last = offsets[max(limit - special, 1) - 1][1]
+            whole = [end for _, _, end in split_sentences(texts[i]) if end <= last]
+            if whole:
+                texts[i] = texts[i][: whole[-1]]
+        if cut and not self.truncated_captions:
+            logger.warning(
+                f"{cut} of {len(texts)} captions are longer than {limit} tokens and end with the last sentence that "
+                "fits; RogleProcessor.truncated_captions counts them, this is said once"
+            )
+        self.truncated_captions += cut
+        return texts
 
 
 __all__ = ["RogleProcessor"]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from modeling_rogle.positions import lengthen_text_positions, resize_image_positions
 
@@ -23,6 +24,36 @@ def test_stretch_equals_long_clips_rule_written_out() -> None:
         else:  # the last ones go on with the last difference
             expected = table[76] + part / 4 * (table[76] - table[75])
         torch.testing.assert_close(long[20 + k], expected)
+
+
+@pytest.mark.parametrize("length", [78, 100, 168, 248, 512, 1000])
+def test_stretch_to_any_length_keeps_the_law_and_the_order(length: int) -> None:
+    # A table whose row i says i: the stretched row says at which old position it sits.
+    where = lengthen_text_positions(torch.arange(77.0)[:, None], length)[:, 0]
+    assert where.shape == (length,)
+    assert torch.equal(where[:20], torch.arange(20.0))
+    ratio = (length - 20) / 57
+    torch.testing.assert_close(where[20:], 20 + torch.arange(length - 20) / ratio, atol=1e-4, rtol=0)
+    assert where[-1] < 77  # never past the end of the last old position
+
+
+@pytest.mark.parametrize("length", [45, 100, 301])
+def test_a_caption_of_20_tokens_embeds_as_before(length: int) -> None:
+    torch.manual_seed(0)
+    fields = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    fields |= {"num_attention_heads": 2, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    short = CLIPTextModel(CLIPTextConfig(**fields, max_position_embeddings=40)).eval()
+    ids = torch.randint(2, 50, (3, 20))
+    ids[:, 0], ids[:, -1], ids[1, 7:] = 0, 1, 1
+    for mode, same in (("stretch", True), ("interpolate", False)):
+        long = CLIPTextModel(CLIPTextConfig(**fields, max_position_embeddings=length)).eval()
+        state = short.state_dict()
+        name = "embeddings.position_embedding.weight"
+        state[name] = lengthen_text_positions(state[name], length, mode)
+        long.load_state_dict(state)
+        with torch.no_grad():
+            before, after = short(input_ids=ids).pooler_output, long(input_ids=ids).pooler_output
+        assert torch.equal(before, after) == same
 
 
 def test_interpolate_keeps_both_ends() -> None:

@@ -1,5 +1,6 @@
 """RogleProcessor: pictures, text limits, boxes, sentence spans by character offsets."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor, CLIPImageProcessorPil, CLIPProcessor
 
 from modeling_rogle import RogleProcessor
+from modeling_rogle.sentences import split_sentences
 
 
 def picture(width: int = 40, height: int = 90) -> Image.Image:
@@ -26,6 +28,57 @@ def test_long_text_is_cut_with_its_end_kept(tiny_processor: RogleProcessor) -> N
     ids = tiny_processor(text=["red " * 300], return_tensors="pt")["input_ids"]
     assert ids.shape == (1, 64)
     assert ids[0, -1] == tiny_processor.tokenizer.eos_token_id
+
+
+LONG = " ".join(f"{place} shoe number {i} is red." for i, place in enumerate(["The left", "The right"] * 8))
+
+
+def test_long_text_ends_with_a_whole_sentence(tiny_processor: RogleProcessor) -> None:
+    tokenizer = tiny_processor.tokenizer
+    ids = tiny_processor(text=LONG, return_tensors="pt")["input_ids"][0].tolist()
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    assert text.replace(" ", "").endswith("isred.") and LONG.lower().startswith(text.replace(" .", ".").strip())
+    # The next sentence would not have fitted.
+    kept = text.count("shoe")
+    sentences = [part + "." for part in LONG.split(".")[:-1]]
+    assert 2 < kept < len(sentences)
+    longer = tokenizer("".join(sentences[: kept + 1]))["input_ids"]
+    assert len(ids) <= 64 < len(longer)
+    assert ids == tokenizer("".join(sentences[:kept]))["input_ids"]
+
+
+def test_cuts_are_counted_and_said_once(
+    tmp_path: Path, tiny_processor: RogleProcessor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tiny_processor.save_pretrained(tmp_path)
+    processor = RogleProcessor.from_pretrained(tmp_path)
+    processor(text=["A man."], return_tensors="pt")
+    assert processor.truncated_captions == 0 and not caplog.records
+    processor(text=[LONG, "A man.", "red " * 300], return_tensors="pt")
+    processor.caption_spans([LONG], [[]])
+    assert processor.truncated_captions == 3
+    said = [record.getMessage() for record in caplog.records if "truncated_captions" in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith("2 of 3 captions are longer than 64 tokens")
+    assert "truncated_captions" not in processor.to_dict()
+
+
+def test_the_limit_of_a_call_and_no_limit(tiny_processor: RogleProcessor) -> None:
+    short = tiny_processor(text=LONG, max_length=30, padding=False)["input_ids"]
+    assert len(short) <= 30 and tiny_processor.tokenizer.decode(short).count("red .") == 1
+    assert short == tiny_processor(text=LONG, text_kwargs={"max_length": 30, "padding": False})["input_ids"]
+    whole = tiny_processor(text=LONG, truncation=False, padding=False)["input_ids"]
+    assert whole == tiny_processor.tokenizer(LONG)["input_ids"]
+
+
+def test_spans_of_a_cut_caption_are_those_of_its_whole_sentences(tiny_processor: RogleProcessor) -> None:
+    sentences = [{"start": start, "end": end} for _, start, end in split_sentences(LONG)]
+    ids, spans = tiny_processor.caption_spans([LONG], [sentences])
+    kept = (spans[0] >= 0).all(axis=1)
+    assert 2 < kept.sum() < len(sentences)
+    assert kept.tolist() == sorted(kept.tolist(), reverse=True)
+    # Nothing but the two special tokens lies outside of a kept sentence.
+    assert spans[0][kept][0, 0] == 1 and spans[0][kept][-1, 1] == len(ids[0]) - 1
 
 
 @pytest.mark.parametrize("text", ["red <|endoftext|> shoes", "<|startoftext|>", "你好 ☃ \U0001f9e5"])
