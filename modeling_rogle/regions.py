@@ -258,8 +258,8 @@ def _bin_weights(low: torch.Tensor, high: torch.Tensor, cells: int, bins: int, s
     """Mean interpolation weights of each bin in one direction: `[n]` edges in [0, 1] -> `[n, bins, cells]`."""
     size = (high - low)[:, None] * (cells / bins)
     most = samples or -(-cells // bins)
-    # At most `most`, whatever rounding makes of a box as large as the image.
-    count = torch.full_like(size, samples) if samples else size.ceil().clamp(1, most)
+    # A box on patch edges must not take one sample more for what fp32 makes of its size.
+    count = torch.full_like(size, samples) if samples else (size - 1e-4).ceil().clamp(1, most)
     sample = torch.arange(most, device=low.device, dtype=low.dtype)
     position = torch.arange(bins, device=low.device, dtype=low.dtype)[:, None] + (sample + 0.5) / count[:, None]
     weights = _bilinear_weights((low[:, None] * cells + (position * size[..., None]).flatten(1)), cells)
