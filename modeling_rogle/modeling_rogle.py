@@ -1,6 +1,7 @@
 """RogleModel: images, regions, captions and sentences -> embeddings and losses, on `transformers.CLIPModel`."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,7 @@ class RogleOutput(ModelOutput):
     logits_per_image (`[b, b]`), logits_per_text (`[b, b]`): scaled cosine of images and captions.
     text_embeds (`[b, d]`), image_embeds (`[b, d]`): unit vectors.
     region_embeds (`[n, d]`), sentence_embeds (`[n, d]`): unit vectors; None without boxes or sentences.
+    loss_inputs (dict of tensors, with `return_loss_inputs` or `gather`): what [`RogleModel.losses`] read or would read.
     text_model_output, vision_model_output: as in `CLIPOutput`. Text states after a caption's last token are zero
         unless `output_hidden_states` or `output_attentions` is asked for, and left out of a training step that does not
         read them.
@@ -68,6 +70,7 @@ class RogleOutput(ModelOutput):
     image_embeds: torch.FloatTensor | None = None
     region_embeds: torch.FloatTensor | None = None
     sentence_embeds: torch.FloatTensor | None = None
+    loss_inputs: dict[str, torch.Tensor] | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
     vision_model_output: BaseModelOutputWithPooling | None = None
 
@@ -375,9 +378,15 @@ class RogleModel(CLIPModel):
         identities: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
+        loss_inputs: dict[str, torch.Tensor] | None = None,
+        return_loss_inputs: bool = False,
+        gather: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
         **kwargs: Any,
     ) -> RogleOutput:
         """One step of both branches.
+
+        A loss that sees more than this batch is had in one of two ways: `gather` puts together what several processes
+        embedded, and `return_loss_inputs` with a later call of `loss_inputs` alone what several calls did.
 
         Args:
             input_ids, attention_mask, position_ids: `[b, l]` captions, padded on the right.
@@ -394,11 +403,18 @@ class RogleModel(CLIPModel):
             identities: `[b]` int64 classes in [0, `config.num_identities`), for the identity loss.
             return_loss: compute the losses.
             interpolate_pos_encoding: accept images of another size (resizes the table in every call).
+            loss_inputs: given alone, nothing is embedded and the losses are those of these, see [`RogleModel.losses`].
+            return_loss_inputs: give them back, and no loss unless `return_loss` is set too.
+            gather: called with the loss inputs of this batch before the losses are taken; returns those to take.
 
         Raises:
             ValueError: input_ids or pixel_values missing, an image of the wrong size, a box without area, an identity
                 loss without `identities`.
         """
+        if loss_inputs is not None:
+            loss_inputs = gather(loss_inputs) if gather else loss_inputs
+            return RogleOutput(**self.losses(loss_inputs), loss_inputs=loss_inputs)
+        training = bool(return_loss) or return_loss_inputs
         if input_ids is None or pixel_values is None:
             raise ValueError("RogleModel.forward needs input_ids and pixel_values; see encode_images and encode_texts")
         n = None if boxes is None else len(boxes)
@@ -418,16 +434,14 @@ class RogleModel(CLIPModel):
             block_inputs=inputs,
             **kwargs,
         )
-        spans_wanted = (
-            return_loss and self.config.tsl_text_weight > 0 and sentence_spans is not None and boxes is not None
-        )
+        spans_wanted = training and self.config.tsl_text_weight > 0 and sentence_spans is not None and boxes is not None
         if position_ids is not None or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
             text = self.text_model(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
             )
             text_features = self.text_projection(text.pooler_output)
         else:
-            text_features, tokens = self.encode_tokens(input_ids, keep_tokens=bool(spans_wanted) or not return_loss)
+            text_features, tokens = self.encode_tokens(input_ids, keep_tokens=bool(spans_wanted) or not training)
             text = BaseModelOutputWithPooling(
                 last_hidden_state=tokens if len(tokens) else None, pooler_output=text_features
             )
@@ -445,64 +459,47 @@ class RogleModel(CLIPModel):
         if sentence_input_ids is not None:
             sentence_embeds = nn.functional.normalize(self.encode_tokens(sentence_input_ids)[0], dim=-1)
 
-        loss = loss_global = loss_local = loss_tsl_text = loss_tsl_image = loss_distill = loss_id = None
-        if return_loss:
+        losses: dict[str, torch.Tensor] = {}
+        if training:
             config = self.config
-            loss = loss_global = self._global_loss(image_embeds, text_embeds, person_ids, caption_weight)
+            found = {
+                "image_embeds": image_embeds,
+                "text_embeds": text_embeds,
+                "person_ids": person_ids,
+                "caption_weight": caption_weight,
+            }
             if region_embeds is not None and sentence_embeds is not None:
-                if config.local_loss_weight > 0:
-                    loss_local = region_sentence_contrastive(
-                        region_embeds,
-                        sentence_embeds,
-                        self.region_head.scale(),
-                        sentence_ids,
-                        part_ids,
-                        pair_weight,
-                        config.soft_negatives,
-                    )
-                    loss = loss + config.local_loss_weight * loss_local
+                found |= {
+                    "region_embeds": region_embeds,
+                    "sentence_embeds": sentence_embeds,
+                    "sentence_ids": sentence_ids,
+                    "part_ids": part_ids,
+                    "pair_weight": pair_weight,
+                }
                 if spans_wanted:
-                    loss_tsl_text = self._text_token_similarity(
+                    found["span_embeds"], found["span_targets"] = self._spans_and_sentences(
                         text.last_hidden_state, sentence_embeds, sentence_spans, box_image
                     )
-                    loss = loss + config.tsl_text_weight * loss_tsl_text
                 if config.tsl_image_weight > 0 or config.distill_weight > 0:
-                    regions, crops, weight = self._one_crop_an_image(
+                    found["cropped_regions"], found["crop_embeds"], found["crop_weight"] = self._one_crop_an_image(
                         pixel_values, region_embeds, boxes, box_image, pair_weight
                     )
-                    if config.tsl_image_weight > 0:
-                        loss_tsl_image = token_similarity(regions, crops, weight, config.tsl_detach_target)
-                        loss = loss + config.tsl_image_weight * loss_tsl_image
-                    if config.distill_weight > 0:
-                        loss_distill = self_distillation(regions, crops, weight)
-                        loss = loss + config.distill_weight * loss_distill
             if config.id_loss_weight > 0:
                 if identities is None:
                     raise ValueError("id_loss_weight is set: RogleModel.forward needs identities")
-                loss_id = identity_loss(
-                    self.identity_classifier(vision.pooler_output),
-                    self.identity_classifier(text_features),
-                    identities,
-                    caption_weight,
-                )
-                loss = loss + config.id_loss_weight * loss_id
-
-            if loss_local is None:
-                # Data-parallel training wants a gradient for every parameter in every step.
-                loss = loss + 0.0 * self.region_head.logit_scale.sum()
-            if loss_id is None and self.identity_classifier is not None:
-                loss = loss + 0.0 * self.identity_classifier.weight.sum()
-            if config.global_loss != "itc":
-                loss = loss + 0.0 * self.logit_scale
+                found |= {
+                    "image_features": vision.pooler_output,
+                    "text_features": text_features,
+                    "identities": identities,
+                }
+            loss_inputs = {name: value for name, value in found.items() if value is not None}
+            if return_loss:
+                loss_inputs = gather(loss_inputs) if gather else loss_inputs
+                losses = self.losses(loss_inputs)
 
         return RogleOutput(
-            loss=loss,
-            loss_global=loss_global,
-            loss_local=loss_local,
-            loss_tsl_text=loss_tsl_text,
-            loss_tsl_image=loss_tsl_image,
-            loss_distill=loss_distill,
-            loss_id=loss_id,
+            **losses,
+            loss_inputs=loss_inputs if return_loss_inputs or gather else None,
             logits_per_image=logits_per_text.T,
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
@@ -513,37 +510,90 @@ class RogleModel(CLIPModel):
             vision_model_output=vision,
         )
 
-    def _global_loss(
-        self,
-        image_embeds: torch.Tensor,
-        text_embeds: torch.Tensor,
-        person_ids: torch.Tensor | None,
-        weight: torch.Tensor | None,
-    ) -> torch.Tensor:
-        config = self.config
-        if config.global_loss == "sdm":
-            return similarity_distribution_matching(
-                image_embeds, text_embeds, person_ids, weight, config.sdm_temperature
-            )
-        if config.global_loss == "tal":
-            return triplet_alignment(
-                image_embeds, text_embeds, person_ids, weight, config.tal_temperature, config.tal_margin
-            )
-        scale = self.logit_scale.clamp(max=math.log(100)).exp()
-        return multi_positive_itc(image_embeds, text_embeds, scale, person_ids, weight)
+    def losses(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The loss and its terms, from embeddings alone: those of a batch, or of several put together.
 
-    def _text_token_similarity(
+        Every term is a mean over images or over pairs, so rows of several processes or calls may be put end to end,
+        name by name, whatever their numbers.
+
+        Args:
+            inputs: of b images `image_embeds`, `text_embeds` `[b, d]`, and as far as given to
+                [`RogleModel.forward`] `person_ids`, `caption_weight`, `identities` `[b]`, the last with
+                `image_features`, `text_features` `[b, d]`; of n pairs `region_embeds`, `sentence_embeds` `[n, d]`,
+                `sentence_ids`, `part_ids`, `pair_weight` `[n]`; `span_embeds`, `span_targets` `[m, d]`, the pooled
+                tokens of the sentences found in their captions, and the sentences; `cropped_regions`, `crop_embeds`
+                `[k, d]`, `crop_weight` `[k]`, one region an image, and its crop.
+
+        Returns:
+            Scalars `loss` and those of `loss_global`, `loss_local`, `loss_tsl_text`, `loss_tsl_image`,
+            `loss_distill`, `loss_id` that are switched on and have their inputs, as in [`RogleOutput`].
+        """
+        config, given = self.config, inputs.get
+        terms = {"loss_global": self._global_loss(inputs)}
+        loss = terms["loss_global"]
+        if config.local_loss_weight > 0 and "region_embeds" in inputs:
+            terms["loss_local"] = region_sentence_contrastive(
+                inputs["region_embeds"],
+                inputs["sentence_embeds"],
+                self.region_head.scale(),
+                given("sentence_ids"),
+                given("part_ids"),
+                given("pair_weight"),
+                config.soft_negatives,
+            )
+            loss = loss + config.local_loss_weight * terms["loss_local"]
+        if "span_embeds" in inputs:
+            # Not weighted by the pairs' reliability: a sentence is part of its caption whatever its region is.
+            terms["loss_tsl_text"] = token_similarity(
+                inputs["span_embeds"], inputs["span_targets"], None, config.tsl_detach_target
+            )
+            loss = loss + config.tsl_text_weight * terms["loss_tsl_text"]
+        if "crop_embeds" in inputs:
+            pairs = inputs["cropped_regions"], inputs["crop_embeds"], given("crop_weight")
+            if config.tsl_image_weight > 0:
+                terms["loss_tsl_image"] = token_similarity(*pairs, config.tsl_detach_target)
+                loss = loss + config.tsl_image_weight * terms["loss_tsl_image"]
+            if config.distill_weight > 0:
+                terms["loss_distill"] = self_distillation(*pairs)
+                loss = loss + config.distill_weight * terms["loss_distill"]
+        if "identities" in inputs:
+            terms["loss_id"] = identity_loss(
+                self.identity_classifier(inputs["image_features"]),
+                self.identity_classifier(inputs["text_features"]),
+                inputs["identities"],
+                given("caption_weight"),
+            )
+            loss = loss + config.id_loss_weight * terms["loss_id"]
+
+        # Data-parallel training wants a gradient for every parameter in every step.
+        loss = loss + 0.0 * self.region_head.logit_scale.sum()
+        if "loss_id" not in terms and self.identity_classifier is not None:
+            loss = loss + 0.0 * self.identity_classifier.weight.sum()
+        if config.global_loss != "itc":
+            loss = loss + 0.0 * self.logit_scale
+        return {"loss": loss, **terms}
+
+    def _global_loss(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        config = self.config
+        images, texts = inputs["image_embeds"], inputs["text_embeds"]
+        ids, weight = inputs.get("person_ids"), inputs.get("caption_weight")
+        if config.global_loss == "sdm":
+            return similarity_distribution_matching(images, texts, ids, weight, config.sdm_temperature)
+        if config.global_loss == "tal":
+            return triplet_alignment(images, texts, ids, weight, config.tal_temperature, config.tal_margin)
+        scale = self.logit_scale.clamp(max=math.log(100)).exp()
+        return multi_positive_itc(images, texts, scale, ids, weight)
+
+    def _spans_and_sentences(
         self, tokens: torch.Tensor, sentence_embeds: torch.Tensor, spans: torch.Tensor, caption: torch.Tensor
-    ) -> torch.Tensor:
-        # Not weighted by the pairs' reliability: a sentence is part of its caption whatever its region is.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[m, d]` pooled tokens of the sentences that are found in their captions, and these sentences."""
         kept = (spans[:, 1] > spans[:, 0]).nonzero()[:, 0]
         position = torch.arange(tokens.shape[1], device=tokens.device)
         inside = (position >= spans[kept, :1]) & (position < spans[kept, 1:])
         share = inside.to(tokens.dtype) / inside.sum(1, keepdim=True).clamp(min=1)
         pooled = torch.einsum("nl,nlh->nh", share, tokens[caption[kept]])
-        return token_similarity(
-            self.text_projection(pooled), sentence_embeds[kept], None, self.config.tsl_detach_target
-        )
+        return self.text_projection(pooled), sentence_embeds[kept]
 
     def _one_crop_an_image(
         self,
@@ -558,6 +608,8 @@ class RogleModel(CLIPModel):
         first = torch.ones_like(box_image, dtype=torch.bool)
         first[1:] = box_image[1:] != box_image[:-1]
         one = first.nonzero()[:, 0]
+        if not len(one):
+            return region_embeds, region_embeds, weight
         crops = crop_boxes(pixel_values, boxes[one], box_image[one])
         target = self.visual_projection(self.vision_model(pixel_values=crops).pooler_output)
         return region_embeds[one], target, None if weight is None else weight[one]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from pairs import EpochSampler, PairDataset, normalize_pictures, pad_rows
+from pairs import PairDataset, normalize_pictures, pad_rows
 from PIL import Image
 
 from dataset_pvlg.features import FEATURES
@@ -55,7 +55,7 @@ def rows() -> Dataset:
 def test_a_batch_trains_the_model(rows: Dataset, tiny_processor: RogleProcessor, tiny_model: RogleModel) -> None:
     pairs = PairDataset(rows, tiny_processor, long_share=1.0, flip=0.0)
     batch = pairs.collate([pairs[i] for i in range(3)])
-    assert batch.pop("image_ids") == ["image-0", "image-1", "image-2"]
+    assert batch.pop("image_ids") == ["image-0", "image-1", "image-2"] and batch.pop("faults") == {}
     assert batch["box_image"].tolist() == [0, 0, 1, 1, 2, 2]  # unpaired and untrusted regions are left out
     assert batch["pair_weight"].tolist() == [1.0, 0.5] * 3
     assert batch["sentence_ids"].tolist() == [0, 1] * 3
@@ -140,15 +140,6 @@ def test_annotations_without_pictures_are_named(rows: Dataset, tiny_processor: R
     bare = Dataset.from_list([{**row(0, 1), "image": None}], features=FEATURES)
     with pytest.raises(ValueError, match="image-0: image is null"):
         PairDataset(bare, tiny_processor)[0]
-
-
-def test_epoch_sampler_is_a_permutation_that_a_resumed_run_repeats() -> None:
-    one, two = EpochSampler(50, seed=1), EpochSampler(50, seed=1)
-    first = list(one)
-    assert sorted(first) == list(range(50))
-    one.set_epoch(3)
-    two.set_epoch(3)
-    assert list(one) == list(two) != first
 
 
 def test_pad_rows() -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from source_layouts import write_source
 
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.cli import main as rogle
-from train import Recipe, main, parameter_groups, read_recipe
+from train import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,11 +26,15 @@ def flags(model: Path, out: Path, *more: str) -> list[str]:
     return [*given, "--epochs", "2", "--batch-size", "16", "--threads", "1", *more]
 
 
+def last_weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(sorted((run / "checkpoints").glob("step-*"))[-1] / "model.safetensors")
+
+
 def test_a_run_leaves_weights_log_curves_results_and_card(tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    results = main(flags(tiny_checkpoint, out))
+    results = main(flags(tiny_checkpoint, out, "--trackers", "none"))
     assert {p.name for p in out.iterdir()} == {
-        "best", "state", "recipe.yaml", "results.json", "train_log.jsonl", "curves.png",
+        "best", "checkpoints", "recipe.yaml", "environment.json", "results.json", "train_log.jsonl", "curves.png",
     }  # fmt: skip
     model, processor = RogleModel.from_pretrained(out / "best"), RogleProcessor.from_pretrained(out / "best")
     assert model.config.image_size == [32, 16] and processor.tokenizer.model_max_length == 64
@@ -41,7 +44,7 @@ def test_a_run_leaves_weights_log_curves_results_and_card(tiny_checkpoint: Path,
     assert {"global/long/R@1", "global/short/mAP", "local/R@1"} <= set(results)
     log = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in log] == [1, 2]
-    assert log[0]["loss_local"] > 0 and "validation/global/long/R@1" in log[0]
+    assert log[0]["loss_local"] > 0 and 0 <= log[0]["data_wait_share"] <= 1 and "validation/global/long/R@1" in log[0]
     with Image.open(out / "curves.png") as picture:
         assert picture.width > 600
     card = (out / "best" / "README.md").read_text()
@@ -90,8 +93,7 @@ def test_a_run_killed_between_two_renames_keeps_its_checkpoint(tiny_checkpoint: 
     run = tmp_path / "run"
     main(flags(tiny_checkpoint, run))
     results = json.loads((run / "results.json").read_text())["results"]
-    for name in ("state", "best"):
-        (run / name).rename(run / f"{name}.old")
+    (run / "best").rename(run / "best.old")
     assert main(flags(tiny_checkpoint, run, "--resume")) == results
 
 
@@ -111,10 +113,37 @@ def test_noise_is_made_and_what_is_trusted_is_logged(tiny_checkpoint: Path, tmp_
         assert log[-1][f"trust/{side}/observed"] > 0
         assert all(0 <= log[-1][f"trust/{side}/{name}"] <= 1 for name in ("precision", "recall", "mean_weight"))
     assert 0 < log[-1]["trust/local/mean_weight"] < 1  # margins of an untrained model trust nothing wholly
-    weights = load_file(tmp_path / "run" / "state" / "model.safetensors")
+    weights = last_weights(tmp_path / "run")
     main(flags(tiny_checkpoint, tmp_path / "none", *noise))
-    none = load_file(tmp_path / "none" / "state" / "model.safetensors")
+    none = last_weights(tmp_path / "none")
     assert not torch.equal(weights["visual_projection.weight"], none["visual_projection.weight"])
+
+
+def test_several_seeds_give_mean_and_spread(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    mean = main(flags(tiny_checkpoint, tmp_path / "runs", "--epochs", "1", "--seeds", "3", "4"))
+    each = [json.loads((tmp_path / "runs" / f"seed-{seed}" / "results.json").read_text())["results"] for seed in (3, 4)]
+    written = json.loads((tmp_path / "runs" / "seeds.json").read_text())
+    one, two = (scores["global/long/mAP"] for scores in each)
+    assert one != two and mean["global/long/mAP"] == written["mean"]["global/long/mAP"] == pytest.approx(
+        (one + two) / 2
+    )
+    assert written["deviation"]["global/long/mAP"] == pytest.approx(abs(one - two) / 2**0.5)
+    assert "±" in capsys.readouterr().out
+
+
+def test_the_whole_recipe_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    more = ["--layer-decay", "0.8", "--ema-decay", "0.5", "--crop", "0.5", "--erase", "0.5", "--drop-sentences", "0.3"]
+    more += ["--reorder-sentences", "0.5", "--images-per-identity", "2", "--micro-batches", "2", "--workers", "1"]
+    main(flags(tiny_checkpoint, tmp_path / "run", *more))
+    log = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
+    assert log[1]["loss"] < log[0]["loss"]
+    best = load_file(tmp_path / "run" / "best" / "model.safetensors")
+    last = last_weights(tmp_path / "run")
+    assert not torch.equal(best["visual_projection.weight"], last["visual_projection.weight"])  # the average's
+    told = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert told["packages"]["torch"] and told["processes"] == 1 and told["device"] == "cpu"
 
 
 @pytest.mark.parametrize("more", [["--id-loss-weight", "0.5"], ["--global-loss", "tal"], ["--distill-weight", "1"]])
@@ -149,8 +178,8 @@ def test_a_killed_run_resumes_to_the_same_weights(tiny_checkpoint: Path, tmp_pat
             [sys.executable, str(ROOT / "train" / "train.py"), *arguments],
             env=environment, stdout=output, stderr=output,
         )  # fmt: skip
-        progress, until = tmp_path / "killed" / "state" / "progress.json", time.monotonic() + 120
-        while not progress.exists():
+        until = time.monotonic() + 240
+        while not list((tmp_path / "killed" / "checkpoints").glob("step-*")):
             assert child.poll() is None and time.monotonic() < until, (tmp_path / "output").read_text()[-2000:]
             time.sleep(0.005)
         child.send_signal(signal.SIGKILL)
@@ -158,7 +187,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tiny_checkpoint: Path, tmp_pat
     assert not (tmp_path / "killed" / "results.json").exists()
     results = main([*arguments, "--resume"])
     assert results == json.loads((tmp_path / "whole" / "results.json").read_text())["results"]
-    one, two = (load_file(tmp_path / name / "state" / "model.safetensors") for name in ("whole", "killed"))
+    one, two = (last_weights(tmp_path / name) for name in ("whole", "killed"))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
@@ -239,39 +268,3 @@ def test_real_people_train_evaluate_and_leave_a_card(
     assert rogle(["search", query, "--index", str(index), "--save", str(tmp_path / "found.png")]) == 0
     with Image.open(tmp_path / "found.png") as picture:
         assert picture.width > 400
-
-
-def test_recipe_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("epochs: 3\nlearning_rate: 0.5\n")
-    recipe = read_recipe(["--config", str(tmp_path / "r.yaml"), "--epochs", "7"])
-    assert (recipe.epochs, recipe.learning_rate, recipe.batch_size) == (7, 0.5, Recipe.batch_size)
-
-
-def test_a_wrong_recipe_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("epoch: 3\n")
-    with pytest.raises(SystemExit, match="unknown field 'epoch'"):
-        read_recipe(["--config", str(tmp_path / "r.yaml")])
-    for wrong, said in (("--epochs 0", "from 1"), ("--flip 2", r"\[0, 1\]"), ("--config nowhere.yaml", "nowhere.yaml")):
-        with pytest.raises(SystemExit, match=said):
-            read_recipe(wrong.split())
-    with pytest.raises(SystemExit, match="--regions must be rows, mined or none"):
-        read_recipe(["--regions", "all"])
-
-
-@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "train" / "configs").glob("*.yaml")))
-def test_shipped_recipes_are_read(name: str) -> None:
-    given = yaml.safe_load((ROOT / "train" / "configs" / name).read_text())
-    recipe = read_recipe(["--config", str(ROOT / "train" / "configs" / name)])
-    assert {key: getattr(recipe, key) for key in given} == given
-
-
-def test_the_small_recipe_is_what_runs_without_arguments() -> None:
-    assert read_recipe(["--config", str(ROOT / "train" / "configs" / "small.yaml")]) == read_recipe([])
-
-
-def test_scales_and_positions_do_not_decay(tiny_model: RogleModel) -> None:
-    decayed, free = parameter_groups(tiny_model, 0.1)
-    assert decayed["weight_decay"] == 0.1 and free["weight_decay"] == 0.0
-    assert any(p is tiny_model.logit_scale for p in free["params"])
-    assert any(p is tiny_model.text_model.embeddings.position_embedding.weight for p in free["params"])
-    assert len(decayed["params"]) + len(free["params"]) == len(list(tiny_model.parameters()))

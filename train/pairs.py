@@ -1,32 +1,21 @@
 """P-VLG rows -> training batches: one picture, one of its captions, and some of its region-sentence pairs."""
 
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from augment import Augmentation, rebuild_caption
 from datasets import Dataset as Rows
-from torch.utils.data import Dataset, Sampler
+from datasets import Image as ImageFile
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset
 
 from modeling_rogle import RogleProcessor
 
+MOST_FAULTS = 100  # of broken pictures in a row
 SIDES = re.compile(r"\b(left(?! open)|right)\b", re.IGNORECASE)  # a jacket "left open" has no side
-
-
-class EpochSampler(Sampler[int]):
-    """A permutation of the rows that depends on seed and epoch alone, so that a resumed run sees the same batches."""
-
-    def __init__(self, count: int, seed: int):
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist())
-
-    def __len__(self) -> int:
-        return self.count
 
 
 class PairDataset(Dataset):
@@ -40,6 +29,9 @@ class PairDataset(Dataset):
         flip: probability of a mirror image, skipped where the caption or a drawn sentence says left or right.
         seed: of all draws.
         cache_bytes: keep resized pictures in memory when the whole split fits; 0 never does.
+        augmentation: more changes of picture and caption; none by default.
+
+    A picture that cannot be decoded gives its place to the next row, and is named in the item's `faults`.
 
     Raises:
         ValueError: a region whose sentence does not exist or whose box lies outside its image; names image_id and
@@ -55,11 +47,14 @@ class PairDataset(Dataset):
         flip: float = 0.5,
         seed: int = 0,
         cache_bytes: int = 2 << 30,
+        augmentation: Augmentation | None = None,
     ):
+        self.augmentation = augmentation or Augmentation()
         self.rows, self.processor = rows, processor
         self.long_share, self.max_pairs, self.flip, self.seed = long_share, max_pairs, flip, seed
         self.epoch = 0
         text = rows.remove_columns("image")
+        self.files = rows.select_columns("image").cast_column("image", ImageFile(decode=False))
         self.person_ids, self.image_ids = text["person_id"][:], text["image_id"][:]
         people = {person: n for n, person in enumerate(sorted(set(self.person_ids)))}
         self.identities = [people[person] for person in self.person_ids]  # classes of the identity loss
@@ -114,16 +109,22 @@ class PairDataset(Dataset):
     def _picture(self, index: int) -> np.ndarray:
         if self.pixels is not None and index in self.pixels:
             return self.pixels[index]
-        image = self.rows[index]["image"]
-        if image is None:
-            raise ValueError(f"{self.image_ids[index]}: image is null; join the annotations with the pictures first")
-        out = self.processor.image_processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="np")
-        picture = np.asarray(out["pixel_values"][0], dtype=np.uint8)
+        picture = read_picture(self.files[index]["image"], self.processor, self.image_ids[index])
         if self.pixels is not None:
             self.pixels[index] = picture
         return picture
 
     def __getitem__(self, index: int) -> dict:
+        faults: dict[str, str] = {}
+        for _ in range(min(len(self), MOST_FAULTS)):
+            try:
+                return self._item(index) | {"faults": faults}
+            except (OSError, SyntaxError) as error:  # PIL's for broken files; SyntaxError is that of a broken PNG
+                faults[self.image_ids[index]] = " ".join(f"{type(error).__name__}: {error}".split())
+                index = (index + 1) % len(self)
+        raise ValueError(f"{len(faults)} pictures in a row cannot be read, the first is {next(iter(faults))}")
+
+    def _item(self, index: int) -> dict:
         rng = np.random.default_rng((self.seed, self.epoch, index))
         told = int(self.caption_row[index])
         short = self.short_ids[told]
@@ -140,19 +141,30 @@ class PairDataset(Dataset):
         if rng.random() < self.flip and not any(SIDES.search(w) for w in words):
             picture = picture[:, :, ::-1]
             boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
+        caption = self.long_ids[told] if is_long else short[choice]
+        # The tokens of a sentence in the caption, where it is this caption that holds it.
+        spans = [self.spans[row][k] if is_long and row == told else (-1, -1) for _, _, row, k in drawn]
+        if self.augmentation:
+            # Draws of their own: without augmentation all others are what they were.
+            rng = np.random.default_rng((self.seed, self.epoch, index, 1))
+            picture, boxes, seen = self.augmentation.change_picture(picture, boxes, rng)
+            drawn, boxes = [pair for pair, kept in zip(drawn, seen, strict=True) if kept], boxes[seen]
+            spans = [span for span, kept in zip(spans, seen, strict=True) if kept]
+            order = self.augmentation.order_of_sentences(len(self.sentence_ids[told]), rng) if is_long else None
+            if order is not None:
+                limit = self.processor.tokenizer.model_max_length
+                caption, places = rebuild_caption(self.sentence_ids[told], order, limit)
+                spans = [places.get(k, (-1, -1)) if row == told else (-1, -1) for _, _, row, k in drawn]
         return {
             "picture": picture,
             "person_id": self.person_ids[index],
             "image_id": self.image_ids[index],
             "row_number": index,
-            "caption": self.long_ids[told] if is_long else short[choice],
+            "caption": caption,
             "boxes": boxes,
             "pair_numbers": [number for number, _, _, _ in drawn],
             "sentences": [self.sentence_ids[row][sentence] for _, _, row, sentence in drawn],
-            # The tokens of a sentence in the caption, where it is this caption that holds it.
-            "spans": [
-                self.spans[row][sentence] if is_long and row == told else (-1, -1) for _, _, row, sentence in drawn
-            ],
+            "spans": spans,
             "text_numbers": [self.text_number[row][sentence] for _, _, row, sentence in drawn],
             "labels": [self.label_number[region["label"]] for _, region, _, _ in drawn],
             "reliability": [region["reliability"] for _, region, _, _ in drawn],
@@ -160,11 +172,13 @@ class PairDataset(Dataset):
 
     def collate(self, items: Sequence[dict]) -> dict:
         """Items -> `RogleModel.forward` arguments, plus what it does not read: `pictures` `[b, 3, h, w]` uint8,
-        `image_ids`, `row_numbers` `[b]` and `pair_numbers` `[n]`, the rows and pairs of the split."""
+        `image_ids`, `faults` (message of each picture that could not be read), `row_numbers` `[b]` and `pair_numbers`
+        `[n]`, the rows and pairs of the split."""
         pad = self.processor.tokenizer.pad_token_id
         batch = {
             "pictures": torch.from_numpy(np.stack([item["picture"] for item in items])),
             "image_ids": [item["image_id"] for item in items],
+            "faults": {name: fault for item in items for name, fault in item["faults"].items()},
             "row_numbers": torch.tensor([item["row_number"] for item in items]),
             "pair_numbers": torch.tensor([n for item in items for n in item["pair_numbers"]], dtype=torch.long),
             "person_ids": torch.tensor([item["person_id"] for item in items]),
@@ -172,26 +186,49 @@ class PairDataset(Dataset):
             "input_ids": pad_rows([item["caption"] for item in items], pad),
         }
         counts = [len(item["sentences"]) for item in items]
-        if sum(counts):
+        if self.max_pairs and self.n_pairs:  # a batch without any has them too, none: processes gather the same names
             owner = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(counts))
-            labels = torch.tensor([label for item in items for label in item["labels"]])
+            labels = torch.tensor([label for item in items for label in item["labels"]], dtype=torch.long)
             batch |= {
                 "boxes": torch.from_numpy(np.concatenate([item["boxes"] for item in items])),
                 "box_image": owner,
                 "sentence_input_ids": pad_rows([s for item in items for s in item["sentences"]], pad),
                 "sentence_spans": torch.from_numpy(
-                    np.array([s for item in items for s in item["spans"]], dtype=np.int64)
+                    np.array([s for item in items for s in item["spans"]], dtype=np.int64).reshape(-1, 2)
                 ),
-                "sentence_ids": torch.tensor([n for item in items for n in item["text_numbers"]]),
+                "sentence_ids": torch.tensor([n for item in items for n in item["text_numbers"]], dtype=torch.long),
                 "part_ids": batch["person_ids"][owner] * len(self.label_number) + labels,
                 "pair_weight": torch.tensor([r for item in items for r in item["reliability"]], dtype=torch.float32),
             }
         return batch
 
 
+def read_picture(stored: dict | None, processor: RogleProcessor, image_id: str) -> np.ndarray:
+    """A stored picture as the processor resizes it, before it is made fp32: `[3, h, w]` uint8.
+
+    A JPEG is decoded at the smallest of its draft sizes that is at least twice what is wanted.
+
+    Args:
+        stored: `path` and `bytes`, as `datasets` keeps pictures.
+        image_id: for the message.
+
+    Raises:
+        ValueError: there is no picture.
+        OSError, SyntaxError: it cannot be decoded.
+    """
+    if stored is None:
+        raise ValueError(f"{image_id}: image is null; join the annotations with the pictures first")
+    settings = processor.image_processor
+    height, width = settings.size["height"], settings.size["width"]
+    with Image.open(stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])) as image:
+        image.draft(None, (2 * width, 2 * height))
+        image = ImageOps.exif_transpose(image).convert("RGB")
+        return np.asarray(image.resize((width, height), Image.Resampling(settings.resample))).transpose(2, 0, 1)
+
+
 def pad_rows(rows: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
     """`[n, l]` int64, padded on the right; l is the longest row's length."""
-    out = torch.full((len(rows), max(map(len, rows))), pad, dtype=torch.long)
+    out = torch.full((len(rows), max(map(len, rows), default=1)), pad, dtype=torch.long)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row)
     return out

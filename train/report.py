@@ -69,7 +69,9 @@ def write_card(path: Path, recipe: dict, summary: dict) -> None:
     # Folders of this machine are nobody's business: a model from disk is known by its folder's name alone.
     local = bool(recipe["model"]) and Path(recipe["model"]).exists()
     start = Path(recipe["model"]).name if local else recipe["model"]
-    shown = {k: v for k, v in recipe.items() if k not in ("out", "data_root", "image_root", "resume", "threads")}
+    shown = {
+        k: v for k, v in recipe.items() if k not in ("out", "data_root", "image_root", "resume", "threads", "seeds")
+    }
     if recipe["model"]:
         shown["model"] = start
     command = summary["command"]

@@ -2,132 +2,53 @@
 
 Trains Rogle: both branches, validated each epoch, the checkpoint chosen on *validation*, both protocols on test at the
 end. Without arguments: a small model from scratch on the embedded synthetic P-VLG, minutes on two CPU cores. Every
-field of `Recipe` is a flag (dashes) and a key of the YAML file; flags win. One process so far.
+field of `Recipe` is a flag (dashes) and a key of the YAML file; flags win. From a laptop to several machines:
+docs/training.md.
 """
 
 import json
-import math
 import os
 import shlex
 import shutil
+import signal
+import statistics
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import torch
-import yaml
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from augment import Augmentation
+from checkpoints import Checkpoints, TrainingState, broken, save_folder, write_json, write_text
+from datasets import Dataset
+from environment import describe_environment, tracker_names
+from global_batch import GlobalBatch, forward_step
+from guards import AskedToStop, BadImages, BadSteps, batches, to_device
 from huggingface_hub.errors import StrictDataclassError
+from lora import add_adapters, merged
 from noise import shuffle_captions, shuffle_sentences
-from pairs import EpochSampler, PairDataset, normalize_pictures
+from optimizer import MovingAverage, parameter_groups
+from pairs import PairDataset, normalize_pictures
+from recipe import MODEL_FIELDS, Recipe, claim_folder, read_recipe
 from report import draw_curves, write_card
+from sampling import GlobalBatchSampler
 from small_model import build_small_model
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup
+from trust import close_epoch, observe
 
+from dataset_pvlg.features import FEATURES
 from dataset_pvlg.load import load_rows
 from dataset_pvlg.mine import mine_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.protocols import both_protocols, encode_split, fit_local_weight, format_table
-from modeling_rogle.reliability import PairReliability, pair_views
-
-# Fields of RogleConfig that a recipe may override.
-MODEL_FIELDS = (
-    "region_feature",
-    "global_loss",
-    "local_loss_weight",
-    "tsl_text_weight",
-    "tsl_image_weight",
-    "distill_weight",
-    "id_loss_weight",
-    "soft_negatives",
-    "reliability_local",
-    "reliability_global",
-)
-
-
-@dataclass
-class Recipe:
-    """What a run needs to be repeated; saved in its folder as recipe.yaml."""
-
-    out: str = field(default="runs/small", metadata={"help": "folder of checkpoints, log, curves, results and card"})
-    dataset: str = field(default="synthetic", metadata={"help": "synthetic, synthetic-tiny, pvlg, cuhk_pedes, ..."})
-    data_root: str | None = field(default=None, metadata={"help": "folder of the data set (not for synthetic)"})
-    image_root: str | None = field(default=None, metadata={"help": "folder of its pictures, where not in data_root"})
-    model: str | None = field(
-        default=None, metadata={"help": "Rogle or CLIP folder or Hub name; none: a small new one"}
-    )
-    regions: str = field(
-        default="rows",
-        metadata={"help": "rows: the data's own, or mined by RSM if none is paired; mined; none: no local branch"},
-    )
-    epochs: int = field(default=10, metadata={"help": "passes over the training images"})
-    batch_size: int = field(default=32, metadata={"help": "images a step"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "peak, after the warm-up, before the cosine"})
-    warmup_share: float = field(default=0.1, metadata={"help": "share of the steps that warm up"})
-    weight_decay: float = field(default=0.05, metadata={"help": "of matrices; vectors and position tables have none"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    long_share: float = field(default=0.6, metadata={"help": "probability that an image's caption is the long one"})
-    max_pairs: int = field(default=4, metadata={"help": "region-sentence pairs an image and step"})
-    flip: float = field(
-        default=0.5, metadata={"help": "probability of a mirror image, unless the words say left or right"}
-    )
-    region_feature: str | None = field(default=None, metadata={"help": "overrides the model's, as do the next nine"})
-    global_loss: str | None = field(default=None, metadata={"help": "itc, sdm or tal"})
-    local_loss_weight: float | None = field(default=None, metadata={"help": "of the region-sentence contrast"})
-    tsl_text_weight: float | None = field(default=None, metadata={"help": "of the token similarity of sentences"})
-    tsl_image_weight: float | None = field(default=None, metadata={"help": "of the token similarity of regions"})
-    distill_weight: float | None = field(default=None, metadata={"help": "of regions towards their crops"})
-    id_loss_weight: float | None = field(default=None, metadata={"help": "of the identity classification"})
-    soft_negatives: float | None = field(default=None, metadata={"help": "in [0, 1]: near-equal sentences repel less"})
-    reliability_local: str | None = field(
-        default=None, metadata={"help": "trust in region-sentence pairs: none, margin, gmm_consensus or evidential"}
-    )
-    reliability_global: str | None = field(default=None, metadata={"help": "trust in image-caption pairs, likewise"})
-    shuffle_captions: float = field(
-        default=0.0, metadata={"help": "share of images given another's captions, on purpose"}
-    )
-    shuffle_sentences: float = field(default=0.0, metadata={"help": "share of regions given another's sentence"})
-    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
-    workers: int = field(default=0, metadata={"help": "data processes; 0 keeps the resized pictures in memory"})
-    threads: int = field(default=0, metadata={"help": "CPU threads of a run without a GPU; 0: as many as cores"})
-    seed: int = field(default=0, metadata={"help": "of weights and data order"})
-    resume: bool = field(default=False, metadata={"help": "go on from the last finished epoch in --out"})
-    max_bad_steps: int = field(default=5, metadata={"help": "stop after this many steps with a NaN or infinite loss"})
-
-
-def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
-    """Command line and `--config` YAML -> Recipe; flags win over the file, the file over the defaults."""
-    parser = HfArgumentParser(Recipe, description=__doc__.split("\n\n")[1])
-    parser.add_argument("--config", help="YAML file of recipe fields")
-    path = parser.parse_known_args(argv)[0].config
-    if path:
-        try:
-            given = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SystemExit(f"--config {path}: {' '.join(str(error).split())}") from None
-        unknown = sorted(set(given) - set(Recipe.__dataclass_fields__)) if isinstance(given, dict) else [str(given)]
-        if unknown:
-            raise SystemExit(
-                f"{path}: unknown field {unknown[0]!r}; fields are {', '.join(Recipe.__dataclass_fields__)}"
-            )
-        parser.set_defaults(**given)
-    recipe = vars(parser.parse_args(argv))
-    recipe.pop("config")
-    for name in ("epochs", "batch_size", "max_bad_steps"):
-        if not isinstance(recipe[name], int) or recipe[name] < 1:
-            raise SystemExit(f"--{name.replace('_', '-')} must be a whole number from 1, not {recipe[name]!r}")
-    for name in ("long_share", "flip", "warmup_share", "shuffle_captions", "shuffle_sentences"):
-        if not isinstance(recipe[name], (int, float)) or not 0 <= recipe[name] <= 1:
-            raise SystemExit(f"--{name.replace('_', '-')} must lie in [0, 1], not {recipe[name]!r}")
-    if recipe["regions"] not in ("rows", "mined", "none"):
-        raise SystemExit(f"--regions must be rows, mined or none, not {recipe['regions']!r}")
-    return Recipe(**recipe)
+from modeling_rogle.reliability import PairReliability
 
 
 def prepare_model(
@@ -150,75 +71,38 @@ def prepare_model(
     return model, processor
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: matrices decay; vectors, scales and position tables do not."""
-    decay, free = [], []
-    for name, parameter in model.named_parameters():
-        (free if parameter.ndim < 2 or "position_embedding" in name else decay).append(parameter)
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Atomically: a killed run leaves the old file or the new one."""
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
-def write_json(path: Path, content: object) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def save_folder(target: Path, write) -> None:
-    """Writes a folder beside `target`, then puts it in its place; a run killed in between resumes from the old one."""
-    part, old = target.with_name(target.name + ".part"), target.with_name(target.name + ".old")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write(part)
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(part, target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def claim_folder(out: Path, recipe: Recipe) -> None:
-    """Takes `out` for this run: an empty folder, or with --resume the one of the same recipe.
-
-    Of a run killed inside [`save_folder`] the older checkpoint is put back.
-    """
-    mine = {k: v for k, v in asdict(recipe).items() if k not in ("resume", "threads")}
-    saved = out / "recipe.yaml"
-    found = {path.name for path in out.iterdir()} if out.exists() else set()
-    if found - {"recipe.yaml"}:  # killed before its first epoch, a run has left nothing but its recipe
-        if not recipe.resume:
-            raise SystemExit(f"--out {out} is not empty: pass --resume to go on with that run, or name another folder")
-        theirs = yaml.safe_load(saved.read_text(encoding="utf-8")) if saved.exists() else {}
-        changed = [k for k in mine if theirs.get(k) != mine[k]]
-        if changed:
-            k = changed[0]
-            raise SystemExit(f"--resume: {saved} has {k} = {theirs.get(k)!r}, this command {mine[k]!r}")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("state", "best"):
-        if not (out / name).exists() and (out / f"{name}.old").exists():
-            os.replace(out / f"{name}.old", out / name)
-    write_text(saved, yaml.safe_dump(mine, sort_keys=False))
-
-
 def main(argv: Sequence[str] | None = None) -> dict:
-    """Runs one recipe and returns the test scores."""
+    """Runs one recipe and returns the test scores (in the main process); of several `--seeds` their means."""
     recipe = read_recipe(argv)
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
-    say = accelerator.print
-    if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
+    words = shlex.join(sys.argv[1:] if argv is None else argv)
+    processes = os.environ.get("WORLD_SIZE", "1")  # nothing is started yet
+    command = f"accelerate launch --num_processes {processes} train/train.py {words}".strip()
+    return train_seeds(recipe, command) if recipe.seeds else train(recipe, command)
+
+
+def train(recipe: Recipe, command: str) -> dict:
+    """One run. Every process comes here; the main one writes and scores."""
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        log_with=tracker_names(recipe.trackers),
+        project_dir=recipe.out,
+        # Buffers never change; others may wait long while the main process validates.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(hours=2)),
+        ],
+    )
+    say, processes = accelerator.print, accelerator.num_processes
+    if accelerator.device.type == "cpu" and processes == 1:
         # `accelerate launch` leaves one thread to a process unless it is told otherwise.
         torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     set_seed(recipe.seed)
     out = Path(recipe.out)
-    if accelerator.num_processes > 1:
-        raise SystemExit("train.py runs in one process so far: accelerate launch --num_processes 1 train/train.py ...")
+
+    # Data and model, the same in every process.
     try:
-        data, read_report = load_rows(recipe.dataset, recipe.data_root, recipe.image_root)
+        with accelerator.main_process_first():  # who builds the data's cache
+            data, read_report = load_rows(recipe.dataset, recipe.data_root, recipe.image_root)
         if read_report is not None:
             say(read_report)
         absent = [split for split in ("train", "validation", "test") if not len(data.get(split, ()))]
@@ -229,12 +113,16 @@ def main(argv: Sequence[str] | None = None) -> dict:
         model, processor = prepare_model(recipe, captions, len(set(train_rows["person_id"][:])))
     except (ValueError, OSError, StrictDataclassError) as error:  # the user's data or checkpoint, not our code
         raise SystemExit(f"train.py: {' '.join(str(error).split())}") from None
-    claim_folder(out, recipe)
+    if accelerator.is_main_process:
+        claim_folder(out, recipe)
+        write_json(out / "environment.json", describe_environment(accelerator))
+    accelerator.wait_for_everyone()
+    if accelerator.log_with:
+        accelerator.init_trackers("trackers", {name: str(value) for name, value in asdict(recipe).items()})
     paired = any(region["sentence"] >= 0 for regions in train_rows["regions"][:] for region in regions)
     if recipe.regions == "mined" or (recipe.regions == "rows" and not paired):
         say("no paired regions in the data: mining them (RSM)" if recipe.regions == "rows" else "mining (RSM)")
-        train_rows, mined = mine_rows(model.to(accelerator.device), processor, train_rows)
-        say(f"mined: {mined}")
+        train_rows = _mined(accelerator, model, processor, train_rows)
     pairs = PairDataset(
         train_rows,
         processor,
@@ -243,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         flip=recipe.flip,
         seed=recipe.seed,
         cache_bytes=0 if recipe.workers else 2 << 30,
+        augmentation=Augmentation(recipe.crop, recipe.erase, recipe.drop_sentences, recipe.reorder_sentences),
     )
     truth = {
         "global": shuffle_captions(pairs, recipe.shuffle_captions, recipe.seed),
@@ -252,130 +141,162 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "global": PairReliability(model.config.reliability_global, len(pairs)),
         "local": PairReliability(model.config.reliability_local, pairs.n_pairs),
     }
-    sampler = EpochSampler(len(pairs), recipe.seed)
+    sampler = GlobalBatchSampler(
+        pairs.person_ids,
+        min(recipe.batch_size, len(pairs) // processes),
+        recipe.seed,
+        recipe.images_per_identity,
+        accelerator.process_index,
+        processes,
+    )
     loader = DataLoader(
         pairs,
-        batch_size=min(recipe.batch_size, len(pairs)),
-        sampler=sampler,
+        batch_sampler=sampler,
         collate_fn=pairs.collate,
         num_workers=recipe.workers,
-        drop_last=True,
+        pin_memory=accelerator.device.type == "cuda",
+        generator=torch.Generator().manual_seed(recipe.seed),  # else each epoch would draw from the run's own
     )
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
-    )
-    steps = recipe.epochs * len(loader)
-    schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup_share * steps), steps)
-    model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
-    accelerator.register_for_checkpointing(*trust.values())
-    bare = accelerator.unwrap_model(model)
-    progress = {
-        "epoch": 0,
-        "best": -1.0,
-        "best_epoch": 0,
-        "bad_steps": 0,
-        "bad_images": [],
-        "seconds": 0.0,
-        "cpu_seconds": 0.0,
-        "history": [],
-    }
-    if (out / "state").is_dir():
-        accelerator.load_state(str(out / "state"))
-        progress = json.loads((out / "state" / "progress.json").read_text(encoding="utf-8"))
-        say(f"resumed after epoch {progress['epoch']} of {recipe.epochs}")
-    size = sum(p.numel() for p in bare.parameters())
-    say(f"{len(pairs)} images, {steps} steps, {size:,} parameters, {accelerator.device}")
 
-    log = out / "train_log.jsonl"
-    bar = tqdm(
-        total=steps, initial=progress["epoch"] * len(loader), disable=not accelerator.is_main_process, desc="train"
-    )
-    for epoch in range(progress["epoch"], recipe.epochs):
-        started, cpu_started = time.perf_counter(), time.process_time()
-        # Through the loader: Accelerate hands its own count of epochs to sampler and data, which a resumed run lacks.
-        loader.set_epoch(epoch)
-        pairs.set_epoch(epoch)
-        model.train()
-        sums: dict[str, float] = {}
-        finite = 0
-        for batch in loader:
-            image_ids, rows, numbers = batch.pop("image_ids"), batch.pop("row_numbers"), batch.pop("pair_numbers")
-            batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
-            if trust["global"].kind != "none":
-                batch["caption_weight"] = trust["global"].weights(rows.cpu()).to(accelerator.device)
-            if trust["local"].kind != "none" and "pair_weight" in batch:
-                batch["pair_weight"] = batch["pair_weight"] * trust["local"].weights(numbers.cpu()).to(
-                    accelerator.device
-                )
-            output = model(**batch, return_loss=True)
-            loss = output.loss.item()
-            if not math.isfinite(loss):
-                progress["bad_steps"] += 1
-                progress["bad_images"] += image_ids
-                write_json(out / "bad_steps.json", {"image_ids": progress["bad_images"]})
-                if progress["bad_steps"] >= recipe.max_bad_steps:
-                    raise SystemExit(f"loss is {loss} in {progress['bad_steps']} steps: {out}/bad_steps.json")
+    # What learns.
+    adapted = None
+    if recipe.lora_rank:
+        named = Path(recipe.model).name if recipe.model and Path(recipe.model).exists() else recipe.model
+        adapted = add_adapters(model, recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets, recipe.lora_dora, named)
+    bare = model  # with the adapters in it, if any
+    if recipe.compile:
+        bare.vision_model.compile()
+    groups = parameter_groups(model, recipe.weight_decay, recipe.learning_rate, recipe.layer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+    steps = recipe.epochs * len(sampler)
+    # Not prepared: Accelerate would step it once for each process.
+    schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup_share * steps), steps)
+    model, optimizer = accelerator.prepare(model.to(accelerator.device), optimizer)
+    average = MovingAverage(bare, recipe.ema_decay) if recipe.ema_decay else None
+    parts = min(recipe.micro_batches, sampler.batch_size)
+
+    # Where the run stands, whole in every checkpoint.
+    progress = {
+        "step": 0, "epoch": 0, "position": 0, "best": -1.0, "best_epoch": 0, "bad_steps": 0, "bad_images": [],
+        "seconds": 0.0, "cpu_seconds": 0.0, "waited": 0.0, "steps_seconds": 0.0, "sums": {}, "finite": 0,
+        "history": [],
+    }  # fmt: skip
+    checkpoints = Checkpoints(out / "checkpoints", recipe.keep_checkpoints)
+    extra = {f"trust_{side}": each for side, each in trust.items()} | ({"average": average} if average else {})
+    state = TrainingState(accelerator, model, optimizer, schedule, extra, sampler.global_batch)
+    found = _checkpoint_to_resume(recipe, checkpoints, say) if accelerator.is_main_process else None
+    if found := broadcast_object_list([found])[0]:
+        progress = state.load(found)
+        say(f"resumed from {found}: step {progress['step']} of {steps}, {progress['epoch']} epochs done")
+    trained = sum(p.numel() for p in bare.parameters() if p.requires_grad)
+    size = sum(p.numel() for p in bare.parameters())
+    say(f"{len(pairs)} images, {steps} steps of {sampler.global_batch} images in {processes} processes, "
+        f"{trained:,} of {size:,} parameters, {accelerator.device}")  # fmt: skip
+
+    gather = GlobalBatch(processes, accelerator.process_index)
+    bad_steps = BadSteps(out / "bad_steps.json", progress, recipe.max_bad_steps, accelerator.is_main_process)
+    bad_images = BadImages(out / f"bad_images{_of(accelerator)}.json", recipe.max_bad_images, print)
+    bar = tqdm(total=steps, initial=progress["step"], disable=not accelerator.is_main_process, desc="train")
+    with AskedToStop(gather.ask_to_stop):
+        for epoch in range(progress["epoch"], recipe.epochs):
+            model.train()
+
+            def enter(step: int, epoch: int = epoch) -> None:
+                sampler.set_epoch(epoch, step)
+                pairs.set_epoch(epoch)
+
+            for batch in _timed(batches(loader, enter, progress["position"], print), progress):
+                image_ids, rows, numbers = batch.pop("image_ids"), batch.pop("row_numbers"), batch.pop("pair_numbers")
+                bad_images.note(batch.pop("faults"))
+                batch = to_device(batch, accelerator.device)
+                batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
+                if trust["global"].kind != "none":
+                    batch["caption_weight"] = trust["global"].weights(rows).to(accelerator.device)
+                if trust["local"].kind != "none" and "pair_weight" in batch:
+                    batch["pair_weight"] = batch["pair_weight"] * trust["local"].weights(numbers).to(accelerator.device)
+
+                output, backward = forward_step(accelerator, model, batch, gather, parts)
+                loss, ids = output.loss.item(), lambda image_ids=image_ids: gather_object(image_ids)
+                good = bad_steps.check("loss", loss, ids)
+                if good:
+                    observe(trust, bare, output.loss_inputs, gather, rows, numbers)
+                    backward()
+                    norm = accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+                    # A scaler of fp16 meets infinite gradients by the way, and leaves such steps out itself.
+                    good = accelerator.scaler is not None or bad_steps.check("gradient", float(norm), ids)
+                if good:
+                    optimizer.step()
+                    if average:
+                        average.update()
+                    progress["finite"] += 1
+                    for name, value in output.items():
+                        if name.startswith("loss") and name != "loss_inputs":
+                            progress["sums"][name] = progress["sums"].get(name, 0.0) + value.item()
                 optimizer.zero_grad()
                 schedule.step()
+                progress["step"] += 1
+                progress["position"] += 1
                 bar.update()
-                continue
-            if trust["global"].kind != "none":
-                observed = pair_views(
-                    trust["global"].kind,
-                    output.image_embeds,
-                    output.text_embeds,
-                    bare.logit_scale.exp(),
-                    (batch["person_ids"],),
-                )
-                trust["global"].observe(rows, *observed)
-            if trust["local"].kind != "none" and output.region_embeds is not None:
-                observed = pair_views(
-                    trust["local"].kind,
-                    output.region_embeds,
-                    output.sentence_embeds,
-                    bare.region_head.scale(),
-                    (batch["sentence_ids"], batch["part_ids"]),
-                )
-                trust["local"].observe(numbers, *observed)
-            accelerator.backward(output.loss)
-            accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            finite += 1
-            for name, value in output.items():
-                if name.startswith("loss"):
-                    sums[name] = sums.get(name, 0.0) + value.item()
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}", best=f"{max(progress['best'], 0):.1f}")
-        trusted = _close_epoch(trust, truth)
-        progress["cpu_seconds"] += time.process_time() - cpu_started  # of training alone
-        model.eval()
-        found = both_protocols(encode_split(bare, processor, data["validation"], progress=False, split="validation"))
-        progress["seconds"] += time.perf_counter() - started
-        entry = {"epoch": epoch + 1, "step": (epoch + 1) * len(loader), "seconds": round(progress["seconds"], 1)}
-        entry |= {"cpu_seconds": round(progress["cpu_seconds"], 1)} | trusted
-        entry |= {name: total / max(finite, 1) for name, total in sums.items()}
-        entry |= {f"validation/{name}": value for name, value in found.items()}
-        progress["history"].append(entry)
-        progress["epoch"] = epoch + 1
-        if found["global/long/R@1"] > progress["best"]:
-            progress["best"], progress["best_epoch"] = found["global/long/R@1"], epoch + 1
-            save_folder(out / "best", lambda d: (bare.save_pretrained(d), processor.save_pretrained(d)))
-        save_folder(out / "state", lambda d: _save_state(accelerator, d, progress))
-        write_text(log, "".join(json.dumps(entry) + "\n" for entry in progress["history"]))
-    bar.close()
+                bar.set_postfix(loss=f"{loss:.3f}", best=f"{max(progress['best'], 0):.1f}")
+                due = recipe.save_steps and progress["step"] % recipe.save_steps == 0
+                if gather.stop or (due and progress["position"] < len(sampler)):  # an epoch's last follows validation
+                    state.save(checkpoints, progress)
+                if gather.stop:
+                    say(f"SIGTERM: saved after step {progress['step']} of {steps}; go on with --resume auto")
+                    raise SystemExit(128 + signal.SIGTERM)
 
+            trusted = close_epoch(trust, truth)
+            began = time.perf_counter()
+            with average.in_place() if average else nullcontext():
+                found = _validated(accelerator, model, bare, processor, data["validation"])
+                improved = found["global/long/R@1"] > progress["best"]
+                if improved:
+                    progress["best"], progress["best_epoch"] = found["global/long/R@1"], epoch + 1
+                    _save_best(accelerator, model, bare, adapted, processor, out)
+            progress["seconds"] += time.perf_counter() - began
+            finite, busy = max(progress["finite"], 1), max(progress["steps_seconds"], 1e-9)
+            entry = {"epoch": epoch + 1, "step": progress["step"], "seconds": round(progress["seconds"], 1)}
+            entry |= {"cpu_seconds": round(progress["cpu_seconds"], 1)} | trusted
+            entry |= {"data_wait_share": round(progress["waited"] / busy, 4)}
+            entry |= {name: total / finite for name, total in progress["sums"].items()}
+            entry |= {f"validation/{name}": value for name, value in found.items()}
+            progress["history"].append(entry)
+            progress |= {"epoch": epoch + 1, "position": 0, "sums": {}, "finite": 0}
+            progress |= {"waited": 0.0, "steps_seconds": 0.0}
+            state.save(checkpoints, progress)
+            accelerator.log(entry, step=progress["step"])
+            if accelerator.is_main_process:
+                write_text(out / "train_log.jsonl", "".join(json.dumps(e) + "\n" for e in progress["history"]))
+    bar.close()
+    results = _finish(recipe, command, accelerator, processor, data, progress) if accelerator.is_main_process else {}
+    accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    return results
+
+
+def _finish(
+    recipe: Recipe, command: str, accelerator: Accelerator, processor: RogleProcessor, data: dict, progress: dict
+) -> dict:
+    """Fits the weight of the local similarity on validation, scores test once, writes results, curves and card."""
+    out, say = Path(recipe.out), accelerator.print
     best = RogleModel.from_pretrained(out / "best").to(accelerator.device).eval()
     validation = encode_split(best, processor, data["validation"], progress=False, split="validation")
     best.config.local_weight, _ = fit_local_weight(validation)
-    save_folder(out / "best", lambda d: (best.save_pretrained(d), processor.save_pretrained(d)))
+    adapter = out / "best" / "adapter"
+
+    def write(folder: Path) -> None:
+        best.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        if adapter.exists():
+            shutil.copytree(adapter, folder / "adapter")
+
+    save_folder(out / "best", write)
     results = both_protocols(
         encode_split(best, processor, data["test"], progress=False, split="test"), best.config.local_weight
     )
-    command = "accelerate launch --num_processes 1 train/train.py " + shlex.join(sys.argv[1:] if argv is None else argv)
     summary = {
-        "command": command.strip(),
+        "command": command,
         "split": "test",
         "chosen_on": f"validation R@1 of long captions, epoch {progress['best_epoch']} of {recipe.epochs}",
         "local_weight": best.config.local_weight,
@@ -383,38 +304,108 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "bad_steps": progress["bad_steps"],
         "results": results,
     }
-    if accelerator.is_main_process:
-        write_json(out / "results.json", summary)
-        draw_curves(progress["history"], out / "curves.png")
-        write_card(out / "best" / "README.md", asdict(recipe), summary)
+    write_json(out / "results.json", summary)
+    draw_curves(progress["history"], out / "curves.png")
+    write_card(out / "best" / "README.md", asdict(recipe), summary)
     minutes = progress["seconds"] / 60
     say(f"best epoch {progress['best_epoch']}, chosen on validation; trained {minutes:.1f} min; test split:")
     say(format_table(results))
     return results
 
 
-def _close_epoch(trust: dict[str, PairReliability], truth: dict[str, np.ndarray]) -> dict[str, float]:
-    """Refreshes the weights of the pairs; what there is to log, with precision and recall where noise was made."""
-    entry = {}
-    for side, pairs in trust.items():
-        if pairs.kind == "none":
-            continue
-        entry |= {f"trust/{side}/{name}": value for name, value in pairs.finish_epoch().items()}
-        if not truth[side].all():
-            kept = pairs.clean().numpy()
-            right = float((kept & truth[side]).sum())
-            entry[f"trust/{side}/precision"] = right / max(float(kept.sum()), 1.0)
-            entry[f"trust/{side}/recall"] = right / float(truth[side].sum())
-    return entry
+def train_seeds(recipe: Recipe, command: str) -> dict:
+    """One run for each seed, in folders of their own, one after the other; then mean and standard deviation."""
+    found = []
+    for seed in recipe.seeds:
+        one = replace(recipe, seed=seed, seeds=[], out=str(Path(recipe.out) / f"seed-{seed}"))
+        found.append(train(one, command))
+    names = [name for name in found[0] if all(name in each for each in found)]
+    mean = {name: statistics.mean(each[name] for each in found) for name in names}
+    spread = {name: statistics.stdev(each[name] for each in found) if len(found) > 1 else 0.0 for name in names}
+    if PartialState().is_main_process:
+        write_json(Path(recipe.out) / "seeds.json", {"seeds": recipe.seeds, "mean": mean, "deviation": spread})
+        for name in names:
+            print(f"{name:<32} {mean[name]:8.2f} ± {spread[name]:.2f}")
+    return mean
 
 
-def _save_state(accelerator: Accelerator, folder: Path, progress: dict) -> None:
-    accelerator.save_state(str(folder))
-    write_json(folder / "progress.json", progress)
+def _mined(accelerator: Accelerator, model: RogleModel, processor: RogleProcessor, rows: Dataset) -> Dataset:
+    """The main process mines, for rounding elsewhere could make other pairs; the others are told the regions."""
+    told = [None]
+    if accelerator.is_main_process:
+        mined, counts = mine_rows(model.to(accelerator.device), processor, rows)
+        accelerator.print(f"mined: {counts}")
+        told = [mined["regions"][:]]
+    told = broadcast_object_list(told)
+    rows = rows.remove_columns("regions").add_column("regions", told[0], feature=FEATURES["regions"])
+    return rows.select_columns(list(FEATURES))
+
+
+def _checkpoint_to_resume(recipe: Recipe, checkpoints: Checkpoints, say: Callable[[str], None]) -> Path | None:
+    if recipe.resume in (None, "auto"):  # None: the folder was empty
+        return checkpoints.newest(say)
+    if fault := broken(Path(recipe.resume)):
+        raise SystemExit(f"--resume {recipe.resume}: {fault}")
+    return Path(recipe.resume)
+
+
+def _of(accelerator: Accelerator) -> str:
+    return "" if accelerator.is_main_process else f"-{accelerator.process_index}"
+
+
+def _timed(found: Iterator[dict], progress: dict) -> Iterator[dict]:
+    """Adds the time of the steps to the progress, and apart from it how much of that was waiting for data."""
+    while True:
+        began, cpu = time.perf_counter(), time.process_time()
+        batch = next(found, None)
+        if batch is None:
+            return
+        progress["waited"] += time.perf_counter() - began
+        yield batch
+        for name in ("seconds", "steps_seconds"):
+            progress[name] += time.perf_counter() - began
+        progress["cpu_seconds"] += time.process_time() - cpu  # of training alone
+
+
+def _validated(
+    accelerator: Accelerator, model: torch.nn.Module, bare: RogleModel, processor: RogleProcessor, rows: Dataset
+) -> dict[str, float]:
+    """Scores of the main process, the same in all. Where weights are in shards all take part in each forward."""
+    model.eval()
+    found = None
+    if accelerator.is_main_process or "FSDP" in str(accelerator.distributed_type):
+        found = both_protocols(encode_split(bare, processor, rows, progress=False, split="validation"))
+    return broadcast_object_list([found])[0]
+
+
+def _save_best(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    bare: RogleModel,
+    adapted: object | None,
+    processor: RogleProcessor,
+    out: Path,
+) -> None:
+    """The whole model, merged where it has adapters, and beside it the adapters alone."""
+    weights = None if adapted else accelerator.get_state_dict(model)
+    if not accelerator.is_main_process:
+        return
+
+    def write(folder: Path) -> None:
+        if adapted:
+            merged(adapted).save_pretrained(folder)
+            adapted.save_pretrained(folder / "adapter")
+        else:
+            bare.save_pretrained(folder, state_dict=weights)
+        processor.save_pretrained(folder)
+
+    save_folder(out / "best", write)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:  # one line that names file and field; from deep inside it would be a trace
+    except (ValueError, OSError, ImportError) as error:  # one line that names file and field, not a deep trace
         raise SystemExit(f"train.py: {' '.join(str(error).split())}") from error
+    if PartialState().num_processes > 1:
+        PartialState().destroy_process_group()

@@ -1,0 +1,67 @@
+"""The recipe: flags, files and defaults, and the folder that a run claims."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from recipe import Recipe, claim_folder, read_recipe
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_recipe_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("epochs: 3\nlearning_rate: 0.5\n")
+    recipe = read_recipe(["--config", str(tmp_path / "r.yaml"), "--epochs", "7"])
+    assert (recipe.epochs, recipe.learning_rate, recipe.batch_size) == (7, 0.5, Recipe.batch_size)
+
+
+def test_a_wrong_recipe_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("epoch: 3\n")
+    with pytest.raises(SystemExit, match="unknown field 'epoch'"):
+        read_recipe(["--config", str(tmp_path / "r.yaml")])
+    for wrong, said in (("--epochs 0", "from 1"), ("--flip 2", r"\[0, 1\]"), ("--config nowhere.yaml", "nowhere.yaml")):
+        with pytest.raises(SystemExit, match=said):
+            read_recipe(wrong.split())
+    for wrong, said in (
+        ("--lora-targets head", "both, vision or text"),
+        ("--lora-rank 2 --ema-decay 0.9", "whole weights"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            read_recipe(wrong.split())
+    with pytest.raises(SystemExit, match="--regions must be rows, mined or none"):
+        read_recipe(["--regions", "all"])
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "train" / "configs").glob("*.yaml")))
+def test_shipped_recipes_are_read(name: str) -> None:
+    given = yaml.safe_load((ROOT / "train" / "configs" / name).read_text())
+    recipe = read_recipe(["--config", str(ROOT / "train" / "configs" / name)])
+    assert {key: getattr(recipe, key) for key in given} == given
+
+
+def test_the_small_recipe_is_what_runs_without_arguments() -> None:
+    assert read_recipe(["--config", str(ROOT / "train" / "configs" / "small.yaml")]) == read_recipe([])
+
+
+def test_resume_is_a_word_or_a_checkpoint(tmp_path: Path) -> None:
+    assert read_recipe([]).resume is None
+    assert read_recipe(["--resume"]).resume == read_recipe(["--resume", "auto"]).resume == "auto"
+    assert read_recipe(["--resume", "a/step-00000002"]).resume == "a/step-00000002"
+    (tmp_path / "r.yaml").write_text("resume: true\nseeds: [1, 2]\n")
+    old = read_recipe(["--config", str(tmp_path / "r.yaml")])
+    assert old.resume == "auto" and old.seeds == [1, 2]
+
+
+def test_a_folder_is_claimed_by_the_same_recipe_alone(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    claim_folder(out, Recipe(out=str(out)))
+    (out / "checkpoints").mkdir()
+    claim_folder(out, Recipe(out=str(out), resume="auto", save_steps=9, workers=2, threads=3))  # free to change
+    with pytest.raises(SystemExit, match="has ema_decay = 0.0, this command 0.5"):
+        claim_folder(out, Recipe(out=str(out), resume="auto", ema_decay=0.5))
+    saved = yaml.safe_load((out / "recipe.yaml").read_text())
+    del saved["lora_rank"]  # a run from before there were adapters
+    (out / "recipe.yaml").write_text(yaml.safe_dump(saved))
+    claim_folder(out, Recipe(out=str(out), resume="auto"))
+    with pytest.raises(SystemExit, match="is not empty: pass --resume"):
+        claim_folder(out, Recipe(out=str(out)))

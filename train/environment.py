@@ -1,0 +1,51 @@
+"""What a run ran on, for whoever repeats it, and where its log goes besides train_log.jsonl."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import is_tensorboard_available
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "peft")
+
+
+def describe_environment(accelerator: Accelerator) -> dict:
+    """Versions, device, processes, threads and the commit, as JSON; nothing that names the user or the machine."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    device = accelerator.device
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": versions,
+        "commit": commit,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": accelerator.num_processes,
+        "distributed": str(accelerator.distributed_type).rpartition(".")[2],
+        "mixed_precision": accelerator.mixed_precision,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def tracker_names(wanted: str) -> list[str] | None:
+    """`--trackers` as Accelerate wants it: names with commas, `auto` for TensorBoard where it is installed, `none`."""
+    if wanted == "auto":
+        return ["tensorboard"] if is_tensorboard_available() else None
+    return None if wanted == "none" else [name.strip() for name in wanted.split(",")]
+
+
+__all__ = ["describe_environment", "tracker_names"]
