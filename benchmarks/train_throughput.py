@@ -1,0 +1,173 @@
+"""python benchmarks/train_throughput.py [--size small|vitb16] [--images N] [--rounds N] [--workers N] [--batch N]
+
+Does the loader starve the step? On pictures written as JPEG files of a pedestrian data set's size, read as a run reads
+them. Ratios are what to read, for all variants take turns in one process.
+
+    loader          images/s of `PairDataset`, decoded at draft size, resized once, uint8, against a plain loop
+                    (PIL open, convert, `CLIPImageProcessor`, tokenizer) in the same run; both in one process
+    cached          the same in the second epoch, from memory
+    step            CPU seconds of a whole training step with its loading, first and later epochs, over the same step on
+                    a batch that lies in memory
+    vitb16          the step alone at 384 x 128: RogleModel with both branches over CLIPModel padded to 77 tokens,
+                    see benchmarks/step.py
+
+On a GPU, where there is one: images/s of the step at bf16, with and without torch.compile, and peak memory of batches
+up to 4,096 with gradient caching.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "train"))
+
+import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from global_batch import GlobalBatch, forward_step  # noqa: E402
+from pairs import PairDataset, normalize_pictures  # noqa: E402
+from PIL import Image  # noqa: E402
+from small_model import build_small_model  # noqa: E402
+from step import configurations, make_step, random_batch  # noqa: E402
+
+from dataset_pvlg.features import FEATURES  # noqa: E402
+from dataset_pvlg.load import load_rows  # noqa: E402
+from modeling_rogle import RogleModel  # noqa: E402
+
+SIZE = (256, 768)  # width and height of the files, in pixels: larger than the model reads, as in UFine6926
+
+
+def jpeg_rows(folder: Path, count: int) -> Dataset:
+    """Synthetic rows whose pictures are JPEG files, enlarged, boxes with them."""
+    rows = load_rows("synthetic-tiny")[0]["train"]
+    found = []
+    for number in range(count):
+        row = rows[number % len(rows)]
+        x, y = SIZE[0] / row["width"], SIZE[1] / row["height"]
+        path = folder / f"{number}.jpg"
+        row["image"].convert("RGB").resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
+        boxes = [[b[0] * x, b[1] * y, b[2] * x, b[3] * y] for b in (region["bbox"] for region in row["regions"])]
+        regions = [region | {"bbox": box} for region, box in zip(row["regions"], boxes, strict=True)]
+        found.append(
+            row
+            | {"image": {"path": str(path), "bytes": None}, "image_id": str(number), "regions": regions}
+            | {"width": SIZE[0], "height": SIZE[1]}
+        )
+    return Dataset.from_list(found, features=FEATURES)
+
+
+def plain_loop(rows: Dataset, processor, numbers: Sequence[int]) -> None:
+    """What published training code does: open, convert, process, pad."""
+    paths = rows.remove_columns([name for name in rows.column_names if name != "image"])
+    for number in numbers:
+        image = paths[number]["image"].convert("RGB")
+        processor.image_processor(images=image, return_tensors="pt")
+        processor.tokenizer(rows_caption[number], padding="max_length", truncation=True, return_tensors="pt")
+
+
+rows_caption: list[str] = []
+
+
+def seconds_of(work: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
+    began = clock()
+    work()
+    return clock() - began
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Measures, prints a table, and returns the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vitb16", action="store_true", help="also the step of a pretrained size: minutes, 10 GB")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    found: dict[str, list[float]] = {name: [] for name in ("loader", "cached", "plain", "step", "loaded", "later")}
+    with tempfile.TemporaryDirectory() as folder:
+        rows = jpeg_rows(Path(folder), args.images)
+        rows_caption[:] = rows["caption"][:]
+        model, processor = build_small_model(rows_caption)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        accelerator, gather = Accelerator(), GlobalBatch()
+        model.to(accelerator.device).train()
+
+        def batch_of(pairs: PairDataset, first: int) -> dict:
+            batch = pairs.collate([pairs[n % len(pairs)] for n in range(first, first + args.batch)])
+            batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
+            return {k: v for k, v in batch.items() if k not in ("image_ids", "faults", "row_numbers", "pair_numbers")}
+
+        def step(batch: dict) -> None:
+            batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+            _, backward = forward_step(accelerator, model, batch, gather)
+            backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        in_memory = batch_of(PairDataset(rows, processor), 0)
+        step(in_memory)  # allocations
+        for turn in range(args.rounds):
+            pairs, first = PairDataset(rows, processor), turn * args.batch
+            numbers = [n % args.images for n in range(first, first + args.batch)]
+            found["plain"].append(seconds_of(lambda n=numbers: plain_loop(rows, processor, n)))
+            found["loader"].append(seconds_of(lambda p=pairs, f=first: batch_of(p, f)))
+            found["cached"].append(seconds_of(lambda p=pairs, f=first: batch_of(p, f)))
+            fresh = PairDataset(rows, processor)
+            found["step"].append(seconds_of(lambda: step(in_memory)))
+            found["loaded"].append(seconds_of(lambda p=fresh, f=first: step(batch_of(p, f))))
+            found["later"].append(seconds_of(lambda p=fresh, f=first: step(batch_of(p, f))))
+    middle = {name: statistics.median(values) for name, values in found.items()}
+    ratios = {
+        "loader over the plain loop, images/s": middle["plain"] / middle["loader"],
+        "from memory over the plain loop, images/s": middle["plain"] / middle["cached"],
+        "step with loading over step in memory, first epoch": middle["loaded"] / middle["step"],
+        "step with loading over step in memory, later epochs": middle["later"] / middle["step"],
+    }
+    print(f"{args.batch} images of {SIZE[0]} x {SIZE[1]} px, one thread; CPU seconds a batch: "
+          + ", ".join(f"{name} {value:.3f}" for name, value in middle.items()))  # fmt: skip
+    if args.vitb16:
+        steps = {name: make_step(name, "vitb16", 8, 4) for name in ("rogle, local on", "clip, longest")}
+        times = {name: statistics.median(seconds_of(work) for _ in range(args.rounds)) for name, work in steps.items()}
+        ratios["vitb16 step over CLIPModel's"] = times["rogle, local on"] / times["clip, longest"]
+    if torch.cuda.is_available():
+        on_gpu(args.rounds)
+    for name, value in ratios.items():
+        print(f"{name:<55} {value:6.2f}x")
+    return ratios
+
+
+def on_gpu(rounds: int) -> None:
+    """Images/s and peak memory of the ViT-B/16 step at bf16."""
+    config, _ = configurations("vitb16")
+    accelerator, gather = Accelerator(mixed_precision="bf16"), GlobalBatch()
+    for compiled in (False, True):
+        model = RogleModel(config).train()
+        if compiled:
+            model.vision_model.compile()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        model, optimizer = accelerator.prepare(model, optimizer)
+        for images, parts in ((64, 1), (256, 1), (1024, 8), (4096, 32)):
+            given = {name: value.cuda() for name, value in random_batch(config, images, 4).items()}
+            torch.cuda.reset_peak_memory_stats()
+            times = []
+            for _ in range(rounds + 2):
+                torch.cuda.synchronize()
+                began = time.perf_counter()
+                _, backward = forward_step(accelerator, model, given, gather, parts)
+                backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                torch.cuda.synchronize()
+                times.append(time.perf_counter() - began)
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            rate = images / statistics.median(times[2:])
+            print(f"compile {compiled}, batch {images} in {parts} parts: {rate:.0f} images/s, peak {peak:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()
