@@ -397,7 +397,7 @@ class RogleModel(CLIPModel):
 
         Raises:
             ValueError: input_ids or pixel_values missing, an image of the wrong size, a box without area, an identity
-                loss without `identities`.
+                loss without `identities`, `output_attentions` of attention that is not eager.
         """
         if input_ids is None or pixel_values is None:
             raise ValueError("RogleModel.forward needs input_ids and pixel_values; see encode_images and encode_texts")
@@ -405,6 +405,9 @@ class RogleModel(CLIPModel):
         for name, value in (("box_image", box_image), ("sentence_input_ids", sentence_input_ids)):
             if value is not None and len(value) != n or value is None and n is not None and name == "box_image":
                 raise ValueError(f"{name} must have one row for each of {n or 0} boxes")
+        for name in ("output_attentions", "output_hidden_states"):
+            if getattr(self.config, name):  # the towers read their own configurations alone
+                kwargs.setdefault(name, True)
         for tower in (self.vision_model, self.text_model):
             if kwargs.get("output_attentions") and tower.config._attn_implementation != "eager":
                 raise ValueError(
