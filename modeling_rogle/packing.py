@@ -48,20 +48,17 @@ class PackedAttention(CLIPAttention):
         """As CLIP's; with `runs`, pairs (texts, length of each), `hidden_states` is `[1, tokens, hidden]`, packed."""
         if runs is None:
             return super().forward(hidden_states, attention_mask, **kwargs)
-        projected = [projection(hidden_states[0]) for projection in (self.q_proj, self.k_proj, self.v_proj)]
         dropout = self.dropout if self.training else 0.0
-        mixed, start = [], 0
-        for texts, length in runs:
-            stop = start + texts * length
-            heads = [
-                part[start:stop].view(texts, length, self.num_heads, self.head_dim).transpose(1, 2)
-                for part in projected
-            ]
+        sizes = [texts * length for texts, length in runs]
+        # Split, not sliced: the gradient of a slice is a whole pack of zeros.
+        parts = [projection(hidden_states[0]).split(sizes) for projection in (self.q_proj, self.k_proj, self.v_proj)]
+        mixed = []
+        for (texts, length), *projected in zip(runs, *parts, strict=True):
+            heads = [part.view(texts, length, self.num_heads, self.head_dim).transpose(1, 2) for part in projected]
             out = nn.functional.scaled_dot_product_attention(
                 *heads, dropout_p=dropout, is_causal=True, scale=self.scale
             )
-            mixed.append(out.transpose(1, 2).reshape(stop - start, self.embed_dim))
-            start = stop
+            mixed.append(out.transpose(1, 2).reshape(texts * length, self.embed_dim))
         return self.out_proj(torch.cat(mixed))[None], None
 
 
