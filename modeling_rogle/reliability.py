@@ -70,7 +70,12 @@ def pair_views(
     Returns:
         Two `[n]` fp32 tensors, without gradient: a among the b, and b among the a. inf where the batch cannot tell:
         without rivals (`gmm_consensus`: without two), and throughout for `none`.
+
+    Raises:
+        ValueError: another kind.
     """
+    if kind not in RELIABILITIES:
+        raise ValueError(f"kind must be one of {RELIABILITIES}, not {kind!r}")
     cosine = cosines(embeds_a, embeds_b).float()
     own = torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)
     rival = ~(same_by_any(tuple(ids), len(cosine), cosine.device) | own)
@@ -243,7 +248,7 @@ def split_mixture(values: torch.Tensor) -> tuple[torch.Tensor, float, float] | N
 
     - two Gaussians explain the scores better than one (BIC), each holding at least 2 % of at least 50 pairs;
     - they are apart: Ashman's `D = sqrt(2) |m1 - m0| / sqrt(s0^2 + s1^2)` exceeds 2;
-    - the lower one looks like mismatched pairs: `m0 <= m1 / 3`, no more than a third of the way from 0 to the true
+    - the lower one looks like mismatched pairs: `|m0| <= m1 / 3`, no more than a third of the way from 0 to the true
       pairs. Hard true pairs lie higher, for they still beat most of their rivals.
 
     Args:
@@ -278,7 +283,7 @@ def split_mixture(values: torch.Tensor) -> tuple[torch.Tensor, float, float] | N
         2 * (likelihood - single) <= 3 * math.log(len(x))  # three parameters more
         or float(share.min()) < 0.02
         or separation <= 2
-        or float(mean[0]) > float(mean[1]) / 3
+        or abs(float(mean[0])) > float(mean[1]) / 3
     ):
         return None
     # Beyond its mean the narrower Gaussian falls below the wider one; the probability must not turn back there.
