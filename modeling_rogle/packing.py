@@ -111,13 +111,17 @@ def encode_packed(
 
 
 def encode_buckets(
-    text_model: CLIPTextModel, input_ids: torch.Tensor, lengths: Sequence[int], keep: int = 0
+    text_model: CLIPTextModel,
+    input_ids: torch.Tensor,
+    lengths: Sequence[int],
+    keep: int = 0,
+    call_tokens: int = CALL_TOKENS,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Encodes texts of like length together, each bucket cut to its longest; for devices on which a call is dear.
 
-    Arguments and result as of [`encode_packed`].
+    Arguments and result as of [`encode_packed`]; call_tokens: see [`length_buckets`].
     """
-    buckets = length_buckets(lengths, CALL_TOKENS)
+    buckets = length_buckets(lengths, call_tokens)
     pooled, kept = [], []
     for bucket in buckets:
         rows = torch.tensor(bucket, device=input_ids.device)
