@@ -18,7 +18,7 @@ from PIL import Image
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from modeling_rogle.gallery import Gallery, GalleryError, fingerprint, load_model
 from modeling_rogle.matching import TEMPLATE_LABELS, template_boxes
-from modeling_rogle.store import quantise
+from modeling_rogle.shards import quantise
 
 COLOURS = ("red", "green", "blue", "white", "black", "orange", "purple", "brown", "pink", "grey")
 QUERY = "A man wears a red jacket. His shoes are white."
@@ -108,8 +108,7 @@ def test_the_whole_person_wins_when_its_region_fits_best(copied, tools):
     gallery = Gallery.open(copied, *tools)
     model, processor = tools
     sentence = model.encode_texts(**processor(text=["a red coat"], return_tensors="pt")).numpy()[0]
-    header = json.loads((copied / "index.json").read_text())
-    file = copied / header["generation"] / "regions.npy"
+    (file,) = copied.glob("shard-*/regions.npy")
     regions = np.load(file)
     regions[:, -1], _ = quantise(sentence)
     np.save(file, regions)
@@ -206,8 +205,8 @@ def test_a_folder_with_other_things_in_it_is_never_taken_for_the_index(tools, tm
     assert sorted(os.listdir(folder)) == ["00.png", "01.png"]
 
 
-def test_building_again_replaces_the_index_and_leaves_one_generation(tools, copied, tmp_path):
-    (copied / "generation-00000000").mkdir()  # what a killed build leaves
+def test_an_index_of_another_folder_replaces_the_old_one_wholly(tools, copied, tmp_path):
+    (copied / "shard-00000000").mkdir()  # what a killed build leaves
     (copied / "index.json.new").write_text("half")
     Gallery.build(make_pictures(tmp_path / "few", 2), *tools, copied, progress=False)
     assert Gallery.open(copied).paths == ["00.png", "01.png"]
@@ -223,42 +222,9 @@ def test_a_build_that_fails_leaves_the_old_index(tools, copied, tmp_path):
     assert len(Gallery.open(copied)) == 10
 
 
-def test_a_killed_build_leaves_the_old_index_or_none(tools, tiny_checkpoint, copied, tmp_path):
-    program = """
-import os, signal, sys
-import modeling_rogle.gallery as gallery
-folder, model, *outs = sys.argv[1:]
-tools, encode = gallery.load_model(model), gallery._encode_pictures
-def killed(*args):
-    if calls.append(0) or len(calls) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return encode(*args)
-for out in outs:
-    if os.fork() == 0:
-        calls = []
-        gallery._encode_pictures = killed
-        gallery.Gallery.build(folder, *tools, out, batch_size=2, progress=False)
-    print(os.waitstatus_to_exitcode(os.wait()[1]))
-"""
-    folder, new = make_pictures(tmp_path / "pictures", 8), tmp_path / "new"
-    done = subprocess.run(
-        [sys.executable, "-c", program, folder, tiny_checkpoint, copied, new],
-        capture_output=True,
-        text=True,
-        timeout=180,  # a guard against hanging; seconds on an idle machine
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )
-    assert done.stdout.split() == [str(-signal.SIGKILL)] * 2, done.stderr
-    assert len(Gallery.open(copied, *tools).search(QUERY)) == 10
-    with pytest.raises(GalleryError, match=r"not an index \(no index.json\)"):
-        Gallery.open(new)
-    assert Gallery.build(folder, *tools, new, progress=False).images == 8
-    assert len(os.listdir(new)) == 2
-
-
 def stored(index: Path) -> tuple[dict[str, list], np.ndarray, np.ndarray]:
     """What lies in the files themselves: metadata, embeddings, int8 regions."""
-    (data,) = index.glob("generation-*")
+    (data,) = index.glob("shard-*")
     table = pq.read_table(data / "images.parquet").to_pydict()
     return table, np.load(data / "global.npy"), np.load(data / "regions.npy")
 
@@ -275,7 +241,7 @@ def test_a_deleted_picture_is_nowhere_on_the_disk(copied, tools):
         assert after[path].score == pytest.approx(before[path].score, abs=1e-6)
         assert after[path].file == before[path].file
     assert after == {match.path: match for match in Gallery.open(copied, *tools).search(QUERY)}
-    assert len(list(copied.rglob("*"))) == 6  # index.json and one generation of four files
+    assert len(list(copied.rglob("*"))) == 6  # index.json and one shard of four files
     left, *left_arrays = stored(copied)
     everything = b"".join(file.read_bytes() for file in copied.rglob("*.*"))
     assert len(left["path"]) == 8
