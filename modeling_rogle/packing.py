@@ -31,6 +31,12 @@ def text_lengths(input_ids: torch.Tensor, eos_token_id: int) -> list[int]:
     return (ends + 1).tolist()
 
 
+def stack_texts(*tables: torch.Tensor) -> torch.Tensor:
+    """Tables `[n, l]` of ids one upon another, `[sum of n, longest l]`; zeros pad behind the end of text."""
+    longest = max(table.shape[1] for table in tables)
+    return torch.cat([nn.functional.pad(table, (0, longest - table.shape[1])) for table in tables])
+
+
 class PackedAttention(CLIPAttention):
     """CLIP's attention, and the same for texts laid end to end: block-diagonal and causal.
 
@@ -179,4 +185,4 @@ def _inverse(order: Sequence[int], device: torch.device) -> torch.Tensor:
     return torch.tensor(order, device=device).argsort()
 
 
-__all__ = ["PackedAttention", "encode_buckets", "encode_packed", "length_buckets", "text_lengths"]
+__all__ = ["PackedAttention", "encode_buckets", "encode_packed", "length_buckets", "stack_texts", "text_lengths"]
