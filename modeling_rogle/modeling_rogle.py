@@ -52,7 +52,7 @@ class RogleOutput(ModelOutput):
     region_embeds (`[n, d]`), sentence_embeds (`[n, d]`): unit vectors; None without boxes or sentences.
     text_model_output, vision_model_output: as in `CLIPOutput`. Text states after a caption's last token are zero
         unless `output_hidden_states` or `output_attentions` is asked for, and left out of a training step that does not
-        read them.
+        read them; of the last vision states such a step computes the class token's alone.
     """
 
     loss: torch.FloatTensor | None = None
@@ -279,16 +279,17 @@ class RogleModel(CLIPModel):
         )
         return self._regions(pixel_values, vision.last_hidden_state, inputs, boxes, box_image)
 
-    def _block_inputs(self, boxes: torch.Tensor | None) -> BlockInputs | None:
-        """What the dense forward has to keep for the region features of these boxes."""
-        keep = {"dense_roi": 1, "masked_cls": self.config.masked_blocks}.get(self.config.region_feature, 0)
-        return BlockInputs(keep) if keep and boxes is not None else None
+    def _block_inputs(self, boxes: torch.Tensor | None, last_states: bool = False) -> BlockInputs:
+        """What the dense forward has to keep for the region features of these boxes, and what it may leave out."""
+        feature = self.config.region_feature if boxes is not None else None
+        keep = {"dense_roi": 1, "masked_cls": self.config.masked_blocks}.get(feature, 0)
+        return BlockInputs(keep, class_only=not last_states and feature != "patch_mean")
 
     def _regions(
         self,
         pixel_values: torch.Tensor,
         states: torch.Tensor,
-        inputs: BlockInputs | None,
+        inputs: BlockInputs,
         boxes: torch.Tensor,
         box_image: torch.Tensor,
     ) -> torch.Tensor:
@@ -301,7 +302,12 @@ class RogleModel(CLIPModel):
             crops = crop_boxes(pixel_values, boxes, box_image)
             # Memory for a training step is the caller's affair; without gradients a few crops at a time are enough.
             few = len(crops) if torch.is_grad_enabled() else max(len(pixel_values), 16)
-            pooled = [self.vision_model(part, interpolate_pos_encoding=True).pooler_output for part in crops.split(few)]
+            pooled = [
+                self.vision_model(
+                    part, interpolate_pos_encoding=True, block_inputs=BlockInputs(class_only=True)
+                ).pooler_output
+                for part in crops.split(few)
+            ]
             return self.visual_projection(torch.cat(pooled))
         patch = self.config.vision_config.patch_size
         grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
@@ -414,7 +420,8 @@ class RogleModel(CLIPModel):
                     f"output_attentions=True: {tower.config._attn_implementation!r} attention computes no maps; call "
                     "model.set_attn_implementation('eager') first"
                 )
-        inputs = self._block_inputs(boxes)
+        every_state = kwargs.get("output_hidden_states") or kwargs.get("output_attentions")
+        inputs = self._block_inputs(boxes, last_states=bool(every_state) or not return_loss)
         vision = self.vision_model(
             pixel_values=pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
@@ -424,7 +431,7 @@ class RogleModel(CLIPModel):
         spans_wanted = (
             return_loss and self.config.tsl_text_weight > 0 and sentence_spans is not None and boxes is not None
         )
-        if position_ids is not None or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+        if position_ids is not None or every_state:
             text = self.text_model(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
             )
@@ -562,7 +569,8 @@ class RogleModel(CLIPModel):
         first[1:] = box_image[1:] != box_image[:-1]
         one = first.nonzero()[:, 0]
         crops = crop_boxes(pixel_values, boxes[one], box_image[one])
-        target = self.visual_projection(self.vision_model(pixel_values=crops).pooler_output)
+        inputs = BlockInputs(class_only=True)
+        target = self.visual_projection(self.vision_model(pixel_values=crops, block_inputs=inputs).pooler_output)
         return region_embeds[one], target, None if weight is None else weight[one]
 
 
