@@ -3,8 +3,10 @@
 Every description is put to what is left of the gallery, so half of the searches have an answer and half have none.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from .calibration import DEPTH, FEATURES, Calibration, Logistic, auroc, expected_calibration_error, false_positives_at
 from .calibration import features as result_features
 from .encoding import CaptionSet, SplitEmbeddings
+from .gallery import Gallery
 
 HALVES = 4  # random halves of the people
 SHARES = (1.0, 0.5, 0.25)  # of the people left: a calibration must hold for small and large galleries
@@ -162,6 +165,75 @@ def split_trials(
     return Trials.concatenate(parts)
 
 
+def read_pairs(path: str | Path, gallery: Gallery) -> tuple[list[str], list[list[int]]]:
+    """Descriptions of people in one's own gallery: JSON lines `{"query": "a man ...", "paths": ["a.jpg", ...]}`, the
+    paths being all the indexed pictures of that person.
+
+    Returns:
+        the queries, and the rows of each one's pictures.
+
+    Raises:
+        OSError: no such file.
+        ValueError: a line that is not such an object, or a path that is not in the index; names line and field.
+    """
+    row_of = {name: row for row, name in enumerate(gallery.paths)}
+    queries, rows = [], []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+        query, paths = (item.get("query"), item.get("paths")) if isinstance(item, dict) else (None, None)
+        if not isinstance(query, str) or not query.strip():
+            raise ValueError(f"{path}, line {number}: field 'query' must be a description")
+        if not isinstance(paths, list) or not paths:
+            raise ValueError(f"{path}, line {number}: field 'paths' must be a list of indexed pictures")
+        missing = next((name for name in paths if name not in row_of), None)
+        if missing is not None:
+            raise ValueError(f"{path}, line {number}: field 'paths': {missing!r} is not in the index")
+        queries.append(query)
+        rows.append([row_of[name] for name in paths])
+    return queries, rows
+
+
+def gallery_trials(
+    gallery: Gallery, queries: Sequence[str], rows: Sequence[Sequence[int]], seed: int = 0
+) -> tuple[Trials, Trials]:
+    """Open-set trials in one's own gallery, half of the people described for fitting and half for judging.
+
+    Pictures of people that nobody describes stay in the gallery: they are the crowd.
+
+    Raises:
+        ValueError: fewer than eight people are described.
+    """
+    asked, gallery_person = _people(rows, len(gallery))
+    people = np.random.default_rng(seed).permutation(np.unique(asked))
+    if len(people) < 8:
+        raise ValueError(f"calibration needs descriptions of at least 8 people, there are {len(people)}")
+    encoded = [gallery.encode_query(query) for query in queries]
+    whole = np.stack([query.embed for query in encoded]) @ gallery.encode_gallery().T
+    final = np.stack([gallery.similarity(query) for query in encoded])
+    halves = []
+    for part in (people[: len(people) // 2], people[len(people) // 2 :]):
+        mine = np.isin(asked, part)
+        halves.append(open_set_trials(final[mine], whole[mine], asked[mine], gallery_person, seed, halves=2 * HALVES))
+    return halves[0], halves[1]
+
+
+def _people(rows: Sequence[Sequence[int]], pictures: int) -> tuple[np.ndarray, np.ndarray]:
+    """Who is described `[Q]`, and who each picture shows `[N]`: queries that share a picture describe one person."""
+    person = -1 - np.arange(pictures)  # everybody else is somebody of their own
+    asked: list[int] = []
+    for number, mine in enumerate(rows):
+        known = {int(person[row]) for row in mine if person[row] >= 0}
+        person[list(mine)] = number
+        person[np.isin(person, list(known))] = number
+        asked = [number if one in known else one for one in asked] + [number]
+    return np.array(asked), person
+
+
 def _some(captions: CaptionSet, most: int, seed: int) -> CaptionSet:
     if len(captions.embeds) <= most:
         return captions
@@ -249,4 +321,7 @@ def judge(calibration: Calibration, trials: Trials) -> dict[str, Any]:
     return counts | {name: round(float(value), 4) for name, value in figures.items()}
 
 
-__all__ = ["Trials", "fit_calibration", "judge", "open_set_trials", "split_scores", "split_trials"]
+__all__ = [
+    "Trials", "fit_calibration", "gallery_trials", "judge", "open_set_trials", "read_pairs", "split_scores",
+    "split_trials",
+]  # fmt: skip
