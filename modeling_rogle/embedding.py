@@ -1,25 +1,23 @@
 """Pixels -> embeddings of pictures and their template regions, in bfloat16 where this machine is faster in it."""
 
+import copy
+
 import numpy as np
 import torch
 
 from .manifest import GalleryError
 from .matching import template_boxes
 from .modeling_rogle import RogleModel
+from .precision import fast_bfloat16
 
 
-def encodes_in_bfloat16(model: RogleModel) -> bool:
-    """Whether this model on this machine encodes faster in bfloat16 by enough to be worth its rounding.
-
-    On a CPU that means AMX tiles: with AVX512-BF16 alone autocast was slower than float32 (measured, 0.6x). Towers
-    narrower than ViT-S gain nothing.
-    """
-    if model.config.vision_config.hidden_size < 384 or model.dtype != torch.float32:
-        return False
-    if model.device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return model.device.type == "cpu" and supported is not None and bool(supported())
+def image_encoder(model: RogleModel) -> RogleModel:
+    """The model that indexes: `model` itself, or a copy in bfloat16 where that is faster by enough to be worth its
+    rounding. Towers narrower than ViT-S gain nothing by it."""
+    wide = model.config.vision_config.hidden_size >= 384
+    if wide and model.dtype == torch.float32 and fast_bfloat16(model.device.type):
+        return copy.deepcopy(model).to(torch.bfloat16)
+    return model
 
 
 @torch.no_grad()
@@ -32,8 +30,7 @@ def encode_pixels(model: RogleModel, pixels: torch.Tensor) -> tuple[np.ndarray, 
     boxes = torch.from_numpy(template_boxes())
     owner = torch.arange(len(pixels)).repeat_interleave(len(boxes)).to(model.device)
     every_box = boxes.repeat(len(pixels), 1).to(model.device)
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=encodes_in_bfloat16(model)):
-        images, regions = model.encode_images(pixels.to(model.device), every_box, owner)
+    images, regions = model.encode_images(pixels.to(model.device), every_box, owner)
     return finite(images), finite(regions).reshape(len(pixels), len(boxes), -1)
 
 
@@ -45,4 +42,4 @@ def finite(embeds: torch.Tensor) -> np.ndarray:
     return embeds.numpy()
 
 
-__all__ = ["encode_pixels", "encodes_in_bfloat16", "finite"]
+__all__ = ["encode_pixels", "finite", "image_encoder"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .manifest import HEADER, GalleryError, read_manifest, write_manifest
+from .manifest import HEADER, GalleryError, read_manifest, remove_unnamed, write_manifest
 from .shards import Index
 from .store import TRUSTED, open_store, tune
 
@@ -46,6 +46,7 @@ def fill(
         abandon(path)
         header |= {"store": None}
         write_manifest(path, header)
+        remove_unnamed(path)
     if uri == "exact":
         return None
     index = Index(path)
@@ -76,6 +77,7 @@ def fill(
     if recall < TRUSTED:
         warnings.warn(f"store {uri}: finds {100 * recall:.1f} % of the best ten; searches will be exact", stacklevel=3)
     write_manifest(path, {**index.header, "store": saved})
+    remove_unnamed(path)
     return saved
 
 

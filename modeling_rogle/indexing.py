@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from .detect import Detector
-from .embedding import encode_pixels
+from .embedding import encode_pixels, image_encoder
 from .filling import abandon, forget
 from .folder import Skipped, shown
 from .loading import fingerprint, model_path
@@ -271,6 +271,7 @@ class _Build:
         preparer = Preparer(self.source, self.processor, tuple(config.image_size), self.detector is not None, self.todo)
         size = min(batch_size, SCENES_AT_ONCE) if self.detector is not None else batch_size
         last = time.monotonic()
+        self.encoder = image_encoder(self.model)
         with tqdm(total=len(self.todo), unit=" images", desc="indexing", disable=not progress) as bar:
             waiting = 0
             for ready, failed, count in prepared_batches(preparer, size, workers):
@@ -295,7 +296,7 @@ class _Build:
             ready = self._persons(ready, preparer)
         for start in range(0, len(ready), batch_size):
             part = ready[start : start + batch_size]
-            images, regions = encode_pixels(self.model, torch.stack([one.pixels for one in part]))
+            images, regions = encode_pixels(self.encoder, torch.stack([one.pixels for one in part]))
             for one in part:
                 if one.copy is not None:
                     name = sha256(one.facts["path"].encode()).hexdigest()[:32] + ".jpg"
@@ -315,10 +316,7 @@ class _Build:
             for number, person in enumerate(persons):
                 x, y, width, height = person.box
                 crop = scene.image.crop((x, y, x + width, y + height))
-                shrink = tuple(
-                    max(1, side // (2 * want)) for side, want in zip(crop.size, preparer.least[::-1], strict=True)
-                )
-                crop = crop if shrink == (1, 1) else crop.reduce(shrink)
+                copy = as_jpeg(crop, crop.size, preparer.least)
                 facts = {
                     **scene.facts,
                     "path": f"{scene.item.path}#{number}",
@@ -327,7 +325,7 @@ class _Build:
                     "scene": scene.item.path,
                     "box": [float(value) for value in person.box],
                 }
-                found.append(Ready(scene.item, facts, preparer.pixels([crop])[0], copy=as_jpeg(crop)))
+                found.append(Ready(scene.item, facts, preparer.pixels([crop])[0], copy=copy))
         return found
 
     def publish(self, append: bool) -> tuple[int, int, int, int]:

@@ -61,17 +61,26 @@ class Preparer:
         }
         if self.detecting:
             return Ready(item, facts, image=picture.image)
-        copy = as_jpeg(picture.image) if self.source.rows is not None else None
+        copy = None
+        if self.source.rows is not None:
+            copy = as_jpeg(picture.image, (picture.width, picture.height), self.least)
         return Ready(item, facts, pixels=self.pixels([picture.image])[0], copy=copy)
 
     def pixels(self, images: list[Image.Image]) -> torch.Tensor:
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
 
 
-def as_jpeg(image: Image.Image) -> bytes:
-    """An RGB picture as the index keeps it."""
+def as_jpeg(image: Image.Image, size: tuple[int, int], least: tuple[int, int]) -> bytes:
+    """An RGB picture as the index keeps it: twice as high or as wide as the model sees it, not distorted.
+
+    Args:
+        size: width and height of the picture before it was decoded smaller.
+        least: height and width that the model reads.
+    """
+    shrink = max(1.0, min(size[0] / (2 * least[1]), size[1] / (2 * least[0])))
+    kept = tuple(max(1, round(side / shrink)) for side in size)
     held = io.BytesIO()
-    image.save(held, "JPEG", quality=COPY_QUALITY)
+    (image if image.size == kept else image.resize(kept)).save(held, "JPEG", quality=COPY_QUALITY)
     return held.getvalue()
 
 

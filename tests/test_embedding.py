@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import modeling_rogle.embedding as embedding
-from modeling_rogle.embedding import encode_pixels, encodes_in_bfloat16, finite
+from modeling_rogle.embedding import encode_pixels, finite, image_encoder
 from modeling_rogle.manifest import GalleryError
 from modeling_rogle.matching import template_boxes
 
@@ -21,25 +21,22 @@ def test_a_picture_and_its_templates(tiny_model):
         np.testing.assert_allclose(regions[number], parts, atol=1e-5)
 
 
-def test_bfloat16_is_close_and_still_unit_length(tiny_model, monkeypatch):
+def test_bfloat16_is_close_and_still_unit_length(tiny_model):
     pixels = torch.randn(8, 3, 32, 16)
-    exact = encode_pixels(tiny_model, pixels)
-    monkeypatch.setattr(embedding, "encodes_in_bfloat16", lambda model: True)
-    rounded = encode_pixels(tiny_model, pixels)
+    exact, rounded = encode_pixels(tiny_model, pixels), encode_pixels(tiny_model.to(torch.bfloat16), pixels)
     for one, other in zip(exact, rounded, strict=True):
         assert other.dtype == np.float32 and not np.array_equal(one, other)
-        assert (one * other).sum(-1).min() > 0.999
+        assert (one * other).sum(-1).min() > 0.99
         np.testing.assert_allclose(np.linalg.norm(other, axis=-1), 1.0, atol=1e-5)
 
 
-def test_a_small_model_is_never_rounded(tiny_model, monkeypatch):
-    assert not encodes_in_bfloat16(tiny_model)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert not encodes_in_bfloat16(tiny_model)
-    tiny_model.config.vision_config.hidden_size = 768
-    assert encodes_in_bfloat16(tiny_model)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert not encodes_in_bfloat16(tiny_model)
+def test_a_copy_in_bfloat16_indexes_where_that_is_fast_and_the_model_is_wide(tiny_model, monkeypatch):
+    for fast, width, dtype in ((True, 32, torch.float32), (False, 768, torch.float32), (True, 768, torch.bfloat16)):
+        monkeypatch.setattr(embedding, "fast_bfloat16", lambda device, fast=fast: fast)
+        tiny_model.config.vision_config.hidden_size = width
+        encoder = image_encoder(tiny_model)
+        assert encoder.dtype == dtype and tiny_model.dtype == torch.float32
+        assert (encoder is tiny_model) == (dtype == torch.float32)
 
 
 def test_embeddings_that_are_not_finite_are_refused():
