@@ -10,6 +10,7 @@ Several processes share the encoding and give the same figures to the last bit, 
 """
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -117,8 +118,13 @@ def _check_places(arguments: argparse.Namespace) -> None:
     """What would fail at the end must fail before an hour of work."""
     for name in ("out", "cache"):
         path = getattr(arguments, name)
-        if path is not None and path.exists() and not path.is_dir():
+        if path is None:
+            continue
+        if path.exists() and not path.is_dir():
             raise ValueError(f"--{name} {path} is a file; it must be a folder")
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"--{name} {path}: nothing can be written in {there}")
     if arguments.card is not None:
         card_path(arguments.card)
     try:

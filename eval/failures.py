@@ -114,7 +114,7 @@ def _strip(failure: Failure, rows: Sequence[Mapping[str, Any]], width: int) -> I
     for number, line in enumerate(lines):
         draw.text((0, number * (TEXT + 6)), line, fill=INK, font=_font(TEXT))
     # The right one stands apart from the ranked list, which begins where the gap ends.
-    _paste(image, draw, rows[failure.right], 0, below, None, f"right one: #{failure.rank}")
+    _paste(image, draw, rows[failure.right], 0, below, None, f"first right: #{failure.rank}")
     for place, (row, correct) in enumerate(zip(failure.first, failure.correct, strict=True)):
         left = CELL + 3 * GAP + place * (CELL + GAP)
         _paste(image, draw, rows[row], left, below, correct, f"#{place + 1}")

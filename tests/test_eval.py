@@ -205,6 +205,7 @@ def test_a_real_layout_has_no_local_figures(
         (["--model", "no/such/folder"], "--model no/such/folder cannot be read: there is no such folder"),
         (["--model", "nobody/nothing"], "--model nobody/nothing cannot be read: "),
         (["--cache", __file__], "test_eval.py is a file; it must be a folder"),
+        (["--cache", f"{__file__}/deep/er"], "test_eval.py/deep/er: nothing can be written in "),
         (["--card", "no/such/card"], "--card no/such/card: no folder"),
         (["--device", "abacus"], "--device 'abacus': "),
     ],
