@@ -1,12 +1,24 @@
 """Open-set trials remove the people they say, and what is fitted on some people holds for others."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modeling_rogle.calibration import FEATURES
 from modeling_rogle.encoding import CaptionSet, SplitEmbeddings
-from modeling_rogle.open_set import fit_calibration, judge, open_set_trials, split_scores, split_trials
+from modeling_rogle.gallery import Gallery, load_model
+from modeling_rogle.open_set import (
+    fit_calibration,
+    gallery_trials,
+    judge,
+    open_set_trials,
+    read_pairs,
+    split_scores,
+    split_trials,
+)  # fmt: skip
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -119,3 +131,35 @@ def test_what_cannot_be_calibrated_is_said():
     wrong.right[:] = False
     with pytest.raises(ValueError, match="nothing to calibrate"):
         fit_calibration(wrong, "abc", 0.0, "x")
+
+
+def test_pairs_of_one_s_own_gallery(tiny_checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(24):
+        pixels = rng.integers(0, 255, (60, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i:02}.png")
+    Gallery.build(tmp_path / "pictures", *load_model(tiny_checkpoint), tmp_path / "index", progress=False)
+    gallery = Gallery.open(tmp_path / "index")
+    file = tmp_path / "pairs.jsonl"
+    pairs = [(f"{2 * i:02}.png", f"{2 * i + 1:02}.png") for i in range(9)]
+    lines = [{"query": f"A man wears a red jacket {i}.", "paths": pair} for i, pair in enumerate(pairs)]
+    lines.append({"query": "He is seen again.", "paths": ["01.png"]})  # the first of the nine
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    queries, rows = read_pairs(file, gallery)
+    assert len(queries) == 10 and rows[1] == [2, 3]
+    fitting, judging = gallery_trials(gallery, queries, rows)
+    people = [set(part.person.tolist()) for part in (fitting, judging)]
+    assert len(people[0]) + len(people[1]) == 9 and not people[0] & people[1]
+    assert fitting.gallery.max() > 18  # the crowd stays
+    with pytest.raises(ValueError, match="at least 8 people, there are 3"):
+        gallery_trials(gallery, queries[:3], rows[:3])
+    for line, message in (
+        ("{", "line 1: not JSON"),
+        ("[]", "line 1: field 'query' must be"),
+        ('{"query": "x", "paths": []}', "line 1: field 'paths' must be a list"),
+        ('\n{"query": "x", "paths": ["gone.png"]}', "line 2: field 'paths': 'gone.png' is not in the index"),
+    ):
+        file.write_text(line)
+        with pytest.raises(ValueError, match=message):
+            read_pairs(file, gallery)
