@@ -55,7 +55,7 @@ class Ranked:
 def global_protocol(
     embeddings: SplitEmbeddings, captions: str = "long", local_weight: float = 0.0, ties: str = "pessimistic"
 ) -> dict[str, float]:
-    """Caption -> images by identity; also image -> caption (`i2t/...`) while `local_weight` is 0.
+    """Caption -> images by identity; also image -> caption (`i2t/...`), by the same similarity.
 
     Args:
         captions: `"long"` or `"short"`.
@@ -83,14 +83,15 @@ def _global_rankings(embeddings: SplitEmbeddings, captions: str, local_weight: f
     people, image = embeddings.image_person_ids.numpy(), chosen.image.numpy()
     every_image = np.arange(len(people))
     if local_weight > 0:
-        (ranking,) = _fused_rankings(embeddings, chosen, (local_weight,), ties)
+        (forth,) = _fused_rankings(embeddings, chosen, (local_weight,), ties)
+        back = _fused_image_ranking(embeddings, chosen, local_weight, ties)
     else:
-        ranking = global_ranking(chosen.embeds, people[image], embeddings.image_embeds, people, ties=ties)
-    found = {"": Ranked(ranking, captions, np.arange(len(image)), image, people[image], len(people))}
-    if local_weight == 0:
-        ranking = global_ranking(embeddings.image_embeds, people, chosen.embeds, people[image], ties=ties)
-        found["i2t/"] = Ranked(ranking, "image", every_image, every_image, people, len(image))
-    return found
+        forth = global_ranking(chosen.embeds, people[image], embeddings.image_embeds, people, ties=ties)
+        back = global_ranking(embeddings.image_embeds, people, chosen.embeds, people[image], ties=ties)
+    return {
+        "": Ranked(forth, captions, np.arange(len(image)), image, people[image], len(people)),
+        "i2t/": Ranked(back, "image", every_image, every_image, people, len(image)),
+    }
 
 
 def _captions_of(embeddings: SplitEmbeddings, captions: str) -> CaptionSet:
@@ -158,6 +159,32 @@ def _fused_rankings(
                 )
             )
     return [Ranking.concatenate(part) for part in parts]
+
+
+def _fused_image_ranking(embeddings: SplitEmbeddings, captions: CaptionSet, weight: float, ties: str) -> Ranking:
+    """Image -> captions by the similarity of [`caption_similarities`], read the other way round."""
+    by_caption = cosine(embeddings.image_embeds.numpy(), captions.embeds.numpy())
+    n_sentences, sentences = len(captions.sentence_embeds), captions.sentence_embeds.numpy()
+    templates = embeddings.template_embeds.unbind(1) if n_sentences else ()
+    by_template = [cosine(template.numpy(), sentences) for template in templates]
+    counts = np.bincount(captions.sentence_caption.numpy(), minlength=len(captions.embeds))
+    kept = counts > 0
+    first = np.cumsum(counts)[kept] - counts[kept]
+
+    def block(start: int, stop: int) -> np.ndarray:
+        whole = by_caption(start, stop)
+        local = whole.copy()
+        if n_sentences:
+            best = by_template[0](start, stop)
+            for similarity in by_template[1:]:
+                np.maximum(best, similarity(start, stop), out=best)
+            local[:, kept] = np.add.reduceat(best, first, axis=1) / counts[kept].astype(np.float32)
+        return fuse(whole, local, weight)
+
+    people = embeddings.image_person_ids.numpy()
+    step = max(1, BLOCK_BYTES // (4 * (2 * len(counts) + 2 * n_sentences)))
+    positives = same_id(people, people[captions.image.numpy()])
+    return rank(block, len(people), len(counts), positives, ties=ties, block_rows=step)
 
 
 def local_protocol(embeddings: SplitEmbeddings, ties: str = "pessimistic") -> dict[str, float]:
