@@ -226,7 +226,8 @@ class Gallery:
             part = rows[start : start + _ROWS_AT_ONCE]
             scores = self._index.global_rows(part) @ query.embed
             if weight > 0 and query.sentences:
-                scores = late_interaction(query, scores, self._index.region_rows(part), weight, explain=False).score
+                cosines = self._index.region_cosines(part, query.sentence_embeds)
+                scores = late_interaction(scores, cosines, weight, explain=False).score
             parts.append(scores.astype(np.float32))
         return np.concatenate(parts)
 
@@ -280,7 +281,8 @@ class Gallery:
         candidates, global_scores = nearest(
             self._index, asked.embed, count, rows, self._opened_store(), self._store_upto()
         )
-        met = late_interaction(asked, global_scores, self._index.region_rows(candidates), weight)
+        cosines = self._index.region_cosines(candidates, asked.sentence_embeds)
+        met = late_interaction(global_scores, cosines, weight)
         order = np.argsort(-met.score, kind="stable")
         found = as_matches(self._index, asked, met, candidates, global_scores, order[:top_k])
         return self._calibrated(found, met.score[order[: max(top_k, JUDGED)]], asked, rows, weight)

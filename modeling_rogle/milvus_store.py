@@ -40,7 +40,8 @@ class MilvusStore:
             from pymilvus import DataType, MilvusClient
         except ImportError as error:
             raise GalleryError(f"store {uri}: pymilvus is not installed; pip install pymilvus milvus-lite") from error
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs whole stack traces of what it raises
+        for name in ("pymilvus", "grpc._server"):  # they log whole stack traces of what they raise
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._types, self.uri, self.dimension = DataType, uri, dimension
         self.local = "://" not in uri
         self.forgets = not self.local

@@ -91,30 +91,28 @@ class Interaction:
 
 
 def late_interaction(
-    query: Query, global_scores: np.ndarray, regions: np.ndarray, weight: float, explain: bool = True
+    global_scores: np.ndarray, cosines: np.ndarray, weight: float, explain: bool = True
 ) -> Interaction:
     """`score = (1 - w) * global + w * mean over sentences of the best region's cosine`.
 
     Args:
-        global_scores: `[n]`; regions: `[n, T, D]` unit vectors; weight: w in [0, 1].
+        global_scores: `[n]`; cosines: `[n, S, T]` of each sentence with each region; weight: w in [0, 1].
         explain: compute `moved`; zeros otherwise.
     """
-    n, said = len(regions), query.sentence_embeds
-    if not len(said):  # a picture alone says nothing of regions
-        return Interaction(global_scores, np.zeros((n, 0, regions.shape[1]), np.float32), np.zeros((n, 0), np.int64))
-    flat = regions.reshape(-1, regions.shape[-1]) @ said.T
-    cosines = flat.reshape(n, regions.shape[1], len(said)).transpose(0, 2, 1)
+    n, sentences, _ = cosines.shape
+    if not sentences:  # a picture alone says nothing of regions
+        return Interaction(global_scores, cosines, np.zeros((n, 0), dtype=np.int64))
     best = cosines.max(axis=2)
     total = best.sum(axis=1)
-    score = (1.0 - weight) * global_scores + weight * total / len(said)
-    moved = np.zeros((n, len(said)), dtype=np.int64)
+    score = (1.0 - weight) * global_scores + weight * total / sentences
+    moved = np.zeros((n, sentences), dtype=np.int64)
     if explain and weight > 0:
         rank = ranks(score)
-        for sentence in range(len(said)):
-            if len(said) == 1:
+        for sentence in range(sentences):
+            if sentences == 1:
                 without = global_scores
             else:
-                without = (1.0 - weight) * global_scores + weight * (total - best[:, sentence]) / (len(said) - 1)
+                without = (1.0 - weight) * global_scores + weight * (total - best[:, sentence]) / (sentences - 1)
             moved[:, sentence] = ranks(without) - rank
     return Interaction(score, cosines, moved)
 

@@ -228,6 +228,22 @@ class Index:
             found[places] = dequantise(shard.regions[local], shard.scales[local])
         return found
 
+    def region_cosines(self, rows: np.ndarray, embeds: np.ndarray) -> np.ndarray:
+        """float32 `[n, S, T]`, the cosines of `[S, D]` unit vectors with the regions of some rows.
+
+        Cheaper than by way of `region_rows`: the scale of a region is multiplied into its S cosines, not into its D
+        numbers.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        found = np.empty((len(rows), len(embeds), len(self.boxes)), dtype=np.float32)
+        asked = np.ascontiguousarray(embeds.T, dtype=np.float32)
+        for shard, places, local in self._by_shard(rows):
+            regions = shard.regions[local]
+            products = regions.reshape(-1, regions.shape[-1]).astype(np.float32) @ asked
+            products = products.reshape(*regions.shape[:2], len(embeds)) * shard.scales[local][..., None]
+            found[places] = products.transpose(0, 2, 1)
+        return found
+
 
 class IndexWriter:
     """Adds and removes rows of one manifest; [`IndexWriter.commit`] makes them the index. The caller holds the lock.

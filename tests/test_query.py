@@ -6,7 +6,7 @@ from PIL import Image
 from test_shards import unit_rows
 
 from modeling_rogle.manifest import GalleryError
-from modeling_rogle.query import Query, encode_query, late_interaction, ranks
+from modeling_rogle.query import encode_query, late_interaction, ranks
 
 TEXT = "A man wears a red jacket. His shoes are white."
 
@@ -35,13 +35,12 @@ def test_pictures_that_cannot_be_read_are_named(tiny_model, tiny_processor, tmp_
 def test_late_interaction_and_what_each_sentence_moved(weight):
     n, count, regions = 30, 3, unit_rows(30, 4, 8)
     global_scores, said = unit_rows(n, 8, seed=1)[:, 0], unit_rows(count, 8, seed=2)
-    query = Query("", tuple((str(s), s, s + 1) for s in range(count)), said[0], said)
 
     def score(i: int, without: int | None) -> float:
         best = [max(said[s] @ region for region in regions[i]) for s in range(count) if s != without]
         return (1 - weight) * global_scores[i] + weight * np.mean(best)
 
-    met = late_interaction(query, global_scores, regions, weight)
+    met = late_interaction(global_scores, np.einsum("sd,ntd->nst", said, regions), weight)
     whole = np.array([score(i, None) for i in range(n)])
     np.testing.assert_allclose(met.score, whole, atol=1e-6)
     for sentence in range(count):

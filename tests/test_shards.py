@@ -55,6 +55,9 @@ def test_what_is_committed_is_read_back_in_order(tmp_path):
     some = np.array([11, 0, 4, 4, 5])
     np.testing.assert_array_equal(index.global_rows(some), images[some])
     np.testing.assert_allclose(index.region_rows(some), regions[some], atol=0.02)
+    cosines = np.einsum("sd,ntd->nst", images[:3], index.region_rows(some))
+    np.testing.assert_allclose(index.region_cosines(some, images[:3]), cosines, atol=1e-6)
+    assert index.region_cosines(some, images[:0]).shape == (5, 0, REGIONS)
 
 
 def test_bfloat16_halves_the_file_and_loses_little(tmp_path):
