@@ -190,6 +190,11 @@ class Gallery:
         return self._index.header
 
     @property
+    def fingerprint(self) -> str:
+        """Of the model that made the index; see [`fingerprint`]."""
+        return str(self._index.header["model"].get("fingerprint"))
+
+    @property
     def complete(self) -> bool:
         """False while an indexing that was begun is not finished."""
         return bool(self._index.header["complete"])
@@ -364,7 +369,7 @@ class Gallery:
             place = self._loaded()[0].name_or_path
             if found is None and place and Path(place).is_dir():
                 found = Calibration.load(place)
-            if found is not None and found.fingerprint != self._index.header["model"].get("fingerprint"):
+            if found is not None and found.fingerprint != self.fingerprint:
                 warnings.warn("calibration.json: fitted to another model; no probabilities", stacklevel=4)
                 found = None
             self._calibration = (found,)
@@ -421,7 +426,7 @@ class Gallery:
 
     def _check_model(self, model: RogleModel) -> None:
         made_by = self._index.header["model"]
-        if fingerprint(model) != made_by.get("fingerprint"):
+        if fingerprint(model) != self.fingerprint:
             name = made_by.get("path") or "one that was never saved"
             raise GalleryError(
                 f"{self.path}: made by another model ({name}, {self._index.header['dimension']} numbers an "

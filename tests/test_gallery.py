@@ -3,19 +3,21 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from test_folder import bomb
 
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
+from modeling_rogle.calibration import Calibration, Logistic
 from modeling_rogle.gallery import Gallery, GalleryError, fingerprint, load_model
 from modeling_rogle.matching import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.shards import quantise
@@ -107,12 +109,12 @@ def test_a_sentence_names_its_best_region_in_pixels_or_the_whole_person(indexed,
 def test_the_whole_person_wins_when_its_region_fits_best(copied, tools):
     gallery = Gallery.open(copied, *tools)
     model, processor = tools
-    sentence = model.encode_texts(**processor(text=["a red coat"], return_tensors="pt")).numpy()[0]
+    sentence = model.encode_texts(**processor(text=["A red jacket."], return_tensors="pt")).numpy()[0]
     (file,) = copied.glob("shard-*/regions.npy")
     regions = np.load(file)
     regions[:, -1], _ = quantise(sentence)
     np.save(file, regions)
-    match = Gallery.open(copied, *tools).search("a red coat", top_k=1)[0]
+    match = Gallery.open(copied, *tools).search("A red jacket.", top_k=1)[0]
     assert (match.sentences[0].label, match.sentences[0].box) == ("whole person", None)
     assert len(gallery) == 10
 
@@ -371,6 +373,110 @@ def test_broken_weights_make_no_index_and_answer_no_query(tiny_model, tiny_proce
     with pytest.raises(GalleryError, match=message):
         Gallery.build(folder, tiny_model, tiny_processor, tmp_path / "broken", progress=False)
     assert not (tmp_path / "broken").exists()
+
+
+def test_results_say_how_they_rank_by_the_whole_picture_and_what_each_sentence_moved(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    by_global = [match.path for match in gallery.search(QUERY, local_weight=0.0)]
+    matches = gallery.search(QUERY, local_weight=0.8)
+    first, second = (gallery.encode_query(QUERY).sentences[n][0] for n in (0, 1))
+    query = gallery.encode_query(QUERY)
+    for number, other in enumerate((second, first)):
+        alone = gallery.encode_query(other)
+        without = late_scores(gallery, query.embed, alone.sentence_embeds, 0.8)
+        for match in matches:
+            rank = 1 + sum(score > without[match.path] for score in without.values())
+            assert match.sentences[number].moved == rank - match.rank
+    for match in matches:
+        assert by_global[match.global_rank - 1] == match.path
+    assert any(found.moved for match in matches for found in match.sentences)
+
+
+def late_scores(gallery: Gallery, embed: np.ndarray, said: np.ndarray, weight: float) -> dict[str, float]:
+    """The final score of every picture, for a query whose sentences are not its own."""
+    query = replace(gallery.encode_query(QUERY), embed=embed, sentences=((),) * len(said), sentence_embeds=said)
+    return dict(zip(gallery.paths, gallery.similarity(query, weight), strict=True))
+
+
+def test_similarity_is_the_score_of_every_picture(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    for weight in (0.0, 0.4):
+        scores = dict(zip(gallery.paths, gallery.similarity(QUERY, weight), strict=True))
+        for match in gallery.search(QUERY, local_weight=weight):
+            assert scores[match.path] == pytest.approx(match.score, abs=1e-5)
+    some = np.array([7, 2])
+    np.testing.assert_allclose(gallery.similarity(QUERY, rows=some), gallery.similarity(QUERY)[some], atol=1e-6)
+    assert gallery.encode_gallery().shape == (10, 32)
+    np.testing.assert_array_equal(gallery.encode_gallery(some), gallery.encode_gallery()[some])
+
+
+def test_a_picture_finds_itself_alone_and_beside_words(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    file = gallery.folder / "04.png"
+    match = gallery.search(image=file)[0]
+    assert (match.path, match.sentences) == ("04.png", ()) and match.score == pytest.approx(1.0, abs=1e-4)
+    both = gallery.search(QUERY, image=Image.open(file), local_weight=0.0)
+    assert both[0].score < 1.0 and len(both[0].sentences) == 2
+    with pytest.raises(GalleryError, match="query picture .*gone.png: cannot be read: No such file"):
+        gallery.search(image=gallery.folder / "gone.png")
+
+
+def test_filters_leave_the_order_as_it_is(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    every = [match.path for match in gallery.search(QUERY, local_weight=0.0)]
+    wide = [match.path for match in gallery.search(QUERY, local_weight=0.0, where="width >= 25")]
+    assert wide == [path for path in every if int(path[:2]) >= 5]
+    by_expression = gallery.search(QUERY, local_weight=0.0, where=pc.field("width") >= 25)
+    assert [match.path for match in by_expression] == wide
+    assert list(gallery.search(QUERY, where="width > 1000")) == []
+    for where, message in (("width >", "where"), ("colour = 'red'", "colour"), (pc.field("colour") == 1, "where: ")):
+        with pytest.raises(GalleryError, match=message) as caught:
+            gallery.search(QUERY, where=where)
+        assert "\n" not in str(caught.value)
+
+
+def test_probabilities_come_with_a_calibration_of_this_model_and_weight(copied, tools):
+    logistic = Logistic(("z",), (0.0,), (1.0,), (2.0,), 0.0)
+    parts = {"best": logistic, "other": logistic, "present": logistic}
+    fitted = Calibration(
+        fingerprint(tools[0]),
+        0.5,
+        **parts,
+        threshold=0.999999,
+        false_alarm_rate=0.1,
+        gallery_sizes=(10, 10),
+        fitted_on="a test",
+        report={},
+    )
+    assert Gallery.open(copied, *tools).search(QUERY)[0].probability is None
+    fitted.save(copied)
+    gallery = Gallery.open(copied, *tools)
+    found = gallery.search(QUERY, local_weight=0.5)
+    background = gallery.encode_gallery() @ gallery.encode_query(QUERY).embed
+    expected = fitted.probability(np.array([match.score for match in found]), background)
+    assert [match.probability for match in found] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert found.nobody is True and found.false_alarm_rate == 0.1
+    assert gallery.search(QUERY, local_weight=0.4).nobody is None
+    replace(fitted, fingerprint="another").save(copied)
+    with pytest.warns(UserWarning, match="calibration.json: fitted to another model"):
+        assert Gallery.open(copied, *tools).search(QUERY, local_weight=0.5)[0].probability is None
+
+
+def test_words_that_a_model_does_not_understand_are_told(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    with pytest.warns(UserWarning, match='"without a hat": the model does not understand negation'):
+        gallery.search("A man without a hat.")
+    with pytest.warns(UserWarning, match="the tokenizer was not trained on these words"):
+        gallery.search("穿红色外套的女人背着黑色的背包")
+
+
+def test_a_picture_too_large_to_decode_is_left_out(tools, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", 2)
+    bomb(folder / "bomb.png", 50_000, 50_000)
+    report = Gallery.build(folder, *tools, tmp_path / "index", progress=False)
+    assert [(item.path, item.reason) for item in report.skipped] == [
+        ("bomb.png", "over the limit of 80 million pixels")
+    ]
 
 
 def test_real_pedestrians(test_data, tools, tmp_path):
