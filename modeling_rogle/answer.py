@@ -23,8 +23,10 @@ def verdict(matches: Matches) -> str | None:
         return "no picture passes the filter"
     if not matches.nobody:
         return None
-    share = 1 - matches.false_alarm_rate
-    return f"nobody here matches: {share:.0%} of descriptions of absent people come no closer; the nearest pictures:"
+    rate = f"{matches.false_alarm_rate:.0%}"
+    return (
+        f"nobody here matches (this search misses the mark that {rate} of those for absent people pass); the nearest:"
+    )
 
 
 def as_table(matches: Matches) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -176,6 +177,7 @@ def _index(args: argparse.Namespace) -> None:
     if not set(args.folder) & set("*?[") and not Path(args.folder).exists():  # before seconds are spent on the model
         raise FileNotFoundError(f"{args.folder}: no such folder")
     model_folder = _checked_model(args.model)
+    _load_library()
     from .folder import shown
     from .gallery import Gallery, load_model
 
@@ -237,6 +239,9 @@ def _search(args: argparse.Namespace) -> None:
 
 def _opened(args: argparse.Namespace):
     model = _checked_model(args.model) if args.model else None
+    _load_library()
+    # That a query is cut is said by the search, in words about the query.
+    logging.getLogger("modeling_rogle.processing_rogle").setLevel(logging.ERROR)
     from .gallery import Gallery
 
     return Gallery.open(args.index, model, store=args.store)
@@ -262,6 +267,7 @@ def _calibrate(args: argparse.Namespace) -> None:
     out = Path(args.out or args.index or args.model)
     if not out.is_dir():
         raise FileNotFoundError(f"--out {out}: no such folder")
+    _load_library()
     fitting, judging, about = _dataset_trials(args) if args.dataset else _index_trials(args)
     from dataclasses import replace
 
@@ -339,6 +345,11 @@ def _convert(args: argparse.Namespace) -> None:
     print(f"converted {args.file} into {converted.folder}: {converted.parameters:,} parameters, {height} x {width} px")
     if not converted.with_processor:
         print("no processor in it, since the weights hold no tokenizer: give one with --tokenizer DIR", file=sys.stderr)
+
+
+def _load_library() -> None:
+    """Makes our classes known to transformers, which the command itself starts without."""
+    from . import RogleModel  # noqa: F401
 
 
 def _checked_model(name: str) -> str:

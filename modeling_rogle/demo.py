@@ -74,9 +74,9 @@ def build(gallery: Gallery) -> Any:
                 top_k = gr.Slider(1, MAX_RESULTS, value=10, step=1, label="Results")
                 button = gr.Button("Search", variant="primary", elem_id="search")
             with gr.Column(scale=3, min_width=480):
-                said = gr.HTML(elem_id="said")
+                said = gr.HTML("<p>Results come best first; click one to see its regions.</p>", elem_id="said")
                 results = gr.Gallery(
-                    label="Results, best first; click one to see its regions", columns=5, object_fit="contain",
+                    show_label=False, columns=5, object_fit="contain",
                     height="auto", allow_preview=False,
                     interactive=False, buttons=[], elem_id="results",
                 )  # fmt: skip
@@ -168,7 +168,7 @@ def inside(gallery: Gallery, match: Match) -> bool:
 
 def caption(match: Match) -> str:
     """What stands on a thumbnail: short, or it would hide the feet."""
-    chance = "" if match.probability is None else f" · {match.probability:.0%}"
+    chance = "" if match.probability is None else f" · {match.probability:.1%}"
     return f"#{match.rank} · {match.score:.3f}{chance}"
 
 

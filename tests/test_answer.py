@@ -41,7 +41,9 @@ def test_probabilities_and_nobody():
     matches.nobody, matches.false_alarm_rate = False, 0.1
     assert verdict(matches) is None and " 3.4%  c3/1" in as_table(matches)
     matches.nobody = True
-    assert verdict(matches).startswith("nobody here matches: 90% of descriptions of absent people come no closer")
+    assert verdict(matches).startswith("nobody here matches (") and " 10% of those for absent people" in verdict(
+        matches
+    )
     assert verdict(matches) in as_table(matches)
     assert as_plain(matches)["nobody"] is True
 
