@@ -12,6 +12,8 @@ from modeling_rogle import RogleProcessor
 
 SIDES = re.compile(r"\b(left(?! open)|right)\b", re.IGNORECASE)  # a jacket "left open" has no side
 
+LEAST_TRUST = 0.05  # pairs that nobody draws could never win trust back
+
 
 class EpochSampler(Sampler[int]):
     """A permutation of the rows that depends on seed and epoch alone, so that a resumed run sees the same batches."""
@@ -76,6 +78,7 @@ class PairDataset(Dataset):
         # For each row its trusted pairs: (number of the pair, region, row and index of the sentence).
         self.pairs: list[list[tuple[int, dict, int, int]]] = []
         self.n_pairs = 0
+        self.trust: np.ndarray | None = None  # [n_pairs] in [0, 1]: what is trusted is drawn more often
         for row, regions in enumerate(self.regions):
             usable = [region for region in regions if region["sentence"] >= 0 and region["reliability"] > 0]
             self.pairs.append([(self.n_pairs + k, r, row, r["sentence"]) for k, r in enumerate(usable)])
@@ -132,7 +135,12 @@ class PairDataset(Dataset):
         words = [self.captions[told] if is_long else self.short[told][choice]]
 
         usable = self.pairs[index]
-        drawn = [usable[i] for i in sorted(rng.permutation(len(usable))[: self.max_pairs])]
+        order = rng.permutation(len(usable))
+        if self.trust is not None:
+            # Exponential races: drawn without replacement in proportion to trust, the untrusted now and then.
+            trust = self.trust[[number for number, _, _, _ in usable]]
+            order = np.argsort(rng.exponential(size=len(usable)) / np.maximum(trust, LEAST_TRUST))
+        drawn = [usable[i] for i in sorted(order[: self.max_pairs])]
         width, height = self.sizes[index]
         boxes = self.processor.normalize_boxes([region["bbox"] for _, region, _, _ in drawn], width, height)
         words += [self.sentence_texts[row][sentence] for _, _, row, sentence in drawn]

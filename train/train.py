@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -29,12 +28,13 @@ from small_model import build_small_model
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
+from trust import close_epoch, observe
 
 from dataset_pvlg.load import load_rows
 from dataset_pvlg.mine import mine_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.protocols import both_protocols, encode_split, fit_local_weight, format_table
-from modeling_rogle.reliability import PairReliability, pair_views
+from modeling_rogle.reliability import PairReliability
 
 # Fields of RogleConfig that a recipe may override.
 MODEL_FIELDS = (
@@ -295,6 +295,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         # Through the loader: Accelerate hands its own count of epochs to sampler and data, which a resumed run lacks.
         loader.set_epoch(epoch)
         pairs.set_epoch(epoch)
+        if trust["local"].kind != "none":
+            pairs.trust = trust["local"].weights().numpy()
         model.train()
         sums: dict[str, float] = {}
         finite = 0
@@ -319,24 +321,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
                 schedule.step()
                 bar.update()
                 continue
-            if trust["global"].kind != "none":
-                observed = pair_views(
-                    trust["global"].kind,
-                    output.image_embeds,
-                    output.text_embeds,
-                    bare.logit_scale.exp(),
-                    (batch["person_ids"],),
-                )
-                trust["global"].observe(rows, *observed)
-            if trust["local"].kind != "none" and output.region_embeds is not None:
-                observed = pair_views(
-                    trust["local"].kind,
-                    output.region_embeds,
-                    output.sentence_embeds,
-                    bare.region_head.scale(),
-                    (batch["sentence_ids"], batch["part_ids"]),
-                )
-                trust["local"].observe(numbers, *observed)
+            observe(trust, bare, output, batch, rows, numbers)
             accelerator.backward(output.loss)
             accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
             optimizer.step()
@@ -348,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
                     sums[name] = sums.get(name, 0.0) + value.item()
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", best=f"{max(progress['best'], 0):.1f}")
-        trusted = _close_epoch(trust, truth)
+        trusted = close_epoch(trust, truth)
         progress["cpu_seconds"] += time.process_time() - cpu_started  # of training alone
         model.eval()
         found = both_protocols(encode_split(bare, processor, data["validation"], progress=False, split="validation"))
@@ -391,21 +376,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
     say(f"best epoch {progress['best_epoch']}, chosen on validation; trained {minutes:.1f} min; test split:")
     say(format_table(results))
     return results
-
-
-def _close_epoch(trust: dict[str, PairReliability], truth: dict[str, np.ndarray]) -> dict[str, float]:
-    """Refreshes the weights of the pairs; what there is to log, with precision and recall where noise was made."""
-    entry = {}
-    for side, pairs in trust.items():
-        if pairs.kind == "none":
-            continue
-        entry |= {f"trust/{side}/{name}": value for name, value in pairs.finish_epoch().items()}
-        if not truth[side].all():
-            kept = pairs.clean().numpy()
-            right = float((kept & truth[side]).sum())
-            entry[f"trust/{side}/precision"] = right / max(float(kept.sum()), 1.0)
-            entry[f"trust/{side}/recall"] = right / float(truth[side].sum())
-    return entry
 
 
 def _save_state(accelerator: Accelerator, folder: Path, progress: dict) -> None:
