@@ -17,7 +17,7 @@ from .detect import Detector
 from .filling import PROBES, fill
 from .indexing import IndexReport, build_index
 from .loading import fingerprint, load_model
-from .manifest import GalleryError, locked, new_name, read_manifest
+from .manifest import GalleryError, locked, read_manifest
 from .modeling_rogle import RogleModel
 from .negation import negated_words, negation_warning, unread_script
 from .processing_rogle import RogleProcessor
@@ -25,7 +25,7 @@ from .query import Query, encode_query, late_interaction
 from .removal import named_rows, remove_pictures
 from .results import Match, Matches, SentenceMatch, as_matches
 from .shards import Index
-from .store import TRUSTED, VectorStore, nearest, open_store
+from .store import TRUSTED, VectorStore, check_store, nearest, open_store
 from .where import parse_where
 
 RERANKED = 200  # how many of the best global scores meet late interaction
@@ -90,9 +90,8 @@ class Gallery:
                 process, a model whose weights are broken, a store that does not answer.
         """
         out = Path(out)
-        if store not in (None, "exact"):  # before the work, not after it
-            header = {"dimension": model.config.projection_dim, "images": 0, "collection": new_name("rogle_probe")[:11]}
-            open_store(store, out, header).close()
+        if store not in (None, "exact"):
+            check_store(store, out, model.config.projection_dim)  # before the work, not after it
         report = build_index(
             source,
             model,

@@ -11,6 +11,7 @@ which keeps the recall of the search without filter (stores that filter inside t
 measured). If less passes than was asked for, the search is done again exactly, and says so.
 """
 
+import importlib.util
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +79,15 @@ def open_store(uri: str, path: Path, header: dict[str, Any]) -> VectorStore:
     raise GalleryError(
         f"store {uri!r}: not one of exact, faiss, faiss-ivf, faiss-hnsw, milvus, FILE.db, http://host:port"
     )
+
+
+def check_store(uri: str, path: Path, dimension: int) -> None:
+    """Raises as [`open_store`] what can be known before there is an index: no such store, a package that is not
+    installed, a server that does not answer."""
+    if (uri == "milvus" or uri.endswith(".db")) and importlib.util.find_spec("milvus_lite") is None:
+        raise GalleryError(f"store {uri}: milvus-lite is not installed; pip install pymilvus milvus-lite")
+    if uri != "milvus" and not uri.endswith(".db"):
+        open_store(uri, path, {"dimension": dimension, "images": 0, "collection": "rogle_unknown"}).close()
 
 
 def exact_search(
@@ -199,4 +209,4 @@ def tune(store: VectorStore, index: Index, queries: np.ndarray, count: int = 10)
         store.effort = min(2 * store.effort, store.max_effort)
 
 
-__all__ = ["AIMED", "TRUSTED", "VectorStore", "exact_search", "nearest", "open_store", "tune"]
+__all__ = ["AIMED", "TRUSTED", "VectorStore", "check_store", "exact_search", "nearest", "open_store", "tune"]

@@ -185,6 +185,21 @@ def test_stores_are_filled_with_the_index_and_keep_in_step(folder, tools, tmp_pa
     assert len(Gallery.open(out)) == 10
 
 
+def test_an_index_moves_into_a_local_milvus_and_keeps_in_step(folder, tools, tmp_path):
+    pytest.importorskip("milvus_lite")
+    out = tmp_path / "index"
+    build(folder, tools, out, store="milvus")
+    gallery = Gallery.open(out, *tools)
+    exact = [match.path for match in Gallery.open(out, *tools, store="exact").search(QUERY)]
+    assert [match.path for match in gallery.search(QUERY)] == exact
+    gone = gallery.encode_gallery(np.array([3]))[0].tobytes()
+    assert gallery.delete(["03.png"]) == 1
+    left = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
+    assert gone not in left and b"03.png" not in left
+    assert [match.path for match in gallery.search(QUERY)] == [path for path in exact if path != "03.png"]
+    gallery.close()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -70,11 +70,11 @@ def test_bfloat16_halves_the_file_and_loses_little(tmp_path):
 def test_shards_melt_together_as_they_pile_up(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SMALL_SHARD", 8)
     monkeypatch.setattr(shards, "MAX_SHARD", 24)
-    images, _ = filled(tmp_path, [1] * 70)
+    images, _ = filled(tmp_path, [1] * 40)
     index = Index(tmp_path)
     assert len(index.shards) <= 16
     np.testing.assert_array_equal(index.global_rows(), images)
-    assert index.paths == [f"path-{n}" for n in range(70)]
+    assert index.paths == [f"path-{n}" for n in range(40)]
     last = IndexWriter(tmp_path, index.header)
     last.commit(complete=True)
     after = Index(tmp_path)
