@@ -312,7 +312,7 @@ def _index_trials(args: argparse.Namespace) -> tuple:
     from .open_set import gallery_trials, read_pairs
 
     gallery = Gallery.open(args.index, model_folder)
-    fitting, judging = gallery_trials(gallery, *read_pairs(args.pairs, gallery), args.seed)
+    fitting, judging = gallery_trials(gallery, *read_pairs(args.pairs, gallery), args.seed, sys.stderr.isatty())
     model = gallery.model()
     about = fingerprint(model), float(model.config.local_weight), f"half of the people in {Path(args.pairs).name}"
     return fitting, judging, about

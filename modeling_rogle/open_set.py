@@ -4,6 +4,7 @@ Every description is put to what is left of the gallery, so half of the searches
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from .calibration import DEPTH, FEATURES, Calibration, Logistic, auroc, expected_calibration_error, false_positives_at
 from .calibration import features as result_features
@@ -199,7 +201,7 @@ def read_pairs(path: str | Path, gallery: Gallery) -> tuple[list[str], list[list
 
 
 def gallery_trials(
-    gallery: Gallery, queries: Sequence[str], rows: Sequence[Sequence[int]], seed: int = 0
+    gallery: Gallery, queries: Sequence[str], rows: Sequence[Sequence[int]], seed: int = 0, progress: bool = False
 ) -> tuple[Trials, Trials]:
     """Open-set trials in one's own gallery, half of the people described for fitting and half for judging.
 
@@ -212,9 +214,13 @@ def gallery_trials(
     people = np.random.default_rng(seed).permutation(np.unique(asked))
     if len(people) < 8:
         raise ValueError(f"calibration needs descriptions of at least 8 people, there are {len(people)}")
-    encoded = [gallery.encode_query(query) for query in queries]
-    whole = np.stack([query.embed for query in encoded]) @ gallery.encode_gallery().T
-    final = np.stack([gallery.similarity(query) for query in encoded])
+    images = gallery.encode_gallery()
+    whole, final = (np.empty((len(queries), len(images)), dtype=np.float32) for _ in range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a long description is cut; a search of it would be cut as well
+        for i, text in enumerate(tqdm(queries, desc="searching", unit=" queries", disable=not progress)):
+            query = gallery.encode_query(text)
+            whole[i], final[i] = images @ query.embed, gallery.similarity(query)
     halves = []
     for part in (people[: len(people) // 2], people[len(people) // 2 :]):
         mine = np.isin(asked, part)
