@@ -254,6 +254,13 @@ def _processor(image_size: tuple[int, int]) -> RogleProcessor:
     return RogleProcessor(images, train_tokenizer(["A man in a red coat carries a black bag."] * 20, max_length=64))
 
 
+def told(rows: list[dict]) -> list[dict]:
+    """The rows, shown at once on stderr: a run of hours that is stopped has said what it found."""
+    for row in rows:
+        print(json.dumps(row), file=sys.stderr, flush=True)
+    return rows
+
+
 def markdown(found: Sequence[dict]) -> str:
     """A table; times are compared with the first row that has them, rates with the first that has one."""
     base = next((row["p50"] for row in found if "p50" in row), None)
@@ -316,14 +323,14 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
             narrow, wide = (np.flatnonzero(draw.random(count) < share) for share in (0.01, 0.5))
             filters = {"": None, ", 1 % filter": narrow, ", 50 % filter": wide}
             if "exact" in parts:
-                found += measure_exact(index, queries, narrow)
+                found += told(measure_exact(index, queries, narrow))
             for uri in ("faiss", "faiss-hnsw", "milvus"):
                 if uri in parts:
-                    found += measure_store(index, uri, queries, filters)
+                    found += told(measure_store(index, uri, queries, filters))
             if "rerank" in parts:
-                found += measure_rerank(index, queries)
+                found += told(measure_rerank(index, queries))
         if "build" in parts:
-            found += measure_build(args.model_size, args.model, args.pictures, args.batch, work)
+            found += told(measure_build(args.model_size, args.model, args.pictures, args.batch, work))
     words = shlex.join(sys.argv[1:] if argv is None else argv)
     print(f"`python benchmarks/search.py {words}`\n")
     print(

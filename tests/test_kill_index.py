@@ -18,9 +18,9 @@ def tools(tiny_checkpoint):
 
 
 def test_nothing_reported_done_is_lost(tools, tmp_path):
-    folder = kill_index.draw_pictures(tmp_path / "pictures", 40)
+    folder = kill_index.draw_pictures(tmp_path / "pictures", 28)
     found = kill_index.kills(4, folder, tools, tmp_path)
-    assert len(found) == 4 and any(0 < kill.found < 40 for kill in found)
+    assert len(found) == 4 and any(0 < kill.found < 28 for kill in found)
     for kill in found:
         assert kill.reported <= kill.found and kill.same and kill.encoded_again == 0
 
