@@ -25,6 +25,7 @@ from .losses import (
     token_similarity,
     triplet_alignment,
 )
+from .packing import encode_buckets, encode_packed, stack_texts, text_lengths
 from .positions import lengthen_text_positions, resize_image_positions
 from .regions import check_box_image, crop_boxes, mean_patch_tokens, roi_align
 
@@ -112,7 +113,7 @@ class RegionHead(nn.Module):
         # One-dimensional: FSDP2 does not shard scalars.
         self.logit_scale = nn.Parameter(torch.tensor([self.initial]))
 
-    def scale(self) -> torch.Tensor:
+    def forward(self) -> torch.Tensor:
         """Scalar multiplier of region-sentence cosines, at most 100 as in CLIP."""
         return self.logit_scale[0].clamp(max=math.log(100)).exp()
 
@@ -241,8 +242,6 @@ class RogleModel(CLIPModel):
             `[n, d]` projected embeddings, not normalised, and `[n or keep_first, l, hidden]` final states, zero after
             each text's end, or an empty tensor.
         """
-        from .packing import encode_buckets, encode_packed, text_lengths
-
         keep = (len(input_ids) if keep_first is None else keep_first) if keep_tokens else 0
         if len(input_ids) == 0:
             nothing = self.text_projection.weight.new_zeros
@@ -431,15 +430,21 @@ class RogleModel(CLIPModel):
         spans_wanted = (
             return_loss and self.config.tsl_text_weight > 0 and sentence_spans is not None and boxes is not None
         )
+        sentence_features = None
         if position_ids is not None or every_state:
             text = self.text_model(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
             )
             text_features = self.text_projection(text.pooler_output)
         else:
-            text_features, tokens = self.encode_tokens(input_ids, keep_tokens=bool(spans_wanted) or not return_loss)
+            # One call for captions and sentences: each costs the CPU a walk over all weights and their gradients.
+            ids, captions = input_ids, len(input_ids)
+            if sentence_input_ids is not None:
+                ids = stack_texts(input_ids, sentence_input_ids)
+            features, tokens = self.encode_tokens(ids, bool(spans_wanted) or not return_loss, keep_first=captions)
+            text_features, sentence_features = features[:captions], features[captions:]
             text = BaseModelOutputWithPooling(
-                last_hidden_state=tokens if len(tokens) else None, pooler_output=text_features
+                last_hidden_state=tokens[:, : input_ids.shape[1]] if len(tokens) else None, pooler_output=text_features
             )
         vision.pooler_output = self.visual_projection(vision.pooler_output)
         text.pooler_output = text_features
@@ -453,7 +458,9 @@ class RogleModel(CLIPModel):
                 self._regions(pixel_values, vision.last_hidden_state, inputs, boxes, box_image), dim=-1
             )
         if sentence_input_ids is not None:
-            sentence_embeds = nn.functional.normalize(self.encode_tokens(sentence_input_ids)[0], dim=-1)
+            if sentence_features is None:
+                sentence_features = self.encode_tokens(sentence_input_ids)[0]
+            sentence_embeds = nn.functional.normalize(sentence_features, dim=-1)
 
         loss = loss_global = loss_local = loss_tsl_text = loss_tsl_image = loss_distill = loss_id = None
         if return_loss:
@@ -464,7 +471,7 @@ class RogleModel(CLIPModel):
                     loss_local = region_sentence_contrastive(
                         region_embeds,
                         sentence_embeds,
-                        self.region_head.scale(),
+                        self.region_head(),
                         sentence_ids,
                         part_ids,
                         pair_weight,

@@ -335,7 +335,7 @@ def test_the_loss_is_the_weighted_sum_of_its_named_terms(tiny_model: RogleModel,
     itc = multi_positive_itc(out.image_embeds, out.text_embeds, tiny_model.logit_scale.exp(), batch["person_ids"])
     torch.testing.assert_close(out.loss_global, itc)
     local = region_sentence_contrastive(
-        out.region_embeds, out.sentence_embeds, tiny_model.region_head.scale(), batch["sentence_ids"], None, weight
+        out.region_embeds, out.sentence_embeds, tiny_model.region_head(), batch["sentence_ids"], None, weight
     )
     torch.testing.assert_close(out.loss_local, local)
 

@@ -105,7 +105,7 @@ class PairDataset(Dataset):
 
     def _tokenize_nested(self, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         flat = [t for group in texts for t in group]
-        ids = iter(self.processor.tokenizer(flat, truncation=True)["input_ids"] if flat else [])
+        ids = iter(self.processor(text=flat, padding=False)["input_ids"] if flat else [])
         return [[next(ids) for _ in group] for group in texts]
 
     def set_epoch(self, epoch: int) -> None:

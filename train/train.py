@@ -284,6 +284,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         progress = json.loads((out / "state" / "progress.json").read_text(encoding="utf-8"))
         say(f"resumed after epoch {progress['epoch']} of {recipe.epochs}")
     size = sum(p.numel() for p in bare.parameters())
+    if processor.truncated_captions:
+        say(f"{processor.truncated_captions} captions over {processor.tokenizer.model_max_length} tokens were cut short")
     say(f"{len(pairs)} images, {steps} steps, {size:,} parameters, {accelerator.device}")
 
     log = out / "train_log.jsonl"

@@ -37,7 +37,7 @@ def observe(
             together = torch.nn.functional.normalize(together, dim=-1)
             second = sum(pair_views(side.kind, together, output.text_embeds, scale, (people,))) / 2
         side.observe(rows, first, second)
-    side, scale = trust["local"], model.region_head.scale()
+    side, scale = trust["local"], model.region_head()
     if side.kind != "none" and output.region_embeds is not None:
         ids = (batch["sentence_ids"], batch["part_ids"])
         first = sum(pair_views(side.kind, output.region_embeds, output.sentence_embeds, scale, ids)) / 2
