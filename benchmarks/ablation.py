@@ -213,10 +213,15 @@ def report_noise(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[s
 
 
 @torch.no_grad()
-def mean_leak(model: RogleModel, processor: RogleProcessor, rows, feature: str, images: int = 64) -> float:
-    """Mean `1 - cos` of the regions' embeddings with and without their surroundings, over the first validation rows."""
+def mean_leak(
+    model: RogleModel, processor: RogleProcessor, rows, feature: str, images: int = 64
+) -> tuple[float, float]:
+    """Leak and spread over the first validation rows: mean `1 - cos` of the regions' embeddings with and without their
+    surroundings, and of different regions of one image. A leak says little where all regions are alike: read it beside
+    the spread.
+    """
     model.config.region_feature = feature
-    found = []
+    leaks, spreads = [], []
     for start in range(0, min(images, len(rows)), 16):
         batch = [rows[i] for i in range(start, min(start + 16, len(rows)))]
         boxes, owner = [], []
@@ -225,8 +230,12 @@ def mean_leak(model: RogleModel, processor: RogleProcessor, rows, feature: str, 
             boxes.append(torch.from_numpy(corners))
             owner += [number] * len(corners)
         pixels = processor(images=[row["image"].convert("RGB") for row in batch], return_tensors="pt")["pixel_values"]
-        found.append(leak(model, pixels, torch.cat(boxes), torch.tensor(owner)))
-    return float(torch.cat(found).mean())
+        boxes, owner = torch.cat(boxes), torch.tensor(owner)
+        leaks.append(leak(model, pixels, boxes, owner))
+        _, regions = model.encode_images(pixels, boxes, owner)
+        other = (owner[:, None] == owner[None, :]) & ~torch.eye(len(owner), dtype=torch.bool)
+        spreads.append((1 - regions @ regions.T)[other])
+    return float(torch.cat(leaks).mean()), float(torch.cat(spreads).mean())
 
 
 def report_features(out: Path, seed: int, dataset: str) -> tuple[str, dict[str, dict[str, float]]]:
@@ -248,16 +257,16 @@ def report_features(out: Path, seed: int, dataset: str) -> tuple[str, dict[str, 
             continue
         before = mean_leak(new.eval(), processor, rows, feature)
         after = mean_leak(RogleModel.from_pretrained(folder / "best").eval(), processor, rows, feature)
-        scores[feature] = {"before": before, "after": after}
+        scores[feature] = {"before": before[0], "after": after[0]}
         own = feature != "crop"  # not trained with: read from the patch_mean checkpoint, for its leak alone
-        row = [feature, f"{before:.3f}", f"{after:.3f}"]
+        row = [feature, *(f"{found[0]:.3f} / {found[1]:.3f}" for found in (before, after))]
         for name in (LONG, FUSED, "local/R@10", "local/pointing", "local/IoU@0.5"):
             value = cell["results"].get(name)
             row.append(f"{value:.1f}" if own and value is not None else "-")
         minutes = cell["curve"][-1]["cpu_seconds"] / 60
         lines.append([*row, f"{minutes:.1f}" if own else "-"])
         scores[feature] |= {"long R@1": cell["results"][LONG]} if own else {}
-    titles = ["region feature", "leak before", "leak after", "long R@1", "with late interaction"]
+    titles = ["region feature", "leak / spread before", "after training", "long R@1", "with late interaction"]
     return _table([*titles, "sentence → region R@10", "pointing", "IoU ≥ 0.5", "CPU min"], lines), scores
 
 

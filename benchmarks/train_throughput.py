@@ -1,4 +1,4 @@
-"""python benchmarks/train_throughput.py [--size small|vitb16] [--images N] [--rounds N] [--workers N] [--batch N]
+"""python benchmarks/train_throughput.py [--images N] [--batch N] [--rounds N]
 
 Does the loader starve the step? On pictures written as JPEG files of a pedestrian data set's size, read as a run reads
 them. Ratios are what to read, for all variants take turns in one process.
@@ -8,11 +8,9 @@ them. Ratios are what to read, for all variants take turns in one process.
     cached          the same in the second epoch, from memory
     step            CPU seconds of a whole training step with its loading, first and later epochs, over the same step on
                     a batch that lies in memory
-    vitb16          the step alone at 384 x 128: RogleModel with both branches over CLIPModel padded to 77 tokens,
-                    see benchmarks/step.py
 
-On a GPU, where there is one: images/s of the step at bf16, with and without torch.compile, and peak memory of batches
-up to 4,096 with gradient caching.
+The step itself against plain CLIP, at both sizes: benchmarks/step.py. On a GPU, where there is one: images/s of the
+step at bf16, with and without torch.compile, and peak memory of batches up to 4,096 with gradient caching.
 """
 
 import argparse
@@ -33,11 +31,11 @@ from global_batch import GlobalBatch, forward_step  # noqa: E402
 from pairs import PairDataset, normalize_pictures  # noqa: E402
 from PIL import Image  # noqa: E402
 from small_model import build_small_model  # noqa: E402
-from step import configurations, make_step, random_batch  # noqa: E402
+from step import configurations, random_batch  # noqa: E402
 
 from dataset_pvlg.features import FEATURES  # noqa: E402
 from dataset_pvlg.load import load_rows  # noqa: E402
-from modeling_rogle import RogleModel  # noqa: E402
+from modeling_rogle import RogleModel, RogleProcessor  # noqa: E402
 
 SIZE = (256, 768)  # width and height of the files, in pixels: larger than the model reads, as in UFine6926
 
@@ -61,16 +59,13 @@ def jpeg_rows(folder: Path, count: int) -> Dataset:
     return Dataset.from_list(found, features=FEATURES)
 
 
-def plain_loop(rows: Dataset, processor, numbers: Sequence[int]) -> None:
+def plain_loop(rows: Dataset, captions: Sequence[str], processor: RogleProcessor, numbers: Sequence[int]) -> None:
     """What published training code does: open, convert, process, pad."""
-    paths = rows.remove_columns([name for name in rows.column_names if name != "image"])
+    pictures = rows.select_columns("image")
     for number in numbers:
-        image = paths[number]["image"].convert("RGB")
+        image = pictures[number]["image"].convert("RGB")
         processor.image_processor(images=image, return_tensors="pt")
-        processor.tokenizer(rows_caption[number], padding="max_length", truncation=True, return_tensors="pt")
-
-
-rows_caption: list[str] = []
+        processor.tokenizer(captions[number], padding="max_length", truncation=True, return_tensors="pt")
 
 
 def seconds_of(work: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
@@ -85,14 +80,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--vitb16", action="store_true", help="also the step of a pretrained size: minutes, 10 GB")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     found: dict[str, list[float]] = {name: [] for name in ("loader", "cached", "plain", "step", "loaded", "later")}
     with tempfile.TemporaryDirectory() as folder:
         rows = jpeg_rows(Path(folder), args.images)
-        rows_caption[:] = rows["caption"][:]
-        model, processor = build_small_model(rows_caption)
+        captions = rows["caption"][:]
+        model, processor = build_small_model(captions)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
         accelerator, gather = Accelerator(), GlobalBatch()
         model.to(accelerator.device).train()
@@ -114,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         for turn in range(args.rounds):
             pairs, first = PairDataset(rows, processor), turn * args.batch
             numbers = [n % args.images for n in range(first, first + args.batch)]
-            found["plain"].append(seconds_of(lambda n=numbers: plain_loop(rows, processor, n)))
+            found["plain"].append(seconds_of(lambda n=numbers: plain_loop(rows, captions, processor, n)))
             found["loader"].append(seconds_of(lambda p=pairs, f=first: batch_of(p, f)))
             found["cached"].append(seconds_of(lambda p=pairs, f=first: batch_of(p, f)))
             fresh = PairDataset(rows, processor)
@@ -130,10 +124,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     }
     print(f"{args.batch} images of {SIZE[0]} x {SIZE[1]} px, one thread; CPU seconds a batch: "
           + ", ".join(f"{name} {value:.3f}" for name, value in middle.items()))  # fmt: skip
-    if args.vitb16:
-        steps = {name: make_step(name, "vitb16", 8, 4) for name in ("rogle, local on", "clip, longest")}
-        times = {name: statistics.median(seconds_of(work) for _ in range(args.rounds)) for name, work in steps.items()}
-        ratios["vitb16 step over CLIPModel's"] = times["rogle, local on"] / times["clip, longest"]
     if torch.cuda.is_available():
         on_gpu(args.rounds)
     for name, value in ratios.items():

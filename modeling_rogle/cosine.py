@@ -28,15 +28,18 @@ def cosine(
         device: a torch device to multiply on, where the blocks then stay; numpy on the CPU when None.
         reuse: each block is written over the one before (numpy only): a fresh one costs its page faults.
     """
-    slot = _equal_rows(gallery_embeds)
+    squares = _squares(gallery_embeds)
+    slot = _equal_rows(gallery_embeds, squares)
     if slot is not None:
-        gallery_embeds = gallery_embeds[np.unique(slot, return_index=True)[1]]
-    query_norms, gallery_norms = _norms(query_embeds), _norms(gallery_embeds)
+        distinct = np.unique(slot, return_index=True)[1]
+        gallery_embeds, squares = gallery_embeds[distinct], squares[distinct]
+    query_norms, gallery_norms = _norms(_squares(query_embeds)), _norms(squares)
     n_gallery = len(gallery_embeds)
     least_rows = max(PADDED_ROWS, -(-PADDED_PRODUCT // n_gallery))
     if device is not None:
         return _cosine_on(device, query_embeds, query_norms, gallery_embeds, gallery_norms, slot, least_rows)
     kept = np.empty((0, n_gallery), dtype=np.float32)
+    scale = _needs_scaling(gallery_norms)
 
     def block(start: int, stop: int) -> np.ndarray:
         nonlocal kept
@@ -46,7 +49,8 @@ def cosine(
         if len(kept) < n_rows or not reuse:
             kept = np.empty((n_rows, n_gallery), dtype=np.float32)
         similarity = np.matmul(query, gallery_embeds.T, out=kept[:n_rows])[: stop - start]
-        similarity /= gallery_norms
+        if scale:
+            similarity /= gallery_norms
         return similarity if slot is None else similarity[:, slot]
 
     return block
@@ -65,14 +69,15 @@ def _cosine_on(
     import torch
 
     gallery, norms = torch.from_numpy(gallery_embeds).to(device), torch.from_numpy(gallery_norms).to(device)
-    columns = None if slot is None else torch.from_numpy(slot).to(device)
+    scale, columns = _needs_scaling(gallery_norms), None if slot is None else torch.from_numpy(slot).to(device)
 
     def block(start: int, stop: int) -> torch.Tensor:
         query = np.zeros((max(stop - start, least_rows), query_embeds.shape[1]), dtype=np.float32)
         np.divide(query_embeds[start:stop], query_norms[start:stop, None], out=query[: stop - start])
         with torch.no_grad(), torch.autocast(norms.device.type, enabled=False), _float32_products():
             similarity = (torch.from_numpy(query).to(device) @ gallery.T)[: stop - start]
-        similarity /= norms
+        if scale:
+            similarity /= norms
         return similarity if columns is None else similarity[:, columns]
 
     return block
@@ -91,19 +96,34 @@ def _float32_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _equal_rows(embeds: np.ndarray) -> np.ndarray | None:
+def _equal_rows(embeds: np.ndarray, squares: np.ndarray) -> np.ndarray | None:
     """Number of each row's first equal among the distinct rows; None where all are distinct."""
-    seen: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in embeds)
-    slot = np.array([seen.setdefault(digest, len(seen)) for digest in digests], dtype=np.int64)
+    again = np.unique(squares, return_inverse=True, return_counts=True)
+    shared = (again[2] > 1)[again[1].reshape(-1)]  # rows of different lengths are different
+    if not shared.any():
+        return None
+    seen: dict[Any, int] = {}
+    names = (
+        hashlib.blake2b(row.tobytes(), digest_size=16).digest() if shared[i] else i for i, row in enumerate(embeds)
+    )
+    slot = np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
     return slot if len(seen) < len(embeds) else None
 
 
-def _norms(embeds: np.ndarray) -> np.ndarray:
-    """Lengths of the rows, summed in float64 (no overflow) and without a copy of `[N, D]`; 1 for a zero vector."""
-    parts = [np.square(embeds[at : at + 4096], dtype=np.float64).sum(axis=1) for at in range(0, len(embeds), 4096)]
-    norms = np.sqrt(np.concatenate(parts)).astype(np.float32)
-    return np.where(norms > 0, norms, np.float32(1))
+def _squares(embeds: np.ndarray) -> np.ndarray:
+    """Squared lengths of the rows, in float64 (no overflow) and without a copy of `[N, D]`."""
+    parts = [np.square(embeds[at : at + 1024], dtype=np.float64).sum(axis=1) for at in range(0, len(embeds), 1024)]
+    return np.concatenate(parts)
+
+
+def _norms(squares: np.ndarray) -> np.ndarray:
+    """Lengths of the rows, 1 for a zero vector."""
+    return np.where(squares > 0, np.sqrt(squares), 1).astype(np.float32)
+
+
+def _needs_scaling(norms: np.ndarray) -> bool:
+    """Whether these are not yet unit vectors, as far as float32 can say so; a pass over the similarities is saved."""
+    return bool((np.abs(norms - 1) > 4 * np.finfo(np.float32).eps).any())
 
 
 __all__ = ["cosine"]

@@ -23,7 +23,8 @@ import numpy as np
 
 TIES = ("pessimistic", "optimistic", "stable")
 BLOCK_BYTES = 64 << 20  # one block of similarities
-COUNT_UP_TO = 6  # positives of one query; beyond, sorting what reaches the last of them costs less than counting
+COUNT_UP_TO = 6  # positives of one query; beyond, sorting what reaches them costs less than counting for each
+FAR = 3  # of those positives, the last ones, which may lie so far down that it is again cheaper to count for each
 THREAD_FROM = 1 << 21  # similarities in a block; below, starting threads costs more than they save
 
 # (start, stop) of the queries -> [stop - start, n_gallery] similarities.
@@ -109,7 +110,8 @@ def rank(
 
     Raises:
         ValueError: an unknown tie rule, no query, an empty gallery, similarities of the wrong shape, in half precision
-            (bfloat16 moves published figures by up to 0.4 points) or not finite, pairs outside the block.
+            (bfloat16 moves published figures by up to 0.4 points) or not finite where a query has a positive, pairs
+            outside the block.
     """
     if ties not in TIES:
         raise ValueError(f"ties must be one of {TIES}, not {ties!r}")
@@ -134,13 +136,16 @@ def rank(
         if not len(pairs):
             continue
         rows, columns, values = _best_first(block, pairs)
+        owners, begins, counts = np.unique(rows, return_index=True, return_counts=True)
+        nth = np.arange(len(rows)) - np.repeat(begins, counts)
         ranks = _count_ahead(block, rows, columns, values, ties, threads)
+        if ranks is None:
+            raise ValueError(f"similarity_block({start}, {stop}) holds a value that is not finite")
         if len(ignored):
             ranks -= _ahead_in_list((rows, columns, values), _best_first(block, ignored), ties)
         # The positives that were counted too stand in their own order instead.
-        ranks -= _ahead_in_list((rows, columns, values), (rows, columns, values), ties)
-        owners, begins, counts = np.unique(rows, return_index=True, return_counts=True)
-        nth = np.arange(1, len(rows) + 1) - np.repeat(begins, counts)
+        ranks -= _ahead_of_own(rows, values, nth, ties)
+        nth += 1
         ranks += nth
         queries = start + owners
         first[queries], found[queries] = ranks[begins], counts
@@ -155,6 +160,20 @@ def _best_first(block: Any, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     values = _to_numpy(block[_like(block, rows), _like(block, columns)])
     order = np.lexsort((columns, -values, rows))
     return rows[order], columns[order], values[order]
+
+
+def _ahead_of_own(rows: np.ndarray, values: np.ndarray, nth: np.ndarray, ties: str) -> np.ndarray:
+    """`_count_ahead` among the listed pairs themselves, the `nth` of their rows (from 0)."""
+    if ties == "stable":
+        return nth
+    tied = np.zeros(len(rows) + 1, dtype=bool)  # with the pair before it
+    tied[1:-1] = (rows[1:] == rows[:-1]) & (values[1:] == values[:-1])
+    if not tied.any():
+        return nth + (ties == "pessimistic")
+    runs = np.flatnonzero(~tied)
+    length = np.diff(runs)
+    first = np.repeat(nth[runs[:-1]], length)
+    return first + np.repeat(length, length) if ties == "pessimistic" else first
 
 
 def _ahead_in_list(pairs: tuple[np.ndarray, ...], others: tuple[np.ndarray, ...], ties: str) -> np.ndarray:
@@ -174,8 +193,8 @@ def _ahead_in_list(pairs: tuple[np.ndarray, ...], others: tuple[np.ndarray, ...]
 
 def _count_ahead(
     block: Any, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, ties: str, threads: int
-) -> np.ndarray:
-    """How many gallery items stand ahead of each pair in its row of the block.
+) -> np.ndarray | None:
+    """How many gallery items stand ahead of each pair in its row of the block; None if a row is not finite.
 
     These are, besides the more similar ones: the equal ones, itself included (pessimistic); none (optimistic); the
     equal ones of earlier columns (stable).
@@ -187,38 +206,41 @@ def _count_ahead(
     ahead = np.empty(len(rows), dtype=np.int64)
     beats, side = (np.greater_equal, "left") if ties == "pessimistic" else (np.greater, "right")
 
-    def count(part: slice) -> None:
+    def count(part: slice) -> bool:
         for row, begin, end in zip(owners[part].tolist(), begins[part].tolist(), ends[part].tolist(), strict=True):
             line, wanted = block[row], values[begin:end]
-            if end - begin <= COUNT_UP_TO:
-                ahead[begin:end] = [np.count_nonzero(beats(line, value)) for value in wanted]
-            else:
-                # Few items reach the last positive: take them in one pass (`compress` is twice as fast as indexing
-                # by a mask) and sort only those.
-                reach = line.compress(line >= wanted[-1])
+            # The quickest pass that a NaN or an infinity cannot get through; it also brings the row into the cache.
+            if not (np.isfinite(line.dot(line)) or np.isfinite(line).all()):
+                return False
+            near = max(begin, end - FAR) if end - begin > COUNT_UP_TO else begin
+            if near > begin:
+                # `compress` is twice as fast as indexing by a mask.
+                reach = line.compress(line >= values[near - 1])
                 reach.sort()
-                ahead[begin:end] = len(reach) - reach.searchsorted(wanted, side)
+                ahead[begin:near] = len(reach) - reach.searchsorted(wanted[: near - begin], side)
+            ahead[near:end] = [np.count_nonzero(beats(line, value)) for value in wanted[near - begin :]]
             if ties == "stable":
                 for pair in range(begin, end):
                     ahead[pair] += np.count_nonzero(line[: columns[pair]] == values[pair])
+        return True
 
     workers = threads if block.size >= THREAD_FROM else 1
     share = -(-len(owners) // workers)
     parts = [slice(at, at + share) for at in range(0, len(owners), share)]
     if len(parts) == 1:
-        count(parts[0])
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(count, parts))  # list: an exception in a thread must not be lost
-    return ahead
+        return ahead if count(parts[0]) else None
+    with ThreadPoolExecutor(workers) as pool:
+        return ahead if all(pool.map(count, parts)) else None
 
 
 def _count_ahead_on_device(
     block: Any, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, ties: str
-) -> np.ndarray:
+) -> np.ndarray | None:
     """`_count_ahead` of a tensor, where it is: per-row work would be one kernel launch a query."""
     import torch
 
+    if not bool(torch.isfinite(block.min()) & torch.isfinite(block.max())):  # these carry NaN
+        return None
     nth = np.arange(len(rows)) - np.searchsorted(rows, rows, "left")
     at, place = _like(block, rows), _like(block, nth)
     value = torch.from_numpy(values).to(block.device)
@@ -273,8 +295,6 @@ def _checked_block(block: Any, start: int, stop: int, n_gallery: int) -> Any:
         block = np.asarray(block)
     if tuple(block.shape) != (stop - start, n_gallery):
         raise ValueError(f"{where} has shape {tuple(block.shape)}, not {(stop - start, n_gallery)}")
-    if not (np.isfinite(float(block.min())) and np.isfinite(float(block.max()))):  # these carry NaN, and need no copy
-        raise ValueError(f"{where} holds a value that is not finite")
     return block
 
 

@@ -16,10 +16,13 @@ from .regions import box_patch_shares, slots
 class BlockInputs:
     """What enters the last `keep` blocks in one dense forward, first block first, `[b, 1 + patches, hidden]` each.
 
-    Handed to the tower and filled by it. No list: what moves inputs between devices copies lists.
+    Handed to the tower and filled by it. No list: what moves inputs between devices copies lists. With `class_only` the
+    last block computes the class token alone, and the tower's last states are `[b, 1, hidden]`: the same embedding
+    without the queries and the MLP of patches that nobody reads, 5/6 of a block.
     """
 
-    keep: int
+    keep: int = 0
+    class_only: bool = False
     states: list[torch.Tensor] = field(default_factory=list)
 
 
@@ -41,7 +44,10 @@ class RogleVisionEncoder(CLIPEncoder):
         for i, layer in enumerate(self.layers):
             if block_inputs is not None and i >= len(self.layers) - block_inputs.keep:
                 block_inputs.states.append(states)
-            states = layer(states, attention_mask, **kwargs)
+            if block_inputs is not None and block_inputs.class_only and i == len(self.layers) - 1:
+                states = _maybe_checkpointed(layer, _class_block(layer, 1), states, None)
+            else:
+                states = layer(states, attention_mask, **kwargs)
         return BaseModelOutput(last_hidden_state=states)
 
 
@@ -108,19 +114,20 @@ def masked_class_tokens(
     bias = torch.cat([alone, bias], dim=2)[:, None]
     for layer, states in zip(layers, entering, strict=True):
         patches = states[:, 1:] if owner is None else states[:, 1:][owner]
-        tokens = _maybe_checkpointed(layer, _class_block(layer), tokens, patches, bias)
+        meeting = torch.cat([tokens, patches], dim=1)
+        tokens = _maybe_checkpointed(layer, _class_block(layer, tokens.shape[1]), meeting, bias)
     return tokens[:, 0] if owner is not None else tokens[box_image, slot]
 
 
-def _class_block(layer: CLIPEncoderLayer) -> Callable[..., torch.Tensor]:
-    """The block for class tokens `[b, m, hidden]`, patches `[b, p, hidden]` and a bias `[b, 1, m, m + p]`.
+def _class_block(layer: CLIPEncoderLayer, m: int) -> Callable[..., torch.Tensor]:
+    """The block for the first m of `[b, m + p, hidden]` states alone, with a bias `[b, 1, m, m + p]` or None.
 
     Its own SDPA call, whatever the tower's attention is: flash attention takes no mask, eager is not asked for maps.
     """
 
-    def block(tokens: torch.Tensor, patches: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        attention, m = layer.self_attn, tokens.shape[1]
-        states = layer.layer_norm1(torch.cat([tokens, patches], dim=1))
+    def block(states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        attention, tokens = layer.self_attn, states[:, :m]
+        states = layer.layer_norm1(states)
         q, k, v = (
             linear(x).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
             for linear, x in (
@@ -133,7 +140,7 @@ def _class_block(layer: CLIPEncoderLayer) -> Callable[..., torch.Tensor]:
             q,
             k,
             v,
-            attn_mask=bias.to(q.dtype),
+            attn_mask=None if bias is None else bias.to(q.dtype),
             dropout_p=attention.dropout if layer.training else 0.0,
             scale=attention.scale,
         )
@@ -149,7 +156,9 @@ def _in_slots(rows: torch.Tensor, box_image: torch.Tensor, slot: torch.Tensor, i
     return table
 
 
-def _maybe_checkpointed(layer: CLIPEncoderLayer, function: Callable[..., torch.Tensor], *args: torch.Tensor):
+def _maybe_checkpointed(
+    layer: CLIPEncoderLayer, function: Callable[..., torch.Tensor], *args: torch.Tensor | None
+) -> torch.Tensor:
     """What goes through a block's weights is recomputed on the way back whenever the block itself is."""
     if layer.gradient_checkpointing and layer.training:
         return layer._gradient_checkpointing_func(function, *args)

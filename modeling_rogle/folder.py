@@ -4,8 +4,6 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 # Of all that Pillow reads, these: no format that starts another program (EPS), and no rare decoder for hostile bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+METADATA = ("metadata.jsonl", "metadata.csv")  # what is known of the pictures beside them, see sources.py
 MAX_PIXELS = 80_000_000  # a decompression bomb is refused by its header; 80 million are 240 MB of RGB
 MAX_BYTES = 256 * 2**20
 EXIF_ORIENTATION = 0x0112
@@ -79,7 +78,7 @@ def picture_files(root: Path) -> tuple[list[str], list[Skipped], int]:
             path = Path(parent, name)
             relative = path.relative_to(root).as_posix()
             if path.suffix.lower() not in SUFFIXES:
-                ignored += 1
+                ignored += name not in METADATA
             elif reason := _refusal(path, root):
                 skipped.append(Skipped(relative, reason))
             else:
@@ -122,6 +121,11 @@ def read_picture(file: Path, path: str, least: tuple[int, int] | None = None) ->
         data = file.read_bytes()
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
+    return decode_picture(data, path, least)
+
+
+def decode_picture(data: bytes, path: str, least: tuple[int, int] | None = None) -> Picture:
+    """Decodes the bytes of one file as [`read_picture`] does."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -151,31 +155,4 @@ def read_picture(file: Path, path: str, least: tuple[int, int] | None = None) ->
     return Picture(path, hashlib.sha256(data).hexdigest(), width, height, len(data), image)
 
 
-def decoded_batches(
-    root: Path, paths: Sequence[str], batch_size: int, least: tuple[int, int]
-) -> Iterator[tuple[list[Picture], list[Skipped]]]:
-    """Decodes `paths` in batches, in order, the next batch while the caller works on this one.
-
-    Yields:
-        the pictures of a batch, and those of it that could not be read.
-    """
-
-    def attempt(path: str) -> Picture | Skipped:
-        try:
-            return read_picture(root / path, path, least)
-        except PictureError as error:
-            return Skipped(path, " ".join(str(error).split()))
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter's lock
-        ahead: list[Future] = []
-        for start in range(0, len(paths) + batch_size, batch_size):
-            current, ahead = ahead, [pool.submit(attempt, path) for path in paths[start : start + batch_size]]
-            if current:
-                done = [future.result() for future in current]
-                yield (
-                    [item for item in done if isinstance(item, Picture)],
-                    [item for item in done if isinstance(item, Skipped)],
-                )
-
-
-__all__ = ["Picture", "PictureError", "Skipped", "decoded_batches", "picture_files", "read_picture", "shown"]
+__all__ = ["Picture", "PictureError", "Skipped", "decode_picture", "picture_files", "read_picture", "shown"]

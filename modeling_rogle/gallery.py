@@ -1,228 +1,394 @@
 """Gallery: index a folder of pictures once, then search it with a description and see why each picture matched."""
 
-import hashlib
-import json
 import os
-import time
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from tqdm import tqdm
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+import pyarrow.compute as pc
+from PIL import Image
 
-from .configuration_rogle import RogleConfig
-from .folder import Picture, Skipped, decoded_batches, picture_files, shown
-from .matching import TEMPLATE_LABELS, encode_with_templates, template_boxes
+from .calibration import Calibration
+from .detect import Detector
+from .filling import PROBES, fill
+from .indexing import IndexReport, build_index
+from .loading import fingerprint, load_model
+from .manifest import GalleryError, locked, read_manifest
 from .modeling_rogle import RogleModel
+from .negation import negated_words, negation_warning, unread_script
 from .processing_rogle import RogleProcessor
-from .sentences import split_sentences
-from .store import SCHEMA, GalleryError, Store, StoreWriter, dequantise, quantise
+from .query import Query, encode_query, late_interaction
+from .removal import named_rows, remove_pictures
+from .results import Match, Matches, SentenceMatch, as_matches
+from .shards import Index
+from .store import TRUSTED, VectorStore, check_store, nearest, open_store
+from .where import parse_where
 
 RERANKED = 200  # how many of the best global scores meet late interaction
-
-
-@dataclass(frozen=True)
-class IndexReport:
-    """What [`Gallery.build`] did: pictures indexed, pictures left out and why, other files, seconds."""
-
-    path: Path
-    images: int
-    skipped: tuple[Skipped, ...]
-    ignored: int
-    seconds: float
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / max(self.seconds, 1e-9)
-
-
-@dataclass(frozen=True)
-class SentenceMatch:
-    """The region of a picture that fits a sentence best: its label, its cosine (`score`) and its `box` x, y, w, h in
-    pixels of the picture, None when the whole picture fits best. `start`, `end`: the sentence's offsets in the query.
-    """
-
-    sentence: str
-    start: int
-    end: int
-    label: str
-    box: tuple[float, float, float, float] | None
-    score: float
-
-
-@dataclass(frozen=True)
-class Match:
-    """A result. `path` is relative to the indexed folder, `file` absolute; `score` ranks, `global_score` is the cosine
-    of query and picture; width and height in pixels of the upright picture (EXIF applied)."""
-
-    rank: int
-    path: str
-    file: Path
-    score: float
-    global_score: float
-    width: int
-    height: int
-    sentences: tuple[SentenceMatch, ...]
+BACKGROUND = 20_000  # pictures that a query's own distribution of scores is read from
+FEWEST_FILTERED = 100  # under which a filter says too little about that distribution
+JUDGED = 10  # best results that a calibration looks at
+_ROWS_AT_ONCE = 4096
 
 
 class Gallery:
     """An index opened for search; [`Gallery.build`] makes one, [`Gallery.open`] opens it."""
 
-    def __init__(self, store: Store, model: RogleModel | str | Path | None, processor: RogleProcessor | None):
-        self._store = store
-        self._model, self._processor = model, processor
+    def __init__(
+        self,
+        path: Path,
+        model: RogleModel | str | Path | None = None,
+        processor: RogleProcessor | None = None,
+        store: str | None = None,
+    ):
+        self.path = Path(path)
+        self._model, self._processor, self._asked_store = model, processor, store
+        self._open_index()
         if isinstance(model, RogleModel):
             self._check_model(model)
 
     @classmethod
     def build(
         cls,
-        folder: str | Path,
+        source: Any,
         model: RogleModel,
         processor: RogleProcessor,
         out: str | Path,
         batch_size: int = 32,
         progress: bool = True,
+        *,
+        append: bool = False,
+        detector: str | Path | Detector | None = None,
+        workers: int | None = None,
+        precision: str = "float32",
+        store: str | None = None,
     ) -> IndexReport:
-        """Indexes every picture under `folder` into the index folder `out`, replacing an index that stands there.
+        """Makes the index folder `out` the index of `source`, from nothing or from what stands there.
 
-        Pictures that are truncated, too large, no pictures at all, or links out of the folder are left out and listed.
+        What is indexed already and has not changed is kept, what changed is encoded anew, what is gone is dropped. A
+        run that was killed goes on where it was. Pictures that are truncated, too large, no pictures at all, or links
+        out of the folder are left out and listed. An index of another model, folder or detector is replaced, once the
+        new one is whole.
+
+        Args:
+            source: a folder, a glob, a folder of a data set, or rows; see [`find_source`].
+            batch_size: pictures a forward.
+            append: keep what is indexed and not in `source`, which must then lie inside the indexed folder.
+            detector: an object-detection model of transformers, by folder or Hub name, where the pictures are full
+                scenes: each person found becomes an image of the index.
+            workers: processes that decode, by default none on the CPU (threads do) and up to 8 beside a GPU.
+            precision: `float32` or `bfloat16`, of the global embeddings on the disk.
+            store: a store beside the index, see [`open_store`]; by default the one it has, `exact` for none.
 
         Raises:
-            FileNotFoundError: `folder` does not exist.
-            GalleryError: nothing to index, `out` holds something that is not an index, or a model whose weights are
-                broken.
+            FileNotFoundError: `source` does not exist.
+            GalleryError: nothing to index, `out` holds something that is not an index or is being written by another
+                process, a model whose weights are broken, a store that does not answer.
         """
-        started = time.perf_counter()
-        folder, out = Path(folder), Path(out)
-        if batch_size < 1:
-            raise GalleryError(f"batch size must be at least 1, not {batch_size}")
-        if not folder.exists():
-            raise FileNotFoundError(f"{folder}: no such folder")
-        if not folder.is_dir():
-            raise GalleryError(f"{folder}: not a folder")
-        root = folder.resolve()
-        files, skipped, ignored = picture_files(root)
-        if not files and not skipped:
-            others = f", only {ignored} other files" if ignored else ""
-            raise GalleryError(f"{folder}: no pictures in this folder{others}")
-        boxes = template_boxes()
-        with (
-            warnings.catch_warnings(),
-            StoreWriter(out, model.config.projection_dim, len(boxes)) as writer,
-            tqdm(total=len(files), unit=" images", desc="indexing", disable=not progress) as bar,
-        ):
-            # Pillow's own, about sizes and metadata: what matters is raised, and listed.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            for pictures, failed in decoded_batches(root, files, batch_size, tuple(model.config.image_size)):
-                skipped += failed
-                if pictures:
-                    images, regions = _encode_pictures(model, processor, pictures)
-                    writer.append(_metadata(pictures), images, *quantise(regions))
-                bar.update(len(pictures) + len(failed))
-            if not writer.rows:
-                first = f"{shown(skipped[0].path)}: {skipped[0].reason}"
-                raise GalleryError(f"{folder}: none of {len(skipped)} pictures can be indexed ({first})")
-            writer.publish(
-                {
-                    "folder": str(root),
-                    "model": {"path": _model_path(model), "fingerprint": fingerprint(model)},
-                    "template_boxes": boxes.astype(float).round(6).tolist(),
-                    "template_labels": list(TEMPLATE_LABELS),
-                    "ignored": ignored,
-                    "skipped": [{"path": shown(item.path), "reason": item.reason} for item in skipped],
-                }
-            )
-            images = writer.rows
-        return IndexReport(out, images, tuple(skipped), ignored, time.perf_counter() - started)
+        out = Path(out)
+        if store not in (None, "exact"):
+            check_store(store, out, model.config.projection_dim)  # before the work, not after it
+        report = build_index(
+            source,
+            model,
+            processor,
+            out,
+            batch_size,
+            progress,
+            append=append,
+            detector=detector,
+            workers=workers,
+            precision=precision,
+        )
+        wanted = store or (read_manifest(out).get("store") or {}).get("uri")
+        if wanted:
+            with locked(out):
+                fill(
+                    out,
+                    wanted,
+                    lambda: np.stack([encode_query(model, processor, text).embed for text in PROBES]),
+                    progress,
+                )
+        return report
 
     @classmethod
     def open(
-        cls, path: str | Path, model: RogleModel | str | Path | None = None, processor: RogleProcessor | None = None
+        cls,
+        path: str | Path,
+        model: RogleModel | str | Path | None = None,
+        processor: RogleProcessor | None = None,
+        *,
+        store: str | None = None,
     ) -> "Gallery":
         """Opens an index. The model, an object or a folder, is by default the one that the index was made with; it is
-        loaded when first needed.
+        loaded when first needed. `store`: the one to look up in, by default the index's own; `exact` for none.
 
         Raises:
             FileNotFoundError: `path` does not exist.
-            GalleryError: not an index, of another version, incomplete, or made by another model than the one given.
+            GalleryError: not an index, of another version, incomplete, made by another model than the one given, or a
+                store that it was never filled into.
         """
-        return cls(Store(Path(path)), model, processor)
+        return cls(Path(path), model, processor, store)
+
+    def _open_index(self) -> None:
+        self._index = Index(self.path)
+        self._store: VectorStore | None = None
+        self._store_opened = False
+        self._sample: tuple[np.ndarray, np.ndarray] | None = None
+        self._calibration: tuple[Calibration | None] | None = None
+        known = self._index.header.get("store")
+        if self._asked_store not in (None, "exact") and (known or {}).get("uri") != self._asked_store:
+            raise GalleryError(
+                f"{self.path}: not filled into store {self._asked_store!r}; `rogle index ... --store` does that"
+            )
+
+    def refresh(self) -> bool:
+        """Opens the index anew if another process changed it since; whether it did."""
+        if read_manifest(self.path) == self._index.header:
+            return False
+        self.close()
+        self._open_index()
+        return True
+
+    def close(self) -> None:
+        """Lets go of the store; a local Milvus file is held by one process at a time."""
+        if self._store is not None:
+            self._store.close()
+        self._store, self._store_opened = None, False
 
     def __len__(self) -> int:
-        return len(self._store.paths)
+        return len(self._index)
 
     @property
     def folder(self) -> Path:
         """The indexed folder."""
-        return Path(self._store.header["folder"])
+        return Path(self._index.header["folder"])
 
     @property
     def paths(self) -> list[str]:
         """The indexed pictures, relative to the folder."""
-        return self._store.paths
+        return self._index.paths
+
+    @property
+    def table(self) -> pa.Table:
+        """What is known of each image, in the order of `paths`: the columns of `shards.SCHEMA`, then the user's."""
+        return self._index.table
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns that `where` can speak of."""
+        return self._index.table.schema
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The manifest: model, indexed folder, skipped pictures."""
+        return self._index.header
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model that made the index; see [`fingerprint`]."""
+        return str(self._index.header["model"].get("fingerprint"))
+
+    @property
+    def complete(self) -> bool:
+        """False while an indexing that was begun is not finished."""
+        return bool(self._index.header["complete"])
+
+    def model(self) -> RogleModel:
+        """The model, loaded when first needed. Raises as [`Gallery.search`] does."""
+        return self._loaded()[0]
+
+    def processor(self) -> RogleProcessor:
+        """The model's processor."""
+        return self._loaded()[1]
+
+    def encode_query(self, query: str = "", image: str | Path | Image.Image | None = None) -> Query:
+        """A description, a picture or both as embeddings; see [`query.encode_query`]."""
+        return encode_query(*self._loaded(), query, image)
+
+    def encode_gallery(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """float32 `[n, D]` unit vectors of the indexed pictures (of some rows, or of all), in memory."""
+        return self._index.global_rows(rows)
+
+    def similarity(
+        self, query: str | Query, local_weight: float | None = None, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The final score of every picture, not only of the best: float32 `[N]` in the order of `paths`, or of `rows`.
+
+        Raises:
+            GalleryError: as [`Gallery.search`].
+        """
+        query = self.encode_query(query) if isinstance(query, str) else query
+        weight = self._weight(local_weight)
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
+        parts = [np.zeros(0, dtype=np.float32)]
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[start : start + _ROWS_AT_ONCE]
+            scores = self._index.global_rows(part) @ query.embed
+            if weight > 0 and query.sentences:
+                cosines = self._index.region_cosines(part, query.sentence_embeds)
+                scores = late_interaction(scores, cosines, weight, explain=False).score
+            parts.append(scores.astype(np.float32))
+        return np.concatenate(parts)
 
     def search(
-        self, query: str, top_k: int = 10, local_weight: float | None = None, reranked: int = RERANKED
-    ) -> list[Match]:
+        self,
+        query: str = "",
+        top_k: int = 10,
+        local_weight: float | None = None,
+        reranked: int = RERANKED,
+        *,
+        image: str | Path | Image.Image | None = None,
+        where: str | pc.Expression | None = None,
+    ) -> Matches:
         """The pictures that fit a description best, best first.
 
-        The cosine of the query with every picture is exact; then, among the best `reranked`, each sentence meets its
+        The cosine of the query with every picture comes first; then, among the best `reranked`, each sentence meets its
         best region: `score = (1 - w) * global + w * mean over sentences of the best region's cosine`.
 
         Args:
-            query: a description of one or more sentences.
-            top_k: how many results; fewer when the index holds fewer.
+            query: a description of one or more sentences; may be empty beside an image.
+            top_k: how many results; fewer when the index holds fewer, or fewer pass the filter.
             local_weight: w in [0, 1]; by default the one in the model's configuration.
+            reranked: how many meet late interaction.
+            image: a picture of the person, alone or beside the description (the mean of both is looked for).
+            where: a filter over `table`'s columns, as `camera = 'c3' and time > '2026-01-01'`, or a pyarrow expression.
+
+        Returns:
+            [`Matches`]; empty if nothing passes the filter.
 
         Raises:
-            GalleryError: an empty query, a number out of range, an index without images, another model, or one whose
-                weights are broken.
+            GalleryError: an empty query, a number out of range, a filter that cannot be read, an index without images,
+                another model, or one whose weights are broken.
 
         Warns:
-            UserWarning: the query is longer than the model reads; says how many tokens were cut.
+            UserWarning: the query is longer than the model reads, denies something or is in a script that the tokenizer
+                does not know; the index is unfinished; the store could not be asked.
         """
-        sentences = split_sentences(query)
-        if not sentences:
-            raise GalleryError('query: no words in it; describe a person, as in "a man in a red coat"')
         if top_k < 1:
             raise GalleryError(f"top-k must be at least 1, not {top_k}")
+        if reranked < 0:
+            raise GalleryError(f"reranked must be at least 0, not {reranked}")
         if local_weight is not None and not 0.0 <= local_weight <= 1.0:
             raise GalleryError(f"local weight must lie in [0, 1], not {local_weight}")
+        rows = self._passing(where)
         if not len(self):
-            raise GalleryError(f"{self._store.path}: no image is left in this index")
-        model, processor = self._loaded()
-        weight = float(model.config.local_weight if local_weight is None else local_weight)
-        embeds = _encode_query(model, processor, query.strip(), [text for text, _, _ in sentences])
+            raise GalleryError(f"{self.path}: no image is left in this index")
+        asked = self.encode_query(query, image)
+        self._warn(query)
+        weight = self._weight(local_weight)
+        count = max(reranked, top_k)
+        candidates, global_scores = nearest(
+            self._index, asked.embed, count, rows, self._opened_store(), self._store_upto()
+        )
+        cosines = self._index.region_cosines(candidates, asked.sentence_embeds)
+        met = late_interaction(global_scores, cosines, weight)
+        order = np.argsort(-met.score, kind="stable")
+        found = as_matches(self._index, asked, met, candidates, global_scores, order[:top_k])
+        return self._calibrated(found, met.score[order[: max(top_k, JUDGED)]], asked, rows, weight)
 
-        global_scores = self._store.global_embeds @ embeds[0]
-        rows = np.argsort(-global_scores, kind="stable")[: max(reranked, top_k)]
-        regions = dequantise(self._store.regions[rows], self._store.scales[rows])
-        cosines = np.einsum("sd,ntd->nst", embeds[1:], regions)
-        best = cosines.max(axis=2)
-        scores = (1.0 - weight) * global_scores[rows] + weight * best.mean(axis=1)
-        found = []
-        for rank, i in enumerate(np.argsort(-scores, kind="stable")[:top_k], start=1):
-            row = rows[i]
-            width, height = self._store.sizes[row].tolist()
-            path = self._store.paths[row]
-            explained = self._explain(sentences, cosines[i], width, height)
-            numbers = float(scores[i]), float(global_scores[row])
-            found.append(Match(rank, path, self.folder / path, *numbers, width, height, explained))
-        return found
+    def _passing(self, where: str | pc.Expression | None) -> np.ndarray | None:
+        if where is None:
+            return None
+        if isinstance(where, str):
+            try:
+                where = parse_where(where, self.schema)
+            except ValueError as error:
+                raise GalleryError(str(error)) from error
+        table = self.table.append_column("\0row", pa.array(np.arange(len(self))))
+        try:
+            return table.filter(where).column("\0row").to_numpy()
+        except pa.ArrowException as error:
+            raise GalleryError(f"where: {str(error).splitlines()[0]}") from error
+
+    def _weight(self, local_weight: float | None) -> float:
+        return float(self._loaded()[0].config.local_weight if local_weight is None else local_weight)
+
+    def _warn(self, query: str) -> None:
+        denied = negated_words(query)
+        if denied:
+            warnings.warn(negation_warning(denied), stacklevel=3)
+        tokens = len(self.processor().tokenizer(query.strip(), verbose=False)["input_ids"]) - 2
+        line = unread_script(query.strip(), tokens)
+        if line:
+            warnings.warn(line, stacklevel=3)
+        if not self.complete:
+            warnings.warn(
+                f"{self.path}: indexing is not finished, {len(self)} pictures are searched; run `rogle index` again",
+                stacklevel=3,
+            )
+
+    def _store_upto(self) -> int:
+        return int((self._index.header.get("store") or {}).get("upto", 0))
+
+    def _opened_store(self) -> VectorStore | None:
+        """The store to look up in; None for the exact search, with one warning where that is not as was asked."""
+        known = self._index.header.get("store")
+        if known is None or self._asked_store == "exact" or not known["upto"]:
+            return None
+        if not self._store_opened:
+            self._store_opened = True
+            if known.get("recall", 1.0) < TRUSTED:
+                share = f"{100 * known['recall']:.1f} %"
+                warnings.warn(
+                    f"store {known['uri']}: finds {share} of the best ten; searched exactly instead", stacklevel=3
+                )
+                return None
+            try:
+                self._store = open_store(known["uri"], self.path, self._index.header)
+            except GalleryError as error:
+                if self._asked_store is not None:
+                    self._store_opened = False
+                    raise
+                warnings.warn(f"{error}; searched exactly instead", stacklevel=3)
+        return self._store
+
+    def _calibrated(
+        self, found: Matches, scores: np.ndarray, asked: Query, rows: np.ndarray | None, weight: float
+    ) -> Matches:
+        calibration = self._loaded_calibration()
+        if calibration is None or not found or not asked.sentences or abs(calibration.local_weight - weight) > 1e-6:
+            return found
+        background = self._background(rows) @ asked.embed
+        sure = calibration.probability(scores, background)
+        matches = Matches(
+            replace(match, probability=float(one)) for match, one in zip(found, sure[: len(found)], strict=True)
+        )
+        matches.nobody = calibration.nobody(scores, background)
+        matches.false_alarm_rate = calibration.false_alarm_rate
+        return matches
+
+    def _loaded_calibration(self) -> Calibration | None:
+        if self._calibration is None:
+            found = Calibration.load(self.path) if self.path.is_dir() else None
+            place = self._loaded()[0].name_or_path
+            if found is None and place and Path(place).is_dir():
+                found = Calibration.load(place)
+            if found is not None and found.fingerprint != self.fingerprint:
+                warnings.warn("calibration.json: fitted to another model; no probabilities", stacklevel=4)
+                found = None
+            self._calibration = (found,)
+        return self._calibration[0]
+
+    def _background(self, rows: np.ndarray | None) -> np.ndarray:
+        """`[B, D]`: a fixed random sample of what is searched; of everything where a filter is narrow."""
+        if rows is not None and len(rows) >= FEWEST_FILTERED:
+            return self._index.global_rows(_sampled(rows))
+        if self._sample is None:
+            sample = _sampled(np.arange(len(self)))
+            self._sample = (sample, self._index.global_rows(sample))
+        return self._sample[1]
 
     def delete(self, paths: Iterable[str | Path]) -> int:
-        """Removes images from the index, embeddings and metadata, by rewriting it without them: all of them or none.
-        The name of a picture that was skipped, which the index lists too, is removed in the same way.
+        """Removes images from the index: embeddings, metadata, the index's own copies of their pictures and what its
+        store holds, off the disk; all of them or none. The name of a picture that was skipped, which the index lists
+        too, is removed in the same way. A scene's name stands for every person in it.
 
-        The picture files are not touched: one that stays in the folder returns when the folder is indexed again.
+        The picture files of the folder are not touched: one that stays there returns when the folder is indexed again.
 
         Args:
             paths: relative to the indexed folder, as in `Match.path`, or absolute.
@@ -231,35 +397,25 @@ class Gallery:
             how many entries were removed, images and names of skipped pictures.
 
         Raises:
-            GalleryError: a path is not in the index.
+            GalleryError: a path is not in the index, another process is writing it, or its store does not answer.
         """
-        row_of = {path: row for row, path in enumerate(self.paths)}
-        listed = {item["path"] for item in self._store.header["skipped"]}
-        rows, names = set(), set()
-        for path in paths:
-            written = self.folder / path
-            # The folder may have been named through a link; a picture that is a link itself keeps its name.
-            for place in (written, Path(os.path.realpath(written.parent), written.name)):
-                name = place.relative_to(self.folder).as_posix() if place.is_relative_to(self.folder) else None
-                if name in row_of:
-                    rows.add(row_of[name])
-                    break
-                if name is not None and shown(name) in listed:
-                    names.add(shown(name))
-                    break
-            else:
-                raise GalleryError(f"{self._store.path}: {shown(path)} is not in this index; nothing was deleted")
-        if rows or names:
-            self._store = self._store.without(rows, names)
+        paths = list(paths)
+        with locked(self.path):
+            self.refresh()
+            rows, names = named_rows(self._index, paths)
+            if rows or names:
+                self.close()
+                remove_pictures(self.path, {self.paths[row] for row in rows}, names)
+                self._open_index()
         return len(rows) + len(names)
 
     def _loaded(self) -> tuple[RogleModel, RogleProcessor]:
         if not isinstance(self._model, RogleModel):
-            name = str(self._model or self._store.header["model"].get("path") or "")
+            name = str(self._model or self._index.header["model"].get("path") or "")
             if not name:
-                raise GalleryError(f"{self._store.path}: made by a model that was never saved; name a model")
+                raise GalleryError(f"{self.path}: made by a model that was never saved; name a model")
             if os.path.isabs(name) and not Path(name).is_dir():
-                raise GalleryError(f"{self._store.path}: model {name} is not there; name the model's folder")
+                raise GalleryError(f"{self.path}: model {name} is not there; name the model's folder")
             model, processor = load_model(name)
             self._check_model(model)
             self._model, self._processor = model, self._processor or processor
@@ -268,113 +424,29 @@ class Gallery:
         return self._model, self._processor
 
     def _check_model(self, model: RogleModel) -> None:
-        made_by = self._store.header["model"]
-        if fingerprint(model) != made_by.get("fingerprint"):
+        made_by = self._index.header["model"]
+        if fingerprint(model) != self.fingerprint:
             name = made_by.get("path") or "one that was never saved"
             raise GalleryError(
-                f"{self._store.path}: made by another model ({name}, {self._store.header['dimension']} numbers an "
+                f"{self.path}: made by another model ({name}, {self._index.header['dimension']} numbers an "
                 "image); search with that one, or index the folder again"
             )
 
-    def _explain(
-        self, sentences: Sequence[tuple[str, int, int]], cosines: np.ndarray, width: int, height: int
-    ) -> tuple[SentenceMatch, ...]:
-        explained = []
-        for (text, start, end), row in zip(sentences, cosines, strict=True):  # row: one cosine a region
-            region = int(row.argmax())
-            x0, y0, x1, y1 = self._store.boxes[region].tolist()
-            # The last template is the whole picture: a frame around everything would explain nothing.
-            whole = region == len(row) - 1
-            corners = (x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height)
-            box = None if whole else tuple(round(value, 2) for value in corners)
-            label = self._store.header["template_labels"][region]
-            explained.append(SentenceMatch(text, start, end, label, box, float(row[region])))
-        return tuple(explained)
+
+def _sampled(rows: np.ndarray) -> np.ndarray:
+    if len(rows) <= BACKGROUND:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, BACKGROUND, replace=False))
 
 
-def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
-    """Model in fp32, on the GPU when there is one, and its processor, from a folder or a Hub name.
-
-    Raises:
-        GalleryError: not a Rogle or CLIP model, a configuration out of range, damaged weights, or a tokenizer of
-            another model.
-        OSError: no weights, configuration or processor there.
-    """
-    name = str(name)
-    kind = RogleConfig.get_config_dict(name)[0].get("model_type")
-    if kind not in ("rogle", "clip"):
-        raise GalleryError(f"{name}: model_type {kind!r} in config.json, only 'rogle' and 'clip' can search persons")
-    bars = is_progress_bar_enabled()
-    disable_progress_bar()  # one for the weights of every search would say nothing
-    try:
-        model = RogleModel.from_pretrained(name, dtype=torch.float32)
-    except StrictDataclassError as error:
-        raise GalleryError(f"{name}: config.json: {str(error.__cause__ or error).splitlines()[0]}") from error
-    except (SafetensorError, RuntimeError) as error:
-        raise GalleryError(f"{name}: weights cannot be read ({str(error).splitlines()[0]})") from error
-    finally:
-        if bars:
-            enable_progress_bar()
-    model.name_or_path = name  # CLIP weights come through another class, which forgets it
-    processor = RogleProcessor.from_pretrained(name)
-    # Without its vocabulary file a tokenizer loads empty, and every query would mean the same. 2: old CLIP configs.
-    end, ends = processor.tokenizer.eos_token_id, model.config.text_config.eos_token_id
-    if len(processor.tokenizer) > model.config.text_config.vocab_size or (end != ends and ends != 2):
-        raise GalleryError(f"{name}: the tokenizer is not this model's (end token {end}, config.json says {ends})")
-    return model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"), processor
-
-
-def fingerprint(model: RogleModel) -> str:
-    """sha256 over the weights and the fields that decide what they compute; equal for a saved and reloaded model.
-
-    `local_weight` is left out: it changes how scores are joined, not what is stored.
-    """
-    config, vision, text = model.config, model.config.vision_config, model.config.text_config
-    towers = [(part.num_attention_heads, part.hidden_act, part.layer_norm_eps) for part in (vision, text)]
-    fields = [list(config.image_size), config.region_feature, vision.patch_size, text.eos_token_id, towers]
-    digest = hashlib.sha256(json.dumps(fields).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _model_path(model: RogleModel) -> str:
-    name = model.name_or_path
-    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
-
-
-def _metadata(pictures: Sequence[Picture]) -> pa.Table:
-    return pa.table({name: [getattr(picture, name) for picture in pictures] for name in SCHEMA.names}, schema=SCHEMA)
-
-
-def _encode_pictures(
-    model: RogleModel, processor: RogleProcessor, pictures: Sequence[Picture]
-) -> tuple[np.ndarray, np.ndarray]:
-    images, regions, _ = encode_with_templates(model, processor, [picture.image for picture in pictures])
-    return _finite(images), _finite(regions)
-
-
-def _finite(embeds: torch.Tensor) -> np.ndarray:
-    if not bool(embeds.isfinite().all()):  # as int8 it would look like any other region
-        raise GalleryError("the model gives embeddings that are not finite; its weights are broken")
-    return embeds.numpy()
-
-
-def _encode_query(model: RogleModel, processor: RogleProcessor, query: str, sentences: Sequence[str]) -> np.ndarray:
-    """`[1 + S, D]`: the query, then its sentences."""
-    texts = [query, *sentences]
-    limit = min(processor.tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
-    tokens = [len(ids) for ids in processor.tokenizer(texts, verbose=False)["input_ids"]]
-    if tokens[0] > limit:
-        cut = sum(count > limit for count in tokens[1:])
-        warnings.warn(
-            f"query: {tokens[0]} tokens, the model reads {limit}: the last {tokens[0] - limit} were cut from it; "
-            f"{len(sentences) - cut} of {len(sentences)} sentences are still read in full, each by itself",
-            stacklevel=3,
-        )
-    encoded = processor(text=texts, return_tensors="pt", max_length=limit)
-    return _finite(model.encode_texts(encoded["input_ids"].to(model.device)).cpu())
-
-
-__all__ = ["Gallery", "GalleryError", "IndexReport", "Match", "SentenceMatch", "fingerprint", "load_model"]
+__all__ = [
+    "Gallery",
+    "GalleryError",
+    "IndexReport",
+    "Match",
+    "Matches",
+    "Query",
+    "SentenceMatch",
+    "fingerprint",
+    "load_model",
+]

@@ -26,6 +26,7 @@ from .losses import (
     token_similarity,
     triplet_alignment,
 )
+from .packing import encode_buckets, encode_packed, stack_texts, text_lengths
 from .positions import lengthen_text_positions, resize_image_positions
 from .regions import check_box_image, crop_boxes, mean_patch_tokens, roi_align
 
@@ -54,7 +55,7 @@ class RogleOutput(ModelOutput):
     loss_inputs (dict of tensors, with `return_loss_inputs` or `gather`): what [`RogleModel.losses`] read or would read.
     text_model_output, vision_model_output: as in `CLIPOutput`. Text states after a caption's last token are zero
         unless `output_hidden_states` or `output_attentions` is asked for, and left out of a training step that does not
-        read them.
+        read them; of the last vision states such a step computes the class token's alone.
     """
 
     loss: torch.FloatTensor | None = None
@@ -115,7 +116,7 @@ class RegionHead(nn.Module):
         # One-dimensional: FSDP2 does not shard scalars.
         self.logit_scale = nn.Parameter(torch.tensor([self.initial]))
 
-    def scale(self) -> torch.Tensor:
+    def forward(self) -> torch.Tensor:
         """Scalar multiplier of region-sentence cosines, at most 100 as in CLIP."""
         return self.logit_scale[0].clamp(max=math.log(100)).exp()
 
@@ -244,8 +245,6 @@ class RogleModel(CLIPModel):
             `[n, d]` projected embeddings, not normalised, and `[n or keep_first, l, hidden]` final states, zero after
             each text's end, or an empty tensor.
         """
-        from .packing import encode_buckets, encode_packed, text_lengths
-
         keep = (len(input_ids) if keep_first is None else keep_first) if keep_tokens else 0
         if len(input_ids) == 0:
             nothing = self.text_projection.weight.new_zeros
@@ -282,16 +281,17 @@ class RogleModel(CLIPModel):
         )
         return self._regions(pixel_values, vision.last_hidden_state, inputs, boxes, box_image)
 
-    def _block_inputs(self, boxes: torch.Tensor | None) -> BlockInputs | None:
-        """What the dense forward has to keep for the region features of these boxes."""
-        keep = {"dense_roi": 1, "masked_cls": self.config.masked_blocks}.get(self.config.region_feature, 0)
-        return BlockInputs(keep) if keep and boxes is not None else None
+    def _block_inputs(self, boxes: torch.Tensor | None, last_states: bool = False) -> BlockInputs:
+        """What the dense forward has to keep for the region features of these boxes, and what it may leave out."""
+        feature = self.config.region_feature if boxes is not None else None
+        keep = {"dense_roi": 1, "masked_cls": self.config.masked_blocks}.get(feature, 0)
+        return BlockInputs(keep, class_only=not last_states and feature != "patch_mean")
 
     def _regions(
         self,
         pixel_values: torch.Tensor,
         states: torch.Tensor,
-        inputs: BlockInputs | None,
+        inputs: BlockInputs,
         boxes: torch.Tensor,
         box_image: torch.Tensor,
     ) -> torch.Tensor:
@@ -304,7 +304,12 @@ class RogleModel(CLIPModel):
             crops = crop_boxes(pixel_values, boxes, box_image)
             # Memory for a training step is the caller's affair; without gradients a few crops at a time are enough.
             few = len(crops) if torch.is_grad_enabled() else max(len(pixel_values), 16)
-            pooled = [self.vision_model(part, interpolate_pos_encoding=True).pooler_output for part in crops.split(few)]
+            pooled = [
+                self.vision_model(
+                    part, interpolate_pos_encoding=True, block_inputs=BlockInputs(class_only=True)
+                ).pooler_output
+                for part in crops.split(few)
+            ]
             return self.visual_projection(torch.cat(pooled))
         patch = self.config.vision_config.patch_size
         grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
@@ -409,7 +414,7 @@ class RogleModel(CLIPModel):
 
         Raises:
             ValueError: input_ids or pixel_values missing, an image of the wrong size, a box without area, an identity
-                loss without `identities`.
+                loss without `identities`, `output_attentions` of attention that is not eager.
         """
         if loss_inputs is not None:
             loss_inputs = gather(loss_inputs) if gather else loss_inputs
@@ -421,13 +426,17 @@ class RogleModel(CLIPModel):
         for name, value in (("box_image", box_image), ("sentence_input_ids", sentence_input_ids)):
             if value is not None and len(value) != n or value is None and n is not None and name == "box_image":
                 raise ValueError(f"{name} must have one row for each of {n or 0} boxes")
+        for name in ("output_attentions", "output_hidden_states"):
+            if getattr(self.config, name):  # the towers read their own configurations alone
+                kwargs.setdefault(name, True)
         for tower in (self.vision_model, self.text_model):
             if kwargs.get("output_attentions") and tower.config._attn_implementation != "eager":
                 raise ValueError(
                     f"output_attentions=True: {tower.config._attn_implementation!r} attention computes no maps; call "
                     "model.set_attn_implementation('eager') first"
                 )
-        inputs = self._block_inputs(boxes)
+        every_state = kwargs.get("output_hidden_states") or kwargs.get("output_attentions")
+        inputs = self._block_inputs(boxes, last_states=bool(every_state) or not training)
         vision = self.vision_model(
             pixel_values=pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
@@ -435,15 +444,21 @@ class RogleModel(CLIPModel):
             **kwargs,
         )
         spans_wanted = training and self.config.tsl_text_weight > 0 and sentence_spans is not None and boxes is not None
-        if position_ids is not None or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+        sentence_features = None
+        if position_ids is not None or every_state:
             text = self.text_model(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
             )
             text_features = self.text_projection(text.pooler_output)
         else:
-            text_features, tokens = self.encode_tokens(input_ids, keep_tokens=bool(spans_wanted) or not training)
+            # One call for captions and sentences: each costs the CPU a walk over all weights and their gradients.
+            ids, captions = input_ids, len(input_ids)
+            if sentence_input_ids is not None:
+                ids = stack_texts(input_ids, sentence_input_ids)
+            features, tokens = self.encode_tokens(ids, bool(spans_wanted) or not training, keep_first=captions)
+            text_features, sentence_features = features[:captions], features[captions:]
             text = BaseModelOutputWithPooling(
-                last_hidden_state=tokens if len(tokens) else None, pooler_output=text_features
+                last_hidden_state=tokens[:, : input_ids.shape[1]] if len(tokens) else None, pooler_output=text_features
             )
         vision.pooler_output = self.visual_projection(vision.pooler_output)
         text.pooler_output = text_features
@@ -457,7 +472,9 @@ class RogleModel(CLIPModel):
                 self._regions(pixel_values, vision.last_hidden_state, inputs, boxes, box_image), dim=-1
             )
         if sentence_input_ids is not None:
-            sentence_embeds = nn.functional.normalize(self.encode_tokens(sentence_input_ids)[0], dim=-1)
+            if sentence_features is None:
+                sentence_features = self.encode_tokens(sentence_input_ids)[0]
+            sentence_embeds = nn.functional.normalize(sentence_features, dim=-1)
 
         losses: dict[str, torch.Tensor] = {}
         if training:
@@ -535,7 +552,7 @@ class RogleModel(CLIPModel):
             terms["loss_local"] = region_sentence_contrastive(
                 inputs["region_embeds"],
                 inputs["sentence_embeds"],
-                self.region_head.scale(),
+                self.region_head(),
                 given("sentence_ids"),
                 given("part_ids"),
                 given("pair_weight"),
@@ -611,7 +628,8 @@ class RogleModel(CLIPModel):
         if not len(one):
             return region_embeds, region_embeds, weight
         crops = crop_boxes(pixel_values, boxes[one], box_image[one])
-        target = self.visual_projection(self.vision_model(pixel_values=crops).pooler_output)
+        inputs = BlockInputs(class_only=True)
+        target = self.visual_projection(self.vision_model(pixel_values=crops, block_inputs=inputs).pooler_output)
         return region_embeds[one], target, None if weight is None else weight[one]
 
 

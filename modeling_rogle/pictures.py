@@ -34,6 +34,7 @@ def draw_results(
     path: str | Path,
     correct: Sequence[bool] | None = None,
     columns: int = 5,
+    verdict: str | None = None,
 ) -> Path:
     """Draws ranked results with the best region of each sentence in that sentence's colour, and saves the picture.
 
@@ -43,6 +44,7 @@ def draw_results(
         path: where to save (.png, .jpg or .webp); its folder is made.
         correct: for each match whether it is the person looked for, framed green with a tick or red with a cross.
         columns: results in a row.
+        verdict: a line under the sentences, as "nobody here matches".
 
     Returns:
         `path`.
@@ -61,7 +63,7 @@ def draw_results(
     columns = max(1, min(columns, len(matches)))
     width = max(2 * MARGIN + columns * CELL + (columns - 1) * GAP, 760)
     sentences = matches[0].sentences
-    heading = _heading(len(matches), left_out, sentences, width - 2 * MARGIN)
+    heading = _heading(len(matches), left_out, sentences, width - 2 * MARGIN, verdict)
     cells = [_cell(match, None if correct is None else correct[i]) for i, match in enumerate(matches)]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     height = MARGIN + heading.height + sum(GAP + max(cell.height for cell in row) for row in rows) + MARGIN
@@ -83,11 +85,11 @@ def check_suffix(path: str | Path) -> None:
         raise ValueError(f"{path}: save the picture as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
-def _colour(number: int) -> str:
+def colour_of(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: float) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
@@ -128,29 +130,37 @@ def _elided(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     return "…"
 
 
-def _mark(draw: ImageDraw.ImageDraw, x: float, y: float, number: int, side: int = MARK) -> None:
-    draw.rectangle((x, y, x + side - 1, y + side - 1), fill=_colour(number))
-    draw.text((x + side / 2, y + side / 2), str(number + 1), fill=PAPER, font=_font(side * 0.72), anchor="mm")
+def draw_mark(draw: ImageDraw.ImageDraw, x: float, y: float, number: int, side: int = MARK) -> None:
+    draw.rectangle((x, y, x + side - 1, y + side - 1), fill=colour_of(number))
+    draw.text((x + side / 2, y + side / 2), str(number + 1), fill=PAPER, font=font_of(side * 0.72), anchor="mm")
 
 
-def _heading(results: int, more: int, sentences: Sequence[SentenceMatch], width: int) -> Image.Image:
-    font, small = _font(TEXT), _font(SMALL)
+def _heading(
+    results: int, more: int, sentences: Sequence[SentenceMatch], width: int, verdict: str | None
+) -> Image.Image:
+    font, small = font_of(TEXT), font_of(SMALL)
     blocks = [wrap(item.sentence, font, width - MARK - 12) for item in sentences[:MAX_SENTENCES]]
     left_out = len(sentences) - len(blocks)
     line_height, block_gap = TEXT + 7, 5
+    said = wrap(verdict, font, width) if verdict else []
     height = 26 + sum(len(lines) * line_height + block_gap for lines in blocks) + (24 if left_out else 0)
+    height += len(said) * line_height
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
     draw.text((0, 0), _title(results, more), fill=GREY, font=small)
     y = 26
     for number, lines in enumerate(blocks):
-        _mark(draw, 0, y + 2, number)
+        draw_mark(draw, 0, y + 2, number)
         for line in lines:
-            draw.text((MARK + 12, y), line, fill=_colour(number), font=font)
+            draw.text((MARK + 12, y), line, fill=colour_of(number), font=font)
             y += line_height
         y += block_gap
     if left_out:
         draw.text((MARK + 12, y), f"and {left_out} more sentences, not drawn", fill=GREY, font=small)
+        y += 24
+    for line in said:
+        draw.text((0, y), line, fill=INK, font=font)
+        y += line_height
     return image
 
 
@@ -179,8 +189,13 @@ def _thumb(match: Match, border: int) -> _Thumb:
     return _Thumb(picture.resize(size, Image.Resampling.LANCZOS), left, top, scale)
 
 
+def draw_result(match: Match) -> Image.Image:
+    """One result as [`draw_results`] draws it: the whole picture with its regions, and what is known of them below."""
+    return _cell(match, None)
+
+
 def _cell(match: Match, correct: bool | None) -> Image.Image:
-    small = _font(SMALL)
+    small = font_of(SMALL)
     listed = match.sentences[:MAX_SENTENCES]
     below, line_height = THUMB_HEIGHT + 8, SMALL + 6
     image = Image.new("RGB", (CELL, below + 2 * line_height + 6 + len(listed) * line_height), PAPER)
@@ -193,17 +208,19 @@ def _cell(match: Match, correct: bool | None) -> Image.Image:
         image.paste(thumb.image, (thumb.left, thumb.top))
         _draw_regions(draw, listed, thumb)
     rank = f"#{match.rank}"
-    draw.text((0, below), rank, fill=INK, font=_font(TEXT))
+    draw.text((0, below), rank, fill=INK, font=font_of(TEXT))
     if correct is not None:
-        _draw_verdict(draw, correct, _font(TEXT).getlength(rank) + 8, below + 1)
-    draw.text((CELL, below + 2), f"score {match.score:.3f}", fill=INK, font=small, anchor="ra")
+        _draw_verdict(draw, correct, font_of(TEXT).getlength(rank) + 8, below + 1)
+    chance = "" if match.probability is None else f"{match.probability:.0%}   "
+    draw.text((CELL, below + 2), f"{chance}score {match.score:.3f}", fill=INK, font=small, anchor="ra")
     name = _elided(shown(match.path), small, CELL)
     draw.text((0, below + line_height + 4), name, fill=GREY, font=small)
     y = below + 2 * line_height + 6
     for number, found in enumerate(listed):
-        _mark(draw, 0, y + 1, number, SMALL + 1)
-        draw.text((SMALL + 10, y), found.label, fill=_colour(number), font=small)
-        draw.text((CELL, y), f"{found.score:.2f}", fill=GREY, font=small, anchor="ra")
+        draw_mark(draw, 0, y + 1, number, SMALL + 1)
+        draw.text((SMALL + 10, y), found.label, fill=colour_of(number), font=small)
+        moved = f"{found.moved:+d} rank{'s' * (abs(found.moved) != 1)}   " if found.moved else ""
+        draw.text((CELL, y), f"{moved}{found.score:.2f}", fill=GREY, font=small, anchor="ra")
         y += line_height
     return image
 
@@ -225,14 +242,14 @@ def _draw_regions(draw: ImageDraw.ImageDraw, listed: Sequence[SentenceMatch], th
             taken.append(place)
             marks.append((*place, number))
     for x, y, number in marks:  # over all frames
-        _mark(draw, x, y, number)
+        draw_mark(draw, x, y, number)
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, x0: float, y0: float, x1: float, y1: float, numbers: Sequence[int]) -> None:
     """A frame on a white ground; sentences that share a region take turns along it, in dashes."""
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=PAPER, width=5)
     if len(numbers) == 1:
-        draw.rectangle((x0, y0, x1, y1), outline=_colour(numbers[0]), width=3)
+        draw.rectangle((x0, y0, x1, y1), outline=colour_of(numbers[0]), width=3)
         return
     corners = ((x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0))
     turn = 0
@@ -246,7 +263,7 @@ def _draw_frame(draw: ImageDraw.ImageDraw, x0: float, y0: float, x1: float, y1: 
             # Inwards from the outline, as rectangle() draws it.
             dx = (0, 2) if ax == bx == x0 else (-2, 0) if ax == bx else (0, 0)
             dy = (0, 2) if ay == by == y0 else (-2, 0) if ay == by else (0, 0)
-            draw.rectangle((left + dx[0], top + dy[0], right + dx[1], bottom + dy[1]), fill=_colour(numbers[turn]))
+            draw.rectangle((left + dx[0], top + dy[0], right + dx[1], bottom + dy[1]), fill=colour_of(numbers[turn]))
             turn = (turn + 1) % len(numbers)
 
 
@@ -285,4 +302,4 @@ def save_picture(image: Image.Image, path: Path) -> Path:
     return path
 
 
-__all__ = ["check_suffix", "draw_results", "save_picture", "wrap"]
+__all__ = ["check_suffix", "colour_of", "draw_mark", "draw_result", "draw_results", "font_of", "save_picture", "wrap"]

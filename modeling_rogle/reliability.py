@@ -14,6 +14,10 @@ from .losses import cosines, same_by_any
 
 # DURA's (arXiv 2505.06566); fixed, since with a scale of 100 any evidence would exceed any doubt.
 EVIDENCE_TEMPERATURE = 0.05
+# A mixture of five parameters is fitted to so many pairs at most; the others are only read.
+MIXTURE_PAIRS = 20_000
+# Mean standardised score of all pairs from which on the mixture is asked.
+LEARNT = 0.25
 
 
 def margin_reliability(margin: torch.Tensor, temperature: float = 0.01) -> torch.Tensor:
@@ -70,7 +74,12 @@ def pair_views(
     Returns:
         Two `[n]` fp32 tensors, without gradient: a among the b, and b among the a. inf where the batch cannot tell:
         without rivals (`gmm_consensus`: without two), and throughout for `none`.
+
+    Raises:
+        ValueError: another kind.
     """
+    if kind not in RELIABILITIES:
+        raise ValueError(f"kind must be one of {RELIABILITIES}, not {kind!r}")
     cosine = cosines(embeds_a, embeds_b).float()
     own = torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)
     rival = ~(same_by_any(tuple(ids), len(cosine), cosine.device) | own)
@@ -103,10 +112,10 @@ class PairReliability:
     makes weights of them, which hold for the next epoch:
 
     - `none`: 1.
-    - `gmm_consensus` (RDE's consensus division, arXiv 2308.09911, CONQUER, arXiv 2601.18625): for each view a mixture
-      of two Gaussians gives the probability that a pair belongs to the better one. Over 1/2 in both views counts 1, in
-      neither 0; where they disagree RDE draws 0 or 1, here the mean of the two counts (ours: deterministic). The
-      weights stay 1 where the data do not show two kinds of pairs, see [`split_mixture`]; RDE always splits.
+    - `gmm_consensus` (after RDE's consensus division, arXiv 2308.09911, CONQUER, arXiv 2601.18625): the probability of
+      being a true pair in a mixture of true and mismatched ones over both views, see [`mismatch_mixture`]. RDE divides
+      each view by its own mixture, and draws 0 or 1 for a pair on which they disagree; here both views speak at once,
+      and the answer stays a probability (ours): while a model still learns, the two kinds overlap.
     - `margin`: `sigmoid(margin)`, the probability of the pair against its best rival, mean of both views (ours).
     - `evidential`: mean of both views.
 
@@ -162,8 +171,8 @@ class PairReliability:
         """Makes the next epoch's weights.
 
         Returns:
-            For the log: `observed` (pairs seen so far), `mean_weight`, and for `gmm_consensus` the mixtures'
-            `noisy_share` and `separation` (Ashman's D), means of both views; 0 where they were not used.
+            For the log: `observed` (pairs seen so far), `mean_weight`, and for `gmm_consensus` the mixture's
+            `noisy_share` and `separation`, how far true pairs lie above mismatched ones, mean of both views.
         """
         self.epochs += 1
         seen = ~self.views[0].isnan()
@@ -177,12 +186,7 @@ class PairReliability:
             elif self.kind == "evidential":
                 trust = views.clamp(0, 1).mean(0)
             elif self.kind == "gmm_consensus":
-                splits = [split_mixture(view) for view in views]
-                if all(split is not None for split in splits):
-                    p = torch.stack([split[0] for split in splits])
-                    votes = (p > 0.5).sum(0)
-                    trust = torch.where(votes == 1, p.mean(0), (votes == 2).float())
-                    share, separation = (sum(split[k] for split in splits) / 2 for k in (1, 2))
+                trust, share, separation = mismatch_mixture(views)
         self.trust = torch.full((self.n_pairs,), float(trust.mean()) if len(trust) else 1.0)
         self.trust[seen] = trust
         report["mean_weight"] = float(self.trust.mean()) if self.n_pairs else 1.0
@@ -235,60 +239,47 @@ class PairReliability:
         return index
 
 
-def split_mixture(values: torch.Tensor) -> tuple[torch.Tensor, float, float] | None:
-    """Divides standardised scores (mismatched pairs: mean 0, deviation 1) into mismatched and true pairs, or declines.
+def mismatch_mixture(views: torch.Tensor) -> tuple[torch.Tensor, float, float]:
+    """Which standardised scores belong to true pairs (ours).
 
-    Two Gaussians are fitted by expectation maximisation, starting at 0 and the upper quartile. Any skewed sample "has"
-    two, so they count only if (all ours, so that clean data lose nothing and hard true pairs stay)
-
-    - two Gaussians explain the scores better than one (BIC), each holding at least 2 % of at least 50 pairs;
-    - they are apart: Ashman's `D = sqrt(2) |m1 - m0| / sqrt(s0^2 + s1^2)` exceeds 2;
-    - the lower one looks like mismatched pairs: `m0 <= m1 / 3`, no more than a third of the way from 0 to the true
-      pairs. Hard true pairs lie higher, for they still beat most of their rivals.
+    A mismatched pair is one more rival of itself, so what it scores is known beforehand: mean 0, deviation at most 1
+    ([`pair_views`], `gmm_consensus`). True pairs are one Gaussian more, of free mean above 0, deviation and share, the
+    two views being independent given the kind. Expectation maximisation, at most 200 rounds. A model that cannot tell
+    pairs yet, the mean score of all being under 0.25, is not asked: the fit would follow chance.
 
     Args:
-        values: `[n]`, finite.
+        views: `[2, n]`, finite.
 
     Returns:
-        None, or the probability of being a true pair `[n]` (rising with the value), the share of mismatched pairs, D.
+        The probability of being a true pair `[n]` fp32 (1 throughout for fewer than 50 pairs, or if the model cannot
+        tell), the share of mismatched pairs, and the true pairs' mean score.
     """
-    if len(values) < 50:
-        return None
-    x = values.double().sort().values
-    if len(x) > 10_000:  # as many quantiles tell the same
-        x = x[torch.linspace(0, len(x) - 1, 10_000).round().long()]
-    mean = torch.stack([x.new_zeros(()), x[int(0.75 * (len(x) - 1))]])
-    variance, share = torch.ones_like(mean), torch.full_like(mean, 0.5)
-    before = -math.inf
-    for _ in range(300):
-        joint = _log_gauss(x, mean, variance) + share.log()
-        total = joint.logsumexp(1)
-        likelihood = float(total.sum())
-        if likelihood - before < 1e-6 * len(x):
+    n = views.shape[1]
+    x = views.double()
+    if n < 50 or float(x.mean()) < LEARNT:
+        return torch.ones(n), 0.0, 0.0
+    few = x if n <= MIXTURE_PAIRS else x[:, torch.linspace(0, n - 1, MIXTURE_PAIRS).round().long()]
+    mean = torch.quantile(few, 0.75, dim=1).clamp(min=0.5)
+    null, variance = torch.ones_like(mean), torch.ones_like(mean)
+    share = 0.5
+
+    def log_odds(x: torch.Tensor) -> torch.Tensor:
+        true = (x - mean[:, None]).square() / variance[:, None] + variance.log()[:, None]
+        mismatched = x.square() / null[:, None] + null.log()[:, None]
+        return 0.5 * (mismatched - true).sum(0) + math.log((1 - share) / share)
+
+    for _ in range(200):
+        p, before = log_odds(few).sigmoid(), share
+        mass, rest = p.sum().clamp(min=1e-9), (1 - p).sum().clamp(min=1e-9)
+        share = float((1 - p).mean().clamp(1e-4, 1 - 1e-4))
+        mean = ((few * p).sum(1) / mass).clamp(min=0.05)
+        variance = ((few - mean[:, None]).square() * p).sum(1).div(mass).clamp(min=0.05)
+        null = (few.square() * (1 - p)).sum(1).div(rest).clamp(0.25, 1.0)
+        if abs(share - before) < 1e-5:
             break
-        before = likelihood
-        part = (joint - total[:, None]).exp()
-        mass = part.sum(0).clamp(min=1e-9)
-        share = mass / len(x)
-        mean = (part * x[:, None]).sum(0) / mass
-        variance = ((part * (x[:, None] - mean).square()).sum(0) / mass).clamp(min=0.01)
-    single = float(_log_gauss(x, x.mean()[None], x.var(correction=0).clamp(min=0.01)[None]).sum())
-    separation = float(math.sqrt(2) * (mean[1] - mean[0]) / variance.sum().sqrt())
-    if (
-        2 * (likelihood - single) <= 3 * math.log(len(x))  # three parameters more
-        or float(share.min()) < 0.02
-        or separation <= 2
-        or float(mean[0]) > float(mean[1]) / 3
-    ):
-        return None
-    # Beyond its mean the narrower Gaussian falls below the wider one; the probability must not turn back there.
-    inside = values.double().clamp(float(mean[0]), float(mean[1]))
-    joint = _log_gauss(inside, mean, variance) + share.log()
-    return joint.softmax(1)[:, 1].float(), float(share[0]), separation
+    # Beyond the true mean, and far below 0, the wider Gaussian would win again; the probability must not turn back.
+    inside = torch.minimum(x, mean[:, None]).clamp(min=-3.0)
+    return log_odds(inside).sigmoid().float(), share, float(mean.mean())
 
 
-def _log_gauss(x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
-    return -0.5 * ((x[:, None] - mean).square() / variance + (2 * math.pi * variance).log())
-
-
-__all__ = ["PairReliability", "margin_reliability", "pair_views"]
+__all__ = ["PairReliability", "margin_reliability", "mismatch_mixture", "pair_views"]

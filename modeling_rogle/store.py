@@ -1,266 +1,212 @@
-"""The index on disk: embeddings in memory-mapped files, metadata in Parquet, replaced as a whole.
+"""Where the nearest global embeddings are looked up: exactly, in the shards themselves, or in a store beside them.
 
-    index.json                   format, model, indexed folder, counts, and the name of the one valid generation
-    generation-<hex>/
-        images.parquet           path (relative to the indexed folder), sha256, width, height, bytes
-        global.npy               [N, D] float32 unit vectors
-        regions.npy              [N, T, D] int8, T template regions an image
-        region_scales.npy        [N, T] float32: an int8 row times its scale has unit length
+The shards of an index are its exact store and hold everything. A store beside them (faiss in a file of the index,
+Milvus in a file or a cluster) finds candidates without reading all of it and may miss some, so it is believed only as
+far as it was measured: its recall on sentences like those that people ask is measured when it is filled, its effort is
+raised until 0.99, and a store under 0.95 is not asked. Whatever it finds is scored again from the shards, so scores
+never depend on the store. What the store does not hold yet is read exactly and merged.
 
-Every write makes a new generation, then replaces index.json in one step: killed half-way it leaves the old index,
-or none. What earlier generations left behind is removed by the next write.
+Filters: to few rows, exactly those are read; to many, the store is asked for as many more as the filter takes away,
+which keeps the recall of the search without filter (stores that filter inside their graph lose hits: 0.77 and 0.35 were
+measured). If less passes than was asked for, the search is done again exactly, and says so.
 """
 
-import contextlib
-import json
-import math
-import os
-import re
-import secrets
-import shutil
-from collections.abc import Set
+import importlib.util
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import torch
 
-FORMAT = "rogle-gallery"
-VERSION = 1
-MAX_REGIONS = 16
-HEADER = "index.json"
-SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("sha256", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("bytes", pa.int64()),
-    ]
-)
-_OURS = re.compile(r"generation-[0-9a-f]{8}|index\.json(\.new)?")
-_ROWS_AT_ONCE = 65536
+from .manifest import GalleryError
+from .shards import Index
+
+TRUSTED = 0.95  # recall@10 under which a store is not asked
+AIMED = 0.99  # recall@10 that its effort is raised to
+EXACT_SHARE = 0.1  # a filter that lets at most this share of the rows through is answered exactly
+EXACT_ROWS = 20_000  # and so is any that lets no more rows through than this
+MARGIN = 1.5  # how many more than the share of the filter demands are asked for
+_BLOCK = 8192  # bfloat16 rows turned into float32 at once: they stay in the cache
 
 
-class GalleryError(ValueError):
-    """Something that the caller can mend: a folder, an index, a query or a path, named in one line."""
+class VectorStore(Protocol):
+    """Unit vectors by id, and those nearest to a query by inner product, perhaps not all of them.
 
-
-def quantise(embeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows `[..., D]` float -> int8 of the same shape, and scales `[...]` that give unit length back."""
-    largest = np.abs(embeds).max(axis=-1, keepdims=True)
-    rounded = np.rint(embeds * (127.0 / np.maximum(largest, 1e-12))).astype(np.int8)
-    lengths = np.linalg.norm(rounded.astype(np.float32), axis=-1)
-    return rounded, (1.0 / np.maximum(lengths, 1.0)).astype(np.float32)
-
-
-def dequantise(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """The inverse of [`quantise`]: float32 `[..., D]` unit vectors."""
-    return rows.astype(np.float32) * scales[..., None]
-
-
-class _RowFile:
-    """An .npy file that grows by rows and need not fit into memory; its header gets the count at the end."""
-
-    def __init__(self, path: Path, dtype: Any, row_shape: tuple[int, ...]):
-        self.dtype, self.row_shape, self.rows = np.dtype(dtype), row_shape, 0
-        self.file = open(path, "wb")
-        self._write_header()
-
-    def _write_header(self) -> None:
-        # numpy pads this header so that the first axis can grow in place.
-        shape = (self.rows, *self.row_shape)
-        fields = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self.file, fields)
-
-    def append(self, rows: np.ndarray) -> None:
-        if rows.shape[1:] != self.row_shape:
-            raise ValueError(f"{self.file.name}: rows of shape {rows.shape[1:]}, the file holds {self.row_shape}")
-        self.file.write(np.ascontiguousarray(rows, dtype=self.dtype).data)
-        self.rows += len(rows)
-
-    def close(self) -> None:
-        self.file.seek(0)
-        self._write_header()
-        self.file.close()
-
-
-class StoreWriter:
-    """Writes one generation: `append` rows, then `publish`. A block left without publishing leaves nothing behind."""
-
-    def __init__(self, path: Path, dimension: int, regions: int):
-        if regions > MAX_REGIONS:
-            raise GalleryError(f"{regions} regions an image, an index holds at most {MAX_REGIONS}")
-        self.path = path
-        _check_is_ours(path)
-        self.created = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        self.data = path / f"generation-{secrets.token_hex(4)}"
-        self.data.mkdir()
-        self.files = {
-            "global": _RowFile(self.data / "global.npy", np.float32, (dimension,)),
-            "regions": _RowFile(self.data / "regions.npy", np.int8, (regions, dimension)),
-            "region_scales": _RowFile(self.data / "region_scales.npy", np.float32, (regions,)),
-        }
-        self.tables: list[pa.Table] = []
-        self.published = False
-
-    def __enter__(self) -> "StoreWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for file in self.files.values():
-            file.file.close()
-        if not self.published:
-            shutil.rmtree(self.data, ignore_errors=True)
-            if self.created:
-                with contextlib.suppress(OSError):
-                    self.path.rmdir()
-
-    def append(self, table: pa.Table, images: np.ndarray, regions: np.ndarray, scales: np.ndarray) -> None:
-        """Adds n images: metadata, `[n, D]` float32, `[n, T, D]` int8, `[n, T]` float32."""
-        self.tables.append(table)
-        for name, rows in (("global", images), ("regions", regions), ("region_scales", scales)):
-            self.files[name].append(rows)
-
-    @property
-    def rows(self) -> int:
-        return self.files["global"].rows
-
-    def publish(self, header: dict[str, Any]) -> None:
-        """Makes this generation the valid one and removes every other from the disk."""
-        for file in self.files.values():
-            file.close()
-        pq.write_table(pa.concat_tables([SCHEMA.empty_table(), *self.tables]), self.data / "images.parquet")
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            **header,
-            "generation": self.data.name,
-            "images": self.rows,
-            "dimension": self.files["global"].row_shape[0],
-        }
-        new = self.path / f"{HEADER}.new"
-        new.write_text(json.dumps(header, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(new, self.path / HEADER)
-        self.published = True
-        for name in os.listdir(self.path):
-            if name.startswith("generation-") and _OURS.fullmatch(name) and name != self.data.name:
-                shutil.rmtree(self.path / name)
-
-
-def _check_is_ours(path: Path) -> None:
-    # Whatever is replaced is removed: never anything but an index.
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise GalleryError(f"{path}: a file stands there, an index is a folder")
-    foreign = [name for name in sorted(os.listdir(path)) if not _OURS.fullmatch(name)]
-    if foreign:
-        raise GalleryError(f"{path}: holds {foreign[0]!r}, which is no part of an index; choose another folder for it")
-
-
-class Store:
-    """A valid generation, opened for reading.
-
-    global_embeds `[N, D]`, regions `[N, T, D]` int8, scales `[N, T]`: memory-mapped; boxes `[T, 4]` in [0, 1];
-    paths: N strings; sizes `[N, 2]` width and height in pixels.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        GalleryError: not an index, of another version, or incomplete; the file is named.
+    forgets: whether `delete` takes the vectors off the disk; if not, it is cleared and filled again.
+    effort, max_effort: how hard a search tries; the recall grows with it.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.header = _read_header(path)
-        data = path / self.header["generation"]
-        self.boxes = np.array(self.header["template_boxes"], dtype=np.float32).reshape(-1, 4)
-        count, dimension, regions = self.header["images"], self.header["dimension"], len(self.boxes)
-        self.global_embeds = _mapped(data / "global.npy", np.float32, (count, dimension))
-        self.regions = _mapped(data / "regions.npy", np.int8, (count, regions, dimension))
-        self.scales = _mapped(data / "region_scales.npy", np.float32, (count, regions))
-        metadata = data / "images.parquet"
-        try:
-            self.table = pq.read_table(metadata, schema=SCHEMA)
-        except (OSError, pa.ArrowException) as error:
-            raise GalleryError(f"{metadata}: missing or damaged; build the index again") from error
-        if len(self.table) != count:
-            raise GalleryError(f"{metadata}: {len(self.table)} rows, index.json says {count}; build the index again")
-        self.paths: list[str] = self.table.column("path").to_pylist()
-        self.sizes = np.stack([self.table.column(name).to_numpy() for name in ("width", "height")], axis=1)
+    forgets: bool
+    effort: int
+    max_effort: int
 
-    def without(self, rows: set[int], skipped: Set[str] = frozenset()) -> "Store":
-        """Rewrites the index without some rows and some names of skipped pictures, and opens what was written."""
-        kept = np.array([row for row in range(len(self.paths)) if row not in rows], dtype=np.int64)
-        with StoreWriter(self.path, self.header["dimension"], len(self.boxes)) as writer:
-            for start in range(0, len(kept), _ROWS_AT_ONCE):
-                part = kept[start : start + _ROWS_AT_ONCE]
-                table = self.table.take(pa.array(part))
-                writer.append(table, self.global_embeds[part], self.regions[part], self.scales[part])
-            still = [item for item in self.header["skipped"] if item["path"] not in skipped]
-            writer.publish({**self.header, "skipped": still})
-        return Store(self.path)
+    def add(self, ids: np.ndarray, embeds: np.ndarray) -> None:
+        """Takes `[n]` int64 ids, new or known, and `[n, D]` float32 unit vectors."""
+
+    def delete(self, ids: np.ndarray) -> None:
+        """Forgets some ids; unknown ones do nothing."""
+
+    def clear(self) -> None:
+        """Forgets everything, off the disk."""
+
+    def search(self, query: np.ndarray, count: int) -> np.ndarray:
+        """The ids nearest to `[D]`, best first, at most `count`. Raises GalleryError if the store is not there."""
+
+    def saved(self) -> dict[str, Any]:
+        """Makes what was added outlive the process; gives what the manifest must hold to find it again."""
+
+    def close(self) -> None: ...
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such index")
-    file = path / HEADER
-    if not file.is_file():
-        raise GalleryError(f"{path}: not an index (no {HEADER}); `rogle index` makes one")
+def open_store(uri: str, path: Path, header: dict[str, Any]) -> VectorStore:
+    """The store that `uri` names, of the index at `path`: `faiss`, `faiss-ivf`, `faiss-hnsw`; `milvus` (a file in the
+    index), a path that ends in `.db`, or `http://host:19530`. What it holds already is found through the manifest.
+
+    Raises:
+        GalleryError: no such store, its package is not installed, its file is missing, or it does not answer.
+    """
+    known = header.get("store") if (header.get("store") or {}).get("uri") == uri else None
+    if uri in ("faiss", "faiss-ivf", "faiss-hnsw"):
+        from .faiss_store import FaissStore
+
+        return FaissStore(path, uri, header["dimension"], header["images"], known)
+    if uri == "milvus" or uri.endswith(".db") or "://" in uri:
+        from .milvus_store import MilvusStore
+
+        return MilvusStore(str(path / "milvus.db") if uri == "milvus" else uri, header["dimension"], header, known)
+    raise GalleryError(
+        f"store {uri!r}: not one of exact, faiss, faiss-ivf, faiss-hnsw, milvus, FILE.db, http://host:port"
+    )
+
+
+def check_store(uri: str, path: Path, dimension: int) -> None:
+    """Raises as [`open_store`] what can be known before there is an index: no such store, a package that is not
+    installed, a server that does not answer."""
+    if (uri == "milvus" or uri.endswith(".db")) and importlib.util.find_spec("milvus_lite") is None:
+        raise GalleryError(f"store {uri}: milvus-lite is not installed; pip install pymilvus milvus-lite")
+    if uri != "milvus" and not uri.endswith(".db"):
+        open_store(uri, path, {"dimension": dimension, "images": 0, "collection": "rogle_unknown"}).close()
+
+
+def exact_search(
+    index: Index, query: np.ndarray, count: int, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the highest cosine with a query, read block by block.
+
+    Args:
+        query: `[D]` float32 unit vector.
+        count: how many.
+        rows: only among these, ascending; all by default.
+
+    Returns:
+        rows `[k]` int64 and their cosines `[k]` float32, best first; of equal ones the earlier row.
+    """
+    asked = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
+    if rows is not None:
+        return _best(rows, _matched(index, rows, asked), count)
+    found, scores = [], []
+    for shard, start in zip(index.shards, index.starts, strict=False):
+        block = _cosines(torch.from_numpy(shard.global_embeds), asked)
+        best = torch.topk(block, min(count, len(block)), sorted=False)
+        found.append(best.indices.numpy() + start)
+        scores.append(best.values.numpy())
+        # topk takes any of several equal ones at the cut: the earlier rows are wanted.
+        cut = float(best.values.min()) if len(block) > count else np.inf
+        tied = np.flatnonzero(block.numpy() == cut)
+        if len(tied) > 1:
+            found.append(tied + start)
+            scores.append(np.full(len(tied), cut, dtype=np.float32))
+    if not found:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+    rows, first = np.unique(np.concatenate(found), return_index=True)
+    return _best(rows, np.concatenate(scores)[first], count)
+
+
+def _cosines(stored: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    if stored.dtype == torch.float32:
+        return stored @ query
+    # In bfloat16 alone the scores would be rounded to ties.
+    return torch.cat([part.view(torch.bfloat16).float() @ query for part in stored.split(_BLOCK)])
+
+
+def _matched(index: Index, rows: np.ndarray, query: torch.Tensor) -> np.ndarray:
+    parts = [index.global_rows(rows[n : n + 4 * _BLOCK]) @ query.numpy() for n in range(0, len(rows), 4 * _BLOCK)]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+
+def _best(rows: np.ndarray, scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((rows, -scores))[:count]
+    return rows[order], scores[order]
+
+
+def nearest(
+    index: Index,
+    query: np.ndarray,
+    count: int,
+    rows: np.ndarray | None = None,
+    store: VectorStore | None = None,
+    upto: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As [`exact_search`], by way of a store where it can be trusted.
+
+    Args:
+        store: looked up in; None searches exactly.
+        upto: ids below are in the store, the others are read exactly.
+
+    Warns:
+        UserWarning: the store did not answer, or not with enough that passes the filter: the search was exact.
+    """
+    total, allowed = len(index), len(index) if rows is None else len(rows)
+    if store is None or (rows is not None and allowed <= max(EXACT_ROWS, EXACT_SHARE * total)):
+        return exact_search(index, query, count, rows)
     try:
-        header = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise GalleryError(f"{file}: damaged ({error}); build the index again") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise GalleryError(f"{file}: not the header of a Rogle index")
-    if header.get("version") != VERSION:
-        raise GalleryError(f"{file}: format {header.get('version')}, this program reads {VERSION}; build it again")
-    for field, kind in _FIELDS.items():
-        if not isinstance(header.get(field), kind):
-            raise GalleryError(f"{file}: field {field!r} is missing or not a {kind.__name__}; build the index again")
-    if not _OURS.fullmatch(header["generation"]):
-        raise GalleryError(f"{file}: field 'generation' names {header['generation']!r}, not a generation")
-    boxes, labels = header["template_boxes"], header["template_labels"]
-    for box in boxes:
-        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite_number, box))):
-            raise GalleryError(f"{file}: field 'template_boxes' holds {box!r}, not four numbers; build the index again")
-    if len(labels) != len(boxes) or not all(isinstance(label, str) for label in labels):
-        raise GalleryError(f"{file}: field 'template_labels' is not {len(boxes)} names; build the index again")
-    if not all(isinstance(item, dict) and isinstance(item.get("path"), str) for item in header["skipped"]):
-        raise GalleryError(f"{file}: field 'skipped' holds an entry without a path; build the index again")
-    return header
+        places = _candidates(index, query, count, rows, store, upto)
+    except GalleryError as error:
+        warnings.warn(f"{error}; searched exactly instead", stacklevel=3)
+        return exact_search(index, query, count, rows)
+    if len(places) < min(count, allowed):
+        found = f"{len(places)} of {min(count, allowed)} results"
+        warnings.warn(f"store: only {found} came back; searched exactly instead", stacklevel=3)
+        return exact_search(index, query, count, rows)
+    return exact_search(index, query, count, places)
 
 
-def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _candidates(
+    index: Index, query: np.ndarray, count: int, rows: np.ndarray | None, store: VectorStore, upto: int
+) -> np.ndarray:
+    """Rows that the store finds and that pass the filter, and every row that it does not hold; ascending."""
+    total = len(index)
+    asked = count if rows is None else int(np.ceil(MARGIN * count * total / len(rows)))
+    ids = store.search(query, min(asked, total))
+    # ids ascend with the rows: shards are only ever appended, and keep their order when they melt.
+    places = np.searchsorted(index.ids, ids)
+    places = places[(places < total) & (index.ids[np.minimum(places, total - 1)] == ids)]
+    places = np.union1d(places, np.arange(np.searchsorted(index.ids, upto), total))
+    return places if rows is None else np.intersect1d(places, rows, assume_unique=True)
 
 
-_FIELDS = {
-    "generation": str,
-    "folder": str,
-    "images": int,
-    "dimension": int,
-    "model": dict,
-    "template_boxes": list,
-    "template_labels": list,
-    "skipped": list,
-}
+def tune(store: VectorStore, index: Index, queries: np.ndarray, count: int = 10) -> float:
+    """Raises a store's effort until its recall@`count` on `queries` `[q, D]` is 0.99, or no further.
+
+    Returns:
+        the recall reached, in [0, 1]: the share of the exact best that the store finds too, unfiltered or through a
+        filter that lets a random half through, whichever is less.
+    """
+    upto = int(index.ids[-1]) + 1
+    half = np.flatnonzero(np.random.default_rng(0).random(len(index)) < 0.5)
+    cases: Sequence[np.ndarray | None] = (None, half) if len(half) > EXACT_ROWS else (None,)
+    exact = [[set(exact_search(index, query, count, rows)[0].tolist()) for query in queries] for rows in cases]
+    while True:
+        recalls = []
+        for rows, wanted in zip(cases, exact, strict=True):
+            found = [_candidates(index, query, count, rows, store, upto) for query in queries]
+            hits = sum(len(best & set(places.tolist())) for best, places in zip(wanted, found, strict=True))
+            recalls.append(hits / sum(len(best) for best in wanted))
+        if min(recalls) >= AIMED or store.effort >= store.max_effort:
+            return min(recalls)
+        store.effort = min(2 * store.effort, store.max_effort)
 
 
-def _mapped(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise GalleryError(f"{file}: missing or damaged; build the index again") from error
-    if array.dtype != dtype or array.shape != shape:
-        raise GalleryError(f"{file}: {array.dtype}{list(array.shape)}, index.json says {np.dtype(dtype)}{list(shape)}")
-    return array
-
-
-__all__ = ["GalleryError", "Store", "StoreWriter", "dequantise", "quantise"]
+__all__ = ["AIMED", "TRUSTED", "VectorStore", "check_store", "exact_search", "nearest", "open_store", "tune"]

@@ -50,8 +50,6 @@ def test_a_cell_that_fails_says_so_and_where_its_messages_are(tmp_path: Path) ->
 
 def test_crops_leak_nothing_and_patch_means_do(tiny_model: RogleModel, tiny_processor: RogleProcessor) -> None:
     rows = load_rows("synthetic-tiny")[0]["validation"].select(range(4))
-    assert mean_leak(tiny_model, tiny_processor, rows, "patch_mean") > 0.001
-    # A crop's border pixels are interpolated with their blanked neighbours.
-    assert mean_leak(tiny_model, tiny_processor, rows, "crop") < mean_leak(
-        tiny_model, tiny_processor, rows, "patch_mean"
-    )
+    mean, crop = (mean_leak(tiny_model, tiny_processor, rows, feature) for feature in ("patch_mean", "crop"))
+    assert mean[0] > 0.001 and mean[1] > 0.001
+    assert crop[0] < mean[0] / 5  # a box that ends inside a pixel shares it with its surroundings

@@ -74,6 +74,57 @@ def test_json_holds_what_the_table_shows(index, pictures, capsys):
     assert [item["sentence"] for item in first["sentences"]] == ["A man wears a red jacket.", "His shoes are white."]
 
 
+def test_filter_picture_and_maps(index, pictures, tmp_path, capsys):
+    code, out, err = run(capsys, "search", QUERY, "--index", index, "--where", "path in ('red.png', 'blue.png')")
+    assert code == 0 and err == "" and len(out.splitlines()) == 6 and "green.png" not in out
+    code, out, err = run(
+        capsys, "search", QUERY, "--index", index, "--where", "height > 900", "--save", tmp_path / "x.png"
+    )
+    assert (code, out, err) == (0, "no picture passes the filter\n", "") and not (tmp_path / "x.png").exists()
+    code, out, _ = run(capsys, "search", "--image", pictures / "red.png", "--index", index, "--top-k", "1", "--json")
+    answer = json.loads(out)
+    assert code == 0 and answer["image"] == str(pictures / "red.png") and answer["results"][0]["path"] == "red.png"
+    code, out, _ = run(capsys, "search", "--image", pictures / "red.png", "--index", index, "--top-k", "1")
+    assert code == 0 and out.splitlines()[0].split()[0] == "rank" and "red.png" in out
+    sizes = []
+    for number in ((), ("--heatmap", 2)):
+        arguments = ("--save-map", tmp_path / "map.png", *number)
+        code, out, err = run(capsys, "search", QUERY, "--index", index, *arguments)
+        assert code == 0 and out.splitlines()[-1] == f"heat map: {tmp_path / 'map.png'}"
+        with Image.open(tmp_path / "map.png") as drawn:
+            sizes.append(drawn.height)
+    assert sizes[0] > 1.8 * sizes[1]
+
+
+def test_words_that_the_model_does_not_understand_are_one_warning_line(index, capsys):
+    for query, said in (
+        ("A man without a hat.", 'warning: query: "without a hat": the model does not understand negation'),
+        ("穿红色夹克和黑色裤子的男人", "warning: query: "),
+        ("Мужчина в красной куртке и чёрных брюках", "the tokenizer was not trained on these words"),
+    ):
+        code, out, err = run(capsys, "search", query, "--index", index, "--top-k", "1")
+        assert code == 0 and out and said in err and all(line.startswith("warning: ") for line in err.splitlines())
+
+
+def test_calibrate_then_search_with_probabilities(index, tiny_checkpoint, tmp_path, capsys):
+    model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    code, out, _ = run(
+        capsys, "calibrate", "--dataset", "synthetic-tiny", "--model", model, "--false-alarm-rate", "0.3"
+    )
+    assert code == 0 and out.splitlines()[0].startswith("judged on ") and "expected calibration error" in out
+    assert out.splitlines()[-1] == f"calibration: {model / 'calibration.json'}"
+    code, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model, "--json")
+    answer = json.loads(out)
+    assert code == 0 and isinstance(answer["nobody"], bool) and answer["false_alarm_rate"] == 0.3
+    assert all(0 < item["probability"] < 1 for item in answer["results"])
+    # The weight that the scores were fitted with, or no probabilities.
+    _, out, _ = run(capsys, "search", QUERY, "--index", index, "--model", model, "--json", "--local-weight", "0.9")
+    assert json.loads(out)["nobody"] is None
+    (model / "calibration.json").write_text("{")
+    code, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model)
+    assert (code, out) == (2, "") and "calibration.json: damaged" in err and err.count("\n") == 1
+
+
 def test_skipped_pictures_are_listed(tiny_checkpoint, tmp_path, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -112,6 +163,26 @@ def test_bad_input_is_one_line_and_exit_2(index, pictures, tiny_checkpoint, tmp_
         (("search", QUERY, "--index", index, "--save", "x.tiff"), "rogle search: x.tiff: save the picture as .png"),
         (("search", QUERY, "--index", index, "--model", gone), f"rogle search: --model {gone}: no such folder"),
         (("delete", "gone.png", "--index", index), f"rogle delete: {index}: gone.png is not in this index"),
+        (("search", QUERY, "--index", index, "--where", "widht > 3"), "rogle search: where, character 1: no column "),
+        (("search", QUERY, "--index", index, "--image", gone), "rogle search: query picture "),
+        (("search", QUERY, "--index", index, "--heatmap", "1"), "rogle search: --heatmap: needs --save-map"),
+        (("search", QUERY, "--index", index, "--save-map", "x.bmp"), "rogle search: x.bmp: save the picture as .png"),
+        (("calibrate", "--dataset", "synthetic-tiny"), "rogle calibrate: --dataset: needs --model too"),
+        (("calibrate", "--index", index), "rogle calibrate: --index: needs --pairs too"),
+        (("calibrate", "--index", index, "--pairs", gone), f"rogle calibrate: {gone}: No such file"),
+        (
+            ("calibrate", "--dataset", "no-set", *model, "--out", empty),
+            "rogle calibrate: dataset 'no-set' is not known",
+        ),
+        (
+            ("calibrate", "--dataset", "synthetic-tiny", *model, "--false-alarm-rate", "2"),
+            "rogle calibrate: --false-al",
+        ),
+        (
+            ("calibrate", "--dataset", "synthetic-tiny", *model, "--out", gone),
+            f"rogle calibrate: --out {gone}: no such",
+        ),
+        (("demo", "--index", gone), f"rogle demo: {gone}: no such index"),
     ):
         code, out, err = run(capsys, *arguments)
         assert (code, out) == (2, ""), err
@@ -157,7 +228,7 @@ def test_help_knows_every_command_and_only_dashes(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    for command in ("index", "search", "delete"):
+    for command in ("index", "search", "delete", "calibrate", "demo", "convert"):
         assert command in out
         with pytest.raises(SystemExit):
             main([command, "--help"])
@@ -172,7 +243,7 @@ def test_the_module_runs_as_a_program_from_anywhere(index, tmp_path):
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("[1] A man wears a red jacket.")

@@ -134,6 +134,36 @@ def test_bad_boxes_are_named(model: RogleModel, pixels: torch.Tensor) -> None:
         model.encode_images(pixels, torch.tensor([WHOLE]), torch.tensor([3]))
 
 
+def test_last_block_for_the_class_token_alone_changes_no_value_and_no_gradient(
+    tiny_config: RogleConfig, pixels: torch.Tensor
+) -> None:
+    model = with_feature(tiny_config, "patch_mean")
+    found = []
+    for inputs in (None, BlockInputs(class_only=True)):
+        model.zero_grad()
+        vision = model.vision_model(pixel_values=pixels, block_inputs=inputs)
+        vision.pooler_output[:, :5].sum().backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        found.append((vision.pooler_output.detach(), gradients))
+        assert vision.last_hidden_state.shape == (3, 9 if inputs is None else 1, 32)
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+
+
+def test_states_of_patches_are_there_when_asked_for(model: RogleModel, pixels: torch.Tensor) -> None:
+    inputs = {
+        "pixel_values": pixels,
+        "input_ids": torch.ones(3, 4, dtype=torch.long),
+        "boxes": BOXES,
+        "box_image": BOX_IMAGE,
+    }
+    whole = model(**inputs).vision_model_output
+    assert whole.last_hidden_state.shape == (3, 9, 32)
+    step = model(**inputs, return_loss=True)
+    torch.testing.assert_close(step.vision_model_output.pooler_output, whole.pooler_output, atol=1e-5, rtol=1e-4)
+    asked = model(**inputs, return_loss=True, output_hidden_states=True).vision_model_output
+    assert [len(states[0]) for states in asked.hidden_states] == [9, 9, 9]
+
+
 # --- leak --------------------------------------------------------------------------------------------------------
 
 

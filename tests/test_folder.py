@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_rogle.folder import PictureError, decoded_batches, picture_files, read_picture, shown
+from modeling_rogle.folder import PictureError, picture_files, read_picture, shown
 
 
 def save(path: Path, size: tuple[int, int] = (12, 30), **kwargs) -> Path:
@@ -34,6 +34,7 @@ def test_pictures_are_found_in_sub_folders_in_sorted_order_and_other_files_count
     for name in ("b/2.jpg", "a.png", "b/1.JPEG"):
         save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "b" / "metadata.csv").write_text("what is known of pictures is no other file")
     assert picture_files(tmp_path) == (["a.png", "b/1.JPEG", "b/2.jpg"], [], 1)
 
 
@@ -105,16 +106,14 @@ def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_is_needed(tmp_path
 
 
 @pytest.mark.parametrize("kind", ["png", "bmp", "webp", "gif", "tiff", "ppm", "jpg"])
-def test_a_batch_holds_no_large_picture(tmp_path, kind):
-    names = [save(tmp_path / f"{i}.{kind}", (400, 1000)).name for i in range(3)]
-    ((pictures, failed),) = decoded_batches(tmp_path, names, 64, (30, 12))
-    assert not failed
-    for picture in pictures:
-        assert (picture.width, picture.height) == (400, 1000)
-        assert 24 <= picture.image.width < 48 and 60 <= picture.image.height < 120
-    with Image.open(tmp_path / names[0]) as whole:
+def test_no_large_picture_is_held(tmp_path, kind):
+    file = save(tmp_path / f"1.{kind}", (400, 1000))
+    picture = read_picture(file, file.name, (30, 12))
+    assert (picture.width, picture.height) == (400, 1000)
+    assert 24 <= picture.image.width < 48 and 60 <= picture.image.height < 120
+    with Image.open(file) as whole:
         expected = np.asarray(whole.convert("RGB").resize((12, 30), Image.Resampling.BOX), dtype=int)
-    found = np.asarray(pictures[0].image.resize((12, 30), Image.Resampling.BOX), dtype=int)
+    found = np.asarray(picture.image.resize((12, 30), Image.Resampling.BOX), dtype=int)
     assert np.abs(found - expected).mean() < 3
 
 
@@ -153,13 +152,3 @@ def test_a_file_that_is_no_whole_picture_gives_a_reason(tmp_path, name, make, re
     with pytest.raises(PictureError) as caught:
         read_picture(tmp_path / name, name)
     assert str(caught.value).startswith(reason)
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
-def test_batches_keep_order_and_lose_nothing(tmp_path, batch_size):
-    names = [save(tmp_path / f"{i}.png").name for i in range(7)]
-    (tmp_path / "3.png").write_text("x")
-    batches = list(decoded_batches(tmp_path, names, batch_size, (30, 12)))
-    assert [picture.path for good, _ in batches for picture in good] == [name for name in names if name != "3.png"]
-    assert [item.path for _, bad in batches for item in bad] == ["3.png"]
-    assert all(len(good) + len(bad) <= batch_size for good, bad in batches)

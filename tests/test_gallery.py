@@ -3,22 +3,24 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from test_folder import bomb
 
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
+from modeling_rogle.calibration import Calibration, Logistic
 from modeling_rogle.gallery import Gallery, GalleryError, fingerprint, load_model
 from modeling_rogle.matching import TEMPLATE_LABELS, template_boxes
-from modeling_rogle.store import quantise
+from modeling_rogle.shards import quantise
 
 COLOURS = ("red", "green", "blue", "white", "black", "orange", "purple", "brown", "pink", "grey")
 QUERY = "A man wears a red jacket. His shoes are white."
@@ -107,13 +109,12 @@ def test_a_sentence_names_its_best_region_in_pixels_or_the_whole_person(indexed,
 def test_the_whole_person_wins_when_its_region_fits_best(copied, tools):
     gallery = Gallery.open(copied, *tools)
     model, processor = tools
-    sentence = model.encode_texts(**processor(text=["a red coat"], return_tensors="pt")).numpy()[0]
-    header = json.loads((copied / "index.json").read_text())
-    file = copied / header["generation"] / "regions.npy"
+    sentence = model.encode_texts(**processor(text=["A red jacket."], return_tensors="pt")).numpy()[0]
+    (file,) = copied.glob("shard-*/regions.npy")
     regions = np.load(file)
     regions[:, -1], _ = quantise(sentence)
     np.save(file, regions)
-    match = Gallery.open(copied, *tools).search("a red coat", top_k=1)[0]
+    match = Gallery.open(copied, *tools).search("A red jacket.", top_k=1)[0]
     assert (match.sentences[0].label, match.sentences[0].box) == ("whole person", None)
     assert len(gallery) == 10
 
@@ -206,8 +207,8 @@ def test_a_folder_with_other_things_in_it_is_never_taken_for_the_index(tools, tm
     assert sorted(os.listdir(folder)) == ["00.png", "01.png"]
 
 
-def test_building_again_replaces_the_index_and_leaves_one_generation(tools, copied, tmp_path):
-    (copied / "generation-00000000").mkdir()  # what a killed build leaves
+def test_an_index_of_another_folder_replaces_the_old_one_wholly(tools, copied, tmp_path):
+    (copied / "shard-00000000").mkdir()  # what a killed build leaves
     (copied / "index.json.new").write_text("half")
     Gallery.build(make_pictures(tmp_path / "few", 2), *tools, copied, progress=False)
     assert Gallery.open(copied).paths == ["00.png", "01.png"]
@@ -223,42 +224,9 @@ def test_a_build_that_fails_leaves_the_old_index(tools, copied, tmp_path):
     assert len(Gallery.open(copied)) == 10
 
 
-def test_a_killed_build_leaves_the_old_index_or_none(tools, tiny_checkpoint, copied, tmp_path):
-    program = """
-import os, signal, sys
-import modeling_rogle.gallery as gallery
-folder, model, *outs = sys.argv[1:]
-tools, encode = gallery.load_model(model), gallery._encode_pictures
-def killed(*args):
-    if calls.append(0) or len(calls) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return encode(*args)
-for out in outs:
-    if os.fork() == 0:
-        calls = []
-        gallery._encode_pictures = killed
-        gallery.Gallery.build(folder, *tools, out, batch_size=2, progress=False)
-    print(os.waitstatus_to_exitcode(os.wait()[1]))
-"""
-    folder, new = make_pictures(tmp_path / "pictures", 8), tmp_path / "new"
-    done = subprocess.run(
-        [sys.executable, "-c", program, folder, tiny_checkpoint, copied, new],
-        capture_output=True,
-        text=True,
-        timeout=180,  # a guard against hanging; seconds on an idle machine
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )
-    assert done.stdout.split() == [str(-signal.SIGKILL)] * 2, done.stderr
-    assert len(Gallery.open(copied, *tools).search(QUERY)) == 10
-    with pytest.raises(GalleryError, match=r"not an index \(no index.json\)"):
-        Gallery.open(new)
-    assert Gallery.build(folder, *tools, new, progress=False).images == 8
-    assert len(os.listdir(new)) == 2
-
-
 def stored(index: Path) -> tuple[dict[str, list], np.ndarray, np.ndarray]:
     """What lies in the files themselves: metadata, embeddings, int8 regions."""
-    (data,) = index.glob("generation-*")
+    (data,) = index.glob("shard-*")
     table = pq.read_table(data / "images.parquet").to_pydict()
     return table, np.load(data / "global.npy"), np.load(data / "regions.npy")
 
@@ -275,7 +243,7 @@ def test_a_deleted_picture_is_nowhere_on_the_disk(copied, tools):
         assert after[path].score == pytest.approx(before[path].score, abs=1e-6)
         assert after[path].file == before[path].file
     assert after == {match.path: match for match in Gallery.open(copied, *tools).search(QUERY)}
-    assert len(list(copied.rglob("*"))) == 6  # index.json and one generation of four files
+    assert len(list(copied.rglob("*"))) == 6  # index.json and one shard of four files
     left, *left_arrays = stored(copied)
     everything = b"".join(file.read_bytes() for file in copied.rglob("*.*"))
     assert len(left["path"]) == 8
@@ -405,6 +373,110 @@ def test_broken_weights_make_no_index_and_answer_no_query(tiny_model, tiny_proce
     with pytest.raises(GalleryError, match=message):
         Gallery.build(folder, tiny_model, tiny_processor, tmp_path / "broken", progress=False)
     assert not (tmp_path / "broken").exists()
+
+
+def test_results_say_how_they_rank_by_the_whole_picture_and_what_each_sentence_moved(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    by_global = [match.path for match in gallery.search(QUERY, local_weight=0.0)]
+    matches = gallery.search(QUERY, local_weight=0.8)
+    first, second = (gallery.encode_query(QUERY).sentences[n][0] for n in (0, 1))
+    query = gallery.encode_query(QUERY)
+    for number, other in enumerate((second, first)):
+        alone = gallery.encode_query(other)
+        without = late_scores(gallery, query.embed, alone.sentence_embeds, 0.8)
+        for match in matches:
+            rank = 1 + sum(score > without[match.path] for score in without.values())
+            assert match.sentences[number].moved == rank - match.rank
+    for match in matches:
+        assert by_global[match.global_rank - 1] == match.path
+    assert any(found.moved for match in matches for found in match.sentences)
+
+
+def late_scores(gallery: Gallery, embed: np.ndarray, said: np.ndarray, weight: float) -> dict[str, float]:
+    """The final score of every picture, for a query whose sentences are not its own."""
+    query = replace(gallery.encode_query(QUERY), embed=embed, sentences=((),) * len(said), sentence_embeds=said)
+    return dict(zip(gallery.paths, gallery.similarity(query, weight), strict=True))
+
+
+def test_similarity_is_the_score_of_every_picture(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    for weight in (0.0, 0.4):
+        scores = dict(zip(gallery.paths, gallery.similarity(QUERY, weight), strict=True))
+        for match in gallery.search(QUERY, local_weight=weight):
+            assert scores[match.path] == pytest.approx(match.score, abs=1e-5)
+    some = np.array([7, 2])
+    np.testing.assert_allclose(gallery.similarity(QUERY, rows=some), gallery.similarity(QUERY)[some], atol=1e-6)
+    assert gallery.encode_gallery().shape == (10, 32)
+    np.testing.assert_array_equal(gallery.encode_gallery(some), gallery.encode_gallery()[some])
+
+
+def test_a_picture_finds_itself_alone_and_beside_words(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    file = gallery.folder / "04.png"
+    match = gallery.search(image=file)[0]
+    assert (match.path, match.sentences) == ("04.png", ()) and match.score == pytest.approx(1.0, abs=1e-4)
+    both = gallery.search(QUERY, image=Image.open(file), local_weight=0.0)
+    assert both[0].score < 1.0 and len(both[0].sentences) == 2
+    with pytest.raises(GalleryError, match="query picture .*gone.png: cannot be read: No such file"):
+        gallery.search(image=gallery.folder / "gone.png")
+
+
+def test_filters_leave_the_order_as_it_is(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    every = [match.path for match in gallery.search(QUERY, local_weight=0.0)]
+    wide = [match.path for match in gallery.search(QUERY, local_weight=0.0, where="width >= 25")]
+    assert wide == [path for path in every if int(path[:2]) >= 5]
+    by_expression = gallery.search(QUERY, local_weight=0.0, where=pc.field("width") >= 25)
+    assert [match.path for match in by_expression] == wide
+    assert list(gallery.search(QUERY, where="width > 1000")) == []
+    for where, message in (("width >", "where"), ("colour = 'red'", "colour"), (pc.field("colour") == 1, "where: ")):
+        with pytest.raises(GalleryError, match=message) as caught:
+            gallery.search(QUERY, where=where)
+        assert "\n" not in str(caught.value)
+
+
+def test_probabilities_come_with_a_calibration_of_this_model_and_weight(copied, tools):
+    logistic = Logistic(("z",), (0.0,), (1.0,), (2.0,), 0.0)
+    parts = {"best": logistic, "other": logistic, "present": logistic}
+    fitted = Calibration(
+        fingerprint(tools[0]),
+        0.5,
+        **parts,
+        threshold=0.999999,
+        false_alarm_rate=0.1,
+        gallery_sizes=(10, 10),
+        fitted_on="a test",
+        report={},
+    )
+    assert Gallery.open(copied, *tools).search(QUERY)[0].probability is None
+    fitted.save(copied)
+    gallery = Gallery.open(copied, *tools)
+    found = gallery.search(QUERY, local_weight=0.5)
+    background = gallery.encode_gallery() @ gallery.encode_query(QUERY).embed
+    expected = fitted.probability(np.array([match.score for match in found]), background)
+    assert [match.probability for match in found] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert found.nobody is True and found.false_alarm_rate == 0.1
+    assert gallery.search(QUERY, local_weight=0.4).nobody is None
+    replace(fitted, fingerprint="another").save(copied)
+    with pytest.warns(UserWarning, match="calibration.json: fitted to another model"):
+        assert Gallery.open(copied, *tools).search(QUERY, local_weight=0.5)[0].probability is None
+
+
+def test_words_that_a_model_does_not_understand_are_told(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    with pytest.warns(UserWarning, match='"without a hat": the model does not understand negation'):
+        gallery.search("A man without a hat.")
+    with pytest.warns(UserWarning, match="the tokenizer was not trained on these words"):
+        gallery.search("穿红色外套的女人背着黑色的背包")
+
+
+def test_a_picture_too_large_to_decode_is_left_out(tools, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", 2)
+    bomb(folder / "bomb.png", 50_000, 50_000)
+    report = Gallery.build(folder, *tools, tmp_path / "index", progress=False)
+    assert [(item.path, item.reason) for item in report.skipped] == [
+        ("bomb.png", "over the limit of 80 million pixels")
+    ]
 
 
 def test_real_pedestrians(test_data, tools, tmp_path):

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, CLIPConfig, CLIPModel
 
 from modeling_rogle import RogleConfig, RogleModel, RogleOutput, RogleProcessor
+from modeling_rogle.configuration_rogle import REGION_FEATURES
 from modeling_rogle.losses import multi_positive_itc, region_sentence_contrastive, token_similarity
 
 
@@ -188,6 +190,58 @@ def test_attentions_and_hidden_states_on_request(tiny_model: RogleModel, batch: 
     torch.testing.assert_close(output.text_embeds, tiny_model(**batch).text_embeds, atol=1e-5, rtol=0)
 
 
+def test_attention_maps_of_other_than_eager_attention_are_refused(tiny_model: RogleModel, batch: dict) -> None:
+    tiny_model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match=r"'sdpa' attention computes no maps; call .*\('eager'\) first"):
+        tiny_model(**batch, output_attentions=True)
+
+
+def test_configuration_can_ask_for_states(tiny_model: RogleModel, batch: dict) -> None:
+    tiny_model.config.output_hidden_states = True
+    output = tiny_model(**batch)
+    assert len(output.vision_model_output.hidden_states) == len(output.text_model_output.hidden_states) == 3
+
+
+def test_towers_compile_into_one_graph(tiny_model: RogleModel, batch: dict) -> None:
+    torch._dynamo.reset()
+    for tower, inputs in (
+        (tiny_model.text_model, batch["input_ids"]),
+        (tiny_model.vision_model, batch["pixel_values"]),
+    ):
+        compiled = torch.compile(tower, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(inputs).pooler_output, tower(inputs).pooler_output, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}])
+def test_device_map_loads_the_same_model(tiny_checkpoint: Path, batch: dict, device_map: str | dict) -> None:
+    expected = RogleModel.from_pretrained(tiny_checkpoint)(**batch)
+    found = RogleModel.from_pretrained(tiny_checkpoint, device_map=device_map)(**batch)
+    assert torch.equal(found.image_embeds, expected.image_embeds)
+    assert torch.equal(found.region_embeds, expected.region_embeds)
+
+
+@pytest.mark.parametrize("feature", REGION_FEATURES)
+def test_weights_that_come_to_the_device_only_when_used_give_the_same(
+    tiny_model: RogleModel, batch: dict, feature: str
+) -> None:
+    tiny_model.config.region_feature = feature
+    expected = tiny_model(**batch)
+    cpu_offload(tiny_model, execution_device="cpu")
+    assert tiny_model.visual_projection.weight.is_meta
+    found = tiny_model(**batch)
+    for name in ("image_embeds", "text_embeds", "region_embeds", "sentence_embeds"):
+        torch.testing.assert_close(found[name], expected[name])
+
+
+def test_no_part_with_its_own_parameters_is_split_over_devices(tiny_model: RogleModel) -> None:
+    modules = dict(tiny_model.named_modules())
+    whole = [n for n, m in modules.items() if type(m).__name__ in tiny_model._no_split_modules]
+    assert {"vision_model.embeddings", "text_model.embeddings", "vision_model.encoder.layers.1"} <= set(whole)
+    for name, module in modules.items():  # what is split must have no parameters but those of its parts and its root
+        if name and list(module.children()) and not any(f"{name}.".startswith(f"{part}.") for part in whole):
+            assert not list(module.parameters(recurse=False)), name
+
+
 def test_gradient_checkpointing_changes_no_gradient(tiny_model: RogleModel, batch: dict) -> None:
     tiny_model.train()
     tiny_model(**batch, return_loss=True).loss.backward()
@@ -281,7 +335,7 @@ def test_the_loss_is_the_weighted_sum_of_its_named_terms(tiny_model: RogleModel,
     itc = multi_positive_itc(out.image_embeds, out.text_embeds, tiny_model.logit_scale.exp(), batch["person_ids"])
     torch.testing.assert_close(out.loss_global, itc)
     local = region_sentence_contrastive(
-        out.region_embeds, out.sentence_embeds, tiny_model.region_head.scale(), batch["sentence_ids"], None, weight
+        out.region_embeds, out.sentence_embeds, tiny_model.region_head(), batch["sentence_ids"], None, weight
     )
     torch.testing.assert_close(out.loss_local, local)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_rogle import RogleModel, RogleProcessor
-from modeling_rogle.packing import encode_buckets, encode_packed, length_buckets, text_lengths
+from modeling_rogle.packing import encode_buckets, encode_packed, length_buckets, stack_texts, text_lengths
 
 CAPTION = "The woman has long brown hair. She carries a blue bag over her left shoulder."
 TEXTS = ["Red.", CAPTION, "A man.", CAPTION + " " + CAPTION, *CAPTION.split(". "), "A man.", CAPTION]
@@ -87,9 +87,15 @@ def test_gradients_are_those_of_the_padded_tower(
 
 
 def test_captions_and_sentences_in_one_call(tiny_model: RogleModel, ids: torch.Tensor) -> None:
-    embeds, tokens = tiny_model.encode_tokens(ids, keep_tokens=True, keep_first=3)
+    short = ids[4:, :20]
+    stacked = stack_texts(ids[:3], short)
+    assert stacked.shape == (3 + len(short), ids.shape[1]) and torch.equal(stacked[:3], ids[:3])
+    assert text_lengths(stacked, tiny_model.text_model.eos_token_id)[3:] == text_lengths(
+        short, tiny_model.text_model.eos_token_id
+    )
+    embeds, tokens = tiny_model.encode_tokens(stacked, keep_tokens=True, keep_first=3)
     captions, states = tiny_model.encode_tokens(ids[:3], keep_tokens=True)
-    sentences, nothing = tiny_model.encode_tokens(ids[3:])
+    sentences, nothing = tiny_model.encode_tokens(short)
     torch.testing.assert_close(embeds, torch.cat([captions, sentences]), atol=1e-5, rtol=0)
     torch.testing.assert_close(tokens, states, atol=1e-5, rtol=0)
     assert len(nothing) == 0

@@ -1,4 +1,4 @@
-"""Encoding a split and both protocols, against plain loops over the same embeddings."""
+"""Encoding a split and its protocols, against plain loops over the same embeddings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +13,17 @@ from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.encoding import CaptionSet, SplitEmbeddings
 from modeling_rogle.matching import template_boxes
 from modeling_rogle.protocols import (
+    all_protocols,
     both_protocols,
+    caption_similarities,
     encode_split,
     fit_local_weight,
     format_table,
+    fuse,
     global_protocol,
+    joint_protocol,
     local_protocol,
+    ranked_queries,
 )
 
 WIDTH, HEIGHT = 20, 44
@@ -146,9 +151,9 @@ def test_the_global_protocol_equals_plain_loops(embeddings: SplitEmbeddings, wei
     first, precision = slow_scores(slow_fused(embeddings, weight), people)
     assert (scores["R@1"], scores["mAP"]) == pytest.approx((first, precision))
     assert (scores["queries"], scores["gallery"]) == (5, 5)
-    if weight == 0:
-        reverse, _ = slow_scores(slow_fused(embeddings, 0).T, people)
-        assert scores["i2t/R@1"] == pytest.approx(reverse)
+    # The caption of another picture of the same person is as right an answer as the picture's own.
+    reverse, _ = slow_scores(slow_fused(embeddings, weight).T, people)
+    assert scores["i2t/R@1"] == pytest.approx(reverse)
 
 
 def random_split(n: int, seed: int = 0) -> SplitEmbeddings:
@@ -186,6 +191,8 @@ def test_late_interaction_in_blocks_equals_plain_loops(monkeypatch: pytest.Monke
     first, precision = slow_scores(slow_fused(split, 0.4), split.image_person_ids.tolist())
     scores = global_protocol(split, local_weight=0.4)
     assert (scores["R@1"], scores["mAP"]) == pytest.approx((first, precision))
+    first, precision = slow_scores(slow_fused(split, 0.4).T, split.image_person_ids.tolist())
+    assert (scores["i2t/R@1"], scores["i2t/mAP"]) == pytest.approx((first, precision))
 
 
 def test_a_caption_without_sentences_keeps_its_global_similarity() -> None:
@@ -234,6 +241,76 @@ def test_the_local_protocol_equals_plain_loops(embeddings: SplitEmbeddings, rows
     assert (scores["queries"], scores["dropped_queries"], scores["gallery"], scores["grounded"]) == (8, 2, 9, 8)
 
 
+def test_the_joint_protocol_equals_plain_loops(embeddings: SplitEmbeddings) -> None:
+    split, long = embeddings, embeddings.long
+    people, of_region = split.image_person_ids.tolist(), split.region_image.tolist()
+    said: list[set[int]] = [set() for _ in of_region]
+    for region, text in split.region_texts.tolist():
+        said[region].add(text)
+    gallery = torch.cat([split.image_embeds, split.region_embeds])
+    n_images = len(split.image_embeds)
+    person_of = people + [people[i] for i in of_region]
+
+    def precision(query: torch.Tensor, right: set[int], ignored: set[int]) -> float:
+        order = sorted(set(range(len(gallery))) - ignored, key=lambda g: -float(query @ gallery[g]))
+        places = [place for place, g in enumerate(order, 1) if g in right]
+        return float(np.mean([n / place for n, place in enumerate(places, 1)]))
+
+    captions, sentences = [], []
+    for c, image in enumerate(long.image.tolist()):
+        right = {g for g in range(len(gallery)) if person_of[g] == people[image]}
+        captions.append(precision(long.embeds[c], right, set()))
+    for s, target in enumerate(split.sentence_region.tolist()):
+        if target < 0:
+            continue
+        image, text = of_region[target], int(split.sentence_text_ids[s])
+        right = {image, n_images + target}
+        same = {g for g in range(len(gallery)) if person_of[g] == people[image]} - right
+        ignored = {g for g in same if g < n_images or text in said[g - n_images]}
+        sentences.append(precision(long.sentence_embeds[s], right, ignored))
+    scores = joint_protocol(split)
+    assert scores["caption/mAP"] == pytest.approx(100 * np.mean(captions))
+    assert scores["sentence/mAP"] == pytest.approx(100 * np.mean(sentences))
+    assert scores["mAP"] == pytest.approx(100 * np.mean(captions + sentences))
+    assert (scores["queries"], scores["dropped_queries"], scores["gallery"]) == (13, 2, 14)
+
+
+def test_lines_know_their_queries(embeddings: SplitEmbeddings) -> None:
+    lines = ranked_queries(embeddings, local_weight=0.3)
+    assert {name: line.kind for name, line in lines.items()} == {
+        "global/long": "long",
+        "global/long/i2t": "image",
+        "global+local/long": "long",
+        "global+local/long/i2t": "image",
+        "global/short": "short",
+        "global/short/i2t": "image",
+        "global+local/short": "short",
+        "global+local/short/i2t": "image",
+        "local": "sentence",
+        "joint": "mixed",
+        "joint/caption": "long",
+        "joint/sentence": "sentence",
+    }
+    sets = {"long": embeddings.long.image, "short": embeddings.short.image, "image": torch.arange(5)}
+    sets["sentence"] = embeddings.long.image[embeddings.long.sentence_caption]
+    for line in lines.values():
+        assert len(line.ranking.n_positives) == len(line.image) == len(line.person_ids)
+        assert line.person_ids.tolist() == embeddings.image_person_ids[line.image].tolist()
+        if line.kind != "mixed":
+            assert line.image.tolist() == sets[line.kind][line.query].tolist()
+    flat = all_protocols(embeddings, 0.3)
+    assert flat["joint/sentence/R@1"] == lines["joint/sentence"].scores()["R@1"]
+    assert both_protocols(embeddings, 0.3) == {k: v for k, v in flat.items() if not k.startswith("joint")}
+    assert set(ranked_queries(embeddings, protocols=["local"])) == {"local"}
+
+
+def test_similarities_of_one_caption_are_those_it_is_ranked_by(embeddings: SplitEmbeddings) -> None:
+    similarities = caption_similarities(embeddings, embeddings.long)
+    slow = slow_fused(embeddings, 0.3)
+    for c in range(5):
+        np.testing.assert_allclose(fuse(*similarities(c, c + 1), 0.3)[0], slow[c], atol=1e-6)
+
+
 def test_every_box_of_a_sentence_is_ignored_beside_its_target(model_and_processor, rows: list[dict]) -> None:
     split = encode_split(*model_and_processor, [rows[2], rows[4]], progress=False)
     assert split.sentence_region[:2].tolist() == [1, -1]  # the better scored of its two boxes
@@ -274,12 +351,13 @@ def test_a_collapsed_model_scores_nothing() -> None:
     assert global_protocol(split)["R@1"] == 0
     assert global_protocol(split, local_weight=0.5)["R@1"] == 0
     assert local_protocol(split)["R@1"] == 0
+    assert joint_protocol(split)["R@1"] == 0
 
 
 def test_the_weight_is_the_best_of_the_table_and_ties_go_to_the_first() -> None:
     split = random_split(40)
     weight, table = fit_local_weight(split)
-    assert [entry["local_weight"] for entry in table] == pytest.approx([0.05 * n for n in range(11)])
+    assert [entry["local_weight"] for entry in table] == pytest.approx([0.05 * n for n in range(21)])
     best = max(entry["R@1"] + entry["mAP"] for entry in table)
     assert weight == next(entry["local_weight"] for entry in table if entry["R@1"] + entry["mAP"] == best)
     for entry in table[::5]:
@@ -299,10 +377,15 @@ def test_rows_without_regions_or_short_captions_are_said_to_be_unscored(model_an
     bare = [row | {"regions": [], "captions": []} for row in rows]
     embeddings = encode_split(*model_and_processor, bare, progress=False)
     assert local_protocol(embeddings) == {}
+    assert joint_protocol(embeddings) == {}
     assert global_protocol(embeddings, "short") == {}
     results = both_protocols(embeddings, local_weight=0.2)
-    assert {key.rpartition("/")[0] for key in results} == {"global/long", "global/long/i2t", "global+local/long"}
+    assert {key.rpartition("/")[0] for key in results} == {
+        "global/long", "global/long/i2t", "global+local/long", "global+local/long/i2t",
+    }  # fmt: skip
     assert "local: not scored" in format_table(results)
+    assert "local, joint: not scored" in format_table(results, asked=("global", "local", "joint"))
+    assert "not scored" not in format_table(results, asked=("global",))
     without = encode_split(*model_and_processor, rows, progress=False, regions="templates")
     assert local_protocol(without) == {}
 
@@ -337,6 +420,10 @@ def test_no_rows_and_bad_arguments(model_and_processor, rows) -> None:
         global_protocol(split, captions="medium")
     with pytest.raises(ValueError, match="local_weight"):
         global_protocol(split, local_weight=1.5)
+    with pytest.raises(ValueError, match="local_weight"):
+        all_protocols(split, local_weight=-0.1)
+    with pytest.raises(ValueError, match="protocol globel is not known; known are global, local, joint"):
+        all_protocols(split, protocols=("globel",))
     with pytest.raises(ValueError, match="grid"):
         fit_local_weight(split, grid=(0.0, 2.0))
 
@@ -349,8 +436,16 @@ def test_the_table_is_markdown() -> None:
         "global/long",
         "global/long/i2t",
         "global+local/long",
+        "global+local/long/i2t",
         "global/short",
         "global/short/i2t",
         "global+local/short",
+        "global+local/short/i2t",
         "local",
     ]
+
+
+def test_intervals_stand_behind_their_figures() -> None:
+    results = {"global/long/R@1": 50.0, "global/long/mAP": 40.0, "global/long/queries": 8}
+    line = format_table(results, {"global/long": {"R@1": (41.234, 58.9)}}, asked=()).splitlines()[-1]
+    assert "| 50.00 [41.2, 58.9] |" in line and "| 40.00 |" in line

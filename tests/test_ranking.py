@@ -7,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_rogle import counting
-from modeling_rogle.ranking import cosine, global_scores, grounding_scores, joint_scores, local_scores, rank, same_id
+from modeling_rogle.ranking import (
+    Ranking,
+    cosine,
+    global_ranking,
+    global_scores,
+    grounding_scores,
+    joint_ranking,
+    joint_scores,
+    local_scores,
+    rank,
+    same_id,
+)
 
 
 def slow_scores(similarity, query_ids, gallery_ids, ties="pessimistic", ignored=frozenset()) -> dict[str, float]:
@@ -140,6 +151,97 @@ def test_counting_equals_sorting(table, ties) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counting, "COUNT_UP_TO", 0)
         assert scores_of(*table, ties=ties) == counted
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables(), st.sampled_from(counting.TIES), st.booleans())
+def test_a_tensor_counted_where_it_is_gives_the_same(table, ties, by_sorting) -> None:
+    similarity, query_ids, gallery_ids = table
+    pairs = same_id(np.array(query_ids), np.array(gallery_ids))(0, len(query_ids))
+    if not len(pairs[0]):
+        return
+    listed = counting._best_first(similarity, counting._pair_keys(pairs, "positives", similarity.shape))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "COUNT_UP_TO", 0 if by_sorting else 99)
+        # What a CUDA block goes through; on the CPU `rank` itself prefers numpy.
+        found = counting._count_ahead_on_device(torch.from_numpy(similarity), *listed, ties)
+    assert found.tolist() == counting._count_ahead(similarity, *listed, ties, threads=1).tolist()
+
+
+@pytest.mark.parametrize("ties", counting.TIES)
+def test_threads_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, ties: str) -> None:
+    rng = np.random.default_rng(5)
+    similarity = (rng.integers(0, 50, (37, 400)) / 50).astype(np.float32)
+    pairs = same_id(np.arange(37) % 5, np.arange(400) % 6)
+    one = rank(lambda a, b: similarity[a:b], 37, 400, pairs, ties=ties, threads=1)
+    monkeypatch.setattr(counting, "THREAD_FROM", 1)
+    for options in ({"threads": 3}, {"threads": 3, "block_rows": 7}, {"threads": 50}, {"block_bytes": 4 * 400 * 5}):
+        other = rank(lambda a, b: similarity[a:b], 37, 400, pairs, ties=ties, **options)
+        assert all((getattr(one, name) == getattr(other, name)).all() for name in vars(one))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 90), st.integers(1, 70), st.data())
+def test_parts_of_the_queries_give_every_bit_of_the_whole(n_query: int, n_gallery: int, dimension: int, data) -> None:
+    rng = np.random.default_rng(n_query * 10_000 + n_gallery * 100 + dimension)
+    query, gallery = (rng.standard_normal((n, dimension)).astype(np.float32) for n in (n_query, n_gallery))
+    start = data.draw(st.integers(0, n_query - 1))
+    stop = data.draw(st.integers(start + 1, n_query))
+    whole = cosine(query, gallery)(0, n_query)
+    assert (cosine(query, gallery)(start, stop) == whole[start:stop]).all()
+    assert (cosine(query[start:stop], gallery)(0, stop - start) == whole[start:stop]).all()
+
+
+def test_two_processes_that_do_not_divide_equal_one() -> None:
+    rng = np.random.default_rng(6)
+    query, gallery = rng.standard_normal((101, 24)), rng.standard_normal((60, 24))
+    ids, gallery_ids = np.arange(101) % 13, np.arange(60) % 11
+    whole = global_ranking(query, ids, gallery, gallery_ids)
+    parts = [global_ranking(query[part], ids[part], gallery, gallery_ids) for part in (slice(51), slice(51, None))]
+    assert Ranking.concatenate(parts).scores() == whole.scores()
+    assert all((getattr(Ranking.concatenate(parts), name) == value).all() for name, value in vars(whole).items())
+    assert whole.scores()["dropped_queries"] == (~whole.kept).sum() > 0
+    repeated = whole.take(np.array([3, 3, 12, 100]))
+    assert repeated.first_rank.tolist() == whole.first_rank[[3, 3, 12, 100]].tolist()
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_products_of_torch_are_full_float32_whatever_the_caller_trains_with(precision: str) -> None:
+    rng = np.random.default_rng(7)
+    query, gallery = (rng.standard_normal((n, 96)).astype(np.float32) for n in (80, 70))
+    gallery[5] = gallery[9] = gallery[40]
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            block = cosine(query, gallery, device="cpu")(0, 80)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert block.dtype == torch.float32 and (block[:, 5] == block[:, 40]).all()
+    assert block.numpy() == pytest.approx(cosine(query, gallery)(0, 80), abs=1e-6)
+    ids = np.arange(80) % 9, np.arange(70) % 9
+    expected = global_scores(query, ids[0], gallery, ids[1])
+    assert global_scores(query, ids[0], gallery, ids[1], device="cpu") == pytest.approx(expected, abs=1e-4)
+
+
+def test_pictures_of_the_same_camera_are_ignored_as_in_re_identification() -> None:
+    query, gallery = [[0.9, 0.8, 0.5, 0.7]], np.eye(4)
+    arguments = (query, [1], gallery, [1, 2, 1, 1])
+    assert global_scores(*arguments)["R@1"] == 100
+    # Without the first: a stranger of the same camera (0.8), then 0.7 and 0.5.
+    scores = global_scores(*arguments, query_cameras=["a"], gallery_cameras=["a", "a", None, "b"])
+    assert (scores["R@1"], scores["median_rank"]) == (0, 2)
+    assert scores["mAP"] == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
+    numbers = global_scores(*arguments, query_cameras=np.array([4]), gallery_cameras=torch.tensor([4, 4, -1, 7]))
+    assert numbers == scores
+    unknown = global_scores(*arguments, query_cameras=[-1], gallery_cameras=[-1, -1, -1, -1])
+    assert unknown == global_scores(*arguments)
+    alone = global_scores(*arguments, query_cameras=[1], gallery_cameras=[1, 1, 1, 1])
+    assert (alone["queries"], alone["dropped_queries"]) == (0, 1)
+    with pytest.raises(ValueError, match="go together"):
+        global_scores(*arguments, query_cameras=[1])
+    with pytest.raises(ValueError, match="gallery_cameras has 1 rows, gallery_embeds has 4"):
+        global_scores(*arguments, query_cameras=[1], gallery_cameras=[1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -314,6 +416,68 @@ def test_local_equals_plain_loops(seed: int) -> None:
 def test_joint_equals_plain_loops(seed: int, ties: str) -> None:
     world = joint_world(seed)
     assert joint_scores(**world, ties=ties) == pytest.approx(slow_joint(world, ties)[0], abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 100_000), st.randoms(use_true_random=False))
+def test_the_order_of_a_joint_gallery_does_not_matter(seed: int, random) -> None:
+    world = joint_world(seed)
+    order = list(range(len(world["gallery_kind"])))
+    random.shuffle(order)
+    moved = world | {
+        name: [value[g] for g in order] if name == "gallery_text_ids" else value[order]
+        for name, value in world.items()
+        if name.startswith(("gallery", "parent"))
+    }
+    assert joint_scores(**moved) == pytest.approx(joint_scores(**world), abs=1e-9)
+
+
+def parent_and_region() -> dict:
+    """One sentence; its region is in image 7 of person 1, who is in image 8 too; a stranger's image 9 comes second."""
+    return {
+        "query_embeds": [[0.5, 0.8, 0.9, 0.6]],
+        "target_region_ids": [3],
+        "query_person_ids": [1],
+        "query_text_ids": [10],
+        "gallery_embeds": np.eye(4),
+        "gallery_region_ids": [-1, 3, -1, -1],
+        "gallery_person_ids": [1, 1, 1, 2],
+        "gallery_text_ids": [-1, 10, -1, -1],
+        "query_kind": [1],
+        "gallery_kind": [0, 1, 0, 0],
+        "parent_image_ids": [7, 7, 8, 9],
+    }
+
+
+def test_the_parent_image_of_a_sentence_is_found_through_its_region() -> None:
+    ranking = joint_ranking(**parent_and_region())
+    assert ranking.n_positives.tolist() == [2], "the link from the region to its image is lost"
+    assert ranking.average_precision == pytest.approx([(1 / 1 + 2 / 3) / 2])
+    # Through another image the same picture is ignored, and that one, the most similar, is relevant.
+    elsewhere = joint_ranking(**(parent_and_region() | {"parent_image_ids": [7, 8, 8, 9]}))
+    assert elsewhere.average_precision == pytest.approx([1])
+
+
+@pytest.mark.parametrize("lost", [[7, -1, 8, 9], [7, 5, 8, 9], [6, 7, 8, 9]])
+def test_a_lost_link_is_an_error(lost: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"parent_image_ids\[1\] is .*no image of the gallery"):
+        joint_scores(**(parent_and_region() | {"parent_image_ids": lost}))
+
+
+def test_joint_refuses_ids_that_say_two_things() -> None:
+    with pytest.raises(ValueError, match="parent_image_ids of images must be non-negative and each occur once"):
+        joint_scores(**(parent_and_region() | {"parent_image_ids": [7, 7, 7, 9]}))
+    with pytest.raises(ValueError, match="gallery_region_ids of regions"):
+        joint_scores(**(parent_and_region() | {"gallery_region_ids": [-1, -1, -1, -1]}))
+
+
+def test_a_collapsed_model_finds_nobody_in_a_joint_gallery() -> None:
+    world = {**parent_and_region(), "query_embeds": np.ones((1, 4)), "gallery_embeds": np.ones((4, 4))}
+    scores = joint_scores(**world)
+    assert scores["R@1"] == scores["sentence/R@1"] == 0
+    assert joint_scores(**world, ties="optimistic")["R@1"] == 100
+    caption = joint_scores(**(world | {"query_kind": [0]}))
+    assert (caption["caption/R@1"], caption["caption/R@5"], caption["sentence/queries"]) == (0, 100, 0)
 
 
 def test_an_equal_sentence_of_the_same_person_is_ignored_and_of_another_is_wrong() -> None:

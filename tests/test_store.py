@@ -1,130 +1,138 @@
-"""The index on disk: what is published is read back, whatever is damaged is named, nothing else is left behind."""
+"""The exact search equals sorting everything; a store is believed as far as it was measured."""
 
-import json
+import warnings
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from test_shards import REGIONS, facts, unit_rows, writer
 
-from modeling_rogle.store import SCHEMA, GalleryError, Store, StoreWriter, dequantise, quantise
+import modeling_rogle.store as stores
+from modeling_rogle.manifest import GalleryError
+from modeling_rogle.shards import Index
+from modeling_rogle.store import exact_search, nearest, open_store, tune
 
-ROWS, REGIONS, DIMENSION = 6, 11, 8
-HEADER = {
-    "folder": "/pictures",
-    "model": {"path": "model", "fingerprint": "0" * 64},
-    "template_boxes": [[0.0, 0.0, 1.0, 1.0]] * REGIONS,
-    "template_labels": ["head"] * REGIONS,
-    "ignored": 0,
-    "skipped": [],
-}
+ROWS, DIMENSION = 600, 16
 
 
-def unit_rows(*shape: int) -> np.ndarray:
-    rows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+def clustered(rows: int = ROWS, dimension: int = DIMENSION) -> np.ndarray:
+    """Unit vectors around 20 centres."""
+    centres = unit_rows(20, dimension, seed=2)
+    found = centres[np.arange(rows) % 20] + 0.5 * unit_rows(rows, dimension, seed=3)
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
 
-def metadata(count: int) -> pa.Table:
-    """One row a picture, whatever the schema's columns are called."""
-    values = {
-        field.name: [f"{field.name}-{n}" if pa.types.is_string(field.type) else n + 1 for n in range(count)]
-        for field in SCHEMA
-    }
-    return pa.table(values, schema=SCHEMA)
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def index(request, tmp_path_factory) -> Index:
+    return made(tmp_path_factory.mktemp("store") / "index", request.param)
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Path:
-    """A published index of six pictures, written in two parts."""
-    with StoreWriter(tmp_path / "index", DIMENSION, REGIONS) as writer:
-        images, regions = unit_rows(ROWS, DIMENSION), unit_rows(ROWS, REGIONS, DIMENSION)
-        for part in (slice(0, 4), slice(4, ROWS)):
-            writer.append(metadata(ROWS)[part], images[part], *quantise(regions[part]))
-        writer.publish(HEADER)
-    return tmp_path / "index"
+def made(path: Path, precision: str = "float32") -> Index:
+    images, regions = clustered(), np.ones((ROWS, REGIONS, DIMENSION), np.float32)
+    writing = writer(path, dimension=DIMENSION, precision=precision, collection="rogle_0000")
+    for start in (0, 250, 251):
+        stop = {0: 250, 250: 251, 251: ROWS}[start]
+        writing.add(facts(start, stop - start), images[start:stop], regions[start:stop])
+        writing.commit()
+    return Index(path)
 
 
-def test_what_is_published_is_read_back(index: Path) -> None:
-    store = Store(index)
-    np.testing.assert_array_equal(store.global_embeds, unit_rows(ROWS, DIMENSION))
-    found = dequantise(np.asarray(store.regions), np.asarray(store.scales))
-    np.testing.assert_allclose(found, unit_rows(ROWS, REGIONS, DIMENSION), atol=0.01)
-    assert list(store.paths) == [f"path-{n}" for n in range(ROWS)]
+class Exhaustive:
+    """A store that looks at everything, as a stand-in for any kind: it finds the share `effort` / 8 of the rows."""
+
+    forgets, max_effort = True, 8
+
+    def __init__(self, index: Index, effort: int = 8):
+        self.index, self.effort, self.asked = index, effort, 0
+
+    def search(self, query: np.ndarray, count: int) -> np.ndarray:
+        self.asked += 1
+        found = self.index.ids[exact_search(self.index, query, count)[0]]
+        return found[found % 8 < self.effort]
 
 
-def test_what_is_not_published_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="half-way"), StoreWriter(tmp_path / "new", DIMENSION, REGIONS) as writer:
-        writer.append(metadata(1), unit_rows(1, DIMENSION), *quantise(unit_rows(1, REGIONS, DIMENSION)))
-        raise RuntimeError("half-way")
-    assert not (tmp_path / "new").exists()
+@pytest.mark.parametrize("count", [1, 10, 200, 599, 600, 5000])
+def test_exact_search_equals_sorting_everything(index, count):
+    query = unit_rows(DIMENSION, seed=7)
+    scores = index.global_rows() @ query
+    rows, found = exact_search(index, query, count)
+    assert rows.tolist() == np.argsort(-scores, kind="stable")[:count].tolist()
+    np.testing.assert_allclose(found, scores[rows], atol=1e-6)
+    some = np.arange(0, ROWS, 7)
+    rows, _ = exact_search(index, query, count, some)
+    assert rows.tolist() == some[np.argsort(-scores[some], kind="stable")][:count].tolist()
 
 
-def test_a_store_without_some_rows_is_another_generation(index: Path) -> None:
-    (before,) = index.glob("generation-*")
-    store = Store(index).without({1, 4})
-    assert list(store.paths) == ["path-0", "path-2", "path-3", "path-5"]
-    np.testing.assert_array_equal(store.global_embeds, unit_rows(ROWS, DIMENSION)[[0, 2, 3, 5]])
-    (after,) = index.glob("generation-*")
-    assert after != before
+def test_of_equal_scores_the_earlier_rows_win(tmp_path):
+    writing = writer(tmp_path, dimension=2)
+    for start in (0, 10):
+        writing.add(facts(start, 10), np.tile(np.float32([1, 0]), (10, 1)), np.ones((10, REGIONS, 2), np.float32))
+        writing.commit()
+    assert exact_search(Index(tmp_path), np.float32([1, 0]), 13)[0].tolist() == list(range(13))
 
 
-def test_bytes_lose_little():
-    rows = np.random.default_rng(0).normal(size=(50, 4, 64)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
-    back = dequantise(*quantise(rows))
-    assert np.linalg.norm(back, axis=-1) == pytest.approx(1.0, abs=1e-5)
-    assert (back * rows).sum(-1).min() > 0.9995
-    assert np.isfinite(dequantise(*quantise(np.zeros((2, 3), dtype=np.float32)))).all()
+def test_a_store_finds_what_the_exact_search_finds(index, monkeypatch):
+    monkeypatch.setattr(stores, "EXACT_ROWS", 10)
+    query, store = unit_rows(DIMENSION, seed=8), Exhaustive(index)
+    half = np.arange(0, ROWS, 2)
+    for rows in (None, half):
+        expected = exact_search(index, query, 10, rows)
+        found = nearest(index, query, 10, rows, store, ROWS)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+    assert store.asked == 2
+    nearest(index, query, 10, np.arange(9), store, ROWS)
+    assert store.asked == 2  # nine rows are read exactly
 
 
-@pytest.mark.parametrize("name", ["images.parquet", "global.npy", "regions.npy", "region_scales.npy"])
-@pytest.mark.parametrize("harm", ["missing", "cut", "shorter"])
-def test_an_index_with_a_damaged_file_names_it(index, name, harm):
-    file = next(index.glob(f"generation-*/{name}"))
-    if harm == "missing":
-        file.unlink()
-    elif harm == "cut":
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    elif file.suffix == ".npy":
-        np.save(file, np.load(file)[:-1])
-    else:
-        pq.write_table(pq.read_table(file)[:-1], file)
-    with pytest.raises(GalleryError) as caught:
-        Store(index)
-    assert name in str(caught.value) and "\n" not in str(caught.value)
+def test_what_the_store_does_not_hold_yet_is_read_exactly(index):
+    query = unit_rows(DIMENSION, seed=9)
+    store = Exhaustive(index)
+    found = nearest(index, query, 10, None, store, 300)
+    store.search = lambda query, count: exact_search(index, query, count, np.arange(300))[0]
+    assert nearest(index, query, 10, None, store, 300)[0].tolist() == found[0].tolist()
+    assert found[0].tolist() == exact_search(index, query, 10)[0].tolist()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"format": "other"}, "not the header of a Rogle index"),
-        ({"version": 99}, "format 99, this program reads 1"),
-        ({"images": "ten"}, "field 'images' is missing or not a int"),
-        ({"generation": "../elsewhere"}, "not a generation"),
-        ({"template_boxes": [[0, 0, 1]] * 11}, "field 'template_boxes' holds .* not four numbers"),
-        ({"template_boxes": [[0, 0, 1, "1"]] * 11}, "field 'template_boxes' holds"),
-        ({"template_boxes": [[0, 0, 1, float("nan")]] * 11}, "field 'template_boxes' holds"),
-        ({"template_boxes": [0, 0, 1, 1] * 11}, "field 'template_boxes' holds 0"),
-        ({"template_labels": ["head"]}, "field 'template_labels' is not 11 names"),
-        ({"template_labels": [1] * 11}, "field 'template_labels' is not 11 names"),
-        ({"skipped": ["a.png"]}, "field 'skipped' holds an entry without a path"),
-    ],
-)
-def test_a_header_that_cannot_be_right_is_refused(index, change, message):
-    header = json.loads((index / "index.json").read_text())
-    (index / "index.json").write_text(json.dumps({**header, **change}))
-    with pytest.raises(GalleryError, match=message) as caught:
-        Store(index)
-    assert "index.json" in str(caught.value) and "\n" not in str(caught.value)
+def test_a_store_that_does_not_answer_or_falls_short_is_made_up_for_and_said(index, monkeypatch):
+    monkeypatch.setattr(stores, "EXACT_ROWS", 10)
+    query, store = unit_rows(DIMENSION, seed=9), Exhaustive(index)
+    expected = exact_search(index, query, 10, np.arange(1, ROWS, 2))[0].tolist()
+    store.search = lambda *_: np.arange(0, 400, 2)  # none of them passes
+    with pytest.warns(UserWarning, match="only 0 of 10 results came back; searched exactly instead"):
+        assert nearest(index, query, 10, np.arange(1, ROWS, 2), store, ROWS)[0].tolist() == expected
+
+    def gone(*_):
+        raise GalleryError("store http://gone: no answer")
+
+    store.search = gone
+    with pytest.warns(UserWarning, match="store http://gone: no answer; searched exactly instead"):
+        assert nearest(index, query, 10, None, store, ROWS)[0].tolist() == exact_search(index, query, 10)[0].tolist()
 
 
-def test_what_is_no_index_is_said(tmp_path, index):
-    with pytest.raises(FileNotFoundError, match="no such index"):
-        Store(tmp_path / "gone")
-    with pytest.raises(GalleryError, match="not an index"):
-        Store(tmp_path)
-    (index / "index.json").write_text('{"format": ')
-    with pytest.raises(GalleryError, match="index.json: damaged"):
-        Store(index)
+def test_ids_that_were_deleted_are_passed_over(tmp_path):
+    index = made(tmp_path / "index")
+    query = unit_rows(DIMENSION, seed=4)
+    writing = writer(tmp_path / "index", **{k: v for k, v in index.header.items() if k != "path"})
+    best = exact_search(index, query, 3)[0]
+    writing.remove(index.ids[best])
+    writing.commit()
+    after, stale = Index(tmp_path / "index"), Exhaustive(index)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = nearest(after, query, 5, None, stale, ROWS)[0]
+    assert found.tolist() == exact_search(after, query, 5)[0].tolist()
+
+
+def test_the_effort_rises_until_the_recall_is_reached_or_cannot_be(index):
+    queries = clustered(12)
+    good = Exhaustive(index, effort=1)
+    assert tune(good, index, queries) == 1.0 and good.effort == 8
+    poor = Exhaustive(index, effort=1)
+    poor.max_effort = 2
+    assert 0.1 < tune(poor, index, queries) < 0.5 and poor.effort == 2
+
+
+def test_a_store_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(GalleryError, match="store 'elastic': not one of exact, faiss"):
+        open_store("elastic", tmp_path, {})

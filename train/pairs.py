@@ -17,6 +17,8 @@ from modeling_rogle import RogleProcessor
 MOST_FAULTS = 100  # of broken pictures in a row
 SIDES = re.compile(r"\b(left(?! open)|right)\b", re.IGNORECASE)  # a jacket "left open" has no side
 
+LEAST_TRUST = 0.05  # pairs that nobody draws could never win trust back
+
 
 class PairDataset(Dataset):
     """Rows of a training split, tokenised once, with draws keyed by seed, epoch and row.
@@ -71,6 +73,7 @@ class PairDataset(Dataset):
         # For each row its trusted pairs: (number of the pair, region, row and index of the sentence).
         self.pairs: list[list[tuple[int, dict, int, int]]] = []
         self.n_pairs = 0
+        self.trust: np.ndarray | None = None  # [n_pairs] in [0, 1]: what is trusted is drawn more often
         for row, regions in enumerate(self.regions):
             usable = [region for region in regions if region["sentence"] >= 0 and region["reliability"] > 0]
             self.pairs.append([(self.n_pairs + k, r, row, r["sentence"]) for k, r in enumerate(usable)])
@@ -97,7 +100,7 @@ class PairDataset(Dataset):
 
     def _tokenize_nested(self, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         flat = [t for group in texts for t in group]
-        ids = iter(self.processor.tokenizer(flat, truncation=True)["input_ids"] if flat else [])
+        ids = iter(self.processor(text=flat, padding=False)["input_ids"] if flat else [])
         return [[next(ids) for _ in group] for group in texts]
 
     def set_epoch(self, epoch: int) -> None:
@@ -133,7 +136,12 @@ class PairDataset(Dataset):
         words = [self.captions[told] if is_long else self.short[told][choice]]
 
         usable = self.pairs[index]
-        drawn = [usable[i] for i in sorted(rng.permutation(len(usable))[: self.max_pairs])]
+        order = rng.permutation(len(usable))
+        if self.trust is not None:
+            # Exponential races: drawn without replacement in proportion to trust, the untrusted now and then.
+            trust = self.trust[[number for number, _, _, _ in usable]]
+            order = np.argsort(rng.exponential(size=len(usable)) / np.maximum(trust, LEAST_TRUST))
+        drawn = [usable[i] for i in sorted(order[: self.max_pairs])]
         width, height = self.sizes[index]
         boxes = self.processor.normalize_boxes([region["bbox"] for _, region, _, _ in drawn], width, height)
         words += [self.sentence_texts[row][sentence] for _, _, row, sentence in drawn]

@@ -41,7 +41,7 @@ from small_model import build_small_model
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
-from trust import close_epoch, observe
+from trust import close_epoch, observe, pairs_of_all
 
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.load import load_rows
@@ -188,6 +188,10 @@ def train(recipe: Recipe, command: str) -> dict:
     if found := broadcast_object_list([found])[0]:
         progress = state.load(found)
         say(f"resumed from {found}: step {progress['step']} of {steps}, {progress['epoch']} epochs done")
+    if processor.truncated_captions:
+        say(
+            f"{processor.truncated_captions} captions over {processor.tokenizer.model_max_length} tokens were cut short"
+        )
     trained = sum(p.numel() for p in bare.parameters() if p.requires_grad)
     size = sum(p.numel() for p in bare.parameters())
     say(f"{len(pairs)} images, {steps} steps of {sampler.global_batch} images in {processes} processes, "
@@ -199,6 +203,8 @@ def train(recipe: Recipe, command: str) -> dict:
     bar = tqdm(total=steps, initial=progress["step"], disable=not accelerator.is_main_process, desc="train")
     with AskedToStop(gather.ask_to_stop):
         for epoch in range(progress["epoch"], recipe.epochs):
+            if trust["local"].kind != "none":
+                pairs.trust = trust["local"].weights().numpy()
             model.train()
 
             def enter(step: int, epoch: int = epoch) -> None:
@@ -219,7 +225,7 @@ def train(recipe: Recipe, command: str) -> dict:
                 loss, ids = output.loss.item(), lambda image_ids=image_ids: gather_object(image_ids)
                 good = bad_steps.check("loss", loss, ids)
                 if good:
-                    observe(trust, bare, output.loss_inputs, gather, rows, numbers)
+                    observe(trust, bare, output.loss_inputs, **pairs_of_all(gather, trust, rows, numbers, batch))
                     backward()
                     norm = accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
                     # A scaler of fp16 meets infinite gradients by the way, and leaves such steps out itself.

@@ -1,4 +1,4 @@
-"""Trust in the training pairs over the course of a run, the same in every process."""
+"""What a training step shows of its pairs, handed to the trackers of trust; what they make of it, for the log."""
 
 import numpy as np
 import torch
@@ -8,43 +8,70 @@ from modeling_rogle import RogleModel
 from modeling_rogle.reliability import PairReliability, pair_views
 
 
+@torch.no_grad()
 def observe(
     trust: dict[str, PairReliability],
     model: RogleModel,
     seen: dict[str, torch.Tensor],
-    gather: GlobalBatch,
     rows: torch.Tensor,
     numbers: torch.Tensor,
+    owner: torch.Tensor,
 ) -> None:
-    """Takes note of a step; every process does of the whole global batch.
+    """Two views of each pair, as different as the step has them (RDE's two embeddings; which ones is ours).
+
+    An image-caption pair: image and caption; the image's regions together, and caption. A region-sentence pair: region
+    and sentence; the region's image, and sentence. Each view is the mean of both directions but for the last: an image
+    has many sentences that are all its own.
 
     Args:
-        trust: `"global"` of the rows, `"local"` of the region-sentence pairs.
-        seen: the loss inputs of the global batch, see [`RogleModel.losses`].
-        rows, numbers: `[b]` rows and `[n]` pairs of this process.
+        trust: trackers `"global"` and `"local"`.
+        seen: what [`RogleModel.losses`] read, of the global batch: every process takes note of all of it.
+        rows, numbers, owner: `[b]` and `[n]` name its pairs, `[n]` the image in it of each region.
     """
-    if all(pairs.kind == "none" for pairs in trust.values()):
-        return
-    device = seen["image_embeds"].device
-    index = gather({"global": rows.to(device), "local": numbers.to(device)})
-    if trust["global"].kind != "none":
-        embeds, ids = (seen["image_embeds"], seen["text_embeds"]), (seen["person_ids"],)
-        views = pair_views(trust["global"].kind, *embeds, model.logit_scale.exp(), ids)
-        trust["global"].observe(index["global"], *views)
-    if trust["local"].kind != "none" and "region_embeds" in seen:
-        embeds, ids = (seen["region_embeds"], seen["sentence_embeds"]), (seen["sentence_ids"], seen["part_ids"])
-        views = pair_views(trust["local"].kind, *embeds, model.region_head.scale(), ids)
-        trust["local"].observe(index["local"], *views)
+    people, images, texts = seen["person_ids"], seen["image_embeds"], seen["text_embeds"]
+    regions, sentences = seen.get("region_embeds"), seen.get("sentence_embeds")
+    side, scale = trust["global"], model.logit_scale.exp()
+    if side.kind != "none":
+        first = second = sum(pair_views(side.kind, images, texts, scale, (people,))) / 2
+        if regions is not None:
+            together = torch.zeros_like(images).index_add_(0, owner, regions.to(images.dtype))
+            together = torch.nn.functional.normalize(together, dim=-1)
+            second = sum(pair_views(side.kind, together, texts, scale, (people,))) / 2
+        side.observe(rows, first, second)
+    side, scale = trust["local"], model.region_head()
+    if side.kind != "none" and regions is not None:
+        ids = (seen["sentence_ids"], seen["part_ids"])
+        first = sum(pair_views(side.kind, regions, sentences, scale, ids)) / 2
+        ids = (seen["sentence_ids"], people[owner])
+        second = pair_views(side.kind, images[owner], sentences, scale, ids)[1]
+        side.observe(numbers, first, second)
+
+
+def pairs_of_all(
+    gather: GlobalBatch,
+    trust: dict[str, PairReliability],
+    rows: torch.Tensor,
+    numbers: torch.Tensor,
+    batch: dict[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """What names the pairs of the global batch, as [`observe`] wants it; of this process where nobody is to observe.
+
+    Args:
+        batch: the arguments of `RogleModel.forward` in this process, `b` images in each.
+    """
+    if all(each.kind == "none" for each in trust.values()):
+        return {"rows": rows, "numbers": numbers, "owner": rows[:0]}
+    device = batch["input_ids"].device
+    owner = batch["box_image"] + gather.rank * len(rows) if "box_image" in batch else rows[:0].to(device)
+    return gather({"rows": rows.to(device), "numbers": numbers.to(device), "owner": owner})
 
 
 def close_epoch(trust: dict[str, PairReliability], truth: dict[str, np.ndarray]) -> dict[str, float]:
-    """Makes the next epoch's weights of what was seen.
-
-    Args:
-        truth: for each side whether a pair is true, known where noise was made on purpose.
+    """Refreshes the weights of the pairs.
 
     Returns:
-        What there is to log, with precision and recall of the trusted pairs where noise was made.
+        What there is to log, with precision and recall of "this pair is clean" where noise was made on purpose
+        (`truth`, see noise.py).
     """
     entry = {}
     for side, pairs in trust.items():
@@ -59,4 +86,4 @@ def close_epoch(trust: dict[str, PairReliability], truth: dict[str, np.ndarray])
     return entry
 
 
-__all__ = ["close_epoch", "observe"]
+__all__ = ["close_epoch", "observe", "pairs_of_all"]

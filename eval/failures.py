@@ -1,0 +1,143 @@
+"""A picture of the queries that fail worst: the caption, the right image and its rank, and what stood before it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from modeling_rogle.encoding import SplitEmbeddings
+from modeling_rogle.pictures import GREY, INK, PALE, PAPER, RIGHT, WRONG, save_picture, wrap
+from modeling_rogle.protocols import Ranked, caption_similarities, fuse
+
+SHOWN = 5  # of the gallery, a query
+CELL, TALL, GAP, MARGIN, BAND = 132, 296, 12, 28, 26
+TEXT, SMALL = 15, 13
+FRAME, MAX_LINES = 5, 7
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One caption and the images that the model put first for it, as rows of the split.
+
+    right: the row of the same identity that it ranks best; rank: where that stands, from 1.
+    """
+
+    text: str
+    image: int
+    right: int
+    rank: int
+    average_precision: float
+    first: list[int]
+    correct: list[bool]
+
+
+def worst_queries(
+    embeddings: SplitEmbeddings, ranked: Ranked, texts: Sequence[str], count: int, local_weight: float = 0.0
+) -> list[Failure]:
+    """The `count` captions whose first right image stands last, of equals the one with the lower average precision.
+
+    Args:
+        ranked: a line of captions against images, `long` or `short`.
+        texts: of all captions of that kind.
+        local_weight: what the line was ranked with.
+
+    Raises:
+        ValueError: a line of another kind of query.
+    """
+    if ranked.kind not in ("long", "short"):
+        raise ValueError(f"failures are drawn of captions against images, not of queries of kind {ranked.kind!r}")
+    ranking, people = ranked.ranking, embeddings.image_person_ids.numpy()
+    similarities = caption_similarities(embeddings, getattr(embeddings, ranked.kind))
+    scored = np.flatnonzero(ranking.n_positives > 0)
+    order = np.lexsort((scored, ranking.average_precision[scored], -ranking.first_rank[scored]))
+    found = []
+    for place in scored[order][:count]:
+        query = int(ranked.query[place])
+        scores = fuse(*similarities(query, query + 1), local_weight)[0]
+        same = people == ranked.person_ids[place]
+        first = np.lexsort((same, -scores))  # of equals the wrong one first, as they are ranked
+        found.append(
+            Failure(
+                text=texts[query],
+                image=int(ranked.image[place]),
+                right=int(first[same[first]][0]),
+                rank=int(ranking.first_rank[place]),
+                average_precision=float(ranking.average_precision[place]),
+                first=first[:SHOWN].tolist(),
+                correct=same[first[:SHOWN]].tolist(),
+            )
+        )
+    return found
+
+
+def draw_failures(failures: Sequence[Failure], rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
+    """Draws them one below the other and saves the picture, atomically.
+
+    Args:
+        failures: see `worst_queries`.
+        rows: the split, with pictures.
+        path: .webp, .png or .jpg.
+        title: over the picture: model, data, protocol.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    if not failures:
+        raise ValueError("there are no failures to draw")
+    width = 2 * MARGIN + (1 + SHOWN) * CELL + SHOWN * GAP + 2 * GAP
+    strips = [_strip(failure, rows, width - 2 * MARGIN) for failure in failures]
+    heading = wrap(title, _font(TEXT), width - 2 * MARGIN, most=3)
+    top = MARGIN + len(heading) * (TEXT + 7)
+    canvas = Image.new("RGB", (width, top + sum(s.height + BAND for s in strips) + MARGIN), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for number, line in enumerate(heading):
+        draw.text((MARGIN, MARGIN + number * (TEXT + 7)), line, fill=GREY, font=_font(TEXT))
+    for strip in strips:
+        draw.line((MARGIN, top + BAND // 2, width - MARGIN, top + BAND // 2), fill=PALE, width=2)
+        canvas.paste(strip, (MARGIN, top + BAND))
+        top += BAND + strip.height
+    return save_picture(canvas, path)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _strip(failure: Failure, rows: Sequence[Mapping[str, Any]], width: int) -> Image.Image:
+    lines = wrap(failure.text, _font(TEXT), width, most=MAX_LINES)
+    below = len(lines) * (TEXT + 6) + 10
+    image = Image.new("RGB", (width, below + TALL + SMALL + 8), PAPER)
+    draw = ImageDraw.Draw(image)
+    for number, line in enumerate(lines):
+        draw.text((0, number * (TEXT + 6)), line, fill=INK, font=_font(TEXT))
+    # The right one stands apart from the ranked list, which begins where the gap ends.
+    _paste(image, draw, rows[failure.right], 0, below, None, f"first right: #{failure.rank}")
+    for place, (row, correct) in enumerate(zip(failure.first, failure.correct, strict=True)):
+        left = CELL + 3 * GAP + place * (CELL + GAP)
+        _paste(image, draw, rows[row], left, below, correct, f"#{place + 1}")
+    return image
+
+
+def _paste(
+    image: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    row: Mapping[str, Any],
+    x: int,
+    y: int,
+    correct: bool | None,
+    say: str,
+) -> None:
+    picture = row["image"].convert("RGB")
+    scale = min((CELL - 2 * FRAME) / picture.width, (TALL - 2 * FRAME) / picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    draw.rectangle((x, y, x + CELL - 1, y + TALL - 1), fill=PALE)
+    image.paste(picture.resize(size, Image.Resampling.LANCZOS), (x + (CELL - size[0]) // 2, y + (TALL - size[1]) // 2))
+    colour = INK
+    if correct is not None:
+        colour = RIGHT if correct else WRONG
+        draw.rectangle((x, y, x + CELL - 1, y + TALL - 1), outline=colour, width=FRAME)
+        say += " right" if correct else " wrong"  # in words too: not all eyes tell red from green
+    draw.text((x, y + TALL + 4), say, fill=colour, font=_font(SMALL))

@@ -1,0 +1,128 @@
+"""faiss beside the shards: an inverted file (IVF) or a graph (HNSW) of the global embeddings, in one file of the index.
+
+The file is written under another name and renamed: `faiss.write_index` in place leaves half a file when it is killed.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .manifest import GalleryError, new_name
+
+HNSW_LINKS = 32
+HNSW_BUILD = 200  # efConstruction
+TRAINED_ON = 64  # vectors a cell that k-means sees
+
+
+class FaissStore:
+    """A [`VectorStore`] of faiss. `faiss` and `faiss-ivf` forget single vectors and map the file; `faiss-hnsw` is
+    faster at high recall, takes longer to build, lives in memory, and forgets nothing but all.
+
+    Args:
+        path: the index folder; uri: which of the two; dimension: of the vectors.
+        expected: how many vectors there will be, which decides the number of cells.
+        known: the manifest's `store`, None if there is none yet.
+
+    Raises:
+        GalleryError: faiss is not installed, or its file is missing or damaged.
+    """
+
+    def __init__(self, path: Path, uri: str, dimension: int, expected: int, known: dict[str, Any] | None):
+        try:
+            import faiss
+        except ImportError as error:
+            raise GalleryError(f"store {uri}: faiss is not installed; pip install faiss-cpu") from error
+        self._faiss = faiss
+        self.path, self.dimension, self.expected = path, dimension, max(expected, 1)
+        self.graph = uri == "faiss-hnsw"
+        self.forgets = not self.graph
+        self.file = (known or {}).get("file")
+        self.index: Any = None
+        self.cells = 1
+        if self.file is not None:
+            try:
+                # A graph is read at random, all of it; of an inverted file only the cells that are probed.
+                self.index = faiss.read_index(str(path / self.file), 0 if self.graph else faiss.IO_FLAG_MMAP)
+            except RuntimeError as error:
+                raise GalleryError(f"{path / self.file}: missing or damaged; fill the store again") from error
+            if self.index.d != dimension:
+                raise GalleryError(f"{path / self.file}: {self.index.d} numbers a vector, the index has {dimension}")
+            self.cells = 1 if self.graph else self.index.nlist
+        self.effort = (known or {}).get("effort") or (64 if self.graph else 8)
+
+    @property
+    def max_effort(self) -> int:
+        return 2048 if self.graph else self.cells
+
+    def __len__(self) -> int:
+        return 0 if self.index is None else self.index.ntotal
+
+    def _in_memory(self) -> None:
+        # Mapped files cannot be written to.
+        if self.index is not None and not self.graph and self.file is not None:
+            self.index = self._faiss.read_index(str(self.path / self.file))
+
+    def add(self, ids: np.ndarray, embeds: np.ndarray) -> None:
+        """See [`VectorStore`]; the first vectors given train the cells, so they should be many and mixed."""
+        embeds = np.ascontiguousarray(embeds, dtype=np.float32)
+        faiss = self._faiss
+        if self.index is None and self.graph:
+            graph = faiss.IndexHNSWFlat(self.dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+            graph.hnsw.efConstruction = HNSW_BUILD
+            self.index = faiss.IndexIDMap2(graph)
+        elif self.index is None:
+            # 4 sqrt(n), as faiss advises; but never so many cells that k-means would have too little to go on.
+            self.cells = max(1, min(int(4 * self.expected**0.5), len(embeds) // 39))
+            self.index = faiss.IndexIVFFlat(
+                faiss.IndexFlatIP(self.dimension), self.dimension, self.cells, faiss.METRIC_INNER_PRODUCT
+            )
+            self.index.cp.max_points_per_centroid = TRAINED_ON
+            self.index.cp.seed = 0
+            self.index.train(embeds)
+        else:
+            self._in_memory()
+            if not self.graph:
+                self.index.remove_ids(np.ascontiguousarray(ids, dtype=np.int64))
+        self.file = None
+        self.index.add_with_ids(embeds, np.ascontiguousarray(ids, dtype=np.int64))
+
+    def delete(self, ids: np.ndarray) -> None:
+        if self.graph:
+            raise GalleryError("store faiss-hnsw: cannot forget single images; clear it")
+        if self.index is not None:
+            self._in_memory()
+            self.file = None
+            self.index.remove_ids(np.ascontiguousarray(ids, dtype=np.int64))
+
+    def clear(self) -> None:
+        self.index, self.file = None, None
+
+    def search(self, query: np.ndarray, count: int) -> np.ndarray:
+        if self.index is None:
+            return np.zeros(0, dtype=np.int64)
+        faiss = self._faiss
+        if self.graph:
+            how = faiss.SearchParametersHNSW(efSearch=max(self.effort, 2 * count))
+        else:
+            # One probes more cells for more results: their neighbours lie farther apart.
+            how = faiss.SearchParametersIVF(nprobe=min(self.cells, max(self.effort, self.effort * count // 400)))
+        query = np.ascontiguousarray(query, dtype=np.float32)[None]
+        ids = self.index.search(query, min(count, self.index.ntotal), params=how)[1][0]
+        return ids[ids >= 0]
+
+    def saved(self) -> dict[str, Any]:
+        if self.file is None and self.index is not None:
+            name = new_name("faiss", ".index")
+            unfinished = self.path / f".{name.removesuffix('.index')}.new"
+            self._faiss.write_index(self.index, str(unfinished))
+            os.replace(unfinished, self.path / name)
+            self.file = name
+        return {"file": self.file, "effort": self.effort}
+
+    def close(self) -> None:
+        self.index = None
+
+
+__all__ = ["FaissStore"]

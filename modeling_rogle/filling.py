@@ -1,0 +1,137 @@
+"""Keeping the store beside an index in step with it: filled after indexing, forgetting with every deletion."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .manifest import HEADER, GalleryError, read_manifest, remove_unnamed, write_manifest
+from .shards import Index
+from .store import TRUSTED, open_store, tune
+
+_AT_ONCE = 65_536  # vectors in memory while a store is filled
+_TRAINED_AT_ONCE = 262_144  # of the first ones, which train faiss' cells: 512 MB at width 512
+# Queries that a store's recall is measured on: texts lie apart from pictures, so pictures would measure something else.
+PROBES = tuple(
+    f"A {who} wears a {colour} {what}."
+    for who in ("man", "woman")
+    for colour in ("red", "black", "white", "blue", "green", "yellow")
+    for what in ("jacket", "dress", "t-shirt", "coat with grey trousers", "backpack and a cap")
+)
+
+
+def fill(
+    path: Path, uri: str, queries: Callable[[], np.ndarray] | None = None, progress: bool = False
+) -> dict[str, Any] | None:
+    """Brings a store up to the index at `path`, whose lock the caller holds, and writes it into the manifest.
+
+    Args:
+        uri: see [`open_store`]; `exact` takes the index off any store.
+        queries: gives `[q, D]` unit vectors to measure the recall on; without, what was measured before holds.
+
+    Returns:
+        the manifest's `store`.
+
+    Warns:
+        UserWarning: the recall stays under 0.95, so that searches will be exact.
+
+    Raises:
+        GalleryError: the store does not answer, or is no store.
+    """
+    header = read_manifest(path)
+    if uri == "exact" or header.get("store") and header["store"]["uri"] != uri:
+        abandon(path)
+        header |= {"store": None}
+        write_manifest(path, header)
+        remove_unnamed(path)
+    if uri == "exact":
+        return None
+    index = Index(path)
+    old = index.header.get("store") or {}
+    store = open_store(uri, path, index.header)
+    try:
+        first = int(np.searchsorted(index.ids, old.get("upto", 0)))
+        with tqdm(total=len(index) - first, unit=" images", desc=f"filling {uri}", disable=not progress) as bar:
+            start = first
+            while start < len(index):
+                stop = min(len(index), start + (_AT_ONCE if start else _TRAINED_AT_ONCE))
+                rows = np.arange(start, stop)
+                if start == 0:  # a sample of all trains the cells, not those that happened to come first
+                    rows = _spread(len(index), stop)
+                    left = np.setdiff1d(np.arange(len(index)), rows, assume_unique=True)
+                elif first == 0:
+                    rows = left[start - len(index) + len(left) :][: stop - start]
+                store.add(index.ids[rows], index.global_rows(rows))
+                bar.update(len(rows))
+                start = stop
+        recall = old.get("recall", 1.0)
+        if queries is not None and len(index) and (first < len(index) or "recall" not in old):
+            recall = tune(store, index, queries())
+        upto = int(index.ids[-1]) + 1 if len(index) else 0
+        saved = {"uri": uri, "upto": upto, "recall": round(recall, 4), **store.saved()}
+    finally:
+        store.close()
+    if recall < TRUSTED:
+        warnings.warn(f"store {uri}: finds {100 * recall:.1f} % of the best ten; searches will be exact", stacklevel=3)
+    write_manifest(path, {**index.header, "store": saved})
+    remove_unnamed(path)
+    return saved
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    return np.sort(np.random.default_rng(0).permutation(total)[:count])
+
+
+def forget(path: Path, header: dict[str, Any], ids: np.ndarray) -> dict[str, Any] | None:
+    """Takes embeddings out of an index's store, off the disk.
+
+    Returns:
+        what the manifest must then say: a store that cannot forget single images is empty (`upto` 0), to be filled
+        again.
+
+    Raises:
+        GalleryError: the store does not answer; nothing must then be deleted from the index either.
+    """
+    known = header["store"]
+    try:
+        store = open_store(known["uri"], path, header)
+    except GalleryError as error:
+        file = known.get("file")
+        if file is None:
+            raise GalleryError(f"{error}; it holds the embeddings too, so nothing was deleted") from error
+        return {**known, "file": None, "upto": 0}  # unreadable here, but a file of ours: the commit removes it
+    try:
+        if store.forgets:
+            store.delete(ids)
+            return {**known, **store.saved()}
+        store.clear()
+        return {**known, **({"file": None} if "file" in known else {}), "upto": 0}
+    finally:
+        store.close()
+
+
+def abandon(path: Path) -> None:
+    """Empties the store of the index that stands at `path`, before another takes its place.
+
+    Warns:
+        UserWarning: the store does not answer; its collection is named.
+    """
+    try:
+        header = read_manifest(path, HEADER)
+    except (GalleryError, FileNotFoundError):
+        return
+    if not header.get("store"):
+        return
+    try:
+        store = open_store(header["store"]["uri"], path, header)
+        store.clear()
+        store.close()
+    except GalleryError as error:
+        if header["store"].get("file") is None:
+            warnings.warn(f"{error}; collection {header.get('collection')} may still be there", stacklevel=3)
+
+
+__all__ = ["PROBES", "abandon", "fill", "forget"]

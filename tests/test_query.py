@@ -1,0 +1,54 @@
+"""Queries of text and picture, and late interaction by its definition."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_shards import unit_rows
+
+from modeling_rogle.manifest import GalleryError
+from modeling_rogle.query import encode_query, late_interaction, ranks
+
+TEXT = "A man wears a red jacket. His shoes are white."
+
+
+def test_text_picture_and_the_mean_of_both(tiny_model, tiny_processor, tmp_path):
+    Image.new("RGB", (20, 50), "red").save(tmp_path / "q.png")
+    text = encode_query(tiny_model, tiny_processor, TEXT)
+    picture = encode_query(tiny_model, tiny_processor, image=tmp_path / "q.png")
+    both = encode_query(tiny_model, tiny_processor, TEXT, Image.open(tmp_path / "q.png"))
+    assert [TEXT[start:end] for _, start, end in text.sentences] == [one for one, _, _ in text.sentences]
+    assert text.sentence_embeds.shape == (2, 32) and picture.sentence_embeds.shape == (0, 32)
+    mean = text.embed + picture.embed
+    np.testing.assert_allclose(both.embed, mean / np.linalg.norm(mean), atol=1e-6)
+    np.testing.assert_array_equal(both.sentence_embeds, text.sentence_embeds)
+
+
+def test_pictures_that_cannot_be_read_are_named(tiny_model, tiny_processor, tmp_path):
+    (tmp_path / "q.png").write_text("x")
+    with pytest.raises(GalleryError, match=r"query picture .*q.png: not a picture that Pillow can read"):
+        encode_query(tiny_model, tiny_processor, image=tmp_path / "q.png")
+    with pytest.raises(GalleryError, match="query: no words"):
+        encode_query(tiny_model, tiny_processor, " .")
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_late_interaction_and_what_each_sentence_moved(weight):
+    n, count, regions = 30, 3, unit_rows(30, 4, 8)
+    global_scores, said = unit_rows(n, 8, seed=1)[:, 0], unit_rows(count, 8, seed=2)
+
+    def score(i: int, without: int | None) -> float:
+        best = [max(said[s] @ region for region in regions[i]) for s in range(count) if s != without]
+        return (1 - weight) * global_scores[i] + weight * np.mean(best)
+
+    met = late_interaction(global_scores, np.einsum("sd,ntd->nst", said, regions), weight)
+    whole = np.array([score(i, None) for i in range(n)])
+    np.testing.assert_allclose(met.score, whole, atol=1e-6)
+    for sentence in range(count):
+        rest = np.array([score(i, sentence) for i in range(n)])
+        expected = [(rest > rest[i]).sum() - (whole > whole[i]).sum() for i in range(n)]
+        assert met.moved[:, sentence].tolist() == expected
+    assert (met.moved == 0).all() == (weight == 0.0)
+
+
+def test_ranks_of_equal_scores_are_in_order():
+    assert ranks(np.array([0.1, 0.5, 0.5, 0.9])).tolist() == [4, 2, 3, 1]
