@@ -33,7 +33,7 @@ def draw_step(found: dict, path: Path) -> None:
         colours = ["#1f77b4" if name.startswith("rogle") else "#9a9a9a" for name in names]
         axis.axvline(1, color="#cccccc", linewidth=1, zorder=0)
         bars = axis.barh(names, ratios, color=colours, zorder=2)
-        axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=9, backgroundcolor="white")
+        axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
         axis.set_title(f"{title}, plain CLIP = 1", fontsize=10)
         axis.set_xlim(0, 1.15 * max(ratios))
         axis.spines[["top", "right"]].set_visible(False)
