@@ -13,6 +13,8 @@ from PIL import Image
 from modeling_rogle import RogleModel
 from modeling_rogle.cli import main
 
+ROOT = Path(__file__).parents[1]
+
 QUERY = "A man wears a red jacket. His shoes are white."
 
 
@@ -256,3 +258,18 @@ def test_real_pedestrians(test_data, tiny_checkpoint, tmp_path, capsys):
     picture = tmp_path / "results.png"
     assert run(capsys, "search", QUERY, "--index", index, "--save", picture)[0] == 0
     assert picture.is_file()
+
+
+def test_help_does_not_wait_for_transformers() -> None:
+    """A behaviour, not a time: what the help needs is loaded, and what it does not is not."""
+    code = (
+        "import sys; sys.argv = ['rogle', '--help']\n"
+        "from modeling_rogle.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert not {'transformers', 'torch'} & set(sys.modules), 'loaded for a help text'\n"
+        "from transformers import AutoConfig\nfrom modeling_rogle import RogleModel\n"
+        "assert AutoConfig.for_model('rogle').model_type == 'rogle'\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert "search" in found.stdout
