@@ -285,7 +285,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         say(f"resumed after epoch {progress['epoch']} of {recipe.epochs}")
     size = sum(p.numel() for p in bare.parameters())
     if processor.truncated_captions:
-        say(f"{processor.truncated_captions} captions over {processor.tokenizer.model_max_length} tokens were cut short")
+        limit = processor.tokenizer.model_max_length
+        say(f"{processor.truncated_captions} captions over {limit} tokens were cut at a sentence's end")
     say(f"{len(pairs)} images, {steps} steps, {size:,} parameters, {accelerator.device}")
 
     log = out / "train_log.jsonl"
