@@ -6,8 +6,9 @@ captions at once; checkpoint and late-interaction weight are chosen on validatio
 finished are kept and a killed one goes on, so that the table may be filled in any number of runs; the report is made
 of what is there.
 
-    terms      global only | + local contrastive | + TSL | + reliability | full (= the same checkpoint scored with
-               global + local similarity); at equal steps, and at equal CPU time read off the validation curve
+    terms      global only | + local contrastive | + TSL | + reliability | full (the defaults, which are those of + TSL,
+               scored with global + local similarity); at equal steps, and at equal CPU time read off the validation
+               curve
     trust      the kinds of reliability against each other with half of the pairs shuffled, on validation
     noise      20 % and 50 % of the region-sentence pairs, and of the image-caption pairs, shuffled: none against the
                chosen reliability, and how well it tells clean pairs
@@ -31,7 +32,7 @@ from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.regions import leak
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCAL, GLOBAL = "gmm_consensus", "gmm_consensus"  # chosen by the study `trust`
+LOCAL, GLOBAL = "gmm_consensus", "gmm_consensus"
 TRUST = ["--reliability-local", LOCAL, "--reliability-global", GLOBAL]
 TERMS = {
     "global only": ["--regions", "none"],
@@ -39,7 +40,7 @@ TERMS = {
     "+ TSL": [],
     "+ reliability": TRUST,
 }
-FULL = "full"  # the last of TERMS with late interaction at inference
+DEFAULTS, FULL = "+ TSL", "full"  # the same checkpoints, the latter with late interaction at inference
 KINDS = ("none", "margin", "gmm_consensus", "evidential")
 NOISES = {
     "20 % of region-sentence pairs": ["--shuffle-sentences", "0.2"],
@@ -148,7 +149,7 @@ def report_terms(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[s
     budgets = [cell["curve"][-1]["cpu_seconds"] for cell in found["global only"]]
     budget = statistics.mean(budgets) if budgets else 0.0
     scores: dict[str, dict[str, list[float]]] = {}
-    for name, group in [*found.items(), (FULL, found[list(TERMS)[-1]])]:
+    for name, group in [*found.items(), (FULL, found[DEFAULTS])]:
         prefix = "global+local" if name == FULL and all(FUSED in cell["results"] for cell in group) else "global"
         scores[name] = {
             "long R@1": [cell["results"][f"{prefix}/long/R@1"] for cell in group],
@@ -308,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (out / "report.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if "terms" in args.studies:
         draw_terms(figures["terms"], out / "ablation.png")
-        best = folder_of(out, TERMS["+ TSL"], args.seeds[0]) / "best"
+        best = folder_of(out, TERMS[DEFAULTS], args.seeds[0]) / "best"
         if best.exists():
             draw_similarity_map(best, load_rows(args.dataset)[0]["validation"], out / "similarity_map.png")
     if "noise" in args.studies:

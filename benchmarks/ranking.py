@@ -246,6 +246,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     for name in ("rounds", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(args, name)}")
+    if args.out and not args.out.absolute().parent.is_dir():
+        parser.error(f"--out {args.out}: there is no such folder")
     results = measure(args.size, args.rounds, args.threads)
     results |= dict(zip(("n_query", "n_gallery", "n_query_tall", "n_gallery_tall"), SIZES[args.size], strict=True))
     results |= {"threads": args.threads, "numpy": np.__version__, "ratios": ratios(results)}

@@ -25,6 +25,20 @@ def card_path(card: str | Path) -> Path:
     raise ValueError(f"--card {card}: no folder, and no Markdown file in one")
 
 
+def read_card(path: Path, name: str) -> ModelCard:
+    """The card at `path`, or a new one of the model `name` where there is none.
+
+    Raises:
+        ValueError: its metadata cannot be read.
+    """
+    try:
+        if path.exists():
+            return ModelCard.load(path)
+        return ModelCard(f"---\nlibrary_name: transformers\n---\n\n# {name}\n\nScored by `eval/eval.py` of Rogle.\n")
+    except Exception as error:  # YAML's errors have no common base with the rest of what may be wrong in a header
+        raise ValueError(f"{path}: its metadata cannot be read ({str(error).strip().splitlines()[0]})") from error
+
+
 def write_entries(card: str | Path, found: Mapping[str, Any]) -> Path:
     """Puts the percentages of `found` into the card; entries of the same data, split and metric are replaced.
 
@@ -37,15 +51,7 @@ def write_entries(card: str | Path, found: Mapping[str, Any]) -> Path:
     """
     path = card_path(card)
     name = Path(found["model"]).resolve().name if Path(found["model"]).exists() else found["model"].rpartition("/")[2]
-    try:
-        if path.exists():
-            content = ModelCard.load(path)
-        else:
-            content = ModelCard(
-                f"---\nlibrary_name: transformers\n---\n\n# {name}\n\nScored by `eval/eval.py` of Rogle.\n"
-            )
-    except Exception as error:  # YAML's errors have no common base with the rest of what may be wrong in a header
-        raise ValueError(f"{path}: its metadata cannot be read ({str(error).strip().splitlines()[0]})") from error
+    content = read_card(path, name)
     title = "P-VLG, embedded synthetic pedestrians" if found["dataset"].startswith("synthetic") else found["dataset"]
     new = [
         EvalResult(

@@ -11,6 +11,7 @@ Several processes share the encoding and give the same figures to the last bit, 
 
 import argparse
 import os
+import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import PIL
+import tokenizers
 import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from breakdown import breakdown, groups_of_queries
-from card_entries import card_path, write_entries
+from card_entries import card_path, read_card, write_entries
 from datasets import Dataset, DatasetDict
 from embedding_cache import Encoded, cached_split
 from failures import draw_failures, worst_queries
@@ -126,11 +129,11 @@ def _check_places(arguments: argparse.Namespace) -> None:
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise ValueError(f"--{name} {path}: nothing can be written in {there}")
     if arguments.card is not None:
-        card_path(arguments.card)
+        read_card(card_path(arguments.card), "")
     try:
         if arguments.device is not None:
-            torch.device(arguments.device)
-    except RuntimeError as error:
+            torch.empty(1, device=arguments.device).cpu()  # there, and no "meta", which holds nothing
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {arguments.device!r}: {str(error).splitlines()[0]}") from error
 
 
@@ -208,6 +211,9 @@ def evaluate_checkpoint(arguments: argparse.Namespace, state: PartialState) -> E
             "code": model_code_sha256(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            "pillow": PIL.__version__,
+            "tokenizers": tokenizers.__version__,
+            "machine": platform.machine(),
             "batch_size": arguments.batch_size,
             "device": device,
             "threads": torch.get_num_threads() if device.startswith("cpu") else None,

@@ -36,6 +36,7 @@ def write_outputs(folder: Path, found: Mapping[str, Any], queries: pa.Table) -> 
         queries: see `query_table`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").unlink(missing_ok=True)
     unfinished = folder / f"queries.parquet.{os.getpid()}.unfinished"
     try:
         pq.write_table(queries, unfinished)

@@ -19,25 +19,23 @@ def cosine(
 ) -> SimilarityBlock:
     """Cosine similarities of `[Q, D]` and `[G, D]` float32, as `rank` asks for them; a zero vector is 0 to all.
 
-    Equal gallery rows are multiplied once and so tie exactly. A matrix product need not give equal columns equal bits,
-    and a model that maps everything to one point would then be ranked by rounding errors. Nor need it give a query the
-    same bits in a block of another height: libraries have kernels of their own for a single row and for small products.
-    Blocks are padded past those, so that figures do not depend on how queries are shared among blocks and processes.
+    Equal gallery rows tie exactly: the later ones are given the first one's product. A matrix product need not give
+    equal columns equal bits, and a model that maps everything to one point would then be ranked by rounding errors.
+    Nor need it give a query the same bits in a block of another height: libraries have kernels of their own for a
+    single row and for small products. Blocks are padded past those, so that figures do not depend on how queries are
+    shared among blocks and processes.
 
     Args:
         device: a torch device to multiply on, where the blocks then stay; numpy on the CPU when None.
         reuse: each block is written over the one before (numpy only): a fresh one costs its page faults.
     """
     squares = _squares(gallery_embeds)
-    slot = _equal_rows(gallery_embeds, squares)
-    if slot is not None:
-        distinct = np.unique(slot, return_index=True)[1]
-        gallery_embeds, squares = gallery_embeds[distinct], squares[distinct]
+    again, first = _equal_rows(gallery_embeds, squares)
     query_norms, gallery_norms = _norms(_squares(query_embeds)), _norms(squares)
     n_gallery = len(gallery_embeds)
     least_rows = max(PADDED_ROWS, -(-PADDED_PRODUCT // n_gallery))
     if device is not None:
-        return _cosine_on(device, query_embeds, query_norms, gallery_embeds, gallery_norms, slot, least_rows)
+        return _cosine_on(device, query_embeds, query_norms, gallery_embeds, gallery_norms, (again, first), least_rows)
     kept = np.empty((0, n_gallery), dtype=np.float32)
     scale = _needs_scaling(gallery_norms)
 
@@ -51,7 +49,10 @@ def cosine(
         similarity = np.matmul(query, gallery_embeds.T, out=kept[:n_rows])[: stop - start]
         if scale:
             similarity /= gallery_norms
-        return similarity if slot is None else similarity[:, slot]
+        if len(again):
+            for at in range(0, len(similarity), 64):  # few rows at a time: what is read is copied first
+                similarity[at : at + 64, again] = similarity[at : at + 64, first]
+        return similarity
 
     return block
 
@@ -62,14 +63,14 @@ def _cosine_on(
     query_norms: np.ndarray,
     gallery_embeds: np.ndarray,
     gallery_norms: np.ndarray,
-    slot: np.ndarray | None,
+    equal: tuple[np.ndarray, np.ndarray],
     least_rows: int,
 ) -> SimilarityBlock:
     """`cosine` by torch, in full float32 whatever precision of products the caller trains with."""
     import torch
 
     gallery, norms = torch.from_numpy(gallery_embeds).to(device), torch.from_numpy(gallery_norms).to(device)
-    scale, columns = _needs_scaling(gallery_norms), None if slot is None else torch.from_numpy(slot).to(device)
+    scale, (again, first) = _needs_scaling(gallery_norms), (torch.from_numpy(part).to(device) for part in equal)
 
     def block(start: int, stop: int) -> torch.Tensor:
         query = np.zeros((max(stop - start, least_rows), query_embeds.shape[1]), dtype=np.float32)
@@ -78,7 +79,9 @@ def _cosine_on(
             similarity = (torch.from_numpy(query).to(device) @ gallery.T)[: stop - start]
         if scale:
             similarity /= norms
-        return similarity if columns is None else similarity[:, columns]
+        if len(again):
+            similarity[:, again] = similarity[:, first]
+        return similarity
 
     return block
 
@@ -96,18 +99,15 @@ def _float32_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _equal_rows(embeds: np.ndarray, squares: np.ndarray) -> np.ndarray | None:
-    """Number of each row's first equal among the distinct rows; None where all are distinct."""
-    again = np.unique(squares, return_inverse=True, return_counts=True)
-    shared = (again[2] > 1)[again[1].reshape(-1)]  # rows of different lengths are different
-    if not shared.any():
-        return None
-    seen: dict[Any, int] = {}
-    names = (
-        hashlib.blake2b(row.tobytes(), digest_size=16).digest() if shared[i] else i for i, row in enumerate(embeds)
-    )
-    slot = np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
-    return slot if len(seen) < len(embeds) else None
+def _equal_rows(embeds: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that equal an earlier one, and for each the first that it equals."""
+    _, length, counts = np.unique(squares, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero((counts > 1)[length.reshape(-1)])  # rows of different lengths are different
+    seen: dict[bytes, int] = {}
+    names = (hashlib.blake2b(embeds[row].tobytes(), digest_size=16).digest() for row in shared)
+    first = np.array([seen.setdefault(name, int(row)) for name, row in zip(names, shared, strict=True)], dtype=np.int64)
+    again = first != shared
+    return shared[again], first[again]
 
 
 def _squares(embeds: np.ndarray) -> np.ndarray:

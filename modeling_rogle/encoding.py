@@ -328,6 +328,8 @@ def _own_regions(
             raise ValueError(f"{row['image_id']}: regions[{number}].sentence is {sentence} of {n_sentences} sentences")
         if sentence < 0:
             continue
+        if region["score"] is None or not np.isfinite(region["score"]):
+            raise ValueError(f"{row['image_id']}: regions[{number}].score is {region['score']}, not a number")
         said[slot, sentence] = None
         if region["score"] > score[sentence]:
             paired[sentence], score[sentence] = slot, region["score"]

@@ -308,7 +308,7 @@ def fit_local_weight(
     Raises:
         ValueError: the split is a test split, it has no such captions, or `grid` leaves [0, 1].
     """
-    if "test" in re.split(r"\W+", (embeddings.split or "").lower()):
+    if "test" in re.split(r"[\W_]+", (embeddings.split or "").lower()):
         raise ValueError(f"fit_local_weight: split {embeddings.split!r} is for reporting, choose on validation")
     if not grid or min(grid) < 0 or max(grid) > 1:
         raise ValueError(f"fit_local_weight: grid must be weights in [0, 1], not {list(grid)}")
@@ -339,6 +339,8 @@ def ranked_queries(
     unknown = sorted(set(protocols) - set(PROTOCOLS))
     if unknown or not protocols:
         raise ValueError(f"protocol {', '.join(unknown) or 'none'} is not known; known are {', '.join(PROTOCOLS)}")
+    if not 0.0 <= local_weight <= 1.0:
+        raise ValueError(f"local_weight must lie in [0, 1], not {local_weight}")
     found: dict[str, Ranked] = {}
     for captions in ("long", "short") if "global" in protocols else ():
         lines = {f"global/{captions}/{k}": v for k, v in _global_rankings(embeddings, captions, 0.0, ties).items()}

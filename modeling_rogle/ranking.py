@@ -300,7 +300,11 @@ def _others(pairs: PairsOf, positives: PairsOf) -> PairsOf:
 
 def _camera_codes(query: Any, gallery: Any, n_query: int, n_gallery: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers or names of cameras -> codes from 0, -1 where the camera is not known."""
-    query, gallery = (list(part.tolist() if hasattr(part, "tolist") else part) for part in (query, gallery))
+    try:
+        query, gallery = (list(part.tolist() if hasattr(part, "tolist") else part) for part in (query, gallery))
+        hash((*query, *gallery))
+    except TypeError as error:
+        raise ValueError("query_cameras and gallery_cameras must be lists of integers or names") from error
     _same_length(len(query), "query_cameras", n_query, "query_embeds")
     _same_length(len(gallery), "gallery_cameras", n_gallery, "gallery_embeds")
     seen: dict[Any, int] = {None: -1, -1: -1}
@@ -312,6 +316,13 @@ def _device_of(gallery_embeds: Any, device: Any) -> Any:
     """The device asked for, else that of a tensor which is not on the CPU, else None: numpy."""
     if device is None and hasattr(gallery_embeds, "device") and getattr(gallery_embeds.device, "type", "cpu") != "cpu":
         return gallery_embeds.device
+    if device is not None:
+        import torch
+
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from error
     return device
 
 
@@ -352,7 +363,8 @@ def grounding_scores(pred_boxes: Any, true_boxes: Any, image_sizes: Any = None) 
         pred, true = (np.clip(b, 0, np.tile(sizes, 2)) for b in (pred, true))
     true_area = (true[:, 2:] - true[:, :2]).prod(axis=1)
     if (true[:, 2:] <= true[:, :2]).any():
-        raise ValueError(f"true_boxes[{int(np.argmin(true_area))}] has no area")
+        bad = int(np.argmax((true[:, 2:] <= true[:, :2]).any(axis=1)))
+        raise ValueError(f"true_boxes[{bad}] has no area")
     centre = (pred[:, :2] + pred[:, 2:]) / 2
     pointing = ((centre >= true[:, :2]) & (centre <= true[:, 2:])).all(axis=1)
     overlap = np.clip(np.minimum(pred[:, 2:], true[:, 2:]) - np.maximum(pred[:, :2], true[:, :2]), 0, None).prod(axis=1)
@@ -374,7 +386,10 @@ def as_embeddings(values: Any, name: str, columns: int | None = None) -> np.ndar
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu().float().numpy()
-    values = np.asarray(values, dtype=np.float32)
+    try:
+        values = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be rows of numbers, all of one length") from error
     if values.size == 0 and columns:
         values = values.reshape(0, columns)
     if values.ndim != 2 or (columns and values.shape[1] != columns):
@@ -401,10 +416,11 @@ def as_ids(values: Any, name: str, length: int, of: str) -> np.ndarray:
 
 
 def _embedding_pair(query: Any, gallery: Any, query_name: str, gallery_name: str) -> tuple[np.ndarray, np.ndarray]:
-    if len(gallery) == 0:
-        raise ValueError(f"{gallery_name} is empty")
-    if len(query) == 0:
-        raise ValueError(f"{query_name} is empty")
+    for values, name in ((gallery, gallery_name), (query, query_name)):
+        if not hasattr(values, "__len__"):
+            raise ValueError(f"{name} must be rows of numbers, not {values!r}")
+        if len(values) == 0:
+            raise ValueError(f"{name} is empty")
     query, gallery = as_embeddings(query, query_name), as_embeddings(gallery, gallery_name)
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(f"{query_name} has {query.shape[1]} dimensions, {gallery_name} has {gallery.shape[1]}")

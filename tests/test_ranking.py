@@ -1,5 +1,7 @@
 """The ranking engine against plain loops, its edges, and its properties."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -181,7 +183,7 @@ def test_threads_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, ties
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 90), st.integers(1, 70), st.data())
+@given(st.integers(1, 300), st.integers(1, 500), st.integers(1, 70), st.data())
 def test_parts_of_the_queries_give_every_bit_of_the_whole(n_query: int, n_gallery: int, dimension: int, data) -> None:
     rng = np.random.default_rng(n_query * 10_000 + n_gallery * 100 + dimension)
     query, gallery = (rng.standard_normal((n, dimension)).astype(np.float32) for n in (n_query, n_gallery))
@@ -194,10 +196,10 @@ def test_parts_of_the_queries_give_every_bit_of_the_whole(n_query: int, n_galler
 
 def test_two_processes_that_do_not_divide_equal_one() -> None:
     rng = np.random.default_rng(6)
-    query, gallery = rng.standard_normal((101, 24)), rng.standard_normal((60, 24))
-    ids, gallery_ids = np.arange(101) % 13, np.arange(60) % 11
+    query, gallery = rng.standard_normal((401, 24)), rng.standard_normal((200, 24))
+    ids, gallery_ids = np.arange(401) % 13, np.arange(200) % 11
     whole = global_ranking(query, ids, gallery, gallery_ids)
-    parts = [global_ranking(query[part], ids[part], gallery, gallery_ids) for part in (slice(51), slice(51, None))]
+    parts = [global_ranking(query[part], ids[part], gallery, gallery_ids) for part in (slice(201), slice(201, None))]
     assert Ranking.concatenate(parts).scores() == whole.scores()
     assert all((getattr(Ranking.concatenate(parts), name) == value).all() for name, value in vars(whole).items())
     assert whole.scores()["dropped_queries"] == (~whole.kept).sum() > 0
@@ -517,3 +519,42 @@ def test_grounding_refuses_bad_boxes() -> None:
         grounding_scores([[0, 0, 1, 1]], [[0, 0, 1, 1]] * 2)
     with pytest.raises(ValueError, match="pred_boxes must have shape"):
         grounding_scores([[0, 0, 1]], [[0, 0, 1, 1]])
+
+
+def test_equal_gallery_rows_tie_exactly_and_cost_no_copy_of_the_gallery() -> None:
+    rng = np.random.default_rng(11)
+    query, gallery = rng.standard_normal((70, 33)), rng.standard_normal((901, 33)).astype(np.float32)
+    gallery[[900, 17, 400]] = gallery[3]
+    gallery[12] = gallery[11]
+    similarity = cosine(query.astype(np.float32), gallery)(0, 70)
+    assert (similarity[:, [900, 17, 400]] == similarity[:, [3]]).all() and (
+        similarity[:, 12] == similarity[:, 11]
+    ).all()
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (query, gallery.astype(np.float64))]
+    np.testing.assert_allclose(similarity, unit[0] @ unit[1].T, atol=1e-5)
+    tracemalloc.start()
+    cosine(query.astype(np.float32), gallery)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    plain = gallery.copy()
+    plain[[900, 17, 400, 12]] = rng.standard_normal((4, 33))
+    tracemalloc.start()
+    cosine(query.astype(np.float32), plain)
+    assert peak < tracemalloc.get_traced_memory()[1] + gallery.nbytes / 2
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"gallery_embeds": [[1.0, 0.0], [1.0]]}, "gallery_embeds must be rows of numbers"),
+        ({"gallery_embeds": 5}, "gallery_embeds must be rows of numbers, not 5"),
+        ({"device": "abacus"}, "device 'abacus': "),
+        ({"query_cameras": 5, "gallery_cameras": [1, 2]}, "query_cameras and gallery_cameras must be lists"),
+    ],
+)
+def test_a_wrong_argument_is_named_in_one_line(wrong: dict, said: str) -> None:
+    given = {"query_embeds": np.eye(2), "query_ids": [1, 2], "gallery_embeds": np.eye(2), "gallery_ids": [1, 2]}
+    with pytest.raises(ValueError, match=said) as error:
+        global_ranking(**given | wrong)
+    assert "\n" not in str(error.value)

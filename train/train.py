@@ -189,9 +189,8 @@ def train(recipe: Recipe, command: str) -> dict:
         progress = state.load(found)
         say(f"resumed from {found}: step {progress['step']} of {steps}, {progress['epoch']} epochs done")
     if processor.truncated_captions:
-        say(
-            f"{processor.truncated_captions} captions over {processor.tokenizer.model_max_length} tokens were cut short"
-        )
+        limit = processor.tokenizer.model_max_length
+        say(f"{processor.truncated_captions} captions over {limit} tokens were cut at a sentence's end")
     trained = sum(p.numel() for p in bare.parameters() if p.requires_grad)
     size = sum(p.numel() for p in bare.parameters())
     say(f"{len(pairs)} images, {steps} steps of {sampler.global_batch} images in {processes} processes, "

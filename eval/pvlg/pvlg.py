@@ -26,7 +26,8 @@ Args, all configs:
     ties: "pessimistic" (default), "optimistic" or "stable".
     device: torch device that multiplies and counts; the CPU by default, without torch.
 Args, "global":
-    references: [Q] identities of the queries. gallery_ids: [G] identities of the gallery.
+    references: [Q] identities of the queries, integers (evaluate cuts others down: 1.5 becomes 1).
+    gallery_ids: [G] identities of the gallery.
     query_cameras, gallery_cameras (optional, together): [Q], [G]; items of the same identity and camera are ignored.
 Args, "local":
     references: [Q] id of the region paired with each sentence, -1 for none (left out and counted).
@@ -80,14 +81,14 @@ class Pvlg(evaluate.Metric):
         return info
 
     def _compute(
-        self, predictions, references, gallery_embeds, ties=TIES[0], device=None, **arguments
+        self, predictions, references, gallery_embeds=None, ties=TIES[0], device=None, **arguments
     ) -> dict[str, float]:
         given = {name: value for name, value in arguments.items() if value is not None}
         required, optional = REQUIRED[self.config_name], OPTIONAL[self.config_name]
         strange = [name for name in given if name not in required + optional]
         if strange:
             raise ValueError(f"the config {self.config_name!r} does not take {', '.join(strange)}")
-        _require(required, given)
+        _require(("gallery_embeds", *required), given | {"gallery_embeds": gallery_embeds})
         common = {"gallery_embeds": gallery_embeds, "ties": ties, "device": device}
         if self.config_name == "global":
             return global_scores(predictions, references, **common, **given)
@@ -102,7 +103,7 @@ class Pvlg(evaluate.Metric):
 
 
 def _require(names, given) -> None:
-    missing = [name for name in names if name not in given]
+    missing = [name for name in names if given.get(name) is None]
     if missing:
         raise ValueError(f"compute() needs {', '.join(missing)}")
 
