@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+import yaml
 from ablation_figures import draw_features, draw_noise, draw_similarity_map, draw_terms
 
 from dataset_pvlg.load import load_rows
@@ -90,7 +91,12 @@ def folder_of(out: Path, flags: Sequence[str], seed: int) -> Path:
 
 
 def run_cell(folder: Path, flags: Sequence[str], common: Sequence[str]) -> None:
-    """Trains one cell unless it is finished; a cell that was killed goes on."""
+    """Trains one cell unless it is finished; a cell that was killed goes on.
+
+    Raises:
+        SystemExit: the cell is there, but of another recipe; or its training failed.
+    """
+    check_cell(folder, common)
     if (folder / "results.json").exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +110,16 @@ def run_cell(folder: Path, flags: Sequence[str], common: Sequence[str]) -> None:
         ).returncode
     if code:
         raise SystemExit(f"{' '.join(command)}\nended with {code}; its messages: {folder.with_suffix('.log')}")
+
+
+def check_cell(folder: Path, common: Sequence[str]) -> None:
+    """Raises SystemExit where a cell was trained with other epochs, on other data, or with other threads."""
+    saved = folder / "recipe.yaml"
+    recipe = yaml.safe_load(saved.read_text(encoding="utf-8")) if saved.exists() else {}
+    for flag, value in zip(common[::2], common[1::2], strict=True):
+        name = flag.removeprefix("--").replace("-", "_")
+        if name in recipe and str(recipe[name]) != value:
+            raise SystemExit(f"{saved}: {name} is {recipe[name]!r}, this command {value}; name another --out")
 
 
 def read_cell(folder: Path) -> dict | None:
@@ -150,11 +166,13 @@ def report_terms(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[s
     budget = statistics.mean(budgets) if budgets else 0.0
     scores: dict[str, dict[str, list[float]]] = {}
     for name, group in [*found.items(), (FULL, found[DEFAULTS])]:
-        prefix = "global+local" if name == FULL and all(FUSED in cell["results"] for cell in group) else "global"
+        # Where no weight of the local similarity helps on validation, 0 is chosen, and there is no line of its own.
+        found_in = ["global+local" if name == FULL and FUSED in cell["results"] else "global" for cell in group]
         scores[name] = {
-            "long R@1": [cell["results"][f"{prefix}/long/R@1"] for cell in group],
-            "long mAP": [cell["results"][f"{prefix}/long/mAP"] for cell in group],
-            "short R@1": [cell["results"][f"{prefix}/short/R@1"] for cell in group],
+            **{
+                column: [cell["results"][f"{prefix}/{line}"] for prefix, cell in zip(found_in, group, strict=True)]
+                for column, line in (("long R@1", "long/R@1"), ("long mAP", "long/mAP"), ("short R@1", "short/R@1"))
+            },
             "region R@10": [cell["results"].get("local/R@10", 0.0) for cell in group],
             "pointing": [cell["results"].get("local/pointing", 0.0) for cell in group],
             "equal time": [] if name == FULL else [at_budget(cell["curve"], budget) for cell in group],
@@ -193,11 +211,12 @@ def report_noise(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[s
     """Test R@1 of long captions with shuffled pairs, without and with the chosen reliability, over the seeds."""
     rows, scores = [], {}
     for noise, flags in {"clean": [], **NOISES}.items():
-        found = [[read_cell(folder_of(out, [*flags, *more], seed)) for more in ([], TRUST)] for seed in seeds]
-        found = [pair for pair in found if all(pair)]
+        every = [[read_cell(folder_of(out, [*flags, *more], seed)) for more in ([], TRUST)] for seed in seeds]
+        found = [pair for pair in every if all(pair)]
         none, ours = ([pair[k]["results"][LONG] for pair in found] for k in (0, 1))
         scores[noise] = {"none": none, "chosen": ours}
-        clean = statistics.mean(scores["clean"]["none"]) if scores["clean"]["none"] else 0.0
+        whole = [read_cell(folder_of(out, [], seed)) for seed, pair in zip(seeds, every, strict=True) if all(pair)]
+        clean = statistics.mean(cell["results"][LONG] for cell in whole) if whole and all(whole) else 0.0
         lost = [clean - statistics.mean(values) if values else 0.0 for values in (none, ours)]
         side = "local" if "--shuffle-sentences" in flags else "global"
         told = []
@@ -241,6 +260,7 @@ def mean_leak(
 
 def report_features(out: Path, seed: int, dataset: str) -> tuple[str, dict[str, dict[str, float]]]:
     """Leak before and after training, retrieval and grounding of each region feature."""
+    sys.path.insert(0, str(ROOT / "train"))  # a script's folder, no package
     from train import prepare_model, read_recipe
 
     data, _ = load_rows(dataset)
@@ -289,6 +309,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"[{number}/{len(wanted)}] {name}", flush=True)
             run_cell(out / "cells" / name, flags, common)
 
+    for name in wanted:
+        check_cell(out / "cells" / name, common)
     parts = [f"Every cell: {' '.join(common)}; commands and curves in {args.out}/cells."]
     figures: dict[str, object] = {}
     if "terms" in args.studies:
@@ -305,8 +327,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     done = [cell for folder in sorted((out / "cells").glob("*")) if folder.is_dir() and (cell := read_cell(folder))]
     hours = sum(cell["curve"][-1]["cpu_seconds"] for cell in done) / 3600
     parts.append(f"{len(done)} cells, {hours:.2f} CPU hours of training.")
-    (out / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    (out / "report.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    for name, text in (("report.md", "\n\n".join(parts)), ("report.json", json.dumps(figures, indent=1))):
+        (out / f"{name}.part").write_text(text + "\n", encoding="utf-8")
+        os.replace(out / f"{name}.part", out / name)
     if "terms" in args.studies:
         draw_terms(figures["terms"], out / "ablation.png")
         best = folder_of(out, TERMS[DEFAULTS], args.seeds[0]) / "best"

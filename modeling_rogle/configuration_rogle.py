@@ -53,8 +53,9 @@ class RogleConfig(CLIPConfig):
             modalities (IRRA); needs `num_identities`.
         num_identities (`int`, defaults to 0): classes of the identity loss; 0 leaves the classifier out.
         reliability_local, reliability_global (`str`): how far a region-sentence pair, or an image-caption pair, is
-            trusted in training, see `reliability.py`: `"none"`, `"margin"` (ours), `"gmm_consensus"` (RDE's consensus
-            division, CONQUER, arXiv 2601.18625), `"evidential"` (DECL, DURA, arXiv 2505.06566).
+            trusted in training, see `reliability.py`: `"none"`, `"margin"` (ours), `"gmm_consensus"` (one mixture over
+            two views together, so that a strong one may outvote the other: ours, after the consensus division of RDE
+            and CONQUER, arXiv 2601.18625), `"evidential"` (DECL, DURA, arXiv 2505.06566).
         region_logit_scale_init_value (`float`, defaults to 2.6592): initial log of the region-sentence scale.
         local_weight (`float`, defaults to 0.0): w of `similarity = (1 - w) * global + w * local` at inference, fitted
             on a validation split (a fixed 0.1 in ACSA). 0 means global only.
@@ -130,8 +131,9 @@ class RogleConfig(CLIPConfig):
             "distill_weight",
             "id_loss_weight",
             "tal_margin",
+            "num_identities",
         ):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # nor NaN
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
 

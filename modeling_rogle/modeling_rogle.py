@@ -98,7 +98,7 @@ class RogleVisionEmbeddings(CLIPVisionEmbeddings):
             if not interpolate_pos_encoding:
                 raise ValueError(
                     f"pixel_values are {height} x {width}, the model reads {self.image_size[0]} x {self.image_size[1]} "
-                    "(height x width); pass interpolate_pos_encoding=True or load with another image_size"
+                    "(height x width); pass interpolate_pos_encoding=True, or resize them"
                 )
             grid = (height // self.patch_size, width // self.patch_size)
             positions = resize_image_positions(positions[0], grid, self.grid)[None]
@@ -186,6 +186,16 @@ class RogleModel(CLIPModel):
                         f"{pretrained_model_name_or_path}: model_type {found.get('model_type')!r} in config.json, "
                         "only 'rogle' and 'clip' can be read"
                     )
+                fixed = {"image_size": found.get("image_size")}
+                fixed["max_position_embeddings"] = found.get("text_config", {}).get("max_position_embeddings")
+                for field, value in fixed.items():
+                    asked = kwargs.get(field, value)
+                    if value is not None and (list(asked) != list(value) if field == "image_size" else asked != value):
+                        raise ValueError(
+                            f"{pretrained_model_name_or_path}: {field} is {value} in this Rogle checkpoint and is "
+                            f"kept, not {asked}; other sizes are for CLIP weights"
+                        )
+                kwargs.pop("max_position_embeddings", None)
             kwargs.setdefault("use_safetensors", True)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -251,6 +261,9 @@ class RogleModel(CLIPModel):
             return nothing(0, self.projection_dim), nothing(0, input_ids.shape[1], self.text_embed_dim)
         encode = encode_packed if input_ids.device.type == "cpu" else encode_buckets
         lengths = text_lengths(input_ids, self.text_model.eos_token_id)
+        limit = self.config.text_config.max_position_embeddings
+        if max(lengths) > limit:
+            raise ValueError(f"input_ids: a text of {max(lengths)} tokens, the model reads {limit}")
         pooled, tokens = encode(self.text_model, input_ids, lengths, keep)
         return self.text_projection(pooled), pooled.new_zeros(0) if tokens is None else tokens
 
@@ -423,9 +436,19 @@ class RogleModel(CLIPModel):
         if input_ids is None or pixel_values is None:
             raise ValueError("RogleModel.forward needs input_ids and pixel_values; see encode_images and encode_texts")
         n = None if boxes is None else len(boxes)
-        for name, value in (("box_image", box_image), ("sentence_input_ids", sentence_input_ids)):
+        unknown = set(kwargs) - {"output_attentions", "output_hidden_states", "return_dict", "num_items_in_batch"}
+        if unknown:
+            raise ValueError(f"RogleModel.forward has no argument {min(unknown)!r}")
+        kwargs.pop("num_items_in_batch", None)  # transformers' Trainer tells everybody
+        of_boxes = {"box_image": box_image, "sentence_input_ids": sentence_input_ids, "sentence_spans": sentence_spans}
+        of_boxes |= {"sentence_ids": sentence_ids, "part_ids": part_ids, "pair_weight": pair_weight}
+        for name, value in of_boxes.items():
             if value is not None and len(value) != n or value is None and n is not None and name == "box_image":
                 raise ValueError(f"{name} must have one row for each of {n or 0} boxes")
+        of_captions = {"person_ids": person_ids, "caption_weight": caption_weight, "identities": identities}
+        for name, value in of_captions.items():
+            if value is not None and len(value) != len(input_ids):
+                raise ValueError(f"{name} must have one row for each of {len(input_ids)} captions")
         for name in ("output_attentions", "output_hidden_states"):
             if getattr(self.config, name):  # the towers read their own configurations alone
                 kwargs.setdefault(name, True)
@@ -620,16 +643,17 @@ class RogleModel(CLIPModel):
         box_image: torch.Tensor,
         weight: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        # One pair an image, the first of its run in `box_image`, keeps the cost at one more image forward (GOAL's
-        # single best pair).
+        # One pair an image, its first, keeps the cost at one more image forward (GOAL takes the best one).
+        order = box_image.argsort(stable=True)
         first = torch.ones_like(box_image, dtype=torch.bool)
-        first[1:] = box_image[1:] != box_image[:-1]
-        one = first.nonzero()[:, 0]
+        first[1:] = box_image[order][1:] != box_image[order][:-1]
+        one = order[first]
         if not len(one):
             return region_embeds, region_embeds, weight
         crops = crop_boxes(pixel_values, boxes[one], box_image[one])
         inputs = BlockInputs(class_only=True)
-        target = self.visual_projection(self.vision_model(pixel_values=crops, block_inputs=inputs).pooler_output)
+        vision = self.vision_model(pixel_values=crops, interpolate_pos_encoding=True, block_inputs=inputs)
+        target = self.visual_projection(vision.pooler_output)
         return region_embeds[one], target, None if weight is None else weight[one]
 
 

@@ -89,6 +89,8 @@ def encode_packed(
         # As torch's fully_shard does: parameters, names and hooks stay what they are.
         if type(layer.self_attn) is CLIPAttention:
             layer.self_attn.__class__ = PackedAttention
+    if not all(isinstance(layer.self_attn, PackedAttention) for layer in text_model.encoder.layers):
+        return encode_buckets(text_model, input_ids, lengths, keep)  # somebody else's attention knows no runs
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     limit = sum(lengths) if torch.is_grad_enabled() else PACK_TOKENS
     pooled, kept = [], []

@@ -413,3 +413,55 @@ def test_other_sizes_on_request(tiny_model: RogleModel, batch: dict) -> None:
         pixel_values=torch.randn(3, 3, 64, 16), input_ids=batch["input_ids"], interpolate_pos_encoding=True
     )
     assert found.image_embeds.shape == (3, 32)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"pair_weigth": torch.ones(2)}, "no argument 'pair_weigth'"),
+        ({"sentence_spans": torch.zeros(1, 2, dtype=torch.long)}, "sentence_spans must have one row for each of"),
+        ({"person_ids": torch.arange(7)}, "person_ids must have one row for each of"),
+    ],
+)
+def test_a_wrong_argument_of_forward_is_named(tiny_model: RogleModel, wrong: dict, said: str) -> None:
+    given = {
+        "input_ids": torch.tensor([[0, 5, 1], [0, 6, 1]]),
+        "pixel_values": torch.zeros(2, 3, 32, 16),
+        "boxes": torch.tensor([[0.0, 0, 1, 1], [0, 0, 0.5, 0.5]]),
+        "box_image": torch.tensor([0, 1]),
+    }
+    with pytest.raises(ValueError, match=said):
+        tiny_model(**given | wrong, return_loss=True)
+
+
+def test_a_text_over_the_limit_is_refused_in_one_line(tiny_model: RogleModel) -> None:
+    ids = torch.full((1, 100), 5)
+    ids[0, -1] = tiny_model.config.text_config.eos_token_id
+    with pytest.raises(ValueError, match="a text of 100 tokens, the model reads 64"):
+        tiny_model.encode_texts(ids)
+
+
+def test_a_rogle_checkpoint_keeps_its_sizes(tiny_checkpoint: Path) -> None:
+    for field, value in (("image_size", [64, 64]), ("max_position_embeddings", 99)):
+        with pytest.raises(ValueError, match=f"{field} is .* in this Rogle checkpoint and is kept"):
+            RogleModel.from_pretrained(tiny_checkpoint, **{field: value})
+    RogleModel.from_pretrained(tiny_checkpoint, image_size=[32, 16], max_position_embeddings=64)
+
+
+def test_crops_are_one_an_image_and_of_any_image_size(tiny_model: RogleModel) -> None:
+    tiny_model.config.tsl_image_weight = 1.0
+    seen = []
+    tiny_model.vision_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    out = tiny_model(
+        input_ids=torch.tensor([[0, 5, 1], [0, 6, 1]]),
+        pixel_values=torch.randn(2, 3, 48, 24),
+        boxes=torch.tensor([[0.0, 0, 1, 0.5], [0, 0, 0.5, 0.5], [0, 0.5, 1, 1]]),
+        box_image=torch.tensor([0, 1, 0]),
+        sentence_input_ids=torch.tensor([[0, 5, 1], [0, 6, 1], [0, 7, 1]]),
+        interpolate_pos_encoding=True,
+        return_loss=True,
+    )
+    assert seen == [2, 2] and out.loss_tsl_image > 0
+    tiny_model.config.tsl_image_weight = 0.0

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.clip.modeling_clip import CLIPAttention
 
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.packing import encode_buckets, encode_packed, length_buckets, stack_texts, text_lengths
@@ -151,3 +152,11 @@ def test_a_dear_call_makes_one_bucket_and_a_free_one_a_bucket_a_length() -> None
     lengths = [5, 100, 5, 20, 100]
     assert length_buckets(lengths, 10_000) == [[0, 2, 3, 1, 4]]
     assert length_buckets(lengths, 0) == [[0, 2], [3], [1, 4]]
+
+
+def test_attention_that_is_not_clips_own_is_not_packed(tiny_model: RogleModel, tiny_processor: RogleProcessor) -> None:
+    ids = tiny_processor(text=["A man.", "A woman wears a red coat and black shoes."], return_tensors="pt")["input_ids"]
+    whole = tiny_model.encode_texts(ids)
+    for layer in tiny_model.text_model.encoder.layers:
+        layer.self_attn.__class__ = type("Other", (CLIPAttention,), {})
+    torch.testing.assert_close(tiny_model.encode_texts(ids), whole, rtol=0, atol=1e-5)

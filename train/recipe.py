@@ -111,7 +111,7 @@ class Recipe:
 
 WHOLE = {  # and the least that each may be
     "epochs": 1, "batch_size": 1, "micro_batches": 1, "images_per_identity": 1, "keep_checkpoints": 1,
-    "max_bad_steps": 1, "max_bad_images": 1, "save_steps": 0, "lora_rank": 0, "lora_alpha": 0,
+    "max_bad_steps": 1, "max_bad_images": 1, "save_steps": 0, "max_pairs": 0, "lora_rank": 0, "lora_alpha": 0,
 }  # fmt: skip
 SHARES = (
     "long_share", "flip", "warmup_share", "shuffle_captions", "shuffle_sentences", "crop", "erase", "drop_sentences",
@@ -145,6 +145,8 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
     for name, least in WHOLE.items():
         if not isinstance(recipe[name], int) or recipe[name] < least:
             raise SystemExit(f"--{name.replace('_', '-')} must be a whole number from {least}, not {recipe[name]!r}")
+    if not recipe["max_grad_norm"] > 0:
+        raise SystemExit(f"--max-grad-norm must be positive, not {recipe['max_grad_norm']!r}")
     for name in SHARES:
         if not isinstance(recipe[name], (int, float)) or not 0 <= recipe[name] <= 1:
             raise SystemExit(f"--{name.replace('_', '-')} must lie in [0, 1], not {recipe[name]!r}")

@@ -1,6 +1,7 @@
 """What a run leaves for people: curves as a picture, and the model card, filled from what was measured."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,12 +75,12 @@ def write_card(path: Path, recipe: dict, summary: dict) -> None:
     }
     if recipe["model"]:
         shown["model"] = start
-    command = summary["command"]
-    for name, value in recipe.items():
-        if name in ("out", "data_root", "image_root") and value:
-            command = command.replace(str(value), name.upper())
+    # Folders of this machine say nothing to others.
+    hidden = {str(recipe[name]): name.upper() for name in ("out", "data_root", "image_root") if recipe.get(name)}
     if local:
-        command = command.replace(recipe["model"], start)
+        hidden[recipe["model"]] = start
+    words = [word.partition("=") for word in shlex.split(summary["command"])]
+    command = shlex.join(hidden.get(flag, flag) + equals + hidden.get(value, value) for flag, equals, value in words)
     own = drawn and not recipe["model"]  # nothing but drawn people was ever seen
     data = ModelCardData(
         library_name="transformers",

@@ -7,6 +7,7 @@ docs/training.md.
 """
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -46,7 +47,7 @@ from trust import close_epoch, observe, pairs_of_all
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.load import load_rows
 from dataset_pvlg.mine import mine_rows
-from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from modeling_rogle.protocols import both_protocols, encode_split, fit_local_weight, format_table
 from modeling_rogle.reliability import PairReliability
 
@@ -64,6 +65,15 @@ def prepare_model(
     if recipe.model is None:
         return build_small_model(captions, **fields)
     try:
+        stored, _ = RogleConfig.get_config_dict(recipe.model)
+        old, weight = stored.get("num_identities", 0), fields.get("id_loss_weight", stored.get("id_loss_weight", 0))
+        if old and weight > 0 and old != num_identities:
+            raise ValueError(
+                f"--model {recipe.model}: its num_identities is {old}, the data has {num_identities}; "
+                "pass --id-loss-weight 0 to go on without its classifier"
+            )
+        if old and weight == 0:
+            fields["num_identities"] = 0
         model = RogleModel.from_pretrained(recipe.model, dtype=torch.float32, **fields)
         processor = RogleProcessor.from_pretrained(recipe.model)
     except OSError as error:
@@ -231,6 +241,9 @@ def train(recipe: Recipe, command: str) -> dict:
                     good = accelerator.scaler is not None or bad_steps.check("gradient", float(norm), ids)
                 if good:
                     optimizer.step()
+                    with torch.no_grad():  # past CLIP's limit their losses would have no gradient to come back by
+                        for scale in (bare.logit_scale, bare.region_head.logit_scale):
+                            scale.clamp_(max=math.log(100))
                     if average:
                         average.update()
                     progress["finite"] += 1

@@ -82,7 +82,7 @@ def close_epoch(trust: dict[str, PairReliability], truth: dict[str, np.ndarray])
             kept = pairs.clean().numpy()
             right = float((kept & truth[side]).sum())
             entry[f"trust/{side}/precision"] = right / max(float(kept.sum()), 1.0)
-            entry[f"trust/{side}/recall"] = right / float(truth[side].sum())
+            entry[f"trust/{side}/recall"] = right / max(float(truth[side].sum()), 1.0)
     return entry
 
 
