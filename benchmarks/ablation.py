@@ -334,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_terms(figures["terms"], out / "ablation.png")
         best = folder_of(out, TERMS[DEFAULTS], args.seeds[0]) / "best"
         if best.exists():
-            draw_similarity_map(best, load_rows(args.dataset)[0]["validation"], out / "similarity_map.png")
+            draw_similarity_map(best, load_rows(args.dataset)[0]["validation"], out / "similarity_map.webp")
     if "noise" in args.studies:
         draw_noise(figures["noise"], out / "noise.png")
     if "features" in args.studies:
