@@ -43,7 +43,7 @@ def as_table(matches: Matches) -> str:
     lines.append(title + "  best region of each sentence (ranks moved)" * bool(sentences))
     for match in matches:
         numbers = f"{match.rank:>4}  {match.score:>6.3f}  {match.global_score:>6.3f}  "
-        numbers += f"{match.probability:>6.1%}  " if judged else ""
+        numbers += f"{'' if match.probability is None else f'{match.probability:.1%}':>6}  " if judged else ""
         regions = ", ".join(_region(number, found) for number, found in enumerate(match.sentences, start=1))
         lines.append(f"{numbers}{shown(match.path):<{width}}  {regions}".rstrip())
     return "\n".join(lines)

@@ -118,26 +118,27 @@ class Calibration:
     fitted_on: str
     report: Mapping[str, Any]
 
-    def probability(self, scores: np.ndarray, background: np.ndarray) -> np.ndarray:
+    def probability(self, scores: np.ndarray, background: np.ndarray, count: int | None = None) -> np.ndarray:
         """The probability that each result shows the described person, when half of the people asked for are absent.
 
         Args:
             scores: `[K]` final scores of one search, best first; with at least ten of them it says what it was fitted
                 to say.
-            background: `[N]` the query's global scores with the gallery, or with a random sample of it.
+            background: `[B]` the query's global scores with the gallery, or with a random sample of it.
+            count: pictures that were searched; by default those of `background`.
 
         Returns:
             `[K]` in [0, 1].
         """
-        return self.of_results(_one_search(scores, background))
+        return self.of_results(_one_search(scores, background, count))
 
     def of_results(self, x: np.ndarray) -> np.ndarray:
         """Probabilities `[..., K]` of results whose features `[..., K, 5]` [`features`] made, best first."""
         return np.concatenate([self.best.probability(x[..., :1, :]), self.other.probability(x[..., 1:, :])], axis=-1)
 
-    def nobody(self, scores: np.ndarray, background: np.ndarray) -> bool:
+    def nobody(self, scores: np.ndarray, background: np.ndarray, count: int | None = None) -> bool:
         """Whether the described person is likely not in the gallery; arguments as for `probability`."""
-        return bool(self.present.probability(_one_search(scores, background))[0] < self.threshold)
+        return bool(self.present.probability(_one_search(scores, background, count))[0] < self.threshold)
 
     def save(self, folder: str | Path) -> Path:
         """Writes `calibration.json` into a folder (the model's, or a gallery's), atomically."""
@@ -214,9 +215,9 @@ def false_positives_at(statistic: np.ndarray, positive: np.ndarray, true_positiv
     return float((statistic[~positive] >= threshold).mean())
 
 
-def _one_search(scores: np.ndarray, background: np.ndarray) -> np.ndarray:
+def _one_search(scores: np.ndarray, background: np.ndarray, count: int | None) -> np.ndarray:
     background = np.asarray(background, dtype=np.float64)
-    return features(np.asarray(scores), background.mean(), background.std(), len(background))
+    return features(np.asarray(scores), background.mean(), background.std(), count or len(background))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

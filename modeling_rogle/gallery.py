@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from .calibration import Calibration
+from .calibration import DEPTH, FEWEST, Calibration
 from .detect import Detector
 from .filling import PROBES, fill
 from .indexing import IndexReport, build_index
@@ -21,7 +21,7 @@ from .manifest import GalleryError, locked, read_manifest
 from .modeling_rogle import RogleModel
 from .negation import negated_words, negation_warning, unread_script
 from .processing_rogle import RogleProcessor
-from .query import Query, encode_query, late_interaction
+from .query import Query, encode_query, late_interaction, rerank
 from .removal import named_rows, remove_pictures
 from .results import Match, Matches, SentenceMatch, as_matches
 from .shards import Index
@@ -31,7 +31,7 @@ from .where import parse_where
 RERANKED = 200  # how many of the best global scores meet late interaction
 BACKGROUND = 20_000  # pictures that a query's own distribution of scores is read from
 FEWEST_FILTERED = 100  # under which a filter says too little about that distribution
-JUDGED = 10  # best results that a calibration looks at
+FAR = 10  # times the gallery sizes that a calibration was fitted on, beyond which it warns
 _ROWS_AT_ONCE = 4096
 
 
@@ -248,13 +248,17 @@ class Gallery:
         """The pictures that fit a description best, best first.
 
         The cosine of the query with every picture comes first; then, among the best `reranked`, each sentence meets its
-        best region: `score = (1 - w) * global + w * mean over sentences of the best region's cosine`.
+        best region: `score = (1 - w) * global + w * mean over sentences of the best region's cosine`. The others follow
+        behind these with their global score, and in its order, so that `top_k` never changes who is before whom.
+
+        With a calibration a description's results have probabilities; none where a picture is asked for too, in an
+        index of less than 20 pictures, and for results that did not meet late interaction.
 
         Args:
             query: a description of one or more sentences; may be empty beside an image.
             top_k: how many results; fewer when the index holds fewer, or fewer pass the filter.
             local_weight: w in [0, 1]; by default the one in the model's configuration.
-            reranked: how many meet late interaction.
+            reranked: how many meet late interaction; 0 for none.
             image: a picture of the person, alone or beside the description (the mean of both is looked for).
             where: a filter over `table`'s columns, as `camera = 'c3' and time > '2026-01-01'`, or a pyarrow expression.
 
@@ -267,7 +271,8 @@ class Gallery:
 
         Warns:
             UserWarning: the query is longer than the model reads, denies something or is in a script that the tokenizer
-                does not know; the index is unfinished; the store could not be asked.
+                does not know; the index is unfinished; the store could not be asked; the calibration is of another
+                model or local weight, or of far smaller or larger galleries.
         """
         if top_k < 1:
             raise GalleryError(f"top-k must be at least 1, not {top_k}")
@@ -281,15 +286,21 @@ class Gallery:
         asked = self.encode_query(query, image)
         self._warn(query)
         weight = self._weight(local_weight)
-        count = max(reranked, top_k)
+        count = max(reranked, top_k, DEPTH)
         candidates, global_scores = nearest(
             self._index, asked.embed, count, rows, self._opened_store(), self._store_upto()
         )
-        cosines = self._index.region_cosines(candidates, asked.sentence_embeds)
-        met = late_interaction(global_scores, cosines, weight)
-        order = np.argsort(-met.score, kind="stable")
+        cosines = [np.zeros((0, len(asked.sentences), len(self._index.boxes)), dtype=np.float32)]
+        for start in range(0, len(candidates), _ROWS_AT_ONCE):  # their regions as float32 all at once fill the memory
+            part = candidates[start : start + _ROWS_AT_ONCE]
+            cosines.append(self._index.region_cosines(part, asked.sentence_embeds))
+        met_all = len(candidates) if weight == 0 or not asked.sentences else reranked  # then global scores are final
+        met, order = rerank(global_scores, np.concatenate(cosines), weight, met_all)
         found = as_matches(self._index, asked, met, candidates, global_scores, order[:top_k])
-        return self._calibrated(found, met.score[order[: max(top_k, JUDGED)]], asked, rows, weight)
+        if image is not None:  # calibrations are fitted to descriptions
+            return found
+        scores = met.score[order[: min(max(top_k, DEPTH), met_all)]]
+        return self._calibrated(found, scores, asked, rows, weight)
 
     def _passing(self, where: str | pc.Expression | None) -> np.ndarray | None:
         if where is None:
@@ -351,14 +362,30 @@ class Gallery:
         self, found: Matches, scores: np.ndarray, asked: Query, rows: np.ndarray | None, weight: float
     ) -> Matches:
         calibration = self._loaded_calibration()
-        if calibration is None or not found or not asked.sentences or abs(calibration.local_weight - weight) > 1e-6:
+        if calibration is None or not found or len(self) < FEWEST:
             return found
+        fitted, searched = calibration.local_weight, len(self) if rows is None else len(rows)
+        reason = None
+        if abs(fitted - weight) > 1e-6:
+            reason = f"fitted with local weight {fitted:g}, not {weight:g}"
+        elif len(scores) < min(DEPTH, searched):
+            reason = f"reads the best {DEPTH} results, only {len(scores)} met late interaction"
+        if reason:
+            warnings.warn(f"calibration.json: {reason}; no probabilities", stacklevel=3)
+            return found
+        least, most = calibration.gallery_sizes
+        if searched * FAR < least or searched > most * FAR:
+            warnings.warn(
+                f"calibration.json: fitted on galleries of {least:g} to {most:g} pictures, {searched} are searched; "
+                "probabilities may be off",
+                stacklevel=3,
+            )
         background = self._background(rows) @ asked.embed
-        sure = calibration.probability(scores, background)
+        sure = calibration.probability(scores, background, searched)
         matches = Matches(
-            replace(match, probability=float(one)) for match, one in zip(found, sure[: len(found)], strict=True)
+            replace(match, probability=float(sure[n]) if n < len(sure) else None) for n, match in enumerate(found)
         )
-        matches.nobody = calibration.nobody(scores, background)
+        matches.nobody = calibration.nobody(scores, background, searched)
         matches.false_alarm_rate = calibration.false_alarm_rate
         return matches
 

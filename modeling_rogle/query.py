@@ -117,6 +117,27 @@ def late_interaction(
     return Interaction(score, cosines, moved)
 
 
+def rerank(
+    global_scores: np.ndarray, cosines: np.ndarray, weight: float, reranked: int
+) -> tuple[Interaction, np.ndarray]:
+    """Late interaction among the best only.
+
+    Args:
+        global_scores: `[n]`, best first; cosines: `[n, S, T]`; weight: w in [0, 1].
+        reranked: how many of the first meet late interaction. Those beyond keep their global score and their order, and
+            no sentence moves them.
+
+    Returns:
+        what became of all n, and their places `[n]`, best first: those that met late interaction by their new score,
+        then the others.
+    """
+    met = late_interaction(global_scores[:reranked], cosines[:reranked], weight)
+    rest = global_scores[reranked:]
+    moved = np.concatenate([met.moved, np.zeros((len(rest), cosines.shape[1]), dtype=np.int64)])
+    order = np.concatenate([np.argsort(-met.score, kind="stable"), np.arange(len(met.score), len(global_scores))])
+    return Interaction(np.concatenate([met.score, rest]), cosines, moved), order
+
+
 def ranks(scores: np.ndarray) -> np.ndarray:
     """Ranks from 1, best first, of equal scores the earlier first."""
     found = np.empty(len(scores), dtype=np.int64)
@@ -124,4 +145,4 @@ def ranks(scores: np.ndarray) -> np.ndarray:
     return found
 
 
-__all__ = ["Interaction", "Query", "encode_query", "late_interaction", "ranks"]
+__all__ = ["Interaction", "Query", "encode_query", "late_interaction", "ranks", "rerank"]

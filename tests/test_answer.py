@@ -40,6 +40,8 @@ def test_probabilities_and_nobody():
     matches = Matches([found(1, probability=0.034), found(2, probability=0.01)])
     matches.nobody, matches.false_alarm_rate = False, 0.1
     assert verdict(matches) is None and " 3.4%  c3/1" in as_table(matches)
+    table = as_table(Matches([found(1, probability=0.034), found(2)])).splitlines()  # beyond late interaction
+    assert table[-1].index("c3/2") == table[-2].index("c3/1")
     matches.nobody = True
     assert verdict(matches).startswith("nobody here matches (") and " 10% of those for absent people" in verdict(
         matches

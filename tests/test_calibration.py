@@ -66,6 +66,16 @@ def test_probability_and_nobody_follow_the_scores():
     assert calibration.nobody(np.array([0.5, 0.4]), background)  # sigmoid(0) = 0.5 < 0.6
 
 
+def test_the_size_of_the_gallery_is_not_that_of_the_sample():
+    logistic = Logistic(("excess",), (0.0,), (1.0,), (1.0,), 0.0)
+    calibration, background = a_calibration(best=logistic, other=logistic, present=logistic), np.linspace(0.0, 0.4, 50)
+    scores = np.array([0.6, 0.5])
+    expected = calibration.of_results(features(scores, 0.2, background.std(), 10**6))
+    assert calibration.probability(scores, background, 10**6) == pytest.approx(expected)
+    assert (expected < calibration.probability(scores, background)).all()
+    assert calibration.nobody(scores, background, 10**6) and not calibration.nobody(scores, background)
+
+
 def test_regression_finds_what_made_the_data():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20_000, 5)) * 3 + 1

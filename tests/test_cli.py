@@ -108,8 +108,13 @@ def test_words_that_the_model_does_not_understand_are_one_warning_line(index, ca
         assert code == 0 and out and said in err and all(line.startswith("warning: ") for line in err.splitlines())
 
 
-def test_calibrate_then_search_with_probabilities(index, tiny_checkpoint, tmp_path, capsys):
+def test_calibrate_then_search_with_probabilities(tiny_checkpoint, tmp_path, capsys):
     model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    folder, index = tmp_path / "pictures", tmp_path / "index"
+    folder.mkdir()
+    for i in range(20):
+        Image.new("RGB", (20 + i, 50), (12 * i, 90, 255 - 12 * i)).save(folder / f"{i}.png")
+    assert run(capsys, "index", folder, "--model", model, "--out", index)[0] == 0
     code, out, _ = run(
         capsys, "calibrate", "--dataset", "synthetic-tiny", "--model", model, "--false-alarm-rate", "0.3"
     )
@@ -120,8 +125,8 @@ def test_calibrate_then_search_with_probabilities(index, tiny_checkpoint, tmp_pa
     assert code == 0 and isinstance(answer["nobody"], bool) and answer["false_alarm_rate"] == 0.3
     assert all(0 < item["probability"] < 1 for item in answer["results"])
     # The weight that the scores were fitted with, or no probabilities.
-    _, out, _ = run(capsys, "search", QUERY, "--index", index, "--model", model, "--json", "--local-weight", "0.9")
-    assert json.loads(out)["nobody"] is None
+    _, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model, "--json", "--local-weight", "0.9")
+    assert json.loads(out)["nobody"] is None and "not 0.9; no probabilities" in err
     (model / "calibration.json").write_text("{")
     code, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model)
     assert (code, out) == (2, "") and "calibration.json: damaged" in err and err.count("\n") == 1

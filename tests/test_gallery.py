@@ -126,6 +126,17 @@ def test_late_interaction_only_reorders_the_best_global_scores(indexed, tools):
     assert by_region == by_global
 
 
+def test_how_many_are_asked_for_changes_nobody_s_place(indexed, tools):
+    gallery = Gallery.open(indexed, *tools)
+    by_global = [match.path for match in gallery.search(QUERY, local_weight=0.0)]
+    few, all_of_them = (gallery.search(QUERY, top_k=k, local_weight=1.0, reranked=4) for k in (4, 10))
+    assert all_of_them[:4] == few and [match.path for match in all_of_them[4:]] == by_global[4:]
+    assert all(match.score == match.global_score for match in all_of_them[4:])
+    none = gallery.search(QUERY, local_weight=1.0, reranked=0)
+    assert [match.path for match in none] == by_global and none[0].score == none[0].global_score
+    assert none[0].sentences[0].moved == 0 and none[0].sentences[0].label
+
+
 def test_the_default_weight_is_the_one_of_the_model(indexed, tools, monkeypatch):
     model, processor = tools
     monkeypatch.setattr(model.config, "local_weight", 0.7)
@@ -435,31 +446,59 @@ def test_filters_leave_the_order_as_it_is(indexed, tools):
         assert "\n" not in str(caught.value)
 
 
-def test_probabilities_come_with_a_calibration_of_this_model_and_weight(copied, tools):
-    logistic = Logistic(("z",), (0.0,), (1.0,), (2.0,), 0.0)
-    parts = {"best": logistic, "other": logistic, "present": logistic}
-    fitted = Calibration(
-        fingerprint(tools[0]),
-        0.5,
-        **parts,
-        threshold=0.999999,
-        false_alarm_rate=0.1,
-        gallery_sizes=(10, 10),
-        fitted_on="a test",
-        report={},
-    )
-    assert Gallery.open(copied, *tools).search(QUERY)[0].probability is None
-    fitted.save(copied)
-    gallery = Gallery.open(copied, *tools)
+def fitted_to(model: RogleModel, **changes) -> Calibration:
+    logistic = Logistic(("excess",), (0.0,), (1.0,), (2.0,), 0.0)
+    parts = {"best": logistic, "other": logistic, "present": logistic, "threshold": 0.999999}
+    about = {"false_alarm_rate": 0.1, "gallery_sizes": (10, 40), "fitted_on": "a test", "report": {}}
+    return Calibration(**{"fingerprint": fingerprint(model), "local_weight": 0.5, **parts, **about, **changes})
+
+
+@pytest.fixture(scope="module")
+def indexed_24(tools, tmp_path_factory) -> Path:
+    """As `indexed`, and large enough for a calibration."""
+    root = tmp_path_factory.mktemp("gallery-24")
+    Gallery.build(make_pictures(root / "pictures", 24), *tools, root / "index", progress=False)
+    return root / "index"
+
+
+def test_probabilities_come_with_a_calibration_of_this_model_and_weight(indexed_24, tools, tmp_path):
+    index = Path(shutil.copytree(indexed_24, tmp_path / "index"))
+    assert Gallery.open(index, *tools).search(QUERY)[0].probability is None
+    fitted = fitted_to(tools[0])
+    fitted.save(index)
+    gallery = Gallery.open(index, *tools)
     found = gallery.search(QUERY, local_weight=0.5)
     background = gallery.encode_gallery() @ gallery.encode_query(QUERY).embed
-    expected = fitted.probability(np.array([match.score for match in found]), background)
-    assert [match.probability for match in found] == pytest.approx(expected.tolist(), abs=1e-6)
+    scores = np.array([match.score for match in found])
+    assert [match.probability for match in found] == pytest.approx(fitted.probability(scores, background).tolist())
     assert found.nobody is True and found.false_alarm_rate == 0.1
-    assert gallery.search(QUERY, local_weight=0.4).nobody is None
-    replace(fitted, fingerprint="another").save(copied)
+    # A narrow filter leaves the distribution, but fewer pictures for chance to lift.
+    found = gallery.search(QUERY, local_weight=0.5, where="width < 25")
+    scores = np.array([match.score for match in found])
+    assert [match.probability for match in found] == pytest.approx(fitted.probability(scores, background, 5).tolist())
+    with pytest.warns(UserWarning, match="calibration.json: fitted with local weight 0.5, not 0.4; no probabilities"):
+        assert gallery.search(QUERY, local_weight=0.4).nobody is None
+    with pytest.warns(UserWarning, match="reads the best 10 results, only 3 met late interaction; no probabilities"):
+        assert gallery.search(QUERY, local_weight=0.5, reranked=3).nobody is None
+    found = gallery.search(QUERY, top_k=20, local_weight=0.5, reranked=12)
+    assert [match.probability is None for match in found] == [False] * 12 + [True] * 8
+    replace(fitted, fingerprint="another").save(index)
     with pytest.warns(UserWarning, match="calibration.json: fitted to another model"):
-        assert Gallery.open(copied, *tools).search(QUERY, local_weight=0.5)[0].probability is None
+        assert Gallery.open(index, *tools).search(QUERY, local_weight=0.5)[0].probability is None
+
+
+def test_a_calibration_speaks_of_nothing_that_it_was_not_fitted_on(indexed_24, copied, tools, tmp_path):
+    index = Path(shutil.copytree(indexed_24, tmp_path / "large"))
+    fitted_to(tools[0], gallery_sizes=(2000, 3000)).save(index)
+    gallery = Gallery.open(index, *tools)
+    file = gallery.folder / "04.png"
+    for query in ("", QUERY):
+        assert gallery.search(query, image=file, local_weight=0.5).nobody is None
+    with pytest.warns(UserWarning, match="fitted on galleries of 2000 to 3000 pictures, 24 are searched"):
+        assert gallery.search(QUERY, local_weight=0.5).nobody is not None
+    fitted_to(tools[0]).save(copied)  # ten pictures
+    found = Gallery.open(copied, *tools).search(QUERY, local_weight=0.5)
+    assert found.nobody is None and found[0].probability is None
 
 
 def test_words_that_a_model_does_not_understand_are_told(indexed, tools):
