@@ -26,7 +26,7 @@ class FaissStore:
         known: the manifest's `store`, None if there is none yet.
 
     Raises:
-        GalleryError: faiss is not installed, or its file is missing or damaged.
+        GalleryError: faiss is not installed, or its file is missing, damaged or of another kind.
     """
 
     def __init__(self, path: Path, uri: str, dimension: int, expected: int, known: dict[str, Any] | None):
@@ -47,10 +47,20 @@ class FaissStore:
                 self.index = faiss.read_index(str(path / self.file), 0 if self.graph else faiss.IO_FLAG_MMAP)
             except RuntimeError as error:
                 raise GalleryError(f"{path / self.file}: missing or damaged; fill the store again") from error
+            if not self._is_as_made():
+                raise GalleryError(f"{path / self.file}: not an index of {uri}; fill the store again")
             if self.index.d != dimension:
                 raise GalleryError(f"{path / self.file}: {self.index.d} numbers a vector, the index has {dimension}")
             self.cells = 1 if self.graph else self.index.nlist
         self.effort = (known or {}).get("effort") or (64 if self.graph else 8)
+
+    def _is_as_made(self) -> bool:
+        faiss = self._faiss
+        if not self.graph:
+            return isinstance(self.index, faiss.IndexIVF)
+        return isinstance(self.index, faiss.IndexIDMap2) and isinstance(
+            faiss.downcast_index(self.index.index), faiss.IndexHNSW
+        )
 
     @property
     def max_effort(self) -> int:
@@ -79,6 +89,7 @@ class FaissStore:
                 faiss.IndexFlatIP(self.dimension), self.dimension, self.cells, faiss.METRIC_INNER_PRODUCT
             )
             self.index.cp.max_points_per_centroid = TRAINED_ON
+            self.index.cp.min_points_per_centroid = 1  # no warning on stderr: so few vectors are one cell
             self.index.cp.seed = 0
             self.index.train(embeds)
         else:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from .manifest import HEADER, GalleryError, read_manifest, remove_unnamed, write_manifest
 from .shards import Index
-from .store import TRUSTED, open_store, tune
+from .store import TRUSTED, VectorStore, open_store, tune
 
 _AT_ONCE = 65_536  # vectors in memory while a store is filled
 _TRAINED_AT_ONCE = 262_144  # of the first ones, which train faiss' cells: 512 MB at width 512
@@ -50,8 +50,7 @@ def fill(
     if uri == "exact":
         return None
     index = Index(path)
-    old = index.header.get("store") or {}
-    store = open_store(uri, path, index.header)
+    store, old = _opened(uri, path, index.header)
     try:
         first = int(np.searchsorted(index.ids, old.get("upto", 0)))
         with tqdm(total=len(index) - first, unit=" images", desc=f"filling {uri}", disable=not progress) as bar:
@@ -81,6 +80,22 @@ def fill(
     return saved
 
 
+def _opened(uri: str, path: Path, header: dict[str, Any]) -> tuple[VectorStore, dict[str, Any]]:
+    """A store and what is known of it; one whose file or collection is gone or damaged is opened empty (`upto` 0)."""
+    known = header.get("store") or {}
+    try:
+        return open_store(uri, path, header), known
+    except GalleryError:
+        if not known.get("upto"):
+            raise
+        known = _emptied(known)
+        return open_store(uri, path, {**header, "store": known}), known
+
+
+def _emptied(known: dict[str, Any]) -> dict[str, Any]:
+    return {**known, **({"file": None} if "file" in known else {}), "upto": 0}
+
+
 def _spread(total: int, count: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(total)[:count])
 
@@ -97,18 +112,18 @@ def forget(path: Path, header: dict[str, Any], ids: np.ndarray) -> dict[str, Any
     """
     known = header["store"]
     try:
-        store = open_store(known["uri"], path, header)
+        store, found = _opened(known["uri"], path, header)
     except GalleryError as error:
         file = known.get("file")
         if file is None:
             raise GalleryError(f"{error}; it holds the embeddings too, so nothing was deleted") from error
-        return {**known, "file": None, "upto": 0}  # unreadable here, but a file of ours: the commit removes it
+        return _emptied(known)  # unreadable here, but a file of ours: the commit removes it
     try:
-        if store.forgets:
+        if found["upto"] and store.forgets:
             store.delete(ids)
             return {**known, **store.saved()}
         store.clear()
-        return {**known, **({"file": None} if "file" in known else {}), "upto": 0}
+        return _emptied(known)
     finally:
         store.close()
 

@@ -2,12 +2,16 @@
 
 import hashlib
 import io
+import json
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .manifest import FORMAT, HEADER, STAGED
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 # Of all that Pillow reads, these: no format that starts another program (EPS), and no rare decoder for hostile bytes.
@@ -53,7 +57,7 @@ def picture_files(root: Path) -> tuple[list[str], list[Skipped], int]:
     """Pictures under `root` by name, in sorted order.
 
     Symbolic links are followed to files inside `root` only; those to folders never, since what lies inside `root` is
-    found on its own path.
+    found on its own path. Folders that are an index, with its copies of pictures, are left out.
 
     Args:
         root: a folder, resolved.
@@ -69,6 +73,9 @@ def picture_files(root: Path) -> tuple[list[str], list[Skipped], int]:
         skipped.append(Skipped(os.path.relpath(error.filename, root), f"folder: {error.strerror}"))
 
     for parent, folders, names in os.walk(root, onerror=unreadable):
+        if _is_index(Path(parent)):
+            folders.clear()
+            continue
         folders.sort()
         for name in sorted(folders):
             path = Path(parent, name)
@@ -84,6 +91,17 @@ def picture_files(root: Path) -> tuple[list[str], list[Skipped], int]:
             else:
                 files.append(relative)
     return files, skipped, ignored
+
+
+def _is_index(folder: Path) -> bool:
+    for name in (HEADER, STAGED):
+        try:
+            header = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(header, dict) and header.get("format") == FORMAT:
+            return True
+    return False
 
 
 def _refusal(path: Path, root: Path) -> str | None:
@@ -143,7 +161,7 @@ def decode_picture(data: bytes, path: str, least: tuple[int, int] | None = None)
             # Twice the size, so that the last step down is the processor's own resampling.
             size = (2 * least[1], 2 * least[0])
             image.draft("RGB", size[::-1] if turned else size)
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = _eight_bit(ImageOps.exif_transpose(image), image.format).convert("RGB")
         if least is not None:
             # At once: a batch of pictures as large as they may be would fill the memory.
             shrink = tuple(max(1, side // wanted) for side, wanted in zip(image.size, size, strict=True))
@@ -153,6 +171,13 @@ def decode_picture(data: bytes, path: str, least: tuple[int, int] | None = None)
     if turned:
         width, height = height, width
     return Picture(path, hashlib.sha256(data).hexdigest(), width, height, len(data), image)
+
+
+def _eight_bit(image: Image.Image, kind: str | None) -> Image.Image:
+    """Grey of 16 bits, whose higher values Pillow's own conversion makes white, as 8 bits."""
+    if not (image.mode.startswith("I;16") or image.mode == "I" and kind == "PPM"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
 
 
 __all__ = ["Picture", "PictureError", "Skipped", "decode_picture", "picture_files", "read_picture", "shown"]

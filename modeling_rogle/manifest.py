@@ -42,6 +42,7 @@ _FIELDS = {
     "next_id": int,
     "complete": bool,
 }
+_COLLECTION = re.compile(r"\w{1,64}", re.ASCII)  # a name at a store, and of a folder in a local one
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -109,8 +110,13 @@ def _check_values(file: Path, header: dict[str, Any]) -> None:
         and isinstance(store.get("uri"), str)
         and isinstance(store.get("upto"), int)
         and (store.get("file") is None or isinstance(store["file"], str) and _PART.fullmatch(store["file"]))
+        and isinstance(store.get("effort", 1), int)
+        and _is_finite_number(store.get("recall", 1.0))
     ):
         raise GalleryError(f"{file}: field 'store' is no store; build the index again")
+    collection = header.get("collection")
+    if store is not None and not (isinstance(collection, str) and _COLLECTION.fullmatch(collection)):
+        raise GalleryError(f"{file}: field 'collection' is {collection!r}, no name of a collection at its store")
 
 
 def _is_finite_number(value: Any) -> bool:

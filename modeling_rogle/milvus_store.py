@@ -1,7 +1,8 @@
 """Milvus beside the shards: the same calls for a local file (milvus-lite) and for the URI of a cluster.
 
 The collection holds ids and global embeddings, under a name of the index's own; paths, metadata and regions stay in the
-index. A cluster's token is read from the environment variable MILVUS_TOKEN and written nowhere.
+index. A cluster's token is read from the environment variable MILVUS_TOKEN and written nowhere; it is sent to the URI
+in MILVUS_URI only, since the URI that an index names may be a stranger's.
 """
 
 import logging
@@ -18,6 +19,11 @@ ROWS_AT_ONCE = 2048  # a request: 4 MB at width 512, of the 64 that a server tak
 LINKS = {"M": 32, "efConstruction": 200}
 MOST_RESULTS = 16_384  # a search, Milvus' own limit
 TIMEOUT = 30.0  # seconds
+
+
+def token(uri: str) -> str:
+    """What to show at `uri`: MILVUS_TOKEN where the user's own MILVUS_URI is that very address, else nothing."""
+    return os.environ.get("MILVUS_TOKEN", "") if uri == os.environ.get("MILVUS_URI") else ""
 
 
 class MilvusStore:
@@ -47,7 +53,7 @@ class MilvusStore:
         self.forgets = not self.local
         self.collection = header["collection"]
         self.effort, self.max_effort = (known or {}).get("effort") or 64, 4096
-        self.client: Any = self._asked(MilvusClient, uri=uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=TIMEOUT)
+        self.client: Any = self._asked(MilvusClient, uri=uri, token=token(uri), timeout=TIMEOUT)
         exists = self._asked(self.client.has_collection, self.collection)
         if exists and not (known or {}).get("upto"):
             self.clear()  # what a killed fill left
@@ -65,6 +71,8 @@ class MilvusStore:
             return call(*args, **kwargs)
         except Exception as error:  # grpc's, pymilvus' and milvus-lite's own
             reason = " ".join(str(getattr(error, "message", None) or error).split("\n")[0].split())
+            if not self.local and os.environ.get("MILVUS_TOKEN") and not token(self.uri):
+                reason += "; MILVUS_TOKEN was not sent, MILVUS_URI names another place"
             raise GalleryError(f"store {self.uri}: {reason}") from error
 
     def _create(self) -> None:

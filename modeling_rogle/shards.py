@@ -43,9 +43,10 @@ SCHEMA = pa.schema(
         ("mtime", pa.timestamp("us", tz="UTC")),
         ("scene", pa.string()),  # the full picture that a detector found this person in
         ("box", pa.list_(pa.float32(), 4)),  # x, y, w, h in pixels of the scene
-        ("picture", pa.string()),  # file in pictures/, null where the picture is a file of the folder
+        ("picture", pa.string()),  # <32 hex>.jpg in pictures/, null where the picture is a file of the folder
     ]
 )
+_PICTURE = r"\A[0-9a-f]{32}\.jpg\z"  # these names are joined to pictures/ and removed: never a path
 _ROWS_AT_ONCE = 4096
 
 
@@ -109,7 +110,8 @@ class Shard:
     int8, scales `[n, T]`.
 
     Raises:
-        GalleryError: a file is missing, damaged, or of another shape than the manifest says; it is named.
+        GalleryError: a file is missing, damaged, of another shape than the manifest says, or names a picture that no
+            index has; it is named.
     """
 
     def __init__(self, path: Path, rows: int, dimension: int, regions: int, precision: str):
@@ -123,6 +125,11 @@ class Shard:
             raise GalleryError(
                 f"{path / 'images.parquet'}: {len(self.table)} rows, {HEADER} says {rows}; build the index again"
             )
+        pictures = self.table.column("picture").drop_null()
+        foreign = pictures.filter(pc.invert(pc.match_substring_regex(pictures, _PICTURE)))
+        if len(foreign):
+            name = foreign[0].as_py()[:80]
+            raise GalleryError(f"{path / 'images.parquet'}: field 'picture' holds {name!r}, no picture of an index")
 
     def parts(self, kept: np.ndarray | None = None) -> Iterator[tuple[pa.Table, np.ndarray, np.ndarray, np.ndarray]]:
         """Table, global, regions and scales of the rows `kept` (all by default), some thousands at a time."""

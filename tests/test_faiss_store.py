@@ -80,6 +80,33 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path, uri):
         open_store(uri, tmp_path, header)
 
 
+def test_an_index_of_another_kind_is_named(tmp_path, uri):
+    import faiss
+
+    made(tmp_path)
+    saved = fill(tmp_path, uri)
+    faiss.write_index(faiss.IndexIDMap2(faiss.IndexFlatIP(DIMENSION)), str(tmp_path / saved["file"]))
+    with pytest.raises(GalleryError, match=f"{saved['file']}: not an index of {uri}; fill the store again"):
+        open_store(uri, tmp_path, read_manifest(tmp_path))
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut"])
+def test_a_store_whose_file_is_lost_is_filled_again(tmp_path, uri, harm):
+    made(tmp_path)
+    saved = fill(tmp_path, uri, lambda: clustered(30))
+    file = tmp_path / saved["file"]
+    file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:100])
+    again = fill(tmp_path, uri)
+    assert again["file"] != saved["file"] and {**again, "file": None} == {**saved, "file": None}
+    assert len(open_store(uri, tmp_path, read_manifest(tmp_path))) == ROWS and not file.exists()
+
+
+def test_few_vectors_are_filled_in_silence(tmp_path, capfd):
+    store = FaissStore(tmp_path, "faiss", DIMENSION, 8, None)
+    store.add(np.arange(8), clustered(8))
+    assert len(store) == 8 and capfd.readouterr() == ("", "")
+
+
 def test_without_faiss_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(GalleryError, match="faiss is not installed; pip install faiss-cpu"):

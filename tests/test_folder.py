@@ -38,6 +38,28 @@ def test_pictures_are_found_in_sub_folders_in_sorted_order_and_other_files_count
     assert picture_files(tmp_path) == (["a.png", "b/1.JPEG", "b/2.jpg"], [], 1)
 
 
+def test_an_index_inside_the_folder_is_none_of_its_pictures(tmp_path):
+    save(tmp_path / "a.jpg")
+    for name in ("index.json", "index.json.building"):
+        save(tmp_path / name.replace(".", "-") / "pictures" / "copy.jpg")
+        (tmp_path / name.replace(".", "-") / name).write_text('{"format": "rogle-gallery"}')
+    save(tmp_path / "web" / "b.jpg")
+    (tmp_path / "web" / "index.json").write_text('{"title": "not ours"}')
+    assert picture_files(tmp_path) == (["a.jpg", "web/b.jpg"], [], 1)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "ppm"])
+def test_grey_of_sixteen_bits_keeps_its_greys(tmp_path, kind):
+    grey = np.linspace(0, 255, 40 * 20).astype(np.uint16).reshape(40, 20)
+    file = tmp_path / f"a.{kind}"
+    if kind == "ppm":
+        file.write_bytes(b"P5 20 40 65535\n" + (grey << 8).astype(">u2").tobytes())
+    else:
+        Image.fromarray(grey << 8).save(file)
+    found = np.asarray(read_picture(file, file.name).image)
+    np.testing.assert_array_equal(found, np.repeat(grey[..., None], 3, axis=2))
+
+
 def test_links_are_followed_inside_the_folder_only(tmp_path):
     root = tmp_path / "root"
     save(root / "a.jpg")

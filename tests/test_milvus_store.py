@@ -6,6 +6,7 @@ from test_store import DIMENSION, ROWS, clustered, made
 
 from modeling_rogle.filling import fill, forget
 from modeling_rogle.manifest import GalleryError, read_manifest
+from modeling_rogle.milvus_store import token
 from modeling_rogle.shards import Index
 from modeling_rogle.store import exact_search, nearest, open_store
 
@@ -36,6 +37,30 @@ def test_a_server_that_does_not_answer_is_one_line(tmp_path):
         fill(tmp_path, "http://127.0.0.1:9")
     assert "\n" not in str(caught.value)
     assert read_manifest(tmp_path).get("store") is None
+
+
+def test_a_token_goes_to_the_place_that_the_user_named_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("MILVUS_TOKEN", "secret")
+    assert token("http://stranger:19530") == token(str(tmp_path / "a.db")) == ""
+    monkeypatch.setenv("MILVUS_URI", "http://mine:19530")
+    assert token("http://stranger:19530") == "" and token("http://mine:19530") == "secret"
+    made(tmp_path)
+    with pytest.raises(GalleryError, match="MILVUS_TOKEN was not sent, MILVUS_URI names another place"):
+        fill(tmp_path, "http://127.0.0.1:9")
+
+
+def test_a_collection_that_is_gone_is_filled_again(tmp_path):
+    index = made(tmp_path)
+    saved = fill(tmp_path, "milvus", lambda: clustered(8))
+    header = read_manifest(tmp_path)
+    store = open_store("milvus", tmp_path, header)
+    store.clear()
+    store.close()
+    assert fill(tmp_path, "milvus") == saved
+    store = open_store("milvus", tmp_path, read_manifest(tmp_path))
+    query = clustered(1)[0]
+    assert nearest(index, query, 10, None, store, ROWS)[0].tolist() == exact_search(index, query, 10)[0].tolist()
+    store.close()
 
 
 def test_vectors_of_another_dimension_are_named(tmp_path):

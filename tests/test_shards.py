@@ -14,6 +14,7 @@ from modeling_rogle.manifest import GalleryError
 from modeling_rogle.shards import Index, IndexWriter, dequantise, quantise, write_table
 
 REGIONS, DIMENSION = 11, 8
+FACE = "0123456789abcdef" * 2 + ".jpg"
 
 
 def unit_rows(*shape: int, seed: int = 0) -> np.ndarray:
@@ -113,8 +114,8 @@ def test_what_is_removed_is_on_no_disk_any_more(tmp_path):
     images, regions = filled(tmp_path, [4, 4])
     (tmp_path / "pictures").mkdir()
     writing = IndexWriter(tmp_path, Index(tmp_path).header)
-    writing.add([{**facts(8, 1)[0], "picture": "face.jpg"}], unit_rows(1, DIMENSION, seed=5), regions[:1])
-    (tmp_path / "pictures" / "face.jpg").write_bytes(b"a face")
+    writing.add([{**facts(8, 1)[0], "picture": FACE}], unit_rows(1, DIMENSION, seed=5), regions[:1])
+    (tmp_path / "pictures" / FACE).write_bytes(b"a face")
     writing.commit()
     writing.remove([1, 8])
     writing.commit()
@@ -165,6 +166,20 @@ def test_an_index_with_a_damaged_file_names_it(tmp_path, name, harm):
     with pytest.raises(GalleryError) as caught:
         Index(tmp_path)
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/tmp/victim.txt", "../" + FACE, FACE + "\n", "../" * 9 + "victim.jpg"])
+def test_a_picture_that_no_index_has_is_named_before_anything_is_removed(tmp_path, name):
+    filled(tmp_path, [3])
+    (file,) = tmp_path.glob("shard-*/images.parquet")
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("picture")
+    write_table(table.set_column(place, "picture", pa.array([FACE, None, name])), file)
+    with pytest.raises(
+        GalleryError, match="images.parquet: field 'picture' holds .*, no picture of an index"
+    ) as caught:
+        Index(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_empty_index_opens(tmp_path):
