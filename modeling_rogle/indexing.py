@@ -5,13 +5,13 @@ folder or detector is replaced only when its successor is whole.
 """
 
 import os
+import secrets
 import shutil
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def build_index(
         with locked(out), warnings.catch_warnings():
             # Pillow's own, about sizes and metadata: what matters is raised, and listed.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            build = _Build(source, model, processor, out, fresh, finder)
+            build = _Build(source, model, processor, out, fresh, finder, append)
             build.drop_what_changed(append)
             build.encode(batch_size, progress, default_workers(model.device) if workers is None else workers)
             counts = build.publish(append)
@@ -144,6 +144,7 @@ def _source_and_finder(
         if old["model"]["fingerprint"] != fresh["model"]["fingerprint"]:
             raise GalleryError(f"{out}: made by another model ({old['model'].get('path')}); nothing can be appended")
         detector = detector or old.get("detector")
+        fresh["precision"] = old["precision"]
         within = Path(old["folder"]) if old["files"] else None
     finder = detector if isinstance(detector, Detector) or detector is None else Detector(detector)
     found = find_source(source, within)
@@ -165,6 +166,7 @@ class _Build:
         out: Path,
         fresh: dict[str, Any],
         detector: Detector | None,
+        append: bool,
     ):
         self.source, self.model, self.processor, self.out, self.detector = source, model, processor, out, detector
         self.skipped = list(source.skipped)
@@ -172,7 +174,10 @@ class _Build:
         header, self.name = fresh, HEADER
         try:
             header = self._going_on(HEADER, fresh)
-        except (GalleryError, FileNotFoundError):
+        except (GalleryError, FileNotFoundError) as error:
+            if append:  # all that is not in the source would be lost
+                reason = f"nothing can be appended ({error}); index the whole folder without --append"
+                raise GalleryError(f"{out}: {reason}") from error
             # Of another model, of an older format or damaged: it stays until this one is whole.
             if (out / HEADER).exists():
                 self.name = STAGED
@@ -188,10 +193,11 @@ class _Build:
     def _going_on(self, name: str, fresh: dict[str, Any]) -> dict[str, Any]:
         header = read_manifest(self.out, name)
         same = ("folder", "detector", "files", "precision", "dimension", "template_boxes")
-        if header["model"]["fingerprint"] != fresh["model"]["fingerprint"] or any(
-            header.get(key) != fresh[key] for key in same
-        ):
-            raise GalleryError("another index")
+        if header["model"]["fingerprint"] != fresh["model"]["fingerprint"]:
+            raise GalleryError("made by another model")
+        for key in same:
+            if header.get(key) != fresh[key]:
+                raise GalleryError(f"{key.replace('_', ' ')} {_short(header.get(key))}, not {_short(fresh[key])}")
         Index(self.out, name)  # a damaged one is none to go on from
         return header
 
@@ -203,10 +209,11 @@ class _Build:
                 known.update(Index(self.out, name).table.column("picture").to_pylist())
             except (GalleryError, OSError):
                 continue
-        if (self.out / PICTURES).is_dir():
-            for name in os.listdir(self.out / PICTURES):
+        pictures = self.out / PICTURES
+        if pictures.is_dir() and not pictures.is_symlink():  # a link is none of ours
+            for name in os.listdir(pictures):
                 if name not in known:
-                    (self.out / PICTURES / name).unlink()
+                    (pictures / name).unlink()
 
     def drop_what_changed(self, append: bool) -> None:
         """Finds what is left to do, and takes out what is gone or changed."""
@@ -289,7 +296,7 @@ class _Build:
             bar.update(waiting)
 
     def _commit(self) -> None:
-        self.writer.commit(skipped=_listed(self.skipped), ignored=self.source.ignored)
+        self.writer.commit(complete=False, skipped=_listed(self.skipped), ignored=self.source.ignored)
 
     def _add(self, ready: list[Ready], preparer: Preparer, batch_size: int) -> None:
         if self.detector is not None:
@@ -299,7 +306,7 @@ class _Build:
             images, regions = encode_pixels(self.encoder, torch.stack([one.pixels for one in part]))
             for one in part:
                 if one.copy is not None:
-                    name = sha256(one.facts["path"].encode()).hexdigest()[:32] + ".jpg"
+                    name = secrets.token_hex(16) + ".jpg"  # none that another index, which still answers, has
                     (self.out / PICTURES).mkdir(exist_ok=True)
                     (self.out / PICTURES / name).write_bytes(one.copy)
                     one.facts["picture"] = name
@@ -340,13 +347,24 @@ class _Build:
         if append:
             names = {item["path"] for item in skipped} | {item.path for item in self.source.items}
             skipped = [item for item in self.writer.header["skipped"] if item["path"] not in names] + skipped
-        self.writer.commit(complete=True, skipped=skipped, ignored=self.source.ignored)
+        # What an unfinished index still lacks is not in the part that was appended.
+        complete = not append or self.before is None or self.before.header["complete"]
+        self.writer.commit(complete=complete, skipped=skipped, ignored=self.source.ignored)
         if self.name == STAGED:
             abandon(self.out)
             os.replace(self.out / STAGED, self.out / HEADER)
-            remove_unnamed(self.out)
-            self._remove_orphans()
+        elif (self.out / STAGED).exists():  # another that was to replace this one
+            (self.out / STAGED).unlink()
+        else:
+            return rows, self.added, self.kept, self.removed
+        remove_unnamed(self.out)
+        self._remove_orphans()
         return rows, self.added, self.kept, self.removed
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else shown(str(value))
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _listed(skipped: Sequence[Skipped]) -> list[dict[str, str]]:

@@ -108,6 +108,85 @@ def test_an_index_is_replaced_only_by_a_whole_one(folder, tools, tmp_path, monke
     assert sorted(name.split("-")[0] for name in os.listdir(out)) == ["index.json", "shard"]
 
 
+def break_after(batches: int, monkeypatch) -> None:
+    """Commits every batch, and breaks off at the one after so many."""
+    real, calls = indexing.encode_pixels, []
+    monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(
+        indexing, "encode_pixels", lambda *args: calls.append(0) or real(*args) if len(calls) < batches else 1 / 0
+    )
+
+
+@pytest.mark.parametrize("mismatch", ["detector", "damage"])
+def test_what_cannot_be_appended_leaves_the_index_as_it_is(folder, tools, tmp_path, mismatch):
+    out, options = tmp_path / "index", {}
+    build(folder, tools, out)
+    make_pictures(folder / "b", 3)
+    if mismatch == "detector":
+        options, reason = {"detector": make_detector(tmp_path / "yolos")}, "detector none, not .*yolos"
+    else:
+        next(out.glob("shard-*/global.npy")).write_bytes(b"")
+        reason = "global.npy: missing or damaged.*"
+    before = (out / "index.json").read_bytes()
+    with pytest.raises(GalleryError, match=rf"nothing can be appended \(.*{reason}\); .* without --append") as caught:
+        build(folder / "b", tools, out, append=True, **options)
+    assert "\n" not in str(caught.value) and (out / "index.json").read_bytes() == before
+
+
+def test_what_is_appended_takes_the_precision_that_the_index_has(folder, tools, tmp_path):
+    out = tmp_path / "index"
+    build(folder, tools, out, precision="bfloat16")
+    make_pictures(folder / "b", 3)
+    assert build(folder / "b", tools, out, append=True).images == 11
+    assert read_manifest(out)["precision"] == "bfloat16"
+
+
+def test_an_unfinished_index_stays_so_when_a_part_is_appended(folder, tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        break_after(1, broken)
+        build(folder, tools, out)
+    make_pictures(folder / "b", 3)
+    assert build(folder / "b", tools, out, append=True).images == 6 and not Gallery.open(out).complete
+    assert build(folder, tools, out).images == 11 and Gallery.open(out).complete
+
+
+def test_an_index_is_unfinished_while_more_is_encoded(folder, tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    build(folder, tools, out)
+    make_pictures(folder / "b", 6)
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        break_after(1, broken)
+        build(folder, tools, out)
+    assert not Gallery.open(out).complete and len(Gallery.open(out)) == 11
+
+
+def test_a_replacement_that_was_given_up_leaves_nothing(folder, tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    build(folder, tools, out)
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        break_after(1, broken)
+        build(make_pictures(tmp_path / "other", 7), tools, out)
+    assert (out / "index.json.building").exists()
+    build(folder, tools, out)
+    assert sorted(name.split("-")[0] for name in os.listdir(out)) == ["index.json", "shard"]
+    assert len(list(out.glob("shard-*"))) == len(read_manifest(out)["shards"])
+
+
+def test_a_replacement_leaves_the_pictures_of_the_index_that_answers(tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    build(data_rows(), tools, out)
+    pictures = {file: file.read_bytes() for file in (out / "pictures").iterdir()}
+    other = [{**row, "image": Image.new("RGB", row["image"].size, "blue")} for row in data_rows()]
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(indexing.IndexWriter, "commit", lambda *args, **fields: 1 / 0)  # its pictures are written
+        build(other, tools, out, precision="bfloat16")
+    assert all(file.read_bytes() == data for file, data in pictures.items())
+    assert build(other, tools, out, precision="bfloat16").images == 3
+    held = {out / "pictures" / name for name in Index(out).table.column("picture").to_pylist()}
+    assert held == set((out / "pictures").iterdir()) and not held & set(pictures)
+
+
 def test_metadata_are_searched_and_brought_up_to_date_without_encoding(folder, tools, tmp_path):
     out = tmp_path / "index"
     (folder / "metadata.csv").write_text("file_name,camera,count\n00.png,c1,1\n01.png,c2,2\n02.png,c2,3\n")
