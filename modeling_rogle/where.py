@@ -129,7 +129,7 @@ class _Parser:
             return _COMPARE[sign](column, self._value(name, kind))
         negated = self._take("keyword", "not")
         if self._take("keyword", "in"):
-            found = self._among(column, self._values(name, kind))
+            found = self._among(column, kind, self._values(name, kind))
         elif self._take("keyword", "like"):
             found = self._like(column, name, kind)
         elif pa.types.is_boolean(kind) and not negated:
@@ -139,8 +139,12 @@ class _Parser:
             self._fail(self.tokens[self.next][2], f"{expected} was expected, not {self._seen(self.next)}")
         return ~found if negated else found
 
-    def _among(self, column: pc.Expression, values: Sequence[pa.Scalar]) -> pc.Expression:
-        among = column.isin(pa.array([value.as_py() for value in values], values[0].type))
+    def _among(self, column: pc.Expression, kind: pa.DataType, values: Sequence[pa.Scalar]) -> pc.Expression:
+        listed, listed_as = [value.as_py() for value in values], values[0].type
+        if pa.types.is_integer(kind):  # equals no fraction; 61.0 and 61 are one
+            listed = [int(value) for value in listed if value == int(value) and abs(value) < 2**63]
+            listed_as = pa.int64()
+        among = column.isin(pa.array(listed, listed_as))
         return pc.if_else(column.is_valid(), among, pa.scalar(None, pa.bool_()))  # isin() alone says false of a null
 
     def _like(self, column: pc.Expression, name: str, kind: pa.DataType) -> pc.Expression:

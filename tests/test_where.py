@@ -58,6 +58,10 @@ def passing(where: str, table: pa.Table = TABLE) -> list[int]:
     ("where", "rows"),
     [
         ("camera = 'c3'", [1]),
+        ("width in (1, 60.7)", []),
+        ("width in (60.7, 40)", [0]),
+        ("width in (40.0, 61, 1e30)", [0]),
+        ("width not in (1, 60.7)", [0, 1, 2]),
         ('camera == "c3"', [1]),
         ("camera != 'c3'", [0, 2]),
         ("camera <> 'c3' OR camera IS NULL", [0, 2, 3]),
