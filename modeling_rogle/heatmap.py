@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from .folder import PictureError, read_picture
+from .folder import Picture, PictureError, read_picture
 from .gallery import Match
 from .modeling_rogle import RogleModel
 from .pictures import (
@@ -101,12 +101,12 @@ def draw_maps(
     shown = []
     for match in matches[:MAX_PICTURES]:
         try:
-            shown.append((match, read_picture(match.file, match.path, (THUMB_HEIGHT, CELL)).image))
+            shown.append((match, read_picture(match.file, match.path, (THUMB_HEIGHT, CELL))))
         except PictureError:  # gone or changed since it was indexed
             continue
     if not shown:
         raise ValueError("heat map: none of the pictures is there any more")
-    similarity = patch_similarity(model, processor, [image for _, image in shown], [texts[i] for i in numbers])
+    similarity = patch_similarity(model, processor, [found.image for _, found in shown], [texts[i] for i in numbers])
     width = max(2 * MARGIN + len(shown) * (CELL + GAP) - GAP, 560)
     rows = [
         _row(number, texts[number], maps, shown, width - 2 * MARGIN)
@@ -120,9 +120,7 @@ def draw_maps(
     return save_picture(canvas, path)
 
 
-def _row(
-    number: int, text: str, maps: np.ndarray, shown: Sequence[tuple[Match, Image.Image]], width: int
-) -> Image.Image:
+def _row(number: int, text: str, maps: np.ndarray, shown: Sequence[tuple[Match, Picture]], width: int) -> Image.Image:
     lines = wrap(text, font_of(TEXT), width - 32)
     top = len(lines) * (TEXT + 7) + 8
     image = Image.new("RGB", (width, top + THUMB_HEIGHT + 30 + BAR + 28), PAPER)
@@ -131,10 +129,10 @@ def _row(
     for i, line in enumerate(lines):
         draw.text((30, i * (TEXT + 7)), line, fill=INK, font=font_of(TEXT))
     low, high = np.quantile(maps, (0.02, 0.995))
-    for column, (match, picture) in enumerate(shown):
+    for column, (match, found) in enumerate(shown):
         x = column * (CELL + GAP)
         draw.rectangle((x, top, x + CELL - 1, top + THUMB_HEIGHT - 1), fill=PALE)
-        covered = overlay(picture, maps[column], float(low), float(high))
+        covered = overlay(found.image, maps[column], float(low), float(high), (found.width, found.height))
         image.paste(covered, (x + (CELL - covered.width) // 2, top + (THUMB_HEIGHT - covered.height) // 2))
         below = top + THUMB_HEIGHT + 6
         draw.text((x, below), f"#{match.rank}", fill=INK, font=font_of(SMALL))
@@ -148,10 +146,16 @@ def _row(
     return image
 
 
-def overlay(picture: Image.Image, similarity: np.ndarray, low: float, high: float) -> Image.Image:
-    """The whole picture in grey, fitted into a cell, under the map `[rows, columns]` scaled from low to high."""
-    scale = min(CELL / picture.width, THUMB_HEIGHT / picture.height)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+def overlay(
+    picture: Image.Image, similarity: np.ndarray, low: float, high: float, size: tuple[int, int] | None = None
+) -> Image.Image:
+    """The whole picture in grey, fitted into a cell, under the map `[rows, columns]` scaled from low to high.
+
+    size: width and height of its file, where each side was shrunk by a factor of its own; by default the picture's.
+    """
+    width, height = size or picture.size
+    scale = min(CELL / width, THUMB_HEIGHT / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     grey = ImageOps.grayscale(picture.resize(size, Image.Resampling.LANCZOS))
     share = np.clip((similarity - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
     smooth = np.asarray(Image.fromarray(share).resize(size, Image.Resampling.BILINEAR))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_rogle import heatmap
 from modeling_rogle.gallery import Gallery, load_model
 from modeling_rogle.heatmap import draw_maps, overlay, patch_similarity
 
@@ -56,6 +57,15 @@ def test_a_row_a_sentence_or_one_alone(loaded, matches, tmp_path):
     both = Image.open(draw_maps(*loaded, matches, tmp_path / "both.png"))
     one = Image.open(draw_maps(*loaded, matches, tmp_path / "one.png", sentence=2))
     assert both.width == one.width > 3 * 200 and both.height > 1.8 * one.height
+
+
+def test_a_large_picture_keeps_its_proportions(loaded, matches, tmp_path, monkeypatch):
+    Image.new("RGB", (2000, 500), "red").save(tmp_path / "wide.png")  # is decoded with its sides nearer to each other
+    wide = type(matches[0])(**{**vars(matches[0]), "file": tmp_path / "wide.png"})
+    drawn, draw = [], overlay
+    monkeypatch.setattr(heatmap, "overlay", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    draw_maps(*loaded, [wide], tmp_path / "map.png", sentence=1)
+    assert drawn[0].width / drawn[0].height == pytest.approx(4, rel=0.05)
 
 
 def test_pictures_that_are_gone_are_left_out(loaded, matches, tmp_path):
