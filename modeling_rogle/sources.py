@@ -10,6 +10,7 @@ import glob
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,9 @@ def _metadata(folder: Path, inside: Path, known: set[str]) -> pa.Table | None:
     # Deeper folders first: what lies nearer to a picture wins.
     files = sorted((Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name in METADATA))
     for file in sorted(files, key=lambda file: -len(file.parts)):
+        if not file.resolve().is_relative_to(folder):  # what lies outside is no business of this index
+            warnings.warn(f"{shown(file)}: symbolic link out of the folder; not read", stacklevel=4)
+            continue
         table = _read_metadata(file)
         here = inside / file.parent.relative_to(folder)
         names = table.column("file_name").to_pylist()
@@ -154,6 +158,9 @@ def _read_metadata(file: Path) -> pa.Table:
         raise GalleryError(f"{file}: cannot be read ({_first_line(error)})") from error
     if "file_name" not in table.column_names:
         raise GalleryError(f"{file}: no column 'file_name'; it holds {', '.join(table.column_names) or 'nothing'}")
+    twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    if twice is not None:
+        raise GalleryError(f"{file}: column {twice!r} stands there twice")
     taken = sorted(set(table.column_names) & set(SCHEMA.names))
     if taken:
         raise GalleryError(f"{file}: column {taken[0]!r} is the index's own; name it otherwise")

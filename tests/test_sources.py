@@ -85,6 +85,8 @@ def test_metadata_beside_the_pictures_is_typed_and_the_nearest_wins(photos):
         ("name,camera\nc.png,1\n", "metadata.csv: no column 'file_name'; it holds name, camera"),
         ("file_name,sha256\nc.png,1\n", "metadata.csv: column 'sha256' is the index's own"),
         ("file_name,x\nc.png,1\nc.png,2\n", "metadata.csv: field 'file_name': c.png stands there twice"),
+        ("file_name,x,x\nc.png,1,2\n", "metadata.csv: column 'x' stands there twice"),
+        ("file_name,x,file_name\nc.png,1,2\n", "metadata.csv: column 'file_name' stands there twice"),
         ("file_name,x\nc.png,1,2,3\n", "metadata.csv: cannot be read"),
     ],
 )
@@ -93,6 +95,15 @@ def test_metadata_that_cannot_be_right_are_named(photos, text, message):
     with pytest.raises(GalleryError, match=message) as caught:
         find_source(photos)
     assert "\n" not in str(caught.value)
+
+
+def test_metadata_that_are_a_link_out_of_the_folder_are_not_read(photos, tmp_path):
+    (tmp_path / "secret.csv").write_text("password\nx\n")
+    (photos / "metadata.csv").symlink_to(tmp_path / "secret.csv")
+    (photos / "a" / "metadata.csv").write_text("file_name,camera\n1.png,c1\n")
+    with pytest.warns(UserWarning, match="metadata.csv: symbolic link out of the folder; not read"):
+        table = find_source(photos).metadata
+    assert table.to_pylist() == [{"camera": "c1", "path": "a/1.png"}]
 
 
 def rows(count: int = 3) -> list[dict]:
