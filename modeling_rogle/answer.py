@@ -1,5 +1,6 @@
 """What a search answers, as plain data for JSON and as lines for a terminal."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
@@ -12,7 +13,7 @@ from .gallery import Matches, SentenceMatch
 
 def as_plain(matches: Matches) -> dict[str, Any]:
     """`nobody` and `false_alarm_rate` (None without a calibration) and `results`, each a [`Match`] as a dict; of types
-    that JSON knows, times in ISO 8601."""
+    that JSON knows: times in ISO 8601, None for a number that is not finite."""
     results = [_plain(asdict(match)) for match in matches]
     return {"nobody": matches.nobody, "false_alarm_rate": matches.false_alarm_rate, "results": results}
 
@@ -58,6 +59,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, date):  # a datetime is one
         return value.isoformat()
     if isinstance(value, Path):

@@ -211,6 +211,13 @@ def _index(args: argparse.Namespace) -> None:
 def _search(args: argparse.Namespace) -> None:
     if args.heatmap is not None and not args.save_map:
         raise ValueError("--heatmap: needs --save-map PICTURE")
+    if args.heatmap is not None:
+        from .query import MAX_SENTENCES
+        from .sentences import split_sentences
+
+        count = min(len(split_sentences(args.query)), MAX_SENTENCES)
+        if not 1 <= args.heatmap <= count:
+            raise ValueError(f"--heatmap: no sentence {args.heatmap}, the query has {count}")
     if args.save or args.save_map:
         from .pictures import check_suffix
 

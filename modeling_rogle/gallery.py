@@ -89,7 +89,7 @@ class Gallery:
             GalleryError: nothing to index, `out` holds something that is not an index or is being written by another
                 process, a model whose weights are broken, a store that does not answer.
         """
-        out = Path(out)
+        out, store = Path(out), _placed(store)
         if store not in (None, "exact"):
             check_store(store, out, model.config.projection_dim)  # before the work, not after it
         report = build_index(
@@ -132,7 +132,7 @@ class Gallery:
             GalleryError: not an index, of another version, incomplete, made by another model than the one given, or a
                 store that it was never filled into.
         """
-        return cls(Path(path), model, processor, store)
+        return cls(Path(path), model, processor, _placed(store))
 
     def _open_index(self) -> None:
         self._index = Index(self.path)
@@ -284,7 +284,7 @@ class Gallery:
         if not len(self):
             raise GalleryError(f"{self.path}: no image is left in this index")
         asked = self.encode_query(query, image)
-        self._warn(query)
+        self._warn(asked.text)
         weight = self._weight(local_weight)
         count = max(reranked, top_k, DEPTH)
         candidates, global_scores = nearest(
@@ -458,6 +458,11 @@ class Gallery:
                 f"{self.path}: made by another model ({name}, {self._index.header['dimension']} numbers an "
                 "image); search with that one, or index the folder again"
             )
+
+
+def _placed(store: str | None) -> str | None:
+    """A store's file by its absolute path: the index is opened from other folders too."""
+    return os.path.abspath(store) if store and store.endswith(".db") and "://" not in store else store
 
 
 def _sampled(rows: np.ndarray) -> np.ndarray:

@@ -15,6 +15,8 @@ from .modeling_rogle import RogleModel
 from .processing_rogle import RogleProcessor
 from .sentences import split_sentences
 
+MAX_SENTENCES = 64  # of a query; a description has a few, and each costs a row of every candidate's regions
+
 
 @dataclass(frozen=True)
 class Query:
@@ -36,9 +38,16 @@ def encode_query(
         GalleryError: neither words nor a picture, a picture that cannot be read, broken weights.
 
     Warns:
-        UserWarning: the text is longer than the model reads; says how many tokens were cut.
+        UserWarning: the text has more than 64 sentences, of which the rest is left out, or is longer than the model
+            reads; says how many sentences or tokens were cut.
     """
     sentences = split_sentences(text)
+    if len(sentences) > MAX_SENTENCES:
+        warnings.warn(
+            f"query: {len(sentences)} sentences, at most {MAX_SENTENCES} are read: the rest is left out", stacklevel=3
+        )
+        sentences = sentences[:MAX_SENTENCES]
+        text = text[: sentences[-1][2]]
     if not sentences and image is None:
         raise GalleryError('query: no words in it; describe a person, as in "a man in a red coat"')
     embeds, said = [], np.zeros((0, model.config.projection_dim), dtype=np.float32)
@@ -59,7 +68,9 @@ def _picture(model: RogleModel, image: str | Path | Image.Image) -> Image.Image:
     try:
         if isinstance(image, Image.Image):
             return image.convert("RGB")
-        return read_picture(Path(image), str(image), least).image
+        with warnings.catch_warnings():  # large ones are decoded; those over the limit are refused
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return read_picture(Path(image), str(image), least).image
     except PictureError as error:
         raise GalleryError(f"query picture {image}: {error}") from error
 

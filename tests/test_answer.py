@@ -20,11 +20,12 @@ def found(rank: int, moved: int | None = None, probability: float | None = None,
 
 def test_everything_becomes_json():
     facts = {"time": datetime(2024, 5, 1, 9, tzinfo=UTC), "day": date(2024, 5, 1), "tags": ["a"], "camera": None}
+    facts |= {"speed": float("inf"), "heat": float("nan")}
     plain = json.loads(json.dumps(as_plain(Matches([found(1, **facts)]))))
     assert plain["nobody"] is None and plain["false_alarm_rate"] is None
     (result,) = plain["results"]
     times = {"time": "2024-05-01T09:00:00+00:00", "day": "2024-05-01"}
-    assert result["metadata"] == {**times, "tags": ["a"], "camera": None}
+    assert result["metadata"] == {**times, "tags": ["a"], "camera": None, "speed": None, "heat": None}
     assert result["sentences"][0]["box"] == [1.0, 2.0, 3.0, 4.0] and result["file"] == "/pictures/c3/1\n.png"
 
 

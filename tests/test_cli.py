@@ -173,6 +173,10 @@ def test_bad_input_is_one_line_and_exit_2(index, pictures, tiny_checkpoint, tmp_
         (("search", QUERY, "--index", index, "--where", "widht > 3"), "rogle search: where, character 1: no column "),
         (("search", QUERY, "--index", index, "--image", gone), "rogle search: query picture "),
         (("search", QUERY, "--index", index, "--heatmap", "1"), "rogle search: --heatmap: needs --save-map"),
+        (
+            ("search", QUERY, "--index", index, "--save-map", gone, "--heatmap", "7"),
+            "rogle search: --heatmap: no sentence 7, the query has 2",
+        ),
         (("search", QUERY, "--index", index, "--save-map", "x.bmp"), "rogle search: x.bmp: save the picture as .png"),
         (("calibrate", "--dataset", "synthetic-tiny"), "rogle calibrate: --dataset: needs --model too"),
         (("calibrate", "--index", index), "rogle calibrate: --index: needs --pairs too"),

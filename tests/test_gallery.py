@@ -334,15 +334,34 @@ def test_bad_queries(indexed, tools, arguments, message):
 
 def test_a_query_that_is_too_long_is_cut_with_one_warning(indexed, tools):
     gallery = Gallery.open(indexed, *tools)
-    long = " ".join(["He wears grey shorts."] * 500)
+    long = " ".join(["He wears grey shorts."] * 60)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         matches = gallery.search(long, top_k=3)
-    assert len(matches) == 3 and len(matches[0].sentences) == 500
+    assert len(matches) == 3 and len(matches[0].sentences) == 60
     assert len(caught) == 1
     tokens = len(tools[1].tokenizer(long, verbose=False)["input_ids"])
     assert f"query: {tokens} tokens, the model reads 64: the last {tokens - 64} were cut" in str(caught[0].message)
-    assert "500 of 500 sentences are still read in full" in str(caught[0].message)
+    assert "60 of 60 sentences are still read in full" in str(caught[0].message)
+
+
+def test_a_store_s_file_is_found_from_another_folder(tools, tmp_path, monkeypatch):
+    pytest.importorskip("pymilvus")
+    pytest.importorskip("milvus_lite")
+    for name in ("here", "there"):
+        make_dir(tmp_path / name)
+    folder, index = make_pictures(tmp_path / "pictures", 3), tmp_path / "index"
+    monkeypatch.chdir(tmp_path / "here")
+    Gallery.build(folder, *tools, index, progress=False, store="rel.db")
+    assert json.loads((index / "index.json").read_text())["store"]["uri"] == str(tmp_path / "here" / "rel.db")
+    for place, name in (("here", "rel.db"), ("there", "../here/rel.db"), ("there", None)):
+        monkeypatch.chdir(tmp_path / place)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            gallery = Gallery.open(index, *tools, store=name)
+            assert len(gallery.search(QUERY)) == 3
+            gallery.close()
+    assert not list((tmp_path / "there").iterdir())
 
 
 def test_models_that_cannot_search(tiny_checkpoint, tmp_path):

@@ -31,6 +31,21 @@ def test_pictures_that_cannot_be_read_are_named(tiny_model, tiny_processor, tmp_
         encode_query(tiny_model, tiny_processor, " .")
 
 
+def test_only_the_first_sentences_of_a_flood_are_read(tiny_model, tiny_processor):
+    flood = "Red. " * 30_000
+    with pytest.warns(UserWarning) as caught:
+        query = encode_query(tiny_model, tiny_processor, flood)
+    assert "query: 30000 sentences, at most 64 are read: the rest is left out" in str(caught[0].message)
+    assert len(query.sentences) == len(query.sentence_embeds) == 64 and len(query.text) < 400
+
+
+def test_a_large_query_picture_is_no_warning(tiny_model, tiny_processor, tmp_path, recwarn, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # Pillow warns above, and refuses above twice
+    Image.new("RGB", (20, 50), "red").save(tmp_path / "q.png")
+    encode_query(tiny_model, tiny_processor, image=tmp_path / "q.png")
+    assert not [item for item in recwarn if issubclass(item.category, Image.DecompressionBombWarning)]
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_late_interaction_and_what_each_sentence_moved(weight):
     n, count, regions = 30, 3, unit_rows(30, 4, 8)
