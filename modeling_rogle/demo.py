@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
@@ -29,6 +29,7 @@ _CSS = """
 #why td { padding: 2px 10px 2px 0; vertical-align: top; } #why .mark { color: #fff; padding: 0 6px; }
 #regions img { max-width: 236px; }
 """
+_INTERNAL = {"id", "sha256", "picture", "box"}  # columns that nobody filters by
 _CLEARED = (None, [], None, "", "")
 
 
@@ -39,7 +40,7 @@ def build(gallery: Gallery) -> Any:
         ValueError: Gradio is not installed.
     """
     gr = _gradio()
-    columns = ", ".join(html.escape(name) for name in gallery.schema.names)
+    columns = ", ".join(html.escape(name) for name in gallery.schema.names if name not in _INTERNAL)
 
     def search(query: str, picture: str | None, where: str, top_k: float) -> tuple:
         matches, said = answer(gallery, query, picture, where, int(top_k))
@@ -67,6 +68,7 @@ def build(gallery: Gallery) -> Any:
                     label="or a picture of the person", type="filepath", image_mode=None,
                     sources=["upload", "clipboard"], height=180, elem_id="picture",
                 )  # fmt: skip
+                picture.preprocess = _told(picture.preprocess, gr.Error)
                 where = gr.Textbox(
                     label="Filter", placeholder="width > 60 and path like 'c3%'", info=f"columns: {columns}",
                     elem_id="where",
@@ -132,13 +134,15 @@ def launch(gallery: Gallery, host: str = "127.0.0.1", port: int = 7860, block: b
     return page
 
 
-def answer(gallery: Gallery, query: str, picture: str | None, where: str, top_k: int) -> tuple[Matches | None, str]:
+def answer(
+    gallery: Gallery, query: str | None, picture: str | None, where: str | None, top_k: int
+) -> tuple[Matches | None, str]:
     """Searches for what was typed; the matches, None if that failed, and what is to be said, as HTML."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             gallery.refresh()
-            matches = gallery.search(query or "", top_k, image=picture or None, where=where.strip() or None)
+            matches = gallery.search(query or "", top_k, image=picture or None, where=(where or "").strip() or None)
         except (ValueError, OSError) as error:
             return None, _lines([str(error).splitlines()[0]], "wrong")
     notes = [str(item.message) for item in caught if issubclass(item.category, UserWarning)]
@@ -192,6 +196,18 @@ def shareable(query: str, where: str, matches: Matches) -> str:
     for item in plain["results"]:
         item.pop("file")
     return json.dumps({"query": query, "where": where or None, **plain}, ensure_ascii=False, indent=1)
+
+
+def _told(opened: Callable[[Any], Any], kind: type[Exception]) -> Callable[[Any], Any]:
+    """Gradio opens an upload before the search does, and whatever is wrong with it is to be one line there too."""
+
+    def checked(payload: Any) -> Any:
+        try:
+            return opened(payload)
+        except Exception as error:  # hostile bytes raise almost anything
+            raise kind("the upload is not a picture that can be read", print_exception=False) from error
+
+    return checked
 
 
 def _lines(lines: Sequence[str] | Any, kind: str = "verdict") -> str:

@@ -52,6 +52,25 @@ def test_what_is_to_be_said_is_said_in_escaped_lines(gallery, query, where, said
     assert said in lines and "<b>" not in lines
 
 
+def test_a_filter_that_is_not_there_and_a_flood_of_sentences_are_answered(gallery):
+    matches, said = demo.answer(gallery, "Red. " * 30_000, None, None, 5)
+    assert len(matches) == 3 and "30000 sentences, at most 64 are read" in said
+
+
+def test_an_upload_that_is_no_picture_is_one_line_and_hints_name_what_can_be_filtered(gallery, tmp_path, monkeypatch):
+    gr = pytest.importorskip("gradio")
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    parts = {block.elem_id: block for block in demo.build(gallery).blocks.values()}
+    (tmp_path / "notes.png").write_text("x")
+    upload = gr.components.image.ImageData
+    with pytest.raises(gr.Error, match="the upload is not a picture that can be read") as caught:
+        parts["picture"].preprocess(upload(path=str(tmp_path / "notes.png"), orig_name="notes.png"))
+    assert not caught.value.print_exception
+    red = str(gallery.folder / "red.png")
+    assert parts["picture"].preprocess(upload(path=red, orig_name="red.png")) == red
+    assert parts["where"].info == "columns: path, width, height, bytes, mtime, scene"
+
+
 def test_a_gallery_that_lost_its_pictures_says_so(gallery):
     gallery.delete(["red.png", "blue.png", HOSTILE])
     matches, said = demo.answer(gallery, QUERY, None, "", 5)
