@@ -20,7 +20,7 @@ from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from modeling_rogle.calibration import Calibration, Logistic
 from modeling_rogle.gallery import Gallery, GalleryError, fingerprint, load_model
 from modeling_rogle.matching import TEMPLATE_LABELS, template_boxes
-from modeling_rogle.shards import quantise
+from modeling_rogle.shards import Index, quantise
 
 COLOURS = ("red", "green", "blue", "white", "black", "orange", "purple", "brown", "pink", "grey")
 QUERY = "A man wears a red jacket. His shoes are white."
@@ -135,6 +135,18 @@ def test_how_many_are_asked_for_changes_nobody_s_place(indexed, tools):
     none = gallery.search(QUERY, local_weight=1.0, reranked=0)
     assert [match.path for match in none] == by_global and none[0].score == none[0].global_score
     assert none[0].sentences[0].moved == 0 and none[0].sentences[0].label
+
+
+def test_the_regions_of_many_candidates_are_read_in_blocks(indexed, tools, monkeypatch):
+    gallery, read, sizes = Gallery.open(indexed, *tools), Index.region_cosines, []
+    at_once = gallery.search(QUERY)
+    monkeypatch.setattr("modeling_rogle.gallery._ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(
+        Index, "region_cosines", lambda self, rows, said: sizes.append(len(rows)) or read(self, rows, said)
+    )
+    found = gallery.search(QUERY)
+    assert sizes == [4, 4, 2] and [match.path for match in found] == [match.path for match in at_once]
+    assert [match.score for match in found] == pytest.approx([match.score for match in at_once], abs=1e-6)
 
 
 def test_the_default_weight_is_the_one_of_the_model(indexed, tools, monkeypatch):
