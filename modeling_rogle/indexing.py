@@ -93,6 +93,7 @@ def build_index(
         raise GalleryError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}")
     check_is_ours(out)
     fresh = _fresh_header(model, precision)
+    part = os.path.abspath(source) if append and isinstance(source, str | Path) else None
     source, finder = _source_and_finder(source, out, fresh, append, detector)
     fresh |= {"folder": source.root, "detector": finder.name if finder else None, "files": source.rows is None}
     created = not out.exists()
@@ -101,7 +102,7 @@ def build_index(
         with locked(out), warnings.catch_warnings():
             # Pillow's own, about sizes and metadata: what matters is raised, and listed.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            build = _Build(source, model, processor, out, fresh, finder, append)
+            build = _Build(source, model, processor, out, fresh, finder, append, part)
             build.drop_what_changed(append)
             build.encode(batch_size, progress, default_workers(model.device) if workers is None else workers)
             counts = build.publish(append)
@@ -128,6 +129,7 @@ def _fresh_header(model: RogleModel, precision: str) -> dict[str, Any]:
         "shards": [],
         "next_id": 0,
         "complete": False,
+        "appending": None,  # the only part that an unfinished index lacks
         "metadata": None,
         "store": None,
         "ignored": 0,
@@ -167,6 +169,7 @@ class _Build:
         fresh: dict[str, Any],
         detector: Detector | None,
         append: bool,
+        part: str | None,
     ):
         self.source, self.model, self.processor, self.out, self.detector = source, model, processor, out, detector
         self.skipped = list(source.skipped)
@@ -186,6 +189,9 @@ class _Build:
                 except (GalleryError, FileNotFoundError):
                     header = fresh
         self.before = Index(out, self.name) if header is not fresh else None
+        # What an unfinished index still lacks is not in the part that is appended, unless it lacks just that part.
+        self.whole = not append or header["complete"] or (part is not None and header.get("appending") == part)
+        self.unfinished = {"complete": False, "appending": part if self.whole else None}
         self.writer = IndexWriter(out, header, self.name)
         remove_unnamed(out)
         self._remove_orphans()
@@ -209,11 +215,10 @@ class _Build:
                 known.update(Index(self.out, name).table.column("picture").to_pylist())
             except (GalleryError, OSError):
                 continue
-        pictures = self.out / PICTURES
-        if pictures.is_dir() and not pictures.is_symlink():  # a link is none of ours
-            for name in os.listdir(pictures):
+        if (self.out / PICTURES).is_dir():
+            for name in os.listdir(self.out / PICTURES):
                 if name not in known:
-                    (pictures / name).unlink()
+                    (self.out / PICTURES / name).unlink()
 
     def drop_what_changed(self, append: bool) -> None:
         """Finds what is left to do, and takes out what is gone or changed."""
@@ -243,7 +248,7 @@ class _Build:
             if self.writer.header.get("store"):
                 fields["store"] = forget(self.out, self.writer.header, ids)
             self.writer.remove(ids)
-            self.writer.commit(**fields, complete=False)
+            self.writer.commit(**fields, **self.unfinished)
 
     def _unchanged(self, item: Item, size: int, mtime: int | None, digest: str) -> bool:
         if item.mtime is not None and item.bytes != size:
@@ -296,7 +301,7 @@ class _Build:
             bar.update(waiting)
 
     def _commit(self) -> None:
-        self.writer.commit(complete=False, skipped=_listed(self.skipped), ignored=self.source.ignored)
+        self.writer.commit(**self.unfinished, skipped=_listed(self.skipped), ignored=self.source.ignored)
 
     def _add(self, ready: list[Ready], preparer: Preparer, batch_size: int) -> None:
         if self.detector is not None:
@@ -347,9 +352,7 @@ class _Build:
         if append:
             names = {item["path"] for item in skipped} | {item.path for item in self.source.items}
             skipped = [item for item in self.writer.header["skipped"] if item["path"] not in names] + skipped
-        # What an unfinished index still lacks is not in the part that was appended.
-        complete = not append or self.before is None or self.before.header["complete"]
-        self.writer.commit(complete=complete, skipped=skipped, ignored=self.source.ignored)
+        self.writer.commit(complete=self.whole, appending=None, skipped=skipped, ignored=self.source.ignored)
         if self.name == STAGED:
             abandon(self.out)
             os.replace(self.out / STAGED, self.out / HEADER)

@@ -259,9 +259,14 @@ class IndexWriter:
         path: the index folder, which exists.
         header: the manifest to go on from; `shards`, `images` and `next_id` are kept here.
         name: file name of the manifest that is written.
+
+    Raises:
+        GalleryError: the folder of pictures is a link, and what is removed there would be somebody's.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], name: str = HEADER):
+        if (path / PICTURES).is_symlink():
+            raise GalleryError(f"{path / PICTURES}: a symbolic link, no folder of an index")
         self.path, self.header, self.name = path, dict(header), name
         self.pending: list[tuple[pa.Table, np.ndarray, np.ndarray, np.ndarray]] = []
         self.removed: set[int] = set()

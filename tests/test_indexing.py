@@ -151,6 +151,21 @@ def test_an_unfinished_index_stays_so_when_a_part_is_appended(folder, tools, tmp
     assert build(folder, tools, out).images == 11 and Gallery.open(out).complete
 
 
+def test_an_appending_that_broke_off_is_finished_by_the_same_one(folder, tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    build(f"{folder}/0*.png", tools, out)
+    make_pictures(folder / "b", 4)
+    make_pictures(folder / "c", 1)
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        break_after(1, broken)
+        build(folder / "b", tools, out, append=True)
+    assert not Gallery.open(out).complete
+    shutil.copytree(out, tmp_path / "other")
+    build(folder / "c", tools, tmp_path / "other", append=True)
+    assert not Gallery.open(tmp_path / "other").complete
+    assert build(folder / "b", tools, out, append=True).added == 1 and Gallery.open(out).complete
+
+
 def test_an_index_is_unfinished_while_more_is_encoded(folder, tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     build(folder, tools, out)

@@ -182,6 +182,13 @@ def test_a_picture_that_no_index_has_is_named_before_anything_is_removed(tmp_pat
     assert "\n" not in str(caught.value)
 
 
+def test_nothing_is_written_where_the_folder_of_pictures_is_a_link(tmp_path):
+    filled(tmp_path / "index", [3])
+    (tmp_path / "index" / "pictures").symlink_to(tmp_path)
+    with pytest.raises(GalleryError, match="pictures: a symbolic link, no folder of an index"):
+        IndexWriter(tmp_path / "index", Index(tmp_path / "index").header)
+
+
 def test_an_empty_index_opens(tmp_path):
     writer(tmp_path).commit()
     index = Index(tmp_path)
