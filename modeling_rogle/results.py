@@ -31,7 +31,8 @@ class Match:
     """A result. `path` is relative to the indexed folder, `file` absolute; `score` ranks, `global_score` is the cosine
     of query and picture, `global_rank` the rank by that alone; width and height in pixels of the upright picture (EXIF
     applied). `metadata`: the user's columns; `scene`, `scene_box`: of a person that a detector found, the full picture
-    and x, y, w, h in its pixels; `probability` that this is the described person, None without a calibration or beyond late interaction."""
+    and x, y, w, h in its pixels; `probability` that this is the described person, None without a calibration or beyond
+    late interaction."""
 
     rank: int
     path: str
