@@ -77,7 +77,8 @@ class Gallery:
         Args:
             source: a folder, a glob, a folder of a data set, or rows; see [`find_source`].
             batch_size: pictures a forward.
-            append: keep what is indexed and not in `source`, which must then lie inside the indexed folder.
+            append: keep what is indexed and not in `source`, which must then lie inside the indexed folder; the
+                precision is the index's own, and an index of another model or detector, or a damaged one, is an error.
             detector: an object-detection model of transformers, by folder or Hub name, where the pictures are full
                 scenes: each person found becomes an image of the index.
             workers: processes that decode, by default none on the CPU (threads do) and up to 8 beside a GPU.
