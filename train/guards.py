@@ -117,9 +117,13 @@ def batches(loader: DataLoader, enter: Callable[[int], None], start: int, say: C
                 yield batch
                 step += 1
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error) or restarts == WORKER_RESTARTS:
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # A worker may also die while its batch is fetched from it, and what breaks then is the connection.
+            lost = not isinstance(error, RuntimeError)
+            if not lost and "DataLoader worker" not in str(error):
                 raise
+            if restarts == WORKER_RESTARTS:
+                raise RuntimeError(f"a DataLoader worker was killed {restarts + 1} times: {error}") from error
             restarts += 1
             say(f"the data workers are started again ({restarts} of {WORKER_RESTARTS}): {' '.join(str(error).split())}")
 
