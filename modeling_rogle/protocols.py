@@ -298,12 +298,17 @@ def _joint_rankings(embeddings: SplitEmbeddings, ties: str) -> dict[str, Ranked]
 
 
 def fit_local_weight(
-    embeddings: SplitEmbeddings, grid: Sequence[float] = LOCAL_WEIGHTS, captions: str = "long"
+    embeddings: SplitEmbeddings, grid: Sequence[float] = LOCAL_WEIGHTS, captions: Sequence[str] = ("long", "short")
 ) -> tuple[float, list[dict[str, float]]]:
     """Chooses w of late interaction by R@1 + mAP of a validation split; of equals the first in `grid`.
 
+    Long captions want more of it than short ones, and a searcher's query may be either: the mean over both counts.
+
+    Args:
+        captions: the kinds that count; one that the rows do not have is passed over.
+
     Returns:
-        The weight, and one `{"local_weight", "R@1", "mAP"}` for each of `grid`.
+        The weight, and one `{"local_weight", "R@1", "mAP"}`, means over the kinds, for each of `grid`.
 
     Raises:
         ValueError: the split is a test split, it has no such captions, or `grid` leaves [0, 1].
@@ -312,13 +317,15 @@ def fit_local_weight(
         raise ValueError(f"fit_local_weight: split {embeddings.split!r} is for reporting, choose on validation")
     if not grid or min(grid) < 0 or max(grid) > 1:
         raise ValueError(f"fit_local_weight: grid must be weights in [0, 1], not {list(grid)}")
-    chosen = _captions_of(embeddings, captions)
-    if len(chosen.embeds) == 0:
-        raise ValueError(f"fit_local_weight: the rows have no {captions} captions")
-    table = []
-    for weight, ranking in zip(grid, _fused_rankings(embeddings, chosen, grid), strict=True):
-        scores = ranking.scores()
-        table.append({"local_weight": float(weight), "R@1": scores["R@1"], "mAP": scores["mAP"]})
+    chosen = [found for kind in captions if len((found := _captions_of(embeddings, kind)).embeds)]
+    if not chosen:
+        raise ValueError(f"fit_local_weight: the rows have no {' or '.join(captions)} captions")
+    found = [[ranking.scores() for ranking in _fused_rankings(embeddings, kind, grid)] for kind in chosen]
+    table = [
+        {"local_weight": float(weight)}
+        | {name: float(np.mean([each[name] for each in scores])) for name in ("R@1", "mAP")}
+        for weight, *scores in zip(grid, *found, strict=True)
+    ]
     best = max(table, key=lambda entry: entry["R@1"] + entry["mAP"])
     return best["local_weight"], table
 

@@ -367,6 +367,23 @@ def test_the_weight_is_the_best_of_the_table_and_ties_go_to_the_first() -> None:
     assert fit_local_weight(perfect, grid=(0.0, 0.2, 0.4))[0] == 0.0
 
 
+def test_long_and_short_captions_count_alike_for_the_weight() -> None:
+    split = replace(random_split(40), short=random_split(40, seed=1).long)
+    both, (long, short) = (
+        fit_local_weight(split)[1],
+        (fit_local_weight(split, captions=[k])[1] for k in ("long", "short")),
+    )
+    for name in ("R@1", "mAP"):
+        assert [entry[name] for entry in both] == pytest.approx(
+            [(a[name] + b[name]) / 2 for a, b in zip(long, short, strict=True)]
+        )
+    none = replace(split.short, embeds=split.short.embeds[:0], image=split.short.image[:0])
+    none = replace(none, sentence_embeds=none.sentence_embeds[:0], sentence_caption=none.sentence_caption[:0])
+    assert fit_local_weight(replace(split, short=none))[1] == long
+    with pytest.raises(ValueError, match="no short captions"):
+        fit_local_weight(replace(split, short=none), captions=["short"])
+
+
 @pytest.mark.parametrize("name", ["test", "Test", "test[:50%]", "train+test"])
 def test_nothing_is_chosen_on_test(name: str) -> None:
     with pytest.raises(ValueError, match="for reporting, choose on validation"):
