@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_rogle.sentences import split_sentences
+from modeling_rogle.sentences import split_clauses, split_sentences
 
 
 def texts(text: str) -> list[str]:
@@ -37,6 +37,10 @@ def texts(text: str) -> list[str]:
         ("Black hair。He walks", ["Black hair。", "He walks"]),
         ("1. The head. 2. The feet.", ["1. The head.", "2. The feet."]),
         ("A hat . . He walks.", ["A hat .", "He walks."]),
+        ("Black hair．He walks", ["Black hair．", "He walks"]),
+        ("他穿黑色衣服！他在走路？是", ["他穿黑色衣服！", "他在走路？", "是"]),
+        ("“A hat.” He walks.", ["“A hat.”", "He walks."]),
+        ("about 1.75 m tall.she walks", ["about 1.75 m tall.", "she walks"]),
         ("no full stop", ["no full stop"]),
         ("42", ["42"]),
     ],
@@ -52,15 +56,82 @@ def test_blank_text_has_no_sentence(text):
 
 @given(st.text(alphabet=st.sampled_from("aAb1 4.,!?。\n\"') …He"), max_size=60))
 def test_offsets_cut_the_text_and_lose_no_letter(text):
-    sentences = split_sentences(text)
+    assert_places(split_sentences(text), text)
+
+
+def assert_places(pieces, text):
     before = 0
-    for sentence, start, end in sentences:
-        assert text[start:end] == sentence == sentence.strip() != ""
+    for piece, start, end in pieces:
+        assert text[start:end] == piece == piece.strip() != ""
         assert start >= before
         assert not any(character.isalnum() for character in text[before:start])
         before = end
     assert not any(character.isalnum() for character in text[before:])
 
 
+SOUP = st.lists(
+    st.sampled_from(
+        """A man woman in with and , ; . wearing carrying red black long loose shirt hair jeans pants shoes dress bag
+        backpack tank top t - phone his is the over jacket.He Dr. 4.5 e.g. 。 ” ( hat\n\n walks""".split(" ")
+    ),
+    max_size=16,
+).map(" ".join)
+
+
+@given(SOUP)
+def test_a_sentence_is_its_own_only_sentence(text):
+    for sentence, _, _ in split_sentences(text):
+        assert split_sentences(sentence) == [(sentence, 0, len(sentence))]
+
+
+@given(SOUP)
+def test_clauses_lose_no_letter_and_are_their_own_only_clauses(text):
+    clauses = split_clauses(text)
+    assert_places(clauses, text)
+    assert bool(clauses) == bool(text.strip())
+    for clause, _, _ in clauses:
+        assert split_clauses(clause) == [(clause, 0, len(clause))]
+    with_option = split_sentences(text, clauses=True)
+    assert_places(with_option, text)
+    if len(split_sentences(text)) > 1:
+        assert with_option == split_sentences(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "A man wearing a red shirt, black pants and carrying a bag",
+            ["A man wearing a red shirt", "black pants", "and carrying a bag"],
+        ),
+        (
+            "The black haired man is wearing a white and black striped shirt, dark jeans, and white sneakers.",
+            ["The black haired man", "is wearing a white and black striped shirt", "dark jeans", "and white sneakers."],
+        ),
+        (
+            "  A woman with short, black hair in a long, loose dress, and holding her purse.",
+            ["A woman with short, black hair", "in a long, loose dress", "and holding her purse."],
+        ),
+        ("She has a red and white shirt with short sleeves.", ["She has a red and white shirt with short sleeves."]),
+        ("A pair of dress shoes and a back pack", ["A pair of dress shoes", "and a back pack"]),
+        ("She wears a t-shirt tucked into jeans.", ["She wears a t-shirt tucked into jeans."]),
+        ("A man walks down a street, in no hurry.", ["A man walks down a street, in no hurry."]),
+        ("他穿黑色衣服", ["他穿黑色衣服"]),
+        (" ", []),
+    ],
+)
+def test_one_sentence_is_split_where_the_named_part_changes(text, expected):
+    clauses = split_sentences(text, clauses=True)
+    assert [clause for clause, _, _ in clauses] == expected
+    assert_places(clauses, text)
+
+
+def test_several_sentences_are_not_split_into_clauses():
+    text = "A man in a red shirt and black pants. He carries a bag."
+    assert split_sentences(text, clauses=True) == split_sentences(text)
+
+
 def test_long_text_is_split_in_linear_time():
     assert len(split_sentences("He walks.She runs. " * 20_000)) == 40_000
+    clauses = split_clauses("a red shirt, black pants, " * 10_000)
+    assert len(clauses) == 20_000
