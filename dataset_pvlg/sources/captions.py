@@ -6,6 +6,7 @@ only where all its phrases exist, and a sentence about a region exists only wher
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -224,25 +225,36 @@ def _short_once(speaker: Speaker, avoid: str) -> tuple[str, str]:
 
 
 def _short(
-    identity: Identity, view: View, visible: frozenset[str], rng: np.random.Generator, avoid: str
+    identity: Identity,
+    view: View,
+    visible: frozenset[str],
+    rng: np.random.Generator,
+    avoid: str,
+    repainted: Mapping[str, str] | None,
 ) -> tuple[str, str]:
     tries = []
     for _ in range(8):  # 16 to 39 words are the 5th and 95th percentile of human captions
-        tries.append(_short_once(Speaker(identity, view, visible, rng, short=True), avoid))
+        tries.append(_short_once(Speaker(identity, view, visible, rng, True, repainted), avoid))
         if 16 <= len(tries[-1][0].split()) <= 39:
             return tries[-1]
     return max(tries, key=lambda made: len(made[0]))  # little can be seen: say what one can
 
 
 def write_captions(
-    identity: Identity, view: View, visible: frozenset[str], labels: frozenset[str], rng: np.random.Generator
+    identity: Identity,
+    view: View,
+    visible: frozenset[str],
+    labels: frozenset[str],
+    rng: np.random.Generator,
+    repainted: Mapping[str, str] | None = None,
 ) -> Captions:
     """Two short captions and a long one for a picture of `identity` seen as `view`.
 
     visible: names of the Identity fields that the picture shows; labels: regions that have a box in it. Nothing else
-    is named. The same arguments and generator state give the same captions.
+    is named. The same arguments and generator state give the same captions; with `repainted` (see `Speaker`) they say
+    other colours in the same words.
     """
-    first, opener = _short(identity, view, visible, rng, avoid="")
-    second, _ = _short(identity, view, visible, rng, avoid=opener)
-    sentences, named = _long(Speaker(identity, view, visible, rng, short=False), labels)
+    first, opener = _short(identity, view, visible, rng, "", repainted)
+    second, _ = _short(identity, view, visible, rng, opener, repainted)
+    sentences, named = _long(Speaker(identity, view, visible, rng, False, repainted), labels)
     return Captions([first, second], " ".join(text for text, _ in sentences), sentences, named)

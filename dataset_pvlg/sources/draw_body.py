@@ -18,13 +18,15 @@ _BUILD = {"slim": 0.78, "average": 1.0, "heavy": 1.34}
 class Body:
     """A person seen in one way. Side views are drawn facing +x; the canvas mirrors them for the left.
 
-    step: -1 to 1, how far and which leg is in front; yaw: small turn of a front or back view, in body units.
+    step: -1 to 1, how far and which leg is in front; yaw: small turn of a front or back view, in body units. built_as:
+    whose skin and shades the person has, if not one's own.
     """
 
     person: Identity
     orientation: str
     step: float
     yaw: float
+    built_as: Identity | None = None
 
     @cached_property
     def side(self) -> bool:
@@ -45,7 +47,7 @@ class Body:
     @cached_property
     def trait(self) -> int:
         """A number of this person that no caption names (skin, shades): the same in every picture."""
-        return crc32(repr(self.person).encode())
+        return crc32(repr(self.built_as or self.person).encode())
 
     @cached_property
     def skin(self) -> Colour:

@@ -68,6 +68,16 @@ HAIR_STYLES = {
 JEANS_COLOURS = {"blue": 62, "black": 22, "grey": 16}
 PATTERNS = {"plain": 56, "striped": 18, "plaid": 8, "dotted": 6, "logo": 12}
 
+# What may be worn or carried in another colour by an otherwise equal person. Hair is not among it: skin goes with it.
+RECOLOURED = {
+    "upper_colour": UPPER_COLOURS,
+    "inner_colour": UPPER_COLOURS,
+    "lower_colour": LOWER_COLOURS,
+    "shoe_colour": SHOE_COLOURS,
+    "bag_colour": BAG_COLOURS,
+    "headwear_colour": CAP_COLOURS,
+}
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -184,6 +194,16 @@ def near_duplicate(rng: np.random.Generator, identity: Identity) -> Identity:
     if change == "upper":
         return replace(identity, upper_colour=_draw(rng, UPPER_COLOURS, but=identity.upper_colour))
     return replace(identity, shoe_colour=_draw(rng, SHOE_COLOURS, but=identity.shoe_colour))
+
+
+def recoloured(rng: np.random.Generator, identity: Identity, field: str) -> Identity:
+    """The same person but for the colour of one thing, a field of `RECOLOURED` that the person has."""
+    colours = RECOLOURED[field]
+    if field == "lower_colour" and identity.lower_type == "jeans":
+        colours = JEANS_COLOURS
+    over = {"upper_colour": identity.inner_colour, "inner_colour": identity.upper_colour}.get(field)
+    colours = {name: weight for name, weight in colours.items() if name != over}
+    return replace(identity, **{field: _draw(rng, colours, but=getattr(identity, field))})
 
 
 def sample_identities(seed: int, start: int, count: int) -> list[Identity]:

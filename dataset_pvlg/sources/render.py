@@ -85,9 +85,13 @@ def sample_view(rng: np.random.Generator) -> View:
     )
 
 
-def render(identity: Identity, view: View, rng: np.random.Generator) -> Rendering:
-    """Draw `identity` as seen in `view`; boxes are clipped to the crop and dropped where mostly hidden."""
-    body = Body(identity, view.orientation, view.stride * view.leading, view.yaw)
+def render(identity: Identity, view: View, rng: np.random.Generator, built_as: Identity | None = None) -> Rendering:
+    """Draw `identity` as seen in `view`; boxes are clipped to the crop and dropped where mostly hidden.
+
+    `built_as`: the person of whom `identity` is an edited copy. With the same view and generator state the two pictures
+    then differ by the edit alone.
+    """
+    body = Body(identity, view.orientation, view.stride * view.leading, view.yaw, built_as)
     wide, high = view.width * _SUPER, view.height * _SUPER
     margin = int(high * _MARGIN)
     canvas = Canvas(wide + 2 * margin, high + 2 * margin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -27,9 +27,22 @@ def slot_keys(template: str) -> frozenset[str]:
 
 
 class Speaker:
-    """Turns fields that can be seen into phrases, and templates into sentences."""
+    """Turns fields that can be seen into phrases, and templates into sentences.
 
-    def __init__(self, identity: Identity, view: View, visible: frozenset[str], rng: np.random.Generator, short: bool):
+    `repainted`: colour fields of `identity` -> the colour to say instead. All draws are those of `identity`, so that
+    two captions from the same generator state differ in these colours alone.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        view: View,
+        visible: frozenset[str],
+        rng: np.random.Generator,
+        short: bool,
+        repainted: Mapping[str, str] | None = None,
+    ):
+        self.repainted = repainted or {}
         self.identity, self.view, self.visible, self.rng, self.short = identity, view, visible, rng, short
         self.types = {**w.TYPE_WORDS, **w.SHORT_TYPE_WORDS} if short else w.TYPE_WORDS
         self.colours: dict[str, str] = {}  # one spelling of a colour per caption
@@ -71,6 +84,12 @@ class Speaker:
 
     # ---- words
     def colour(self, field: str, dark: float = 0.0) -> str:
+        said = self._own_colour(field, dark)
+        if field in self.repainted:
+            return self.repainted[field] + (" colored" if said.endswith(" colored") else "")
+        return said
+
+    def _own_colour(self, field: str, dark: float) -> str:
         name = getattr(self.identity, field)
         table = w.HAIR_COLOUR_WORDS if field == "hair_colour" else w.COLOUR_WORDS
         if self.short and name in w.DARK_COLOURS and self.chance(dark):

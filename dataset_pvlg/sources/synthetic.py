@@ -6,21 +6,23 @@ No asset files and no state: row (split, identity, image) is the same whatever e
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from dataclasses import field as default
 from functools import lru_cache
 
 import numpy as np
 
 from dataset_pvlg.features import SPLITS
 from dataset_pvlg.sources.captions import Captions, write_captions
-from dataset_pvlg.sources.identities import Identity, sample_identities
+from dataset_pvlg.sources.identities import RECOLOURED, Identity, recoloured, sample_identities
 from dataset_pvlg.sources.noise import Noise, spoil_captions, spoil_image, thin_boxes
 from dataset_pvlg.sources.render import Rendering, View, render, sample_view
 
 GENERATOR_VERSION = "v1"  # any change of picture or text bumps it, and every table is run again
 
-_VIEW, _RENDER, _CAPTION, _NOISE_TEXT, _NOISE_IMAGE = range(5)
+_VIEW, _RENDER, _CAPTION, _NOISE_TEXT, _NOISE_IMAGE, _EDIT = range(6)
 _JPEG_QUALITY = (70, 95)
 _STRETCH = 6_000_000  # identities between the starts of two splits
 
@@ -34,7 +36,7 @@ class SyntheticConfig:
     test_identities: int = 200
     images_per_identity: int = 4
     seed: int = 0
-    noise: Noise = field(default_factory=Noise)
+    noise: Noise = default(default_factory=Noise)
 
     def __post_init__(self) -> None:
         for name in ("train_identities", "validation_identities", "test_identities", "seed"):
@@ -88,9 +90,105 @@ def rows(split: str, start: int, stop: int, config: SyntheticConfig) -> Iterator
             yield _row(split, index, number, config)
 
 
-def _row(split: str, index: int, number: int, config: SyntheticConfig) -> dict:
+def image_id_of(split: str, index: int, number: int) -> str:
+    return f"synthetic-{GENERATOR_VERSION}/{split}/{index:06d}_{number}"
+
+
+def place_of(image_id: str) -> tuple[str, int, int]:
+    """Split, identity and number of a picture; the other way round than `image_id_of`.
+
+    Raises:
+        ValueError: the image_id is not one of this generator's pictures.
+    """
+    found = re.fullmatch(rf"synthetic-{GENERATOR_VERSION}/([a-z]+)/(\d+)_(\d+)", image_id)
+    if not found or found[1] not in SPLITS:
+        raise ValueError(f"image_id {image_id!r}: no picture of synthetic P-VLG {GENERATOR_VERSION}")
+    return found[1], int(found[2]), int(found[3])
+
+
+@lru_cache(maxsize=8)
+def _people(config: SyntheticConfig) -> frozenset[Identity]:
+    return frozenset(person for split in SPLITS for person in split_identities(split, config))
+
+
+def possible_edits(split: str, index: int, config: SyntheticConfig) -> list[tuple[str, Identity]]:
+    """(field, edited identity) for everything of this person that can have another colour, in an order of its own.
+
+    None is a person of any split. All pictures of a person share these edits, so that an edit of several is one new
+    person.
+    """
+    identity = split_identities(split, config)[index]
+    rng = np.random.default_rng((config.seed, SPLITS.index(split), index, 0, _EDIT))
+    fields = [field for field in RECOLOURED if getattr(identity, field)]
+    found = []
+    for n in rng.permutation(len(fields)):
+        edited = next((e for _ in range(8) if (e := recoloured(rng, identity, fields[n])) not in _people(config)), None)
+        if edited is not None:
+            found.append((fields[n], edited))
+    return found
+
+
+def edited_picture(
+    split: str, index: int, number: int, config: SyntheticConfig
+) -> tuple[str, Identity, View, Rendering, Captions] | None:
+    """The same picture with one thing in another colour, in the picture and in every caption: same person, pose,
+    camera and scene. None where nothing that could change is both visible and named in the long caption.
+
+    Returns:
+        The changed field of Identity, the edited identity, and as [`picture`] view, rendering and captions.
+    """
     key = (config.seed, SPLITS.index(split), index, number)
-    view, drawn, captions = picture(split, index, number, config)
+    identity = split_identities(split, config)[index]
+    view, before, captions = picture(split, index, number, config)
+    named = before.visible & frozenset().union(*captions.named)
+    for field, edited in possible_edits(split, index, config):
+        if field in named:
+            drawn = render(edited, view, np.random.default_rng((*key, _RENDER)), built_as=identity)
+            said = write_captions(
+                identity,
+                view,
+                before.visible,
+                frozenset(before.boxes),
+                np.random.default_rng((*key, _CAPTION)),
+                {field: getattr(edited, field)},
+            )
+            return field, edited, view, drawn, said
+    return None
+
+
+def edited_row(split: str, index: int, number: int, config: SyntheticConfig) -> tuple[str, dict] | None:
+    """`field-colour` and the P-VLG row of [`edited_picture`], clean whatever the noise; its person_id is the parent's.
+
+    Raises:
+        ValueError: there is no such picture.
+    """
+    if not (index < config.identities(split) and number < config.images_per_identity):
+        raise ValueError(f"image_id {image_id_of(split, index, number)!r}: not a picture of this data set")
+    found = edited_picture(split, index, number, config)
+    if found is None:
+        return None
+    field, edited, view, drawn, captions = found
+    row = _row(split, index, number, replace(config, noise=Noise()), (view, drawn, captions))
+    what = f"{field.removesuffix('_colour')}-{getattr(edited, field)}"
+    image_id = f"generated/{row['image_id']}_{what}"
+    return what, row | {
+        "image_id": image_id,
+        "path": f"{image_id}.jpg",
+        "image": row["image"] | {"path": f"{image_id}.jpg"},
+        "source": "generated",
+        "parent": row["image_id"],
+    }
+
+
+def _row(
+    split: str,
+    index: int,
+    number: int,
+    config: SyntheticConfig,
+    made: tuple[View, Rendering, Captions] | None = None,
+) -> dict:
+    key = (config.seed, SPLITS.index(split), index, number)
+    view, drawn, captions = made or picture(split, index, number, config)
     text_rng = np.random.default_rng((*key, _NOISE_TEXT))
     image_rng = np.random.default_rng((*key, _NOISE_IMAGE))
     quality = int(image_rng.integers(*_JPEG_QUALITY))
@@ -105,7 +203,7 @@ def _row(split: str, index: int, number: int, config: SyntheticConfig) -> dict:
 
     content, suffix = spoil_image(drawn.image, config.noise, image_rng, quality)
     boxes = thin_boxes(drawn.boxes, config.noise, image_rng)
-    image_id = f"synthetic-{GENERATOR_VERSION}/{split}/{index:06d}_{number}"
+    image_id = image_id_of(split, index, number)
     width, height = drawn.image.size
     return {
         "image": {"bytes": content, "path": image_id + suffix} if content is not None else None,
