@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-from augment import Augmentation, rebuild_caption
+from augment import Augmentation, join_captions, mix_pictures, rebuild_caption
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairs import PairDataset
@@ -95,6 +95,74 @@ def test_one_sentence_always_stays() -> None:
     assert Augmentation(drop=0.0).order_of_sentences(3, rng) is None
 
 
-@pytest.mark.parametrize("name", ["crop", "erase", "drop", "reorder"])
+def test_approximate_captions_keep_the_places_of_their_sentences(tiny_processor: RogleProcessor) -> None:
+    rows = load_rows("synthetic-tiny")[0]["train"].select(range(8))
+    processor = copy.deepcopy(tiny_processor)
+    processor.tokenizer.model_max_length = 200
+    pairs = PairDataset(rows, processor, long_share=0.7, max_pairs=9, augmentation=Augmentation(approximate=0.5))
+    plain = PairDataset(rows, processor, long_share=0.7, max_pairs=9)
+    changed, found = 0, 0
+    for epoch in range(6):
+        pairs.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        for n in range(len(pairs)):
+            item, own = pairs[n], plain[n]
+            assert np.array_equal(item["picture"], own["picture"]) and item["person_id"] == own["person_id"]
+            changed += item["caption"] != own["caption"]
+            for (first, last), sentence in zip(item["spans"], item["sentences"], strict=True):
+                if last > first:
+                    words = item["caption"][first:last]
+                    assert len(set(words) & set(sentence[1:-1])) >= len(set(words)) / 3
+                    found += 1
+    assert 10 < changed < 38 and found > 60
+
+
+def test_a_mixed_pair_is_both_and_nobodys(tiny_processor: RogleProcessor) -> None:
+    rows = load_rows("synthetic-tiny")[0]["train"].select(range(8))
+    mixing = PairDataset(rows, tiny_processor, long_share=0.0, flip=0.0, augmentation=Augmentation(mix=1.0))
+    plain = PairDataset(rows, tiny_processor, long_share=0.0, flip=0.0)
+    mixed = 0
+    for n in range(len(mixing)):
+        item, own = mixing[n], plain[n]
+        if item["person_id"] == own["person_id"]:  # drawn with a picture of the same person
+            assert np.array_equal(item["picture"], own["picture"]) and item["caption"] == own["caption"]
+            continue
+        mixed += 1
+        others = [
+            m for m in range(8) if np.array_equal(item["picture"], mix_pictures(own["picture"], plain._picture(m)))
+        ]
+        assert len(others) == 1 and plain.person_ids[others[0]] != own["person_id"]
+        said = [*(own["caption"][1:-1])]
+        kept = next(k for k in range(len(said), -1, -1) if item["caption"][1 : 1 + k] == said[:k])
+        rest = item["caption"][1 + kept : -1]
+        assert rest and any(rest == short[1 : 1 + len(rest)] for short in plain.short_ids[others[0]])
+        assert item["person_id"] == -1 - n and not item["sentences"] and item["boxes"].shape == (0, 4)
+    assert mixed >= 5
+    batch = mixing.collate([mixing[n] for n in range(8)])  # one with pairs and one without, or with none at all
+    assert len(batch["boxes"]) == len(batch["box_image"]) and (batch["person_ids"] < 0).sum() == mixed
+
+
+def test_joined_captions_share_the_room() -> None:
+    one, other = [0, 5, 5, 5, 5, 1], [0, 6, 6, 6, 6, 6, 6, 1]
+    assert join_captions(one, other, 20) == [0, *[5] * 4, *[6] * 6, 1]
+    assert join_captions(one, other, 10) == [0, *[5] * 4, *[6] * 4, 1]
+    assert join_captions(one, other, 8) == [0, *[5] * 3, *[6] * 3, 1]
+    assert join_captions(other, [0, 7, 1], 8) == [0, *[6] * 5, 7, 1]
+
+
+def test_pictures_are_averaged_without_overflow() -> None:
+    one = np.full((3, 2, 2), 250, dtype=np.uint8)
+    assert (mix_pictures(one, np.full_like(one, 200)) == 225).all() and mix_pictures(one, one).dtype == np.uint8
+
+
+def test_a_generated_copy_is_of_its_parents_family(tiny_processor: RogleProcessor) -> None:
+    rows = load_rows("synthetic-tiny")[0]["train"].select(range(4))
+    changed = [{"image_id": "copy", "person_id": 99, "parent": rows[0]["image_id"]} if n == 3 else {} for n in range(4)]
+    rows = rows.map(lambda row, n: row | changed[n], with_indices=True, features=rows.features)
+    pairs = PairDataset(rows, tiny_processor)
+    assert pairs.families == [*pairs.person_ids[:3], pairs.person_ids[0]] and pairs.person_ids[3] == 99
+
+
+@pytest.mark.parametrize("name", ["crop", "erase", "drop", "reorder", "approximate", "mix"])
 def test_nothing_is_changed_unless_asked_for(name: str) -> None:
     assert not Augmentation() and Augmentation(**{name: 0.1})

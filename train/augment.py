@@ -1,7 +1,7 @@
 """Changes of picture and caption in training that keep boxes, spans and words true."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -15,15 +15,21 @@ class Augmentation:
     erase: a rectangle of 2 to 20 % of the picture is painted in its mean colour (Random Erasing, arXiv 1708.04896).
     drop: of each sentence to leave the long caption; one always stays.
     reorder: the sentences of the long caption are shuffled.
+    approximate: of a caption to be approximate text (`dataset_pvlg/approximate_text.py`), where it was not reordered.
+    mix: of a picture to be averaged with another's, under both captions joined; such a pair has no regions and is
+        nobody else's. With `approximate` 0.5 the batch side of PDG (arXiv 2311.09084), which mixes features half of the
+        time: averaged pixels are averaged patch embeddings, the first features of a ViT, for those are linear.
     """
 
     crop: float = 0.0
     erase: float = 0.0
     drop: float = 0.0
     reorder: float = 0.0
+    approximate: float = 0.0
+    mix: float = 0.0
 
     def __bool__(self) -> bool:
-        return any((self.crop, self.erase, self.drop, self.reorder))
+        return any(asdict(self).values())
 
     def change_picture(
         self, picture: np.ndarray, boxes: np.ndarray, rng: np.random.Generator
@@ -98,6 +104,24 @@ def rebuild_caption(
     return [*caption, end], places
 
 
+def mix_pictures(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The mean of two uint8 pictures of one size."""
+    return ((one.astype(np.uint16) + other) // 2).astype(np.uint8)
+
+
+def join_captions(one: Sequence[int], other: Sequence[int], limit: int) -> list[int]:
+    """Two captions' tokens after each other, within `limit`: where both are too long, each keeps its half of the room.
+
+    Args:
+        one, other: token ids, with start and end of text.
+    """
+    first, second = list(one[1:-1]), list(other[1:-1])
+    room = limit - 2
+    keep = max(room - len(second), (room + 1) // 2)
+    first = first[:keep]
+    return [one[0], *first, *second[: room - len(first)], one[-1]]
+
+
 def _shift(picture: np.ndarray, down: int, right: int) -> np.ndarray:
     _, h, w = picture.shape
     out = np.empty_like(picture)
@@ -116,4 +140,4 @@ def _area(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-__all__ = ["Augmentation", "rebuild_caption"]
+__all__ = ["Augmentation", "join_captions", "mix_pictures", "rebuild_caption"]

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from augment import Augmentation, rebuild_caption
+from augment import Augmentation, join_captions, mix_pictures, rebuild_caption
 from datasets import Dataset as Rows
 from datasets import Image as ImageFile
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
+from dataset_pvlg.approximate_text import approximate
 from modeling_rogle import RogleProcessor
 
 MOST_FAULTS = 100  # of broken pictures in a row
@@ -60,6 +61,11 @@ class PairDataset(Dataset):
         self.person_ids, self.image_ids = text["person_id"][:], text["image_id"][:]
         people = {person: n for n, person in enumerate(sorted(set(self.person_ids)))}
         self.identities = [people[person] for person in self.person_ids]  # classes of the identity loss
+        # Generated near copies and those whom they copy are one family, so that a batch can hold both.
+        families = dict(zip(self.image_ids, self.person_ids, strict=True))
+        self.families = [
+            families.get(parent, person) for parent, person in zip(text["parent"][:], self.person_ids, strict=True)
+        ]
         self.sizes = list(zip(text["width"][:], text["height"][:], strict=True))
         self.captions, self.sentences, self.regions = text["caption"][:], text["sentences"][:], text["regions"][:]
         self._check_regions()
@@ -149,7 +155,7 @@ class PairDataset(Dataset):
         if rng.random() < self.flip and not any(SIDES.search(w) for w in words):
             picture = picture[:, :, ::-1]
             boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
-        caption = self.long_ids[told] if is_long else short[choice]
+        caption, person = self.long_ids[told] if is_long else short[choice], self.person_ids[index]
         # The tokens of a sentence in the caption, where it is this caption that holds it.
         spans = [self.spans[row][k] if is_long and row == told else (-1, -1) for _, _, row, k in drawn]
         if self.augmentation:
@@ -163,9 +169,19 @@ class PairDataset(Dataset):
                 limit = self.processor.tokenizer.model_max_length
                 caption, places = rebuild_caption(self.sentence_ids[told], order, limit)
                 spans = [places.get(k, (-1, -1)) if row == told else (-1, -1) for _, _, row, k in drawn]
+            elif rng.random() < self.augmentation.approximate:
+                said, parts, kept = approximate(words[0], self.sentences[told] if is_long else [], rng)
+                (caption,), (found,) = self.processor.caption_spans([said], [parts])
+                places = dict(zip(kept, found, strict=True))
+                spans = [places.get(k, (-1, -1)) if row == told else (-1, -1) for _, _, row, k in drawn]
+            if rng.random() < self.augmentation.mix:
+                mixed = self._mixed(index, picture, caption, is_long, rng)
+                if mixed is not None:
+                    (picture, caption), person = mixed, -1 - index
+                    drawn, boxes, spans = [], boxes[:0], []
         return {
             "picture": picture,
-            "person_id": self.person_ids[index],
+            "person_id": person,
             "image_id": self.image_ids[index],
             "row_number": index,
             "caption": caption,
@@ -177,6 +193,22 @@ class PairDataset(Dataset):
             "labels": [self.label_number[region["label"]] for _, region, _, _ in drawn],
             "reliability": [region["reliability"] for _, region, _, _ in drawn],
         }
+
+    def _mixed(
+        self, index: int, picture: np.ndarray, caption: Sequence[int], is_long: bool, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[int]] | None:
+        """The picture and caption mixed with those of a row drawn; None if that shows the same person or is broken."""
+        other = int(rng.integers(len(self)))
+        if self.person_ids[other] == self.person_ids[index]:
+            return None
+        try:
+            picture = mix_pictures(picture, self._picture(other))
+        except (OSError, SyntaxError):
+            return None
+        told = int(self.caption_row[other])
+        short = [] if is_long else self.short_ids[told]
+        theirs = short[int(rng.integers(len(short)))] if short else self.long_ids[told]
+        return picture, join_captions(caption, theirs, self.processor.tokenizer.model_max_length)
 
     def collate(self, items: Sequence[dict]) -> dict:
         """Items -> `RogleModel.forward` arguments, plus what it does not read: `pictures` `[b, 3, h, w]` uint8,
