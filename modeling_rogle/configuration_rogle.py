@@ -4,7 +4,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig
 
 REGION_FEATURES = ("patch_mean", "dense_roi", "masked_cls", "crop")
-GLOBAL_LOSSES = ("itc", "sdm", "tal")
+GLOBAL_LOSSES = ("itc", "sdm", "tal", "cmpm")
+SAME_IDENTITY = ("positive", "excluded")
+ID_LOSSES = ("softmax", "cmpc")
+LOCAL_CONTRASTS = ("region", "crop")
+HEADS = ("none", "acsa", "parts", "implicit_relations")
 RELIABILITIES = ("none", "margin", "gmm_consensus", "evidential")
 TEXT_POSITIONS = ("stretch", "interpolate")
 
@@ -34,11 +38,17 @@ class RogleConfig(CLIPConfig):
         masked_blocks (`int`, defaults to 1): how many last blocks `"masked_cls"` walks again for each box (ours).
         global_loss (`str`, defaults to `"itc"`): image-caption objective: `"itc"`, InfoNCE with every pair of an
             identity positive; `"sdm"`, similarity distribution matching (IRRA, arXiv 2303.12501); `"tal"`, triplet
-            alignment loss (RDE, arXiv 2308.09911).
+            alignment loss (RDE, arXiv 2308.09911); `"cmpm"`, cross-modal projection matching (ECCV 2018, ACSA's).
+        itc_temperature (`float`, defaults to 0.0): a fixed temperature of `"itc"` in place of the learnt one, as in
+            CTLG (arXiv 2311.09084: 0.005 to 0.02); 0 learns it.
+        same_identity (`str`, defaults to `"positive"`): what `"itc"` makes of other pairs of a row's identity:
+            `"positive"`, or `"excluded"` from its sum.
         sdm_temperature (`float`, defaults to 0.02): IRRA's.
         tal_temperature (`float`, defaults to 0.015), tal_margin (`float`, defaults to 0.1): RDE's.
         local_loss_weight (`float`, defaults to 0.5): weight of the region-sentence contrastive loss (GOAL's 0.5).
             0 leaves this term out; without boxes there is no local branch at all.
+        local_contrast (`str`, defaults to `"region"`): the image side of that loss: `"region"`, the boxes' embeddings,
+            or `"crop"`, that of one crop an image, encoded alone (GOAL), at the cost of one more image forward a step.
         tsl_text_weight (`float`, defaults to 1.0): weight of the token-similarity loss for text (GOAL).
         tsl_image_weight (`float`, defaults to 0.0): the same for images, whose target is the embedding of one crop
             an image, at the cost of one more image forward a step, for which reason it is off (ours).
@@ -51,7 +61,23 @@ class RogleConfig(CLIPConfig):
             of their crops (FineCLIP, NeurIPS 2024), one crop an image as for `tsl_image_weight`.
         id_loss_weight (`float`, defaults to 0.0): weight of the identity classification loss, one classifier for both
             modalities (IRRA); needs `num_identities`.
+        id_loss (`str`, defaults to `"softmax"`): `"softmax"`, cross-entropy of the embeddings' logits (IRRA), or
+            `"cmpc"`, cross-modal projection classification (ECCV 2018; ACSA, weight 4).
         num_identities (`int`, defaults to 0): classes of the identity loss; 0 leaves the classifier out.
+        short_loss_weight (`float`, defaults to 0.0): weight of a second image-caption contrast, of the short captions
+            given beside the long ones and images reduced to their primary components (Long-CLIP, arXiv 2403.15378).
+        short_components (`int`, defaults to 32): how many (Long-CLIP's, of 512 to 768 dimensions).
+        head (`str`, defaults to `"none"`): what another system adds to the two towers, see its room: `"acsa"`,
+            `"parts"` or `"implicit_relations"`. With `"acsa"` and `"parts"` `local_weight` is that of the head's own
+            similarity, in place of late interaction.
+        head_loss_weight (`float`, defaults to 1.0): weight of the head's loss (ACSA's is 0.1).
+        head_temperature (`float`, defaults to 0.02): of the distribution in ACSA's local loss (ours).
+        head_layers (`int`, defaults to 1): blocks of the part decoder (ours), or those behind the cross-attention of
+            implicit relations (IRRA has 4).
+        part_slots (`int`, defaults to 6), part_margin (`float`, defaults to 0.2), commonality (`float`, defaults to
+            1.0): slots, margin in units of cosine, and how much of it a common part gives up, in [0, 1] (ours, after
+            arXiv 2501.00318).
+        mask_probability (`float`, defaults to 0.15): share of the words that implicit relations mask (IRRA).
         reliability_local, reliability_global (`str`): how far a region-sentence pair, or an image-caption pair, is
             trusted in training, see `reliability.py`: `"none"`, `"margin"` (ours), `"gmm_consensus"` (one mixture over
             two views together, so that a strong one may outvote the other: ours, after the consensus division of RDE
@@ -74,17 +100,31 @@ class RogleConfig(CLIPConfig):
     region_feature: str = "patch_mean"
     masked_blocks: int = 1
     global_loss: str = "itc"
+    itc_temperature: float | int = 0.0
+    same_identity: str = "positive"
     sdm_temperature: float = 0.02
     tal_temperature: float = 0.015
     tal_margin: float | int = 0.1
     local_loss_weight: float | int = 0.5
+    local_contrast: str = "region"
     tsl_text_weight: float | int = 1.0
     tsl_image_weight: float | int = 0.0
     tsl_detach_target: bool = True
     soft_negatives: float | int = 0.0
     distill_weight: float | int = 0.0
     id_loss_weight: float | int = 0.0
+    id_loss: str = "softmax"
     num_identities: int = 0
+    short_loss_weight: float | int = 0.0
+    short_components: int = 32
+    head: str = "none"
+    head_loss_weight: float | int = 1.0
+    head_temperature: float | int = 0.02
+    head_layers: int = 1
+    part_slots: int = 6
+    part_margin: float | int = 0.2
+    commonality: float | int = 1.0
+    mask_probability: float | int = 0.15
     reliability_local: str = "none"
     reliability_global: str = "none"
     region_logit_scale_init_value: float | int = 2.6592
@@ -108,6 +148,10 @@ class RogleConfig(CLIPConfig):
             ("text_positions", TEXT_POSITIONS),
             ("region_feature", REGION_FEATURES),
             ("global_loss", GLOBAL_LOSSES),
+            ("same_identity", SAME_IDENTITY),
+            ("local_contrast", LOCAL_CONTRASTS),
+            ("id_loss", ID_LOSSES),
+            ("head", HEADS),
             ("reliability_local", RELIABILITIES),
             ("reliability_global", RELIABILITIES),
         ):
@@ -116,12 +160,15 @@ class RogleConfig(CLIPConfig):
         layers = getattr(self.vision_config, "num_hidden_layers", None)
         if layers and not 1 <= self.masked_blocks <= layers:
             raise ValueError(f"masked_blocks must lie in [1, {layers}], not {self.masked_blocks}")
-        for name in ("sdm_temperature", "tal_temperature"):
+        for name in ("sdm_temperature", "tal_temperature", "head_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("local_weight", "soft_negatives"):
+        for name in ("local_weight", "soft_negatives", "commonality", "mask_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        for name in ("short_components", "head_layers", "part_slots"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.id_loss_weight > 0 and self.num_identities < 1:
             raise ValueError("id_loss_weight needs num_identities, the number of identities in training")
         for name in (
@@ -130,6 +177,10 @@ class RogleConfig(CLIPConfig):
             "tsl_image_weight",
             "distill_weight",
             "id_loss_weight",
+            "itc_temperature",
+            "short_loss_weight",
+            "head_loss_weight",
+            "part_margin",
             "tal_margin",
             "num_identities",
         ):

@@ -19,17 +19,22 @@ def multi_positive_itc(
     logit_scale: torch.Tensor,
     person_ids: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
+    exclude_same: bool = False,
 ) -> torch.Tensor:
     """Symmetric image-text contrastive loss in which every pair of one identity is a positive.
 
     The target of a row is uniform over its positives; with one image an identity this is CLIP's InfoNCE. With weights
     a caption counts in the rows of its own identity as that many captions, see [`_positives`].
 
+    With a small fixed temperature this is CTLG's hardness-aware contrast (arXiv 2311.09084): a negative's gradient is
+    its share `softmax(s / temperature)`, so the hardest get nearly all of it.
+
     Args:
         image_embeds: `[b, d]` unit vectors; text_embeds: `[b, d]` unit vectors, row i describing image i.
         logit_scale: scalar, already exponentiated.
         person_ids: `[b]` int64, or None for one identity a row.
         weight: `[b]` in [0, 1], or None for 1.
+        exclude_same: a row's own pair is its only positive, and others of its identity are left out of its sum.
 
     Returns:
         Scalar, fp32 (at least): the mean of both directions.
@@ -38,7 +43,7 @@ def multi_positive_itc(
     if len(cosine) == 0:
         return cosine.sum()
     losses = []
-    for logits, target, log_count, row_weight in _directions(cosine, logit_scale, person_ids, weight):
+    for logits, target, log_count, row_weight in _directions(cosine, logit_scale, person_ids, weight, exclude_same):
         log_p = (logits + log_count).log_softmax(1).masked_fill(log_count.isinf(), 0.0)
         losses.append(_weighted_mean(-(target * log_p).sum(1), row_weight))
     return (losses[0] + losses[1]) / 2
@@ -62,17 +67,117 @@ def similarity_distribution_matching(
     Returns:
         Scalar, fp32 (at least).
     """
-    cosine = cosines(image_embeds, text_embeds)
+    return label_divergence(cosines(image_embeds, text_embeds), person_ids, weight, temperature)
+
+
+def label_divergence(
+    similarity: torch.Tensor,
+    person_ids: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    temperature: float = 0.02,
+) -> torch.Tensor:
+    """SDM's divergence of any similarity of images and captions: KL(softmax(s / temperature) || labels), both ways.
+
+    Args:
+        similarity: `[b, b]`, image i and caption j.
+        person_ids, weight: as in [`multi_positive_itc`].
+        temperature: of the softmax.
+
+    Returns:
+        Scalar, fp32 (at least).
+    """
+    similarity = _wide(similarity)
+    if len(similarity) == 0:
+        return similarity.sum()
+    losses = [_divergence(*each) for each in _directions(similarity, 1 / temperature, person_ids, weight)]
+    return (losses[0] + losses[1]) / 2
+
+
+def projection_matching(
+    image_features: torch.Tensor,
+    text_features: torch.Tensor,
+    person_ids: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """CMPM (Zhang and Lu, ECCV 2018), ACSA's global loss: SDM of the projections of one side on the other's directions.
+
+    Row i of a direction is `softmax_j(x_i . z_j / |z_j|)`: its sharpness is the length of its own feature, which is
+    learnt, in place of a temperature. The paper adds the two directions; here they are averaged.
+
+    Args:
+        image_features, text_features: `[b, d]`, not normalised.
+        person_ids, weight: as in [`multi_positive_itc`].
+
+    Returns:
+        Scalar, fp32 (at least).
+    """
+    image, text = _wide(image_features), _wide(text_features)
+    normalize = nn.functional.normalize
+    cosine = cosines(normalize(image, dim=-1), normalize(text, dim=-1))
     if len(cosine) == 0:
         return cosine.sum()
-    losses = []
-    for logits, target, log_count, row_weight in _directions(cosine, 1 / temperature, person_ids, weight):
-        log_p = (logits + log_count).log_softmax(1)
-        p = log_p.exp()
-        # What counts nothing has p = 0 and log p = -inf: their product is 0 here.
-        gap = (log_p - (target + 1e-8).log()).masked_fill(log_count.isinf(), 0.0)
-        losses.append(_weighted_mean((p * gap).sum(1), row_weight))
+    lengths = image.norm(dim=-1, keepdim=True), text.norm(dim=-1, keepdim=True)
+    losses = [
+        _divergence(length * logits, *rest)
+        for length, (logits, *rest) in zip(lengths, _directions(cosine, 1.0, person_ids, weight), strict=True)
+    ]
     return (losses[0] + losses[1]) / 2
+
+
+def projection_classification(
+    image_features: torch.Tensor,
+    text_features: torch.Tensor,
+    classes: torch.Tensor,
+    identities: torch.Tensor,
+    weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """CMPC (Zhang and Lu, ECCV 2018): the identity, told from each feature's projection on its partner's direction.
+
+    The projection of x on z is `(x . z / |z|) z / |z|`; the classes have unit length, so that none wins by its own.
+    The paper adds the two sides; here they are averaged, as in [`identity_loss`].
+
+    Args:
+        image_features, text_features: `[b, d]`, not normalised, row i one pair.
+        classes: `[num_identities, d]`, one direction an identity for both modalities.
+        identities: `[b]` int64 in [0, num_identities).
+        weight: `[b]` trust in each image-caption pair. Both projections need both, so both are weighed by it.
+
+    Returns:
+        Scalar, fp32 (at least).
+    """
+    image, text = _wide(image_features), _wide(text_features)
+    directions = nn.functional.normalize(_wide(classes).to(image.dtype), dim=-1)
+    losses = []
+    for one, other in ((image, text), (text, image)):
+        unit = nn.functional.normalize(other, dim=-1)
+        projected = (one * unit).sum(-1, keepdim=True) * unit
+        with torch.autocast(one.device.type, enabled=False):
+            logits = projected @ directions.T
+        losses.append(_weighted_mean(nn.functional.cross_entropy(logits, identities, reduction="none"), weight))
+    return (losses[0] + losses[1]) / 2
+
+
+def primary_components(features: torch.Tensor, count: int) -> torch.Tensor:
+    """Features reduced to the batch's `count` first principal components (Long-CLIP, arXiv 2403.15378).
+
+    What a short caption is compared with: an image without the details that only the long one tells. The directions are
+    taken without gradient (ours: the gradient of an eigenvector grows without bound as two variances meet).
+
+    Args:
+        features: `[b, d]`.
+        count: of components; from min(b - 1, d) on all that there is.
+
+    Returns:
+        `[b, d]`, fp32 (at least): the mean plus the projection of what differs from it.
+    """
+    features = _wide(features)
+    if len(features) == 0 or count >= min(len(features) - 1, features.shape[1]):
+        return features
+    mean = features.mean(0, keepdim=True)
+    with torch.no_grad():
+        kept = torch.linalg.svd(features - mean, full_matrices=False).Vh[:count]
+    with torch.autocast(features.device.type, enabled=False):
+        return mean + (features - mean) @ kept.T @ kept
 
 
 def triplet_alignment(
@@ -258,6 +363,7 @@ def _directions(
     scale: torch.Tensor | float,
     person_ids: torch.Tensor | None,
     weight: torch.Tensor | None,
+    exclude_same: bool = False,
 ) -> tuple[tuple[torch.Tensor, ...], ...]:
     """Image-to-text and text-to-image: logits, target, log count (see [`_positives`]) and weight of each row."""
     scale = _wide(scale).to(cosine.dtype) if isinstance(scale, torch.Tensor) else scale
@@ -267,10 +373,25 @@ def _directions(
     else:
         same = same_by_any((person_ids,), b, cosine.device)
     weight = cosine.new_ones(b) if weight is None else weight.to(cosine.dtype)
-    by_image = scale * cosine, *_positives(same, weight)
+    left_out = torch.zeros_like(same)
+    if exclude_same:
+        own = torch.eye(b, dtype=torch.bool, device=cosine.device)
+        same, left_out = own, same & ~own
+    target, log_count, row_weight = _positives(same, weight)
+    by_image = scale * cosine, target, log_count.masked_fill(left_out, float("-inf")), row_weight
     uniform = same.to(cosine.dtype) / same.sum(1, keepdim=True)
-    by_text = scale * cosine.T, uniform, torch.zeros_like(cosine), weight
+    by_text = scale * cosine.T, uniform, torch.zeros_like(cosine).masked_fill(left_out, float("-inf")), weight
     return by_image, by_text
+
+
+def _divergence(
+    logits: torch.Tensor, target: torch.Tensor, log_count: torch.Tensor, row_weight: torch.Tensor
+) -> torch.Tensor:
+    """KL(softmax(logits) || target + 1e-8) of each row, their weighted mean."""
+    log_p = (logits + log_count).log_softmax(1)
+    # What counts nothing has p = 0 and log p = -inf: their product is 0 here.
+    gap = (log_p - (target + 1e-8).log()).masked_fill(log_count.isinf(), 0.0)
+    return _weighted_mean((log_p.exp() * gap).sum(1), row_weight)
 
 
 def _positives(same: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -304,7 +425,11 @@ def _log_count_of_negatives(sentence_embeds: torch.Tensor, ignored: torch.Tensor
 
 __all__ = [
     "identity_loss",
+    "label_divergence",
     "multi_positive_itc",
+    "primary_components",
+    "projection_classification",
+    "projection_matching",
     "region_sentence_contrastive",
     "self_distillation",
     "similarity_distribution_matching",

@@ -14,25 +14,21 @@ from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
+from .acsa import STRIPES, StripePhraseAttention
 from .activations import QuickGELU
 from .configuration_rogle import RogleConfig
 from .dense import BlockInputs, RogleVisionEncoder, masked_class_tokens, value_only_block
-from .losses import (
-    identity_loss,
-    multi_positive_itc,
-    region_sentence_contrastive,
-    self_distillation,
-    similarity_distribution_matching,
-    token_similarity,
-    triplet_alignment,
-)
+from .implicit_relations import ImplicitRelations
+from .objective import weighted_terms
 from .packing import encode_buckets, encode_packed, stack_texts, text_lengths
+from .parts import PartDecoder
 from .positions import lengthen_text_positions, resize_image_positions
 from .regions import check_box_image, crop_boxes, mean_patch_tokens, roi_align
 
 logger = logging.get_logger(__name__)
 
 VISION_POSITIONS = "vision_model.embeddings.position_embedding.weight"
+HEADS = {"acsa": StripePhraseAttention, "parts": PartDecoder, "implicit_relations": ImplicitRelations}
 TEXT_POSITIONS = "text_model.embeddings.position_embedding.weight"
 # Read when plain CLIP weights are loaded: the caption length of the release (Long-CLIP's 20 + 57 * 4).
 CAPTION_TOKENS = 248
@@ -49,6 +45,8 @@ class RogleOutput(ModelOutput):
     loss_tsl_text, loss_tsl_image (scalar): token-similarity losses; None when switched off or without pairs.
     loss_distill (scalar): self-distillation of regions to crops; None when switched off or without pairs.
     loss_id (scalar): identity classification of images and captions; None when switched off.
+    loss_short (scalar): contrast of short captions; None when switched off.
+    loss_head (scalar): that of `config.head`; None without.
     logits_per_image (`[b, b]`), logits_per_text (`[b, b]`): scaled cosine of images and captions.
     text_embeds (`[b, d]`), image_embeds (`[b, d]`): unit vectors.
     region_embeds (`[n, d]`), sentence_embeds (`[n, d]`): unit vectors; None without boxes or sentences.
@@ -65,6 +63,8 @@ class RogleOutput(ModelOutput):
     loss_tsl_image: torch.FloatTensor | None = None
     loss_distill: torch.FloatTensor | None = None
     loss_id: torch.FloatTensor | None = None
+    loss_short: torch.FloatTensor | None = None
+    loss_head: torch.FloatTensor | None = None
     logits_per_image: torch.FloatTensor | None = None
     logits_per_text: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
@@ -132,6 +132,7 @@ class RogleModel(CLIPModel):
     config_class = RogleConfig
     # Matched by class name: parts with parameters of their own must not be spread over devices.
     _no_split_modules = ["CLIPTextEmbeddings", "RogleVisionEmbeddings", "CLIPEncoderLayer", "RegionHead"]
+    _no_split_modules += [kind.__name__ for kind in HEADS.values()]
 
     def __init__(self, config: RogleConfig):
         super().__init__(config)
@@ -142,6 +143,7 @@ class RogleModel(CLIPModel):
         self.identity_classifier = (
             nn.Linear(config.projection_dim, config.num_identities, bias=False) if config.num_identities else None
         )
+        self.head = HEADS[config.head](config) if config.head != "none" else None
         for tower in (self.vision_model, self.text_model):
             if tower.config.hidden_act == "quick_gelu":
                 for layer in tower.encoder.layers:
@@ -153,6 +155,8 @@ class RogleModel(CLIPModel):
         super()._init_weights(module)
         if isinstance(module, RegionHead):
             init.constant_(module.logit_scale, module.initial)
+        elif isinstance(module, PartDecoder):
+            init.normal_(module.slots, std=self.config.initializer_range)
 
     @classmethod
     def from_pretrained(
@@ -288,15 +292,15 @@ class RogleModel(CLIPModel):
         Raises:
             ValueError: a box without area in its image, or a box_image that names no image.
         """
-        inputs = self._block_inputs(boxes)
+        inputs = self._block_inputs(True)
         vision = self.vision_model(
             pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, block_inputs=inputs
         )
         return self._regions(pixel_values, vision.last_hidden_state, inputs, boxes, box_image)
 
-    def _block_inputs(self, boxes: torch.Tensor | None, last_states: bool = False) -> BlockInputs:
-        """What the dense forward has to keep for the region features of these boxes, and what it may leave out."""
-        feature = self.config.region_feature if boxes is not None else None
+    def _block_inputs(self, regions: bool, last_states: bool = False) -> BlockInputs:
+        """What the dense forward has to keep for region features, if any, and what it may leave out."""
+        feature = self.config.region_feature if regions else None
         keep = {"dense_roi": 1, "masked_cls": self.config.masked_blocks}.get(feature, 0)
         return BlockInputs(keep, class_only=not last_states and feature != "patch_mean")
 
@@ -355,7 +359,7 @@ class RogleModel(CLIPModel):
         Raises:
             ValueError: a box without area in its image, or a box_image that names no image.
         """
-        inputs = self._block_inputs(boxes)
+        inputs = self._block_inputs(boxes is not None)
         vision = self.vision_model(pixel_values=pixel_values, block_inputs=inputs)
         images = nn.functional.normalize(self.visual_projection(vision.pooler_output).float(), dim=-1)
         if boxes is None:
@@ -377,6 +381,51 @@ class RogleModel(CLIPModel):
         """
         return nn.functional.normalize(self.encode_tokens(input_ids)[0].float(), dim=-1)
 
+    @torch.no_grad()
+    def encode_image_parts(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the head compares of images at test: slots (`"parts"`), or stripes and the whole image (`"acsa"`).
+
+        Args:
+            pixel_values: `[b, 3, height, width]`, normalised by the processor.
+
+        Returns:
+            `[b, K, d]` unit vectors, fp32; K is 0 with any other head.
+        """
+        if self.config.head == "acsa":
+            stripes, owner = self._stripes(pixel_values)
+            images, regions = self.encode_images(pixel_values, stripes, owner)
+            return torch.cat([regions.unflatten(0, (len(images), -1)), images[:, None]], dim=1)
+        if self.config.head != "parts":
+            return torch.zeros(len(pixel_values), 0, self.projection_dim, device=pixel_values.device)
+        return self.head(patches=self._patches(self.vision_model(pixel_values=pixel_values)))["image_parts"].float()
+
+    @torch.no_grad()
+    def encode_text_parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What the head compares of texts at test, beside their embedding and sentences: the slots of `"parts"`.
+
+        Args:
+            input_ids, attention_mask: as of [`RogleModel.encode_texts`].
+
+        Returns:
+            `[n, K, d]` unit vectors, fp32; K is 0 with any other head.
+        """
+        if self.config.head != "parts":
+            return torch.zeros(len(input_ids), 0, self.projection_dim, device=input_ids.device)
+        words = self.encode_tokens(input_ids, keep_tokens=True)[1]
+        return self.head(words=words, kept=self._kept(input_ids))["text_parts"].float()
+
+    def _stripes(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        boxes = torch.tensor(STRIPES, device=pixel_values.device).repeat(len(pixel_values), 1)
+        return boxes, torch.arange(len(pixel_values), device=boxes.device).repeat_interleave(len(STRIPES))
+
+    def _patches(self, vision: BaseModelOutputWithPooling) -> torch.Tensor:
+        return self.vision_model.post_layernorm(vision.last_hidden_state[:, 1:])
+
+    def _kept(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """`[n, l]` bool, false behind the end of each text."""
+        lengths = torch.tensor(text_lengths(input_ids, self.text_model.eos_token_id), device=input_ids.device)
+        return torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
+
     @can_return_tuple
     def forward(
         self,
@@ -394,6 +443,7 @@ class RogleModel(CLIPModel):
         caption_weight: torch.FloatTensor | None = None,
         person_ids: torch.LongTensor | None = None,
         identities: torch.LongTensor | None = None,
+        short_input_ids: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         loss_inputs: dict[str, torch.Tensor] | None = None,
@@ -419,6 +469,7 @@ class RogleModel(CLIPModel):
             caption_weight: `[b]` reliability of the image-caption pairs in [0, 1].
             person_ids: `[b]` int64 identities, for positives beyond the diagonal.
             identities: `[b]` int64 classes in [0, `config.num_identities`), for the identity loss.
+            short_input_ids: `[b, s]` short captions beside the long ones, for `short_loss_weight`.
             return_loss: compute the losses.
             interpolate_pos_encoding: accept images of another size (resizes the table in every call).
             loss_inputs: given alone, nothing is embedded and the losses are those of these, see [`RogleModel.losses`].
@@ -427,7 +478,8 @@ class RogleModel(CLIPModel):
 
         Raises:
             ValueError: input_ids or pixel_values missing, an image of the wrong size, a box without area, an identity
-                loss without `identities`, `output_attentions` of attention that is not eager.
+                loss without `identities`, one of short captions without them, `output_attentions` of attention that is
+                not eager.
         """
         if loss_inputs is not None:
             loss_inputs = gather(loss_inputs) if gather else loss_inputs
@@ -446,6 +498,7 @@ class RogleModel(CLIPModel):
             if value is not None and len(value) != n or value is None and n is not None and name == "box_image":
                 raise ValueError(f"{name} must have one row for each of {n or 0} boxes")
         of_captions = {"person_ids": person_ids, "caption_weight": caption_weight, "identities": identities}
+        of_captions |= {"short_input_ids": short_input_ids}
         for name, value in of_captions.items():
             if value is not None and len(value) != len(input_ids):
                 raise ValueError(f"{name} must have one row for each of {len(input_ids)} captions")
@@ -459,7 +512,10 @@ class RogleModel(CLIPModel):
                     "model.set_attn_implementation('eager') first"
                 )
         every_state = kwargs.get("output_hidden_states") or kwargs.get("output_attentions")
-        inputs = self._block_inputs(boxes, last_states=bool(every_state) or not training)
+        head = self.head if training else None
+        reads = () if head is None else head.reads
+        wanted = bool(every_state) or not training or "patches" in reads
+        inputs = self._block_inputs(boxes is not None or "stripes" in reads, last_states=wanted)
         vision = self.vision_model(
             pixel_values=pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
@@ -467,24 +523,34 @@ class RogleModel(CLIPModel):
             **kwargs,
         )
         spans_wanted = training and self.config.tsl_text_weight > 0 and sentence_spans is not None and boxes is not None
-        sentence_features = None
+        # One call for all texts: each costs the CPU a walk over all weights and their gradients.
+        texts, keep, targets = {}, set(), None
+        if head is not None and head.masks_words:
+            texts["masked"], targets = head.mask(input_ids, self._kept(input_ids).sum(1))
+            keep.add("masked")
         if position_ids is not None or every_state:
             text = self.text_model(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
             )
-            text_features = self.text_projection(text.pooler_output)
         else:
-            # One call for captions and sentences: each costs the CPU a walk over all weights and their gradients.
-            ids, captions = input_ids, len(input_ids)
-            if sentence_input_ids is not None:
-                ids = stack_texts(input_ids, sentence_input_ids)
-            features, tokens = self.encode_tokens(ids, bool(spans_wanted) or not training, keep_first=captions)
-            text_features, sentence_features = features[:captions], features[captions:]
+            text, texts["caption"] = None, input_ids
+            if spans_wanted or not training or "words" in reads:
+                keep.add("caption")
+        if training and self.config.short_loss_weight > 0:
+            if short_input_ids is None:
+                raise ValueError("short_loss_weight is set: RogleModel.forward needs short_input_ids")
+            texts["short"] = short_input_ids
+        if sentence_input_ids is not None:
+            texts["sentence"] = sentence_input_ids
+        features, tokens = self._encode_texts(texts, keep)
+        if text is None:
             text = BaseModelOutputWithPooling(
-                last_hidden_state=tokens[:, : input_ids.shape[1]] if len(tokens) else None, pooler_output=text_features
+                last_hidden_state=tokens.get("caption"), pooler_output=features["caption"]
             )
+        else:
+            text.pooler_output = self.text_projection(text.pooler_output)
+        text_features, sentence_features = text.pooler_output, features.get("sentence")
         vision.pooler_output = self.visual_projection(vision.pooler_output)
-        text.pooler_output = text_features
         image_embeds = nn.functional.normalize(vision.pooler_output, dim=-1)
         text_embeds = nn.functional.normalize(text_features, dim=-1)
         logits_per_text = self.logit_scale.exp() * text_embeds @ image_embeds.T
@@ -494,9 +560,7 @@ class RogleModel(CLIPModel):
             region_embeds = nn.functional.normalize(
                 self._regions(pixel_values, vision.last_hidden_state, inputs, boxes, box_image), dim=-1
             )
-        if sentence_input_ids is not None:
-            if sentence_features is None:
-                sentence_features = self.encode_tokens(sentence_input_ids)[0]
+        if sentence_features is not None:
             sentence_embeds = nn.functional.normalize(sentence_features, dim=-1)
 
         losses: dict[str, torch.Tensor] = {}
@@ -520,18 +584,31 @@ class RogleModel(CLIPModel):
                     found["span_embeds"], found["span_targets"] = self._spans_and_sentences(
                         text.last_hidden_state, sentence_embeds, sentence_spans, box_image
                     )
-                if config.tsl_image_weight > 0 or config.distill_weight > 0:
-                    found["cropped_regions"], found["crop_embeds"], found["crop_weight"] = self._one_crop_an_image(
-                        pixel_values, region_embeds, boxes, box_image, pair_weight
-                    )
+                contrast_crops = config.local_contrast == "crop" and config.local_loss_weight > 0
+                if contrast_crops or config.tsl_image_weight > 0 or config.distill_weight > 0:
+                    one, found["crop_embeds"] = self._one_crop_an_image(pixel_values, region_embeds, boxes, box_image)
+                    rows = {"cropped_regions": region_embeds, "crop_weight": pair_weight}
+                    if contrast_crops:
+                        rows |= {"crop_sentences": sentence_embeds}
+                        rows |= {"crop_sentence_ids": sentence_ids, "crop_part_ids": part_ids}
+                    found |= {name: value[one] for name, value in rows.items() if value is not None}
             if config.id_loss_weight > 0:
                 if identities is None:
                     raise ValueError("id_loss_weight is set: RogleModel.forward needs identities")
-                found |= {
-                    "image_features": vision.pooler_output,
-                    "text_features": text_features,
-                    "identities": identities,
-                }
+                found["identities"] = identities
+            if config.id_loss_weight > 0 or config.global_loss == "cmpm":
+                found |= {"image_features": vision.pooler_output, "text_features": text_features}
+            if "short" in features:
+                found["short_embeds"] = nn.functional.normalize(features["short"], dim=-1)
+            if "stripes" in reads:
+                stripes, owner = self._stripes(pixel_values)
+                of_stripes = self._regions(pixel_values, vision.last_hidden_state, inputs, stripes, owner)
+                of_stripes = nn.functional.normalize(of_stripes, dim=-1).unflatten(0, (len(pixel_values), -1))
+                found |= head(of_stripes, image_embeds, text_embeds, sentence_embeds, box_image)
+            elif targets is not None:
+                found |= head(self._patches(vision), tokens["masked"], self._kept(input_ids), targets)
+            elif head is not None:
+                found |= head(self._patches(vision), text.last_hidden_state, self._kept(input_ids))
             loss_inputs = {name: value for name, value in found.items() if value is not None}
             if return_loss:
                 loss_inputs = gather(loss_inputs) if gather else loss_inputs
@@ -553,76 +630,28 @@ class RogleModel(CLIPModel):
     def losses(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss and its terms, from embeddings alone: those of a batch, or of several put together.
 
-        Every term is a mean over images or over pairs, so rows of several processes or calls may be put end to end,
-        name by name, whatever their numbers.
-
-        Args:
-            inputs: of b images `image_embeds`, `text_embeds` `[b, d]`, and as far as given to
-                [`RogleModel.forward`] `person_ids`, `caption_weight`, `identities` `[b]`, the last with
-                `image_features`, `text_features` `[b, d]`; of n pairs `region_embeds`, `sentence_embeds` `[n, d]`,
-                `sentence_ids`, `part_ids`, `pair_weight` `[n]`; `span_embeds`, `span_targets` `[m, d]`, the pooled
-                tokens of the sentences found in their captions, and the sentences; `cropped_regions`, `crop_embeds`
-                `[k, d]`, `crop_weight` `[k]`, one region an image, and its crop.
-
-        Returns:
-            Scalars `loss` and those of `loss_global`, `loss_local`, `loss_tsl_text`, `loss_tsl_image`,
-            `loss_distill`, `loss_id` that are switched on and have their inputs, as in [`RogleOutput`].
+        Arguments and result as of `objective.weighted_terms`.
         """
-        config, given = self.config, inputs.get
-        terms = {"loss_global": self._global_loss(inputs)}
-        loss = terms["loss_global"]
-        if config.local_loss_weight > 0 and "region_embeds" in inputs:
-            terms["loss_local"] = region_sentence_contrastive(
-                inputs["region_embeds"],
-                inputs["sentence_embeds"],
-                self.region_head(),
-                given("sentence_ids"),
-                given("part_ids"),
-                given("pair_weight"),
-                config.soft_negatives,
-            )
-            loss = loss + config.local_loss_weight * terms["loss_local"]
-        if "span_embeds" in inputs:
-            # Not weighted by the pairs' reliability: a sentence is part of its caption whatever its region is.
-            terms["loss_tsl_text"] = token_similarity(
-                inputs["span_embeds"], inputs["span_targets"], None, config.tsl_detach_target
-            )
-            loss = loss + config.tsl_text_weight * terms["loss_tsl_text"]
-        if "crop_embeds" in inputs:
-            pairs = inputs["cropped_regions"], inputs["crop_embeds"], given("crop_weight")
-            if config.tsl_image_weight > 0:
-                terms["loss_tsl_image"] = token_similarity(*pairs, config.tsl_detach_target)
-                loss = loss + config.tsl_image_weight * terms["loss_tsl_image"]
-            if config.distill_weight > 0:
-                terms["loss_distill"] = self_distillation(*pairs)
-                loss = loss + config.distill_weight * terms["loss_distill"]
-        if "identities" in inputs:
-            terms["loss_id"] = identity_loss(
-                self.identity_classifier(inputs["image_features"]),
-                self.identity_classifier(inputs["text_features"]),
-                inputs["identities"],
-                given("caption_weight"),
-            )
-            loss = loss + config.id_loss_weight * terms["loss_id"]
+        scales = self.logit_scale, self.region_head()
+        return weighted_terms(self.config, inputs, *scales, self.identity_classifier, self.head)
 
-        # Data-parallel training wants a gradient for every parameter in every step.
-        loss = loss + 0.0 * self.region_head.logit_scale.sum()
-        if "loss_id" not in terms and self.identity_classifier is not None:
-            loss = loss + 0.0 * self.identity_classifier.weight.sum()
-        if config.global_loss != "itc":
-            loss = loss + 0.0 * self.logit_scale
-        return {"loss": loss, **terms}
-
-    def _global_loss(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        config = self.config
-        images, texts = inputs["image_embeds"], inputs["text_embeds"]
-        ids, weight = inputs.get("person_ids"), inputs.get("caption_weight")
-        if config.global_loss == "sdm":
-            return similarity_distribution_matching(images, texts, ids, weight, config.sdm_temperature)
-        if config.global_loss == "tal":
-            return triplet_alignment(images, texts, ids, weight, config.tal_temperature, config.tal_margin)
-        scale = self.logit_scale.clamp(max=math.log(100)).exp()
-        return multi_positive_itc(images, texts, scale, ids, weight)
+    def _encode_texts(
+        self, texts: dict[str, torch.Tensor], keep: set[str]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Features of tables of ids, all in one call, and the token states of those named in `keep`."""
+        names = sorted(texts, key=lambda name: name not in keep)  # those that are kept come first
+        if not names:
+            return {}, {}
+        sizes = [len(texts[name]) for name in names]
+        kept = sum(len(texts[name]) for name in keep)
+        ids = stack_texts(*(texts[name] for name in names)) if len(names) > 1 else texts[names[0]]
+        features, tokens = self.encode_tokens(ids, bool(keep), keep_first=kept)
+        states = tokens.split(sizes[: len(keep)]) if keep else ()
+        of_names = dict(zip(names, states, strict=False))
+        return (
+            dict(zip(names, features.split(sizes), strict=True)),
+            {name: each[:, : texts[name].shape[1]] for name, each in of_names.items()},
+        )
 
     def _spans_and_sentences(
         self, tokens: torch.Tensor, sentence_embeds: torch.Tensor, spans: torch.Tensor, caption: torch.Tensor
@@ -636,25 +665,20 @@ class RogleModel(CLIPModel):
         return self.text_projection(pooled), sentence_embeds[kept]
 
     def _one_crop_an_image(
-        self,
-        pixel_values: torch.Tensor,
-        region_embeds: torch.Tensor,
-        boxes: torch.Tensor,
-        box_image: torch.Tensor,
-        weight: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        self, pixel_values: torch.Tensor, region_embeds: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[k]` the rows of one box an image, and `[k, d]` the embeddings of their crops."""
         # One pair an image, its first, keeps the cost at one more image forward (GOAL takes the best one).
         order = box_image.argsort(stable=True)
         first = torch.ones_like(box_image, dtype=torch.bool)
         first[1:] = box_image[order][1:] != box_image[order][:-1]
         one = order[first]
         if not len(one):
-            return region_embeds, region_embeds, weight
+            return one, region_embeds
         crops = crop_boxes(pixel_values, boxes[one], box_image[one])
         inputs = BlockInputs(class_only=True)
         vision = self.vision_model(pixel_values=crops, interpolate_pos_encoding=True, block_inputs=inputs)
-        target = self.visual_projection(vision.pooler_output)
-        return region_embeds[one], target, None if weight is None else weight[one]
+        return one, self.visual_projection(vision.pooler_output)
 
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")

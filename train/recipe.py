@@ -13,11 +13,26 @@ from transformers import HfArgumentParser
 MODEL_FIELDS = (
     "region_feature",
     "global_loss",
+    "itc_temperature",
+    "same_identity",
     "local_loss_weight",
+    "local_contrast",
     "tsl_text_weight",
     "tsl_image_weight",
+    "tsl_detach_target",
     "distill_weight",
     "id_loss_weight",
+    "id_loss",
+    "short_loss_weight",
+    "short_components",
+    "head",
+    "head_loss_weight",
+    "head_temperature",
+    "head_layers",
+    "part_slots",
+    "part_margin",
+    "commonality",
+    "mask_probability",
     "soft_negatives",
     "reliability_local",
     "reliability_global",
@@ -66,13 +81,30 @@ class Recipe:
     erase: float = field(default=0.0, metadata={"help": "probability that a rectangle of 2 to 20 % is erased"})
     drop_sentences: float = field(default=0.0, metadata={"help": "probability of each sentence to leave its caption"})
     reorder_sentences: float = field(default=0.0, metadata={"help": "probability that a caption's are shuffled"})
-    region_feature: str | None = field(default=None, metadata={"help": "overrides the model's, as do the next nine"})
-    global_loss: str | None = field(default=None, metadata={"help": "itc, sdm or tal"})
+    region_feature: str | None = field(default=None, metadata={"help": "overrides the model's, as do all down to trust"})
+    global_loss: str | None = field(default=None, metadata={"help": "itc, sdm, tal or cmpm"})
+    itc_temperature: float | None = field(default=None, metadata={"help": "of itc, fixed (CTLG's 0.02); 0: learnt"})
+    same_identity: str | None = field(default=None, metadata={"help": "other pairs of an identity: positive, excluded"})
     local_loss_weight: float | None = field(default=None, metadata={"help": "of the region-sentence contrast"})
+    local_contrast: str | None = field(default=None, metadata={"help": "its image side: region or crop"})
     tsl_text_weight: float | None = field(default=None, metadata={"help": "of the token similarity of sentences"})
     tsl_image_weight: float | None = field(default=None, metadata={"help": "of the token similarity of regions"})
+    tsl_detach_target: bool | None = field(default=None, metadata={"help": "no gradient to the similarity's target"})
     distill_weight: float | None = field(default=None, metadata={"help": "of regions towards their crops"})
     id_loss_weight: float | None = field(default=None, metadata={"help": "of the identity classification"})
+    id_loss: str | None = field(default=None, metadata={"help": "softmax or cmpc"})
+    short_loss_weight: float | None = field(
+        default=None, metadata={"help": "of the short captions' own contrast, beside the long one (Long-CLIP)"}
+    )
+    short_components: int | None = field(default=None, metadata={"help": "of the image that short captions are shown"})
+    head: str | None = field(default=None, metadata={"help": "none, acsa, parts or implicit_relations"})
+    head_loss_weight: float | None = field(default=None, metadata={"help": "of the head's loss"})
+    head_temperature: float | None = field(default=None, metadata={"help": "of acsa's local distribution"})
+    head_layers: int | None = field(default=None, metadata={"help": "blocks of parts and of implicit_relations"})
+    part_slots: int | None = field(default=None, metadata={"help": "of parts"})
+    part_margin: float | None = field(default=None, metadata={"help": "of parts, in units of cosine"})
+    commonality: float | None = field(default=None, metadata={"help": "in [0, 1]: common parts give up margin"})
+    mask_probability: float | None = field(default=None, metadata={"help": "of words, for implicit_relations"})
     soft_negatives: float | None = field(default=None, metadata={"help": "in [0, 1]: near-equal sentences repel less"})
     reliability_local: str | None = field(
         default=None, metadata={"help": "trust in region-sentence pairs: none, margin, gmm_consensus or evidential"}

@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from augment import Augmentation
+from both_captions import BothCaptions
 from checkpoints import Checkpoints, TrainingState, broken, save_folder, write_json, write_text
 from datasets import Dataset
 from environment import describe_environment, tracker_names
@@ -133,7 +134,7 @@ def train(recipe: Recipe, command: str) -> dict:
     if recipe.regions == "mined" or (recipe.regions == "rows" and not paired):
         say("no paired regions in the data: mining them (RSM)" if recipe.regions == "rows" else "mining (RSM)")
         train_rows = _mined(accelerator, model, processor, train_rows)
-    pairs = PairDataset(
+    pairs = (BothCaptions if model.config.short_loss_weight > 0 else PairDataset)(
         train_rows,
         processor,
         long_share=recipe.long_share,
