@@ -13,26 +13,25 @@ of what is there.
     noise      20 % and 50 % of the region-sentence pairs, and of the image-caption pairs, shuffled: none against the
                chosen reliability, and how well it tells clean pairs
     features   the region features: retrieval, grounding and leak, before and after training
+    borrowed   what other systems know: negatives softened by commonality (after arXiv 2501.00318), and near copies of
+               the training pictures with one colour swapped, as hard negatives (PDG, arXiv 2311.09084)
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from ablation_figures import draw_features, draw_noise, draw_similarity_map, draw_terms
+from cells import ROOT, at_budget, check_cell, read_cell, run_cell, spread, table, with_copies, write_whole
 
 from dataset_pvlg.load import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.regions import leak
 
-ROOT = Path(__file__).resolve().parents[1]
 LOCAL, GLOBAL = "gmm_consensus", "gmm_consensus"
 TRUST = ["--reliability-local", LOCAL, "--reliability-global", GLOBAL]
 TERMS = {
@@ -50,7 +49,13 @@ NOISES = {
     "50 % of image-caption pairs": ["--shuffle-captions", "0.5"],
 }
 FEATURES = ("patch_mean", "dense_roi", "masked_cls")
-STUDIES = ("terms", "trust", "noise", "features")
+COPIES = "--copies"  # no flag of train.py: the cell's data are those with near copies
+BORROWED = {
+    "the defaults": [],
+    "softened negatives": ["--soft-negatives", "0.5"],
+    "near copies": [COPIES],
+}
+STUDIES = ("terms", "trust", "noise", "features", "borrowed")
 LONG, SHORT, FUSED = "global/long/R@1", "global/short/R@1", "global+local/long/R@1"
 
 
@@ -76,6 +81,9 @@ def cells(studies: Sequence[str], seeds: Sequence[int]) -> dict[str, list[str]]:
         if "terms" in studies:
             for flags in TERMS.values():
                 add(flags, seed)
+        if "borrowed" in studies:
+            for flags in BORROWED.values():
+                add(flags, seed)
         if "noise" in studies:
             add([], seed)
             add(TRUST, seed)
@@ -88,71 +96,6 @@ def cells(studies: Sequence[str], seeds: Sequence[int]) -> dict[str, list[str]]:
 def folder_of(out: Path, flags: Sequence[str], seed: int) -> Path:
     words = [flag.lstrip("-") for flag in flags] or ["defaults"]
     return out / "cells" / "_".join([*words, f"seed-{seed}"])
-
-
-def run_cell(folder: Path, flags: Sequence[str], common: Sequence[str]) -> None:
-    """Trains one cell unless it is finished; a cell that was killed goes on.
-
-    Raises:
-        SystemExit: the cell is there, but of another recipe; or its training failed.
-    """
-    check_cell(folder, common)
-    if (folder / "results.json").exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / "train" / "train.py"), *common, *flags, "--out", str(folder)]
-    if folder.exists() and any(folder.iterdir()):
-        command.append("--resume")
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    with open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
-        code = subprocess.run(
-            command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        ).returncode
-    if code:
-        raise SystemExit(f"{' '.join(command)}\nended with {code}; its messages: {folder.with_suffix('.log')}")
-
-
-def check_cell(folder: Path, common: Sequence[str]) -> None:
-    """Raises SystemExit where a cell was trained with other epochs, on other data, or with other threads."""
-    saved = folder / "recipe.yaml"
-    recipe = yaml.safe_load(saved.read_text(encoding="utf-8")) if saved.exists() else {}
-    for flag, value in zip(common[::2], common[1::2], strict=True):
-        name = flag.removeprefix("--").replace("-", "_")
-        if name in recipe and str(recipe[name]) != value:
-            raise SystemExit(f"{saved}: {name} is {recipe[name]!r}, this command {value}; name another --out")
-
-
-def read_cell(folder: Path) -> dict | None:
-    """Results and validation curve of a finished cell."""
-    if not (folder / "results.json").exists():
-        return None
-    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    found["curve"] = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    return found
-
-
-def at_budget(curve: Sequence[Mapping[str, float]], cpu_seconds: float, name: str = f"validation/{LONG}") -> float:
-    """A validation score after that much CPU time of training, interpolated between epochs; 0 before the first."""
-    seconds, score = 0.0, 0.0
-    for entry in curve:
-        if entry["cpu_seconds"] >= cpu_seconds:
-            share = (cpu_seconds - seconds) / max(entry["cpu_seconds"] - seconds, 1e-9)
-            return score + share * (entry[name] - score)
-        seconds, score = entry["cpu_seconds"], entry[name]
-    return score
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and, of more than one value, standard deviation."""
-    if not values:
-        return "-"
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(titles) + " |", "|---|" + "---:|" * (len(titles) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def report_terms(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[str, list[float]]]]:
@@ -175,13 +118,15 @@ def report_terms(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[s
             },
             "region R@10": [cell["results"].get("local/R@10", 0.0) for cell in group],
             "pointing": [cell["results"].get("local/pointing", 0.0) for cell in group],
-            "equal time": [] if name == FULL else [at_budget(cell["curve"], budget) for cell in group],
+            "equal time": []
+            if name == FULL
+            else [at_budget(cell["curve"], budget, f"validation/{LONG}") for cell in group],
             "CPU minutes": [cell["curve"][-1]["cpu_seconds"] / 60 for cell in group],
         }
     titles = ["", "long R@1", "long mAP", "short R@1", "sentence → region R@10", "pointing"]
     titles += [f"validation long R@1 at {budget / 60:.1f} CPU min", "CPU min of training"]
     rows = [[name, *(spread(values) for values in scores[name].values())] for name in scores]
-    return _table(titles, rows), scores
+    return table(titles, rows), scores
 
 
 def report_trust(out: Path, seed: int) -> str:
@@ -204,7 +149,7 @@ def report_trust(out: Path, seed: int) -> str:
                     + ["-" if value is None else f"{value:.3f}" for value in told]
                 )
     titles = ["50 % shuffled", "validation long R@1", "mAP", "sentence → region R@10", "clean: precision", "recall"]
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
 def report_noise(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[str, list[float]]]]:
@@ -229,7 +174,31 @@ def report_noise(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[s
             + ["-" if value is None else f"{value:.3f}" for value in told]
         )
     titles = ["shuffled", "seeds", "none: long R@1", "chosen: long R@1", "none loses", "chosen loses"]
-    return _table([*titles, "clean: precision", "recall"], rows), scores
+    return table([*titles, "clean: precision", "recall"], rows), scores
+
+
+def report_borrowed(out: Path, seeds: Sequence[int]) -> str:
+    """What other systems know, inside ROGLE, on test over the seeds."""
+    rows = []
+    for name, flags in BORROWED.items():
+        found = [cell for seed in seeds if (cell := read_cell(folder_of(out, flags, seed)))]
+        results = [cell["results"] for cell in found]
+        fused = [each.get(FUSED, each[LONG]) for each in results]
+        row = [name, str(len(found)), spread([each[LONG] for each in results]), spread(fused)]
+        row += [spread([each[SHORT] for each in results]), spread([each.get("local/R@10", 0.0) for each in results])]
+        row += [spread([cell["curve"][-1]["step"] for cell in found])]
+        rows.append([*row, spread([cell["curve"][-1]["cpu_seconds"] / 60 for cell in found])])
+    titles = [
+        "",
+        "seeds",
+        "long R@1",
+        "with late interaction",
+        "short R@1",
+        "sentence → region R@10",
+        "steps",
+        "CPU min",
+    ]
+    return table(titles, rows)
 
 
 @torch.no_grad()
@@ -288,7 +257,7 @@ def report_features(out: Path, seed: int, dataset: str) -> tuple[str, dict[str, 
         lines.append([*row, f"{minutes:.1f}" if own else "-"])
         scores[feature] |= {"long R@1": cell["results"][LONG]} if own else {}
     titles = ["region feature", "leak / spread before", "after training", "long R@1", "with late interaction"]
-    return _table([*titles, "sentence → region R@10", "pointing", "IoU ≥ 0.5", "CPU min"], lines), scores
+    return table([*titles, "sentence → region R@10", "pointing", "IoU ≥ 0.5", "CPU min"], lines), scores
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -303,14 +272,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     out = args.out.resolve()
     common = ["--dataset", args.dataset, "--epochs", str(args.epochs), "--threads", "1"]
+
+    def given(flags: Sequence[str], make: bool = False) -> tuple[list[str], list[str]]:
+        """A cell's own flags, and those that it shares with the others."""
+        own = [flag for flag in flags if flag != COPIES]
+        return own, with_copies(out, args.dataset, args.epochs, make) if COPIES in flags else common
+
     wanted = {k: v for k, v in cells(args.studies, args.seeds).items() if not args.only or args.only in k}
     if not args.report_only:
         for number, (name, flags) in enumerate(wanted.items(), 1):
             print(f"[{number}/{len(wanted)}] {name}", flush=True)
-            run_cell(out / "cells" / name, flags, common)
+            run_cell(out / "cells" / name, *given(flags, make=True))
 
-    for name in wanted:
-        check_cell(out / "cells" / name, common)
+    for name, flags in wanted.items():
+        check_cell(out / "cells" / name, given(flags)[1])
     parts = [f"Every cell: {' '.join(common)}; commands and curves in {args.out}/cells."]
     figures: dict[str, object] = {}
     if "terms" in args.studies:
@@ -324,12 +299,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "features" in args.studies:
         text, figures["features"] = report_features(out, args.seeds[0], args.dataset)
         parts += ["## Region features", text]
+    if "borrowed" in args.studies:
+        parts += ["## What other systems know, inside ROGLE", report_borrowed(out, args.seeds)]
     done = [cell for folder in sorted((out / "cells").glob("*")) if folder.is_dir() and (cell := read_cell(folder))]
     hours = sum(cell["curve"][-1]["cpu_seconds"] for cell in done) / 3600
     parts.append(f"{len(done)} cells, {hours:.2f} CPU hours of training.")
-    for name, text in (("report.md", "\n\n".join(parts)), ("report.json", json.dumps(figures, indent=1))):
-        (out / f"{name}.part").write_text(text + "\n", encoding="utf-8")
-        os.replace(out / f"{name}.part", out / name)
+    write_whole(out / "report.md", "\n\n".join(parts))
+    write_whole(out / "report.json", json.dumps(figures, indent=1))
     if "terms" in args.studies:
         draw_terms(figures["terms"], out / "ablation.png")
         best = folder_of(out, TERMS[DEFAULTS], args.seeds[0]) / "best"
