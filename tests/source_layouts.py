@@ -14,6 +14,7 @@ LAYOUTS = {
     "icfg_pedes": ("ICFG-PEDES.json", "file_path", "imgs", 0, False),
     "rstpreid": ("data_captions.json", "img_path", "imgs", 0, True),
     "ufine": ("annotations.json", "file_path", "images", 1, False),
+    "ufine3c": ("annotations.json", "file_path", "images", 1, False),
 }
 
 
@@ -24,6 +25,7 @@ def image_name(source: str, person: int, k: int) -> str:
         "icfg_pedes": f"test/{person:04d}/{person:04d}_{k:03d}_{k + 5:02d}_0303afternoon_{k:04d}_0.jpg",
         "rstpreid": f"{person:04d}_c{k + 9}_{k:04d}.jpg",
         "ufine": f"images/{person * 10 + k}.jpg",
+        "ufine3c": f"images/{person * 10 + k}.jpg",
     }[source]
 
 
@@ -48,15 +50,32 @@ def write_source(folder: Path, source: str, people: int = 6, images: int = 2) ->
         split = "test" if n == people - 1 else "val" if has_validation and n == people - 2 else "train"
         for k in range(images):
             name = image_name(source, n + first_id, k)
-            root = folder if source == "ufine" else folder / image_folder
+            root = folder if image_folder == "images" else folder / image_folder
             draw_person(root / name, n, k)
             captions = [f"A man wears a {COLOURS[n % 6]} shirt and grey pants.", f"Picture {k}.He  walks. "]
             record = {"split": split, "id": n + first_id, path_key: name, "captions": captions}
             records.append(record)
             if source == "icfg_pedes":
                 record["captions"] = captions[:1]
+            if source == "ufine3c":
+                record |= {"split": "test", "source": "UFine6926" if n % 2 else "ICFG-PEDES"}
+                record["captions"] = [*captions, *[f"Style {style}." for style in range(n)]]
     write_records(folder / file, records)
     return folder / file, records
+
+
+def write_textreid(folder: Path, records: list[dict[str, Any]]) -> None:
+    """CUHK-PEDES' records in TextReID's form: a file for each split, one row a sentence, ids from 0."""
+    images = 0
+    for split in ("train", "val", "test"):
+        rows = []
+        for record in (record for record in records if record["split"] == split):
+            for sentence in record["captions"]:
+                row = {"image_id": images, "id": record["id"] - 1, "file_path": record["file_path"]}
+                rows.append(row | {"sentence": sentence, "onehot": [1, 2, 3]})
+            images += 1
+        categories = sorted({row["id"] for row in rows})
+        write_records(folder / f"{split}.json", {"categories": categories, "annotations": rows})
 
 
 def write_records(file: Path, records: Any) -> None:

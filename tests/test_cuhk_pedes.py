@@ -1,5 +1,7 @@
+import json
+
 import pytest
-from source_layouts import write_records, write_source
+from source_layouts import write_records, write_source, write_textreid
 
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.sources.cuhk_pedes import camera
@@ -40,18 +42,88 @@ def test_root_may_be_the_set_the_folder_above_or_the_file(tmp_path, folder, as_f
     assert sum(map(len, data.values())) == 6
 
 
-def test_file_as_mailed_without_any_split_says_what_to_do(tmp_path):
+def without_split(records: list[dict]) -> list[dict]:
+    return [{name: value for name, value in record.items() if name != "split"} for record in records]
+
+
+def people(data) -> dict[str, set[int]]:
+    return {split: {number - 10_000_000 for number in rows["person_id"]} for split, rows in data.items()}
+
+
+@pytest.mark.parametrize("name", ["caption_all.json", "CUHK-PEDES.json"])
+def test_file_as_mailed_gets_the_official_split_from_its_ids(tmp_path, name):
     file, records = write_source(tmp_path, "cuhk_pedes")
     file.unlink()
-    write_records(tmp_path / "caption_all.json", [{k: v for k, v in r.items() if k != "split"} for r in records])
-    with pytest.raises(SourceError, match=r"caption_all\.json: field 'split': no record has one.*reid_raw\.json"):
-        read_source("cuhk_pedes", tmp_path)
+    for record, person in zip(records[::2], (1, 11003, 11004, 12003, 12004, 13003), strict=True):
+        record["id"] = records[records.index(record) + 1]["id"] = person
+    write_records(tmp_path / name, without_split(records))
+    data, report = read_source("cuhk_pedes", tmp_path)
+    assert people(data) == {"train": {1, 11003}, "validation": {11004, 12003}, "test": {12004, 13003}}
+    assert ["official ones were taken from the ids" in line for line in report.warnings] == [True]
 
 
-def test_another_form_of_the_set_is_named(tmp_path):
+def test_part_of_the_file_as_mailed_is_divided_by_identity_and_said_not_to_compare(tmp_path):
+    file, records = write_source(tmp_path, "cuhk_pedes", people=14)
+    file.unlink()
+    write_records(tmp_path / "caption_all.json", without_split(records))
+    data, report = read_source("cuhk_pedes", tmp_path)
+    first = people(data)
+    assert [len(first[split]) for split in ("train", "validation", "test")] == [12, 1, 1]
+    assert sorted(set.union(*first.values())) == list(range(1, 15))
+    assert "do not compare with the official split" in report.warnings[0]
+    write_records(tmp_path / "caption_all.json", without_split(records)[::-1])
+    assert people(read_source("cuhk_pedes", tmp_path)[0]) == first
+
+
+def test_reid_raw_is_preferred_to_the_file_without_splits(tmp_path):
+    _, records = write_source(tmp_path, "cuhk_pedes")
+    write_records(tmp_path / "caption_all.json", without_split(records))
+    assert read_source("cuhk_pedes", tmp_path)[1].file_name == "reid_raw.json"
+
+
+@pytest.fixture
+def textreid(tmp_path):
+    """The same set in TextReID's form, and as reid_raw.json."""
+    file, records = write_source(tmp_path / "set", "cuhk_pedes")
+    file.rename(tmp_path / "reid_raw.json")
+    write_textreid(tmp_path / "set" / "annotations", records)
+    return tmp_path
+
+
+@pytest.mark.parametrize("root", ["set", "set/annotations", "set/annotations/val.json"])
+def test_textreids_form_gives_the_same_rows(textreid, root):
+    data, report = read_source("cuhk_pedes", textreid / root)
+    expected, _ = read_source("cuhk_pedes", textreid / "reid_raw.json", textreid / "set" / "imgs")
+    assert {split: rows.to_list() for split, rows in data.items()} == {
+        split: rows.to_list() for split, rows in expected.items()
+    }
+    assert report.records == sum(report.rows.values()) == 12
+    assert report.noted["sentence joined to the image that it describes"] == 12
+
+
+def test_textreids_form_survives_bad_rows_and_a_missing_split(textreid):
+    folder = textreid / "set" / "annotations"
+    (folder / "val.json").unlink()
+    content = json.loads((folder / "train.json").read_text())
+    content["annotations"] += ["text", {"id": 3, "sentence": "A man."}, {"file_path": "a.jpg"}]
+    content["annotations"][0]["sentence"] = " "
+    write_records(folder / "train.json", content)
+    data, report = read_source("cuhk_pedes", folder)
+    assert set(data) == {"train", "test"}
+    assert len(data["train"][0]["captions"]) == 1
+    assert report.dropped == {"caption is empty": 1}
+    assert sum(report.skipped.values()) == 3
+    assert report.records == sum(report.rows.values()) + 3
+    assert "val.json is not beside train.json: this split is missing" in report.warnings
+
+
+def test_textreids_form_under_another_name_is_one_clear_line(tmp_path):
     write_records(tmp_path / "reid_raw.json", {"categories": [], "annotations": []})
-    with pytest.raises(SourceError, match=r"reid_raw\.json: a list of records is expected, this is a dict"):
+    with pytest.raises(SourceError, match=r"reid_raw\.json: is of TextReID's form; its files are called train\.json"):
         read_source("cuhk_pedes", tmp_path)
+    write_records(tmp_path / "train.json", {"categories": [], "annotations": []})
+    with pytest.raises(SourceError, match=r"train\.json: field 'annotations': no sentence in any"):
+        read_source("cuhk_pedes", tmp_path / "train.json")
 
 
 @pytest.mark.parametrize(

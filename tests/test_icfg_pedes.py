@@ -56,6 +56,23 @@ def test_validation_as_written_is_kept(tmp_path):
     assert not report.warnings
 
 
+@pytest.mark.parametrize("spelling", [str.upper, str.title, " {} ".format])
+def test_splits_may_be_spelt_in_any_case(tmp_path, spelling):
+    file, records = write_source(tmp_path, "icfg_pedes")
+    expected = {split: rows["path"][:] for split, rows in read_source("icfg_pedes", tmp_path)[0].items()}
+    for record in records:
+        record["split"] = spelling(record["split"])
+    write_records(file, records)
+    found = {split: rows["path"][:] for split, rows in read_source("icfg_pedes", tmp_path)[0].items()}
+    assert found == expected
+
+
+def test_folders_of_msmt17_say_nothing_about_the_split(tmp_path):
+    file, records = write_source(tmp_path, "icfg_pedes")
+    assert {record["file_path"].split("/")[0] for record in records} == {"test"}
+    assert len(read_source("icfg_pedes", tmp_path)[0]["train"]) == 8
+
+
 def test_splits_may_be_chosen_and_the_rest_is_counted(tmp_path):
     write_source(tmp_path, "icfg_pedes")
     data, report = read_source("icfg_pedes", tmp_path, splits=["validation"])

@@ -24,6 +24,9 @@ def read(file: Path, records: list) -> tuple[dict, ReadReport]:
     assert sum(map(len, data.values())) == sum(report.rows.values())
     assert sum(report.rows.values()) + sum(report.skipped.values()) == report.records == len(records)
     assert json.loads(json.dumps(report.as_dict())) == report.as_dict()
+    for rows in data.values():
+        for row in rows:
+            assert all(row["caption"][s["start"] : s["end"]] == s["text"] for s in row["sentences"])
     return data, report
 
 
@@ -91,7 +94,7 @@ SKIPPED = {
     "unknown split": (set_field("split", "gallery"), "field 'split' names no split", "field 'split': 'gallery'"),
     "no id": (remove_field("id"), "field 'id' missing", "field 'id'"),
     "word as id": (set_field("id", "x"), "field 'id' is not a number of a person", "field 'id': 'x'"),
-    "negative id": (set_field("id", -1), "field 'id' is not a number of a person", "field 'id': -1"),
+    "junk id": (set_field("id", -1), "field 'id' marks junk or a distractor", "field 'id': -1"),
     "huge id": (set_field("id", 10**12), "field 'id' is not a number of a person", "field 'id': 1000"),
     "no captions": (remove_field("captions"), "field 'captions' missing", "field 'captions'"),
     "empty list of captions": (set_field("captions", []), "no caption left", "field 'captions'"),
@@ -301,6 +304,102 @@ def test_image_root_may_itself_be_a_link(source, tmp_path):
     os.symlink(file.parent / "imgs", tmp_path / "link")
     _, report = read_source("cuhk_pedes", file, image_root=tmp_path / "link")
     assert sum(report.rows.values()) == len(records)
+
+
+@pytest.mark.parametrize(
+    ("written", "there", "change"),
+    [
+        ("Market/1_c1s1_000000_00.jpg.jpg", "Market/1_c1s1_000000_00.jpg.jpg", None),
+        ("Market/1_c1s1_000000_00.jpg.jpg", "Market/1_c1s1_000000_00.jpg", "doubled or single"),
+        ("Market/1_c1s1_000000_00.jpg", "Market/1_c1s1_000000_00.jpg.jpg", "doubled or single"),
+        ("Market/a.jpg", "Market/a.JPG", "suffix in the other case"),
+        ("Market\\a.jpg", "Market/a.jpg", "blanks or backslashes"),
+        (" Market/a.jpg ", "Market/a.jpg", "blanks or backslashes"),
+        ("imgs/Market/a.jpg", "Market/a.jpg", "without the first folder"),
+        ("imgs/Market/a.jpg", "Market/a.jpg.jpg", "doubled or single"),
+    ],
+)
+def test_names_that_copies_of_the_sets_differ_in_are_found_and_counted(source, written, there, change):
+    file, records = source
+    images = file.parent / "imgs"
+    (images / records[0]["file_path"]).rename(images / there)
+    records[0]["file_path"] = written
+    data, report = read(file, records)
+    assert data["train"][0]["path"] == there
+    assert [change in reason for reason in report.repaired] == ([True] if change else [])
+
+
+def test_backslashes_do_not_lead_out_of_the_root_either(source):
+    file, records = source
+    draw_person(file.parent / "elsewhere.jpg", 0)
+    records[0]["file_path"] = "..\\elsewhere.jpg"
+    _, report = read(file, records)
+    assert report.skipped == {"image path leads out of the image root": 1}
+
+
+def test_missing_folder_is_said_once_with_its_count(source):
+    file, records = source
+    for record in records[:3]:
+        record["file_path"] = record["file_path"].replace("Market", "CUHK03")
+    _, report = read(file, records)
+    assert report.skipped == {"image missing": 3}
+    assert report.warnings == ["folder 'CUHK03' is missing in the image root; 3 records name images of it"]
+
+
+def test_system_files_among_the_images_do_no_harm(source):
+    file, records = source
+    for name in (".DS_Store", "Market/Thumbs.db", "Market/.DS_Store"):
+        (file.parent / "imgs" / name).write_bytes(b"\0\0\0\1Bud1")
+    records.append(records[0] | {"file_path": "Market/Thumbs.db"})
+    _, report = read(file, records)
+    assert report.skipped == {"image does not decode": 1}
+
+
+FAULTS = {
+    "stray blanks or newlines": "He  has  short  black hair , and a\nred coat. ",
+    "sentences glued together": "A man in a grey jacket.He is walking.",
+    "CJK or full-width characters": "A man，in a red 外套 coat.",
+    "program code": "A man in red. import os for i in range(10): print(i)",
+    "escapes, entities or tags": "A man\\n in a <br> red&nbsp;coat.",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_captions_keep_their_faults_which_are_counted(source, fault):
+    file, records = source
+    for record in records:
+        record["captions"] = [f"Nobody wears {record['file_path']}"]
+    records[0]["captions"] = [FAULTS[fault]]
+    data, report = read(file, records)
+    assert data["train"][0]["captions"] == [FAULTS[fault]]
+    assert report.irregular == {fault: 1}
+    assert f"irregular: 1 x {fault}, as reid_raw.json: record 0: field 'captions'" in str(report)
+
+
+def test_captions_of_several_identities_and_captions_said_twice_are_counted(source):
+    file, records = source
+    for n, record in enumerate(records):
+        record["captions"] = [f"Number {n} walks."]
+    records[0]["captions"] *= 2
+    records[0]["captions"][1] += " "
+    records[2]["captions"].append("A woman in a white blouse.")
+    records[7]["captions"].append("a woman in a white  blouse.")
+    data, report = read(file, records)
+    assert report.irregular["the same caption twice"] == 1
+    assert report.irregular["the same caption of several identities"] == 2
+    assert data["train"][0]["captions"] == records[0]["captions"]
+
+
+def test_rows_depend_neither_on_processes_nor_on_where_they_are_kept(source, tmp_path):
+    file, records = source
+    (file.parent / "imgs" / records[3]["file_path"]).write_bytes(b"no picture")
+    here, report = read_source("cuhk_pedes", file)
+    there, told = read_source("cuhk_pedes", file, num_proc=2, work_dir=tmp_path / "work")
+    assert told.as_dict() == report.as_dict()
+    for split, rows in here.items():
+        assert there[split].remove_columns("image").to_list() == rows.remove_columns("image").to_list()
+        assert [row["image"].tobytes() for row in there[split]] == [row["image"].tobytes() for row in rows]
+        assert there[split].cache_files[0]["filename"] == str(tmp_path / "work" / f"{split}.arrow")
 
 
 def test_examples_are_few_however_many_records_fail(source):

@@ -2,6 +2,7 @@ import pytest
 from source_layouts import write_source
 
 from dataset_pvlg.sources.read import read_source
+from dataset_pvlg.sources.records import Record
 from dataset_pvlg.sources.report import ReadReport
 from dataset_pvlg.sources.rstpreid import camera, check
 
@@ -22,17 +23,22 @@ def test_a_part_of_the_set_is_warned_about(tmp_path):
     assert "train 4/8" in report.warnings[0]
 
 
+def records(people: int, images: int) -> list[Record]:
+    return [Record("", "", n % people, "img_path", f"{n}.jpg", []) for n in range(images)]
+
+
 @pytest.mark.parametrize(
     ("sizes", "warning"),
     [
         ({"train": (3701, 18505), "validation": (200, 1000), "test": (200, 1000)}, None),
         ({"train": (3901, 19505), "validation": (100, 500), "test": (100, 500)}, "before 2022-10-17"),
+        ({"train": (3701, 18500), "validation": (200, 1000), "test": (200, 1000)}, "some records are missing"),
         ({"train": (3701, 18505), "test": (200, 1000)}, "neither"),
     ],
 )
 def test_both_releases_are_told_apart_by_their_counts(sizes, warning):
     report = ReadReport("rstpreid")
-    check(sizes, report)
+    check({split: records(*size) for split, size in sizes.items()}, report)
     assert [warning in line for line in report.warnings] == ([True] if warning else [])
 
 

@@ -48,6 +48,25 @@ def test_another_sets_file_beside_does_not_hide_the_own_one(tmp_path):
     assert read_source("ufine", tmp_path)[1].file == str(file)
 
 
+def test_ufine3c_is_all_test_with_captions_of_varying_number(tmp_path):
+    _, records = write_source(tmp_path, "ufine3c")
+    data, report = read_source("ufine3c", tmp_path)
+    assert set(data) == {"test"} and not report.warnings
+    assert {len(captions) for captions in data["test"]["captions"]} == {2, 3, 4, 5, 6, 7}
+    assert data["test"]["person_id"][:2] == [50_000_001] * 2
+    assert set(data["test"]["source"]) == {"ufine3c"}
+    assert report.noted == {"taken from ICFG-PEDES": 6, "taken from UFine6926": 6}
+
+
+def test_ufine3c_and_ufine6926_are_not_taken_for_each_other(tmp_path):
+    write_source(tmp_path / "6926", "ufine")
+    write_source(tmp_path / "3c", "ufine3c")
+    with pytest.raises(SourceError, match="annotations.json: every record is 'test' .* this is ufine3c, not ufine"):
+        read_source("ufine", tmp_path / "3c")
+    _, report = read_source("ufine3c", tmp_path / "6926")
+    assert "is this UFine6926?" in report.warnings[0]
+
+
 def test_joined_caption_says_nothing_twice(tmp_path):
     file, records = write_source(tmp_path, "ufine")
     records[0]["captions"] = ["He has a hat. His shoes are red", "His shoes are red. He carries a bag."]

@@ -1,8 +1,8 @@
 """ICFG-PEDES (Ding et al., 2021): `ICFG-PEDES/ICFG-PEDES.json` (or `ICFG_PEDES.json`) and `ICFG-PEDES/imgs/`.
 
 One caption an image; `id` is 0-based. Images keep MSMT17's tree, whose `train/` and `test/` folders say nothing about
-the split: the field `split` does. There is no validation split: common practice evaluates on test, Rogle holds
-training identities out.
+the split: the field `split` (in any case) does. There is no validation split: common practice evaluates on test,
+Rogle holds training identities out.
 """
 
 import re
@@ -23,5 +23,5 @@ LAYOUT = Layout(
     folders=("ICFG-PEDES", "ICFG_PEDES"),
     files=("ICFG-PEDES.json", "ICFG_PEDES.json"),
     camera=camera,
-    hold_out_validation=True,
+    hold_out=("validation",),
 )

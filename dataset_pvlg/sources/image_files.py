@@ -2,12 +2,15 @@
 
 import hashlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import PIL.Image
 import PIL.ImageOps
+
+from modeling_rogle.folder import FORMATS, MAX_BYTES
 
 
 class RefusedPathError(ValueError):
@@ -24,41 +27,59 @@ class ImageFile:
     mode: str
 
 
-def find_image(root: Path, name: str) -> tuple[Path, str] | None:
+def find_image(root: Path, name: str) -> tuple[Path, str, str | None] | None:
     """The file that `name` names under `root`.
 
-    A name that does not resolve as written is tried without its first folder (UFine's `images/`).
+    A name that does not resolve as written is tried with what copies of the sets are known to differ in: without its
+    first folder (UFine's `images/`), with blanks and backslashes put right, with a doubled suffix (`.jpg.jpg`) taken
+    off or put on, with the suffix in the other case.
 
     Args:
         root: the image root, already resolved.
-        name: relative path with forward slashes.
+        name: relative path.
 
     Returns:
-        The absolute path and the name under which it was found, or None if there is no such file.
+        The absolute path, the name under which it was found and what was changed to find it (None if nothing), or
+        None if there is no such file.
 
     Raises:
         RefusedPathError: the name is absolute, climbs out of the root, or a symbolic link leads out of it.
     """
     if "\0" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
         raise RefusedPathError(name)
-    depth = 0
-    for part in PurePosixPath(name).parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
-            raise RefusedPathError(name)
-    shorter = PurePosixPath(*PurePosixPath(name).parts[1:]).as_posix()
-    for candidate in (name, shorter):
-        if candidate in ("", "."):
-            continue
+    for candidate, change in _candidates(name):
+        depth = 0
+        for part in PurePosixPath(candidate).parts:
+            depth += -1 if part == ".." else 1
+            if depth < 0:
+                raise RefusedPathError(name)
         try:
             path = (root / candidate).resolve()
             if not path.is_relative_to(root):
                 raise RefusedPathError(name)
             if path.is_file():
-                return path, PurePosixPath(candidate).as_posix()
+                return path, PurePosixPath(candidate).as_posix(), change
         except (OSError, RuntimeError):  # a name too long for the file system, a ring of links
             continue
     return None
+
+
+def _candidates(name: str) -> Iterator[tuple[str, str | None]]:
+    yield name, None
+    plain = name.strip().replace("\\", "/")
+    if plain != name:
+        yield plain, "image found with blanks or backslashes of its path put right"
+    shorter = PurePosixPath(*PurePosixPath(plain).parts[1:]).as_posix()
+    if shorter not in ("", "."):
+        yield shorter, "image found without the first folder of its path"
+    for path in (plain, shorter):
+        stem, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix
+        if not stem or not suffix:
+            continue
+        folder = PurePosixPath(path).parent
+        once = stem if stem.lower().endswith(suffix.lower()) else stem + 2 * suffix
+        yield (folder / once).as_posix(), "image found with its suffix (.jpg.jpg) doubled or single"
+        yield (folder / (stem + suffix.swapcase())).as_posix(), "image found with its suffix in the other case"
 
 
 def check_image(path: Path) -> ImageFile:
@@ -68,11 +89,13 @@ def check_image(path: Path) -> ImageFile:
         ValueError: the file does not decode; the message is the decoder's reason without the path.
     """
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"over the limit of {MAX_BYTES} bytes")
         content = path.read_bytes()
         with warnings.catch_warnings():
             # Half of the size that counts as a decompression bomb is no person crop either.
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            image = PIL.Image.open(BytesIO(content))
+            image = PIL.Image.open(BytesIO(content), formats=FORMATS)
             image.load()
         if image.getexif().get(PIL.Image.ExifTags.Base.Orientation) is not None:
             image = PIL.ImageOps.exif_transpose(image)

@@ -4,9 +4,10 @@ The layouts differ in file names, in one key and in what they leave out; each sa
 """
 
 import codecs
+import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ from modeling_rogle.sentences import split_sentences
 
 MAX_SOURCE_ID = 1_000_000  # exclusive, of the ids in an annotation file
 SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+_NUMBER = re.compile(r"\s*[0-9]{1,9}\s*")
+
+Entries = list[tuple[str, Any]]  # ("file.json: record 17", the record as parsed)
+
+
+def load_records(file: Path, report: ReadReport) -> Entries:
+    """The records of a JSON list; see [`read_json`] and [`record_list`] for what is raised."""
+    return record_list(read_json(file, report), file)
 
 
 @dataclass(frozen=True)
@@ -27,13 +36,16 @@ class Layout:
     files: tuple[str, ...]  # annotation files in order of preference; a pattern is used if it matches exactly one file
     camera: Callable[[str], str | None]  # from the relative path of an image
     path_field: str = "file_path"
-    hold_out_validation: bool = False  # the source has no validation split
-    without_split: str = ""  # what to do about a file in which no record has a split
+    load: Callable[[Path, ReadReport], Entries] = load_records
+    hold_out: tuple[str, ...] = ()  # splits that the source lacks, held out of train by identity
+    image_folders: tuple[str, ...] = ("imgs",)  # beside the annotation file, where image paths may start
+    needs_captions: bool = True
+    folder_alone: bool = False  # a folder without any annotation file is a source too
     foreign: Mapping[str, str] = field(default_factory=dict)  # annotation files refused here -> whose they are
-    check: Callable[[dict[str, tuple[int, int]], ReadReport], None] | None = None  # gets identities, images by split
+    check: Callable[[Mapping[str, Sequence["Record"]], ReadReport], None] | None = None  # gets the records by split
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """One checked annotation."""
 
@@ -43,6 +55,8 @@ class Record:
     path_field: str
     name: str  # of the image, as written and later as found
     captions: list[str]
+    camera: str | None = None  # where the record itself says so
+    origin: str | None = None  # the set that a record of UFine3C was taken from
     regions: list[dict[str, Any]] = field(default_factory=list)
     path: Path | None = None  # of the image file, once found
 
@@ -55,7 +69,8 @@ def find_annotations(layout: Layout, root: Path) -> Path:
     """The annotation file: `root` itself if it is a file, else the first of the layout's names in it.
 
     Raises:
-        SourceError: there is none, or another layout's; the message lists what was looked for.
+        SourceError: there is none, several of which one is meant, or another layout's; the message lists what was
+            looked for.
     """
     if root.is_file():
         if root.name in layout.foreign:
@@ -63,57 +78,81 @@ def find_annotations(layout: Layout, root: Path) -> Path:
         return root
     if not root.is_dir():
         raise SourceError(f"{root}: no such file or folder (source {layout.source})")
-    refused = []
-    for folder in (root, *(root / name for name in layout.folders)):
+    refused, several = [], []
+    above = [root.parent] if root.name == "annotations" else []  # "annotations/train.json" is looked for from above
+    for folder in (root, *(root / name for name in layout.folders), *above):
         for pattern in layout.files:
             found = sorted(path for path in folder.glob(pattern) if path.is_file())
             refused += [path for path in found if path.name in layout.foreign]
             found = [path for path in found if path.name not in layout.foreign]
             if len(found) == 1:
                 return found[0]
+            several = several or [path.name for path in found]
+    if layout.folder_alone and not several:
+        return root
     hint = f"; {refused[0].name} is a file of {layout.foreign[refused[0].name]}" if refused else ""
+    hint += f"; name one of {', '.join(several[:5])} as the source" if several else ""
     raise SourceError(f"{root}: no annotation file of {layout.source} (looked for {', '.join(layout.files)}){hint}")
 
 
-def load_records(file: Path, report: ReadReport) -> list[Any]:
-    """The list in a JSON file. A byte order mark is survived and counted.
+def read_json(file: Path, report: ReadReport) -> Any:
+    """What a JSON file holds. A byte order mark is survived and counted.
 
     Raises:
-        SourceError: not UTF-8, not JSON (the message names line and byte), not a list, or an empty one.
+        SourceError: not UTF-8 or not JSON; the message names line and byte.
     """
-    content = file.read_bytes()
-    if content.startswith(codecs.BOM_UTF8):
-        report.repair("byte order mark at the start of the file", file.name)
+    text, size = read_text(file, report)
     try:
-        text = content.decode("utf-8-sig")
-        entries = json.loads(text)
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{file}: not UTF-8 text at byte {error.start}") from error
+        return json.loads(text)
     except json.JSONDecodeError as error:
         cut_off = error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip())
         byte = len(text[: error.pos].encode())
         raise SourceError(
-            f"{file}: not valid JSON at line {error.lineno}, byte {byte} of {len(content)} ({error.msg})"
+            f"{file}: not valid JSON at line {error.lineno}, byte {byte} of {size} ({error.msg})"
             + ("; the file looks cut off" if cut_off else "")
         ) from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number with thousands of digits
         raise SourceError(f"{file}: not readable JSON ({error})") from error
-    if not isinstance(entries, list):
-        keys = f" with keys {sorted(entries)[:5]}" if isinstance(entries, dict) else ""
-        raise SourceError(f"{file}: a list of records is expected, this is a {type(entries).__name__}{keys}")
-    if not entries:
+
+
+def read_text(file: Path, report: ReadReport) -> tuple[str, int]:
+    """The text of a UTF-8 file and its size in bytes, without a byte order mark (which is counted).
+
+    Raises:
+        SourceError: it cannot be read or is not UTF-8.
+    """
+    try:
+        content = file.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{file}: not UTF-8 text at byte {error.start}") from error
+    if content.startswith(codecs.BOM_UTF8):
+        report.repair("byte order mark at the start of the file", file.name)
+    return text, len(content)
+
+
+def record_list(content: Any, file: Path) -> Entries:
+    """The records of a parsed file with their places in it.
+
+    Raises:
+        SourceError: not a list, or an empty one.
+    """
+    if not isinstance(content, list):
+        keys = f" with keys {sorted(content)[:5]}" if isinstance(content, dict) else ""
+        raise SourceError(f"{file}: a list of records is expected, this is a {type(content).__name__}{keys}")
+    if not content:
         raise SourceError(f"{file}: the list of records is empty")
-    report.records = len(entries)
-    return entries
+    return [(f"{file.name}: record {index}", entry) for index, entry in enumerate(content)]
 
 
-def parse_record(entry: Any, index: int, layout: Layout, file: Path, report: ReadReport) -> Record | None:
+def parse_record(where: str, entry: Any, layout: Layout, report: ReadReport) -> Record | None:
     """Checks the fields of one record; None and a count if one of them is past repair."""
-    where = f"{file.name}: record {index}"
     if not isinstance(entry, dict):
         report.skip("record is not an object", f"{where}: {type(entry).__name__}")
         return None
-    for name in ("split", "id", layout.path_field, "captions"):
+    for name in ("split", "id", layout.path_field, *(["captions"] if layout.needs_captions else [])):
         if entry.get(name) is None:
             report.skip(f"field '{name}' missing", f"{where}: field {name!r} missing")
             return None
@@ -121,26 +160,71 @@ def parse_record(entry: Any, index: int, layout: Layout, file: Path, report: Rea
     if split is None:
         report.skip("field 'split' names no split", f"{where}: field 'split': {entry['split']!r}")
         return None
-    person = entry["id"]
-    if isinstance(person, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", person):
-        person = int(person)
+    person = person_number(entry["id"])
+    if isinstance(entry["id"], str) and person is not None:
         report.repair("id given as a string", f"{where}: field 'id': {entry['id']!r}")
-    if isinstance(person, bool) or not isinstance(person, int) or not 0 <= person < MAX_SOURCE_ID:
+    if isinstance(entry["id"], int) and entry["id"] < 0:
+        report.skip("field 'id' marks junk or a distractor", f"{where}: field 'id': {entry['id']!r}")
+        return None
+    if person is None:
         report.skip("field 'id' is not a number of a person", f"{where}: field 'id': {entry['id']!r}")
         return None
     name = entry[layout.path_field]
     if not isinstance(name, str) or not name.strip() or _encodable(name) != name:
         report.skip(f"field '{layout.path_field}' is not a path", f"{where}: field {layout.path_field!r}: {name!r}")
         return None
-    captions = _captions(entry["captions"], where, report)
-    if not captions:
+    captions = _captions(entry.get("captions") or [], where, report)
+    if not captions and layout.needs_captions:
         report.skip("no caption left", f"{where}: field 'captions': {str(entry['captions'])[:60]!r}")
         return None
     regions = entry.get("regions") or []
     if not isinstance(regions, list):
         report.drop("field 'regions' is not a list", f"{where}: field 'regions': {type(regions).__name__}")
         regions = []
-    return Record(where, split, person, layout.path_field, name, captions, regions)
+    return Record(
+        where=where,
+        split=split,
+        person=person,
+        path_field=layout.path_field,
+        name=name,
+        captions=captions,
+        camera=_word(entry.get("camera")),
+        origin=_word(entry.get("source")),
+        regions=regions,
+    )
+
+
+def person_number(value: Any) -> int | None:
+    """The identity that a field `id` gives, or None: -1 and the like mark junk and distractors."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_SOURCE_ID:
+        return None
+    return value
+
+
+def held_out(people: Collection[int], source: str, splits: Sequence[str], share: float) -> dict[int, str]:
+    """Identities taken out of training for splits that a source lacks, by a hash of their id: the same everywhere.
+
+    Args:
+        people: the training identities.
+        splits: the splits to fill; each gets `share` of the identities, at least one, as long as training keeps one.
+
+    Returns:
+        identity -> split, of those held out.
+    """
+    count = max(1, round(share * len(people)))
+    order = sorted(people, key=lambda person: hashlib.sha256(f"{source}/{person}".encode()).hexdigest())
+    if len(people) <= count * len(splits):
+        return {}
+    return {person: split for n, split in enumerate(splits) for person in order[n * count : (n + 1) * count]}
+
+
+def _word(value: Any) -> str | None:
+    """A short text of a record (its camera) as a string, None if it has none."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return _encodable(str(value)).strip()[:64] or None
 
 
 def _captions(value: Any, where: str, report: ReadReport) -> list[str]:

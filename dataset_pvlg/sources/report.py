@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 MAX_EXAMPLES = 5
 
@@ -28,6 +29,7 @@ class ReadReport:
     dropped: Counter[str] = field(default_factory=Counter)  # captions and boxes, by reason
     repaired: Counter[str] = field(default_factory=Counter)  # by repair
     noted: Counter[str] = field(default_factory=Counter)  # facts worth knowing; nothing was changed
+    irregular: Counter[str] = field(default_factory=Counter)  # captions, by fault; they stand in the rows as they are
     examples: dict[str, list[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -45,9 +47,18 @@ class ReadReport:
         self.repaired[reason] += count
         self._example(reason, example)
 
-    def note(self, reason: str, example: str) -> None:
-        self.noted[reason] += 1
+    def note(self, reason: str, example: str, count: int = 1) -> None:
+        self.noted[reason] += count
         self._example(reason, example)
+
+    def tell(self, fault: str, example: str, count: int = 1) -> None:
+        """A caption that is kept with its fault."""
+        self.irregular[fault] += count
+        self._example(fault, example)
+
+    @property
+    def file_name(self) -> str:
+        return Path(self.file).name
 
     def warn(self, line: str) -> None:
         self.warnings.append(line)
@@ -70,7 +81,7 @@ class ReadReport:
                 f"  {split}: {count} rows, {self.identities.get(split, 0)} identities, "
                 f"{self.captions.get(split, 0)} captions"
             )
-        for title in ("skipped", "dropped", "repaired", "noted"):
+        for title in ("skipped", "dropped", "repaired", "noted", "irregular"):
             for reason, count in getattr(self, title).items():
                 example = self.examples.get(reason, [""])[0]
                 lines.append(f"  {title}: {count} x {reason}" + (f", as {example}" if example else ""))

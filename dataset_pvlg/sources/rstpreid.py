@@ -5,8 +5,9 @@ The path stands in `img_path`, `id` is 0-based, five images an identity, two cap
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
-from dataset_pvlg.sources.records import Layout
+from dataset_pvlg.sources.records import Layout, Record
 from dataset_pvlg.sources.report import ReadReport
 
 _NAME = re.compile(r"^\d+_c(\d+)_\d+\.")
@@ -22,15 +23,25 @@ def camera(name: str) -> str | None:
     return f"c{match.group(1)}" if match else None
 
 
-def check(sizes: dict[str, tuple[int, int]], report: ReadReport) -> None:
-    """Says which release of the split this is."""
-    if sizes == CURRENT:
-        return
+def check(records: Mapping[str, Sequence[Record]], report: ReadReport) -> None:
+    """Says which release of the split this is. Identities decide: some copies lack a picture or a caption."""
+    sizes = {split: (len({r.person for r in part}), len({r.name for r in part})) for split, part in records.items()}
     found = ", ".join(f"{split} {people}/{images}" for split, (people, images) in sizes.items())
-    if sizes == BEFORE_2022_10_17:
+    identities = {split: people for split, (people, _) in sizes.items()}
+    if identities == _identities(BEFORE_2022_10_17):
         report.warn(f"this is the split from before 2022-10-17 ({found}); results do not compare with the current one")
+        whole = BEFORE_2022_10_17
+    elif identities == _identities(CURRENT):
+        whole = CURRENT
     else:
         report.warn(f"identities/images match neither release of RSTPReid ({found}): a part of it, or another file")
+        return
+    if sizes != whole:
+        report.warn(f"identities are those of a whole release, images are not ({found}): some records are missing")
+
+
+def _identities(release: dict[str, tuple[int, int]]) -> dict[str, int]:
+    return {split: people for split, (people, _) in release.items()}
 
 
 LAYOUT = Layout(

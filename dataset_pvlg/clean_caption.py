@@ -1,0 +1,164 @@
+"""What goes wrong in the text of a caption, found and put right: `clean_text`, `clean_row`.
+
+The faults are those that real sets have: stray and doubled blanks, newlines (CUHK-PEDES), sentences glued together,
+CJK characters, escapes and fragments of program code (RSTPReid), template residue of language models.
+"""
+
+import html
+import re
+import unicodedata
+from typing import Any
+
+BLANKS = "stray blanks or newlines"
+GLUED = "sentences glued together"
+INVISIBLE = "invisible or control characters"
+ESCAPES = "escapes, entities or tags"
+CODE = "program code"
+CJK = "CJK or full-width characters"
+PUNCTUATION = "doubled or misplaced punctuation"
+
+_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufffd]|[^\S\n\t ]")
+_ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
+_TAG = re.compile(r"</?[a-zA-Z][^<>]{0,80}>|<!--.{0,200}?-->")
+_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[ntr](?![a-z])|\\(?=[\"'])")
+# Code as it strays into captions by copy and paste: statements, calls, assignments. A plain word is never enough:
+# "print" and "import" are words of this field, "a print (floral)" is a sentence.
+_CODE = re.compile(
+    r"""\b(?:def|class|function|lambda)\s+\w+\s*\([^()]{0,80}\)\s*[:{]?   # def f(x):
+      | \b(?:import|from)\s+(?:os|re|sys|json|numpy|torch|pandas|cv2|PIL)\b(?:\s+(?:as|import)\s+\w+)?
+      | \b(?:for|while)\s+\w+\s+in\s+(?:range|len|enumerate)\s*\([^()]{0,80}\)\s*:?
+      | \bif\s+__name__\s*==\s*["']__main__["']\s*:?
+      | \b(?:var|let|const|int|float|self)\b[\s.]\s*\w+\s*=\s*[^\s;]{1,60};?   # var x = 1;
+      | \breturn\s+(?:\w+\s*[;(\[]|[{\[(].{0,60}|None\b|True\b|False\b)\S{0,40}
+      | \b[A-Za-z_][\w]*(?:\.[a-z_]\w*)+\([^()]{0,80}\);?          # os.path.join(a, b)
+      | \b[A-Za-z_]\w*_\w*\s*=\s*[^\s=][^\s;]{0,60};?                # file_name = x
+      | \b\w+\((?:["'][^"']{0,80}["']|\w+\s*=[^()]{0,60}|)\);?          # print("x"), open(), f(a=1)
+      | \b\w+\[(?:["'][^"']{0,40}["']|\d+|:|-\d+)\](?:\s*=\s*\S{1,40})?  # row["id"]
+      | \{[^{}]{0,200}\}
+      | (?:==|!=|=>|->|\+=|&&|\|\||::|/\*|\*/)
+    """,
+    re.VERBOSE,
+)
+_CJK_MARKS = {"。": ". ", "．": ".", "｡": ". ", "，": ", ", "、": ", ", "！": "! ", "？": "? ", "；": "; ", "：": ": "}
+_CJK_MARKS |= {"（": " (", "）": ") ", "【": " (", "】": ") ", "…": "...", "—": " - ", "－": "-", "～": "~"}
+_CJK_MARKS |= dict.fromkeys("“”「」『』《》", '"') | dict.fromkeys("‘’", "'")
+_CJK_MARKS = str.maketrans(_CJK_MARKS)
+_WIDE = re.compile(r"[\u3000-\u303f\uff00-\uffef]")
+_CJK_LETTERS = re.compile(
+    r"[\u1100-\u11ff\u2e80-\u2fff\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+"
+)
+_GLUED = re.compile(r"[a-z]\w[.!?](?:[A-Z][a-z]|(?:he|she|his|her|the|they|it)\b)")
+_MARK_TWICE = re.compile(r"([,;:])(?:\s*[,;:])+")
+_MARK_BEFORE_STOP = re.compile(r"[,;:]\s*([.!?])")
+_STOP_TWICE = re.compile(r"(?<![.])\.\s?\.(?![.])")
+_BLANK_BEFORE = re.compile(r"\s+([,;:.!?)])(?!\d)")
+_EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
+
+
+def is_cjk(text: str) -> bool:
+    """Whether most letters are Chinese, Japanese or Korean."""
+    return 2 * sum(map(len, _CJK_LETTERS.findall(text))) > sum(map(str.isalpha, text))
+
+
+def clean_text(text: str, cjk: bool | None = None) -> tuple[str, tuple[str, ...]]:
+    """A caption or sentence without the faults listed above, and the names of those it had.
+
+    Words are never changed: spelling, case and order stay. What an English tokenizer cannot read (CJK letters, code)
+    goes, but a caption in Chinese, Japanese or Korean keeps its letters and marks. Glued sentences are told, not
+    parted: that is `split_sentences`' work. The result may be empty. Cleaning a clean text changes nothing.
+
+    Args:
+        text: a caption, or a sentence of it.
+        cjk: whether the caption is one in Chinese, Japanese or Korean; by default as [`is_cjk`] finds in `text`.
+    """
+    cjk = is_cjk(text) if cjk is None else cjk
+    faults = [BLANKS] if _squeezed(text) != text else []
+    if not cjk and _GLUED.search(text):
+        faults.append(GLUED)
+    for _ in range(10):  # what was escaped may hold an escape
+        before = text
+        text = _clean_once(text, cjk, faults)
+        if text == before:
+            break
+    return text, tuple(dict.fromkeys(faults))
+
+
+def clean_row(row: dict[str, Any]) -> tuple[str, ...]:
+    """Puts `caption` right in place, with `sentences` true to it; `captions` stay.
+
+    Sentences are cleaned one by one and joined by single blanks, so that they stay the sentences that regions point
+    to. A sentence of which nothing is left goes, and regions that pointed to it get sentence -1. A caption of which
+    nothing would be left stays as it is.
+
+    Returns:
+        The faults that were put right, by name listed above, each once.
+    """
+    caption, sentences = row["caption"] or "", row["sentences"] or []
+    if not sentences:
+        return ()
+    faults: list[str] = []
+    cjk = is_cjk(caption)
+    cleaned: list[dict[str, Any]] = []
+    places: dict[int, int] = {}
+    joined = ""
+    for number, sentence in enumerate(sentences):
+        text, found = clean_text(sentence["text"], cjk)
+        faults += [fault for fault in found if fault != GLUED]
+        gap = caption[sentences[number - 1]["end"] : sentence["start"]] if number else ""
+        blank = " " if not cjk or gap else ""  # Chinese and Japanese have none between sentences
+        if number and not cjk and not gap:
+            faults.append(GLUED)
+        elif gap not in ("", " "):
+            faults.append(BLANKS)
+        if not any(map(str.isalpha, text)):
+            continue
+        places[number] = len(cleaned)
+        joined += (blank if cleaned else "") + text
+        cleaned.append({"text": text, "start": len(joined) - len(text), "end": len(joined)})
+    if not cleaned:
+        return ()
+    row["caption"] = joined
+    row["sentences"] = cleaned
+    for region in row["regions"] or ():
+        region["sentence"] = places.get(region["sentence"], -1)
+    return tuple(dict.fromkeys(faults))
+
+
+def _clean_once(text: str, cjk: bool, faults: list[str]) -> str:
+    def step(fault: str, changed: str) -> str:
+        if changed != text:
+            faults.append(fault)
+        return changed
+
+    text = step(ESCAPES, _ESCAPE.sub(_unescaped, text))
+    text = step(ESCAPES, _TAG.sub(" ", _ENTITY.sub(lambda match: html.unescape(match[0]).replace("\xa0", " "), text)))
+    text = step(INVISIBLE, _INVISIBLE.sub(lambda match: " " if match[0].isspace() else "", _without_controls(text)))
+    if cjk:
+        return " ".join(text.split())
+    text = step(CODE, _CODE.sub(" ", text))
+    wide = text.translate(_CJK_MARKS) if _WIDE.search(text) or _CJK_LETTERS.search(text) else text
+    wide = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), wide)
+    text = step(CJK, _CJK_LETTERS.sub(" ", wide))
+    marks = _MARK_BEFORE_STOP.sub(r"\1", _MARK_TWICE.sub(r"\1", _EMPTY_BRACKETS.sub(" ", text)))
+    marks = _STOP_TWICE.sub(".", marks).lstrip(" ,;:.!?\n\t")
+    if marks != text.lstrip() and not {CODE, CJK, ESCAPES} & set(faults):  # then these have left the marks behind
+        faults.append(PUNCTUATION)
+    return _squeezed(marks)
+
+
+def _squeezed(text: str) -> str:
+    return _BLANK_BEFORE.sub(r"\1", " ".join(text.split()))
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    escape = match[0]
+    if escape[1:2] in ("u", "x"):
+        character = chr(int(escape[2:], 16))
+        return character if character.isprintable() else " "
+    return " " if len(escape) == 2 else ""
+
+
+def _without_controls(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(" " if unicodedata.category(c) == "Cc" and c not in "\n\t " else c for c in text)
