@@ -125,14 +125,9 @@ def local_similarity(regions: torch.Tensor, phrases: torch.Tensor, kept: torch.T
     Returns:
         `[...]`, fp32 (at least).
     """
-    wide = torch.float64 if torch.float64 in (regions.dtype, phrases.dtype) else torch.float32
     with torch.autocast(regions.device.type, enabled=False):
-        regions, phrases = regions.to(wide), phrases.to(wide)
-        cosine = phrases @ regions.mT
-        by_phrase = attended_cosine(cosine, regions @ regions.mT, kept[..., None])
-        by_region = attended_cosine(cosine.mT, phrases @ phrases.mT, kept[..., None, :])
-        counts = kept.sum(-1).clamp(min=1)
-        return ((by_phrase * kept).sum(-1) / counts + by_region.mean(-1)) / 2
+        regions, phrases = _wide(regions), _wide(phrases)
+        return _both_ways(phrases @ regions.mT, regions @ regions.mT, phrases @ phrases.mT, kept)
 
 
 def every_pair(regions: torch.Tensor, phrases: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
@@ -144,7 +139,23 @@ def every_pair(regions: torch.Tensor, phrases: torch.Tensor, kept: torch.Tensor)
     Returns:
         `[b, c]`.
     """
-    return local_similarity(regions[:, None], phrases[None], kept[None])
+    with torch.autocast(regions.device.type, enabled=False):
+        regions, phrases = _wide(regions), _wide(phrases)
+        cosine = torch.einsum("cpd,brd->bcpr", phrases, regions)
+        return _both_ways(cosine, (regions @ regions.mT)[:, None], (phrases @ phrases.mT)[None], kept[None])
+
+
+def _both_ways(
+    cosine: torch.Tensor, of_regions: torch.Tensor, of_phrases: torch.Tensor, kept: torch.Tensor
+) -> torch.Tensor:
+    by_phrase = attended_cosine(cosine, of_regions, kept[..., None])
+    by_region = attended_cosine(cosine.mT, of_phrases, kept[..., None, :])
+    counts = kept.sum(-1).clamp(min=1)
+    return ((by_phrase * kept).sum(-1) / counts + by_region.mean(-1)) / 2
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 __all__ = ["StripePhraseAttention", "attended_cosine", "attention", "every_pair", "local_similarity"]

@@ -22,6 +22,10 @@ from .sentences import split_sentences
 FIELDS = ("image_id", "person_id", "width", "height", "caption", "captions", "sentences", "regions")  # beside `image`
 
 
+def _no_parts() -> torch.Tensor:
+    return torch.zeros(0, 0, 0)
+
+
 @dataclass(frozen=True)
 class CaptionSet:
     """C captions of one kind and their K sentences. Embeddings are unit fp32, indices int64, all on the CPU."""
@@ -30,6 +34,7 @@ class CaptionSet:
     image: torch.Tensor  # [C] the image that each describes
     sentence_embeds: torch.Tensor  # [K, D]
     sentence_caption: torch.Tensor  # [K] ascending
+    parts: torch.Tensor = field(default_factory=_no_parts)  # [C, slots, D] of the model's head; none without one
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class SplitEmbeddings:
     region_texts: torch.Tensor  # [P, 2] region and text id of every sentence that speaks of a region
     template_embeds: torch.Tensor  # [I, T, D]
     template_boxes: torch.Tensor  # [T, 4] x0, y0, x1, y1 in [0, 1]
+    image_parts: torch.Tensor = field(default_factory=_no_parts)  # [I, slots, D], see `reranking.py`
 
 
 def encode_split(
@@ -97,11 +103,11 @@ class _CaptionIndex:
         self.sentences += [self.texts.setdefault(text, len(self.texts)) for text in sentences]
         self.image.append(image)
 
-    def embedded(self, table: torch.Tensor) -> CaptionSet:
+    def embedded(self, table: torch.Tensor, parts: torch.Tensor) -> CaptionSet:
         captions, image, sentences, owner = (
             torch.tensor(values).long() for values in (self.captions, self.image, self.sentences, self.owner)
         )
-        return CaptionSet(table[captions], image, table[sentences], owner)
+        return CaptionSet(table[captions], image, table[sentences], owner, parts[captions])
 
 
 @dataclass(frozen=True)
@@ -200,7 +206,8 @@ def encode_part(
     Returns:
         Unit fp32 on the CPU with, for each, the row of the split that it belongs to (int64): `images` `[i, D]`,
         `templates` `[i, T, D]`, `image_at` `[i]`; `regions` `[r, D]`, `region_at` `[r]`; `texts` `[u, D]`, `text_at`
-        `[u]`, rows of the table of different texts.
+        `[u]`, rows of the table of different texts. What a head compares: `image_parts` `[i, slots, D]`, `text_parts`
+        `[u, slots, D]`.
     """
     if device is not None:
         model = model.to(device)
@@ -224,6 +231,8 @@ def encode_part(
         "region_at": torch.cat(own or [torch.arange(0)]),
         "texts": torch.empty(len(text_at), width),
         "text_at": text_at,
+        "image_parts": torch.empty(len(image_at), model.part_counts[0], width),
+        "text_parts": torch.empty(len(text_at), model.part_counts[1], width),
     }
     was_training = model.training
     model.eval()
@@ -237,12 +246,18 @@ def encode_part(
             part["images"][images : images + len(decoded)] = found[0]
             part["templates"][images : images + len(decoded)] = found[1]
             part["regions"][regions : regions + len(box_image)] = found[2]
+            if model.part_counts[0]:
+                pixels = processor(images=decoded, return_tensors="pt")["pixel_values"].to(model.device)
+                part["image_parts"][images : images + len(decoded)] = model.encode_image_parts(pixels).cpu()
             images, regions = images + len(decoded), regions + len(box_image)
         done = 0
         for batch in tqdm(text_batches, desc="encode texts", unit="batch", disable=not progress):
             tokens = processor(text=texts[batch], return_tensors="pt")
             found = model.encode_texts(tokens["input_ids"].to(model.device), tokens["attention_mask"].to(model.device))
             part["texts"][done : done + len(found)] = found.cpu()
+            if model.part_counts[1]:
+                slots = model.encode_text_parts(tokens["input_ids"].to(model.device))
+                part["text_parts"][done : done + len(found)] = slots.cpu()
             done += len(found)
     finally:
         model.train(was_training)
@@ -264,10 +279,14 @@ def assemble(plan: SplitPlan, parts: Iterable[Mapping[str, torch.Tensor]]) -> Sp
         "templates": torch.empty(sizes["image"], *one["templates"].shape[1:]),
         "regions": torch.empty(sizes["region"], width),
         "texts": torch.empty(sizes["text"], width),
+        "image_parts": torch.empty(sizes["image"], *one["image_parts"].shape[1:]),
+        "text_parts": torch.empty(sizes["text"], *one["text_parts"].shape[1:]),
     }
+    rows = {"images": "image", "templates": "image", "image_parts": "image", "regions": "region", "texts": "text"}
+    rows["text_parts"] = "text"
     times = {name: torch.zeros(size, dtype=torch.int64) for name, size in sizes.items()}
     while one is not None:
-        for name, at in (("images", "image"), ("templates", "image"), ("regions", "region"), ("texts", "text")):
+        for name, at in rows.items():
             whole[name][one[f"{at}_at"]] = one[name]
         for name, seen in times.items():
             seen.index_add_(0, one[f"{name}_at"], torch.ones(len(one[f"{name}_at"]), dtype=torch.int64))
@@ -280,8 +299,8 @@ def assemble(plan: SplitPlan, parts: Iterable[Mapping[str, torch.Tensor]]) -> Sp
         image_embeds=whole["images"],
         image_person_ids=plan.person_ids,
         image_sizes=plan.sizes,
-        long=plan.long.embedded(whole["texts"]),
-        short=plan.short.embedded(whole["texts"]),
+        long=plan.long.embedded(whole["texts"], whole["text_parts"]),
+        short=plan.short.embedded(whole["texts"], whole["text_parts"]),
         sentence_text_ids=torch.tensor(plan.long.sentences).long(),
         sentence_region=plan.sentence_region,
         region_embeds=whole["regions"],
@@ -290,6 +309,7 @@ def assemble(plan: SplitPlan, parts: Iterable[Mapping[str, torch.Tensor]]) -> Sp
         region_texts=plan.region_texts,
         template_embeds=whole["templates"],
         template_boxes=torch.from_numpy(template_boxes()),
+        image_parts=whole["image_parts"],
     )
 
 

@@ -381,6 +381,12 @@ class RogleModel(CLIPModel):
         """
         return nn.functional.normalize(self.encode_tokens(input_ids)[0].float(), dim=-1)
 
+    @property
+    def part_counts(self) -> tuple[int, int]:
+        """K of [`RogleModel.encode_image_parts`] and of [`RogleModel.encode_text_parts`]."""
+        slots = self.config.part_slots
+        return {"acsa": (len(STRIPES) + 1, 0), "parts": (slots, slots)}.get(self.config.head, (0, 0))
+
     @torch.no_grad()
     def encode_image_parts(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """What the head compares of images at test: slots (`"parts"`), or stripes and the whole image (`"acsa"`).

@@ -23,6 +23,7 @@ from .ranking import (
     rank,
     same_id,
 )
+from .reranking import HeadSimilarity
 
 logger = logging.get_logger(__name__)
 
@@ -106,8 +107,10 @@ def caption_similarities(
     """Global and local similarity of captions start..stop-1 to all I images, each `[stop - start, I]` float32.
 
     Local is late interaction: mean over the caption's sentences of the max over template regions; a caption without
-    sentences has its global similarity there too.
+    sentences has its global similarity there too. A model whose head compares has that similarity in its place, see
+    `reranking.py`.
     """
+    head = HeadSimilarity.of(embeddings, captions)
     by_image = cosine(captions.embeds.numpy(), embeddings.image_embeds.numpy())
     templates = embeddings.template_embeds.unbind(1) if len(captions.sentence_embeds) else ()
     by_template = [cosine(captions.sentence_embeds.numpy(), template.numpy()) for template in templates]
@@ -115,6 +118,8 @@ def caption_similarities(
 
     def block(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         whole = by_image(start, stop)
+        if head is not None:
+            return whole, head.by_caption(start, stop, whole)
         local = whole.copy()
         if first[stop] > first[start]:
             best = by_template[0](first[start], first[stop])
@@ -163,6 +168,7 @@ def _fused_rankings(
 
 def _fused_image_ranking(embeddings: SplitEmbeddings, captions: CaptionSet, weight: float, ties: str) -> Ranking:
     """Image -> captions by the similarity of [`caption_similarities`], read the other way round."""
+    head = HeadSimilarity.of(embeddings, captions)
     by_caption = cosine(embeddings.image_embeds.numpy(), captions.embeds.numpy())
     n_sentences, sentences = len(captions.sentence_embeds), captions.sentence_embeds.numpy()
     templates = embeddings.template_embeds.unbind(1) if n_sentences else ()
@@ -173,6 +179,8 @@ def _fused_image_ranking(embeddings: SplitEmbeddings, captions: CaptionSet, weig
 
     def block(start: int, stop: int) -> np.ndarray:
         whole = by_caption(start, stop)
+        if head is not None:
+            return fuse(whole, head.by_image(start, stop, whole), weight)
         local = whole.copy()
         if n_sentences:
             best = by_template[0](start, stop)

@@ -81,7 +81,9 @@ class Recipe:
     erase: float = field(default=0.0, metadata={"help": "probability that a rectangle of 2 to 20 % is erased"})
     drop_sentences: float = field(default=0.0, metadata={"help": "probability of each sentence to leave its caption"})
     reorder_sentences: float = field(default=0.0, metadata={"help": "probability that a caption's are shuffled"})
-    region_feature: str | None = field(default=None, metadata={"help": "overrides the model's, as do all down to trust"})
+    region_feature: str | None = field(
+        default=None, metadata={"help": "overrides the model's, as do all down to trust"}
+    )
     global_loss: str | None = field(default=None, metadata={"help": "itc, sdm, tal or cmpm"})
     itc_temperature: float | None = field(default=None, metadata={"help": "of itc, fixed (CTLG's 0.02); 0: learnt"})
     same_identity: str | None = field(default=None, metadata={"help": "other pairs of an identity: positive, excluded"})
