@@ -1,0 +1,254 @@
+"""python benchmarks/methods.py --out runs/methods [--systems rogle acsa ...] [--seeds 0 1 2] [--epochs 5]
+
+ROGLE beside the other systems of the field on synthetic P-VLG: one small backbone, one recipe but for what the system's
+file in train/configs says, the same number of steps for all, trained once on long and short captions and scored on both
+from the one checkpoint. Nothing was searched, for anybody; the checkpoint (R@1 of long captions) and the weight of each
+system's local similarity are chosen on validation, test is scored once. CTLG's generated data are near copies drawn by
+the renderer (`python -m dataset_pvlg.generate`); with them it sees more pictures in fewer epochs, in as many steps.
+
+Every system x seed is a cell. Cells that are finished are kept, a killed one goes on, and one that another process is
+training is left to it: run the same command twice to use two cores. `--only` trains the cells whose name holds a text,
+`--write docs/results.md` puts the tables there.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from cells import ROOT, at_budget, check_cell, claimed, read_cell, run_cell, spread, table, with_copies, write_whole
+from datasets import Dataset
+from methods_figure import draw_methods
+
+from dataset_pvlg.load import load_rows
+from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.protocols import encode_split, global_protocol, joint_protocol
+
+
+@dataclass(frozen=True)
+class System:
+    """title: in the table. config: file in train/configs; None is train.py's own defaults. flags: over it. copies:
+    trained on the data with generated near copies."""
+
+    title: str
+    config: str | None
+    flags: tuple[str, ...] = ()
+    copies: bool = False
+
+
+SYSTEMS = {
+    "rogle": System("ROGLE (ours)", None),
+    "clip_itc": System("CLIP, fine-tuned", "clip_itc.yaml"),
+    "longclip": System("Long-CLIP", "longclip.yaml"),
+    "goal": System("GOAL", "goal.yaml"),
+    "irra": System("IRRA (SDM, IRR)", "irra.yaml"),
+    "rde": System("RDE (TAL, clean pairs)", "rde.yaml"),
+    "ctlg": System("CTLG", "ctlg.yaml"),
+    "ctlg_pdg": System("CTLG + PDG", "ctlg.yaml", copies=True),
+    "acsa": System("ACSA", "acsa.yaml"),
+    "parts": System("part-level correspondence", "parts.yaml"),
+}
+OURS = "rogle"
+CURVE = "validation/global/long/R@1"
+BEGIN, END = "<!-- measured by benchmarks/methods.py -->", "<!-- end of what was measured -->"
+TIMED_QUERIES = 64
+
+
+def cell_name(system: str, seed: int) -> str:
+    return f"{system}_seed-{seed}"
+
+
+def flags_of(system: str, seed: int, out: Path, dataset: str, epochs: int, make: bool) -> tuple[list[str], list[str]]:
+    """A cell's own flags of train.py, and those that all cells of this data share."""
+    chosen = SYSTEMS[system]
+    own = ["--config", str(ROOT / "train" / "configs" / chosen.config)] if chosen.config else []
+    shared = ["--dataset", dataset, "--epochs", str(epochs), "--threads", "1"]
+    return [*own, *chosen.flags, "--seed", str(seed)], with_copies(
+        out, dataset, epochs, make
+    ) if chosen.copies else shared
+
+
+def score_cell(folder: Path, rows: Dataset) -> None:
+    """Adds scores.json to a finished cell: the joint protocol on test, and what a query costs."""
+    if (folder / "scores.json").exists():
+        return
+    model = RogleModel.from_pretrained(folder / "best").eval()
+    processor = RogleProcessor.from_pretrained(folder / "best")
+    embeddings = encode_split(model, processor, rows, progress=False, split="test")
+    weight = json.loads((folder / "results.json").read_text(encoding="utf-8"))["local_weight"]
+    captions = rows["caption"][:TIMED_QUERIES]
+    sentences = [s["text"] for parts in rows["sentences"][:TIMED_QUERIES] for s in parts] if weight else []
+    began = time.process_time()
+    for start in range(0, len(captions + sentences), 32):
+        texts = (captions + sentences)[start : start + 32]
+        model.encode_texts(processor(text=texts, return_tensors="pt")["input_ids"])
+    encoding = (time.process_time() - began) / len(captions)
+    began = time.process_time()
+    global_protocol(embeddings, "long", weight)
+    ranking = (time.process_time() - began) / len(embeddings.long.embeds)
+    found = {f"joint/{name}": value for name, value in joint_protocol(embeddings).items()}
+    found |= {"encoding_ms": 1000 * encoding, "ranking_ms": 1000 * ranking, "gallery": len(rows)}
+    write_whole(folder / "scores.json", json.dumps(found, indent=1))
+
+
+def read_scores(folder: Path) -> dict | None:
+    """Everything of a finished and scored cell, flat where it is a figure; None while it is not."""
+    cell = read_cell(folder)
+    if cell is None or not (folder / "scores.json").exists():
+        return None
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    results, curve = cell["results"], cell["curve"]
+    # Where no weight of the local similarity helps on validation, 0 is chosen, and there is no line of its own.
+    own = "global+local" if "global+local/long/R@1" in results else "global"
+    clock = "cpu_seconds" if _device(folder) == "cpu" else "seconds"
+    return {
+        "long, global": results["global/long/R@1"],
+        "long": results[f"{own}/long/R@1"],
+        "long mAP": results[f"{own}/long/mAP"],
+        "short, global": results["global/short/R@1"],
+        "short": results[f"{own}/short/R@1"],
+        "short mAP": results[f"{own}/short/mAP"],
+        "local": results.get("local/R@10", 0.0),
+        "pointing": results.get("local/pointing", 0.0),
+        "joint": scores.get("joint/mAP", 0.0),
+        "weight": cell["local_weight"],
+        "steps": curve[-1]["step"],
+        "minutes": curve[-1][clock] / 60,
+        "encoding": scores["encoding_ms"],
+        "ranking": scores["ranking_ms"],
+        "curve": [{"minutes": e[clock] / 60, "cpu_seconds": e[clock], CURVE: e[CURVE]} for e in curve],
+    }
+
+
+def _device(folder: Path) -> str:
+    found = folder / "environment.json"
+    return json.loads(found.read_text(encoding="utf-8"))["device"] if found.exists() else "cpu"
+
+
+def report(found: Mapping[str, Sequence[Mapping]]) -> str:
+    """Two markdown tables, scores and costs, and a line for each thing in which ROGLE should lead.
+
+    Args:
+        found: of each system what [`read_scores`] gives for its seeds; none for one that is not trained yet.
+    """
+    budgets = [cell["minutes"] for cells in found.values() for cell in cells]
+    budget = min(budgets, default=0.0)
+
+    def column(name: str, cells: Sequence[Mapping]) -> str:
+        return spread([cell[name] for cell in cells])
+
+    scores = ["long", "long, global", "long mAP", "short", "short, global", "short mAP", "local", "pointing", "joint"]
+    titles = ["", "seeds", "long R@1", "global alone", "long mAP", "short R@1", "global alone", "short mAP"]
+    titles += ["sentence → region R@10", "pointing", "joint mAP"]
+    rows = [
+        [SYSTEMS[name].title, str(len(cells)), *(column(score, cells) for score in scores)]
+        for name, cells in found.items()
+    ]
+    parts = [table(titles, rows)]
+    titles = ["", "steps", "minutes of training", f"validation long R@1 at {budget:.1f} min (global)"]
+    titles += ["weight of the local similarity", "a query: encoding, ms", "ranking, ms"]
+    rows = []
+    for name, cells in found.items():
+        early = [at_budget(cell["curve"], 60 * budget, CURVE) for cell in cells]
+        weight = f"{statistics.mean(cell['weight'] for cell in cells):.2f}" if cells else "-"
+        rows.append([SYSTEMS[name].title, column("steps", cells), column("minutes", cells), spread(early), weight])
+        rows[-1] += [column("encoding", cells), column("ranking", cells)]
+    parts += ["At equal steps above; at equal time, and what it costs:", table(titles, rows)]
+    verdicts = [_verdict(found, score, title) for score, title in LEADS.items()]
+    return "\n\n".join([*parts, "\n".join(filter(None, verdicts))]).rstrip()
+
+
+LEADS = {
+    "long": "long captions, R@1",
+    "short": "short captions, R@1",
+    "local": "sentence → region, R@10",
+    "joint": "joint, mAP",
+}
+
+
+def _verdict(found: Mapping[str, Sequence[Mapping]], score: str, title: str) -> str:
+    """Whether ROGLE leads, and by how much it does or does not; empty as long as there is nothing to compare."""
+    means = {name: statistics.mean(cell[score] for cell in cells) for name, cells in found.items() if cells}
+    ours = means.pop(OURS, None)
+    if ours is None or not means:
+        return ""
+    best = max(means, key=means.get)
+    gap = ours - means[best]
+    says = f"ROGLE leads by {gap:.1f}" if gap > 0 else f"**ROGLE does not lead**: it is {-gap:.1f} behind"
+    return f"- {title}: {says} ({ours:.1f}; the best other is {SYSTEMS[best].title} with {means[best]:.1f})."
+
+
+def write_between(path: Path, text: str) -> None:
+    """Puts the text between the two marks of a page.
+
+    Raises:
+        ValueError: the page has not both marks, in their order.
+    """
+    page = path.read_text(encoding="utf-8")
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{path}: no {BEGIN!r} with {END!r} after it")
+    write_whole(path, f"{before}{begin}\n\n{text}\n\n{end}{after}".rstrip("\n"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=5, help="the budget of each cell, in epochs of the plain data")
+    parser.add_argument("--dataset", default="synthetic")
+    parser.add_argument("--only", help="train only cells whose name (system_seed-N) holds this text")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="also put the report between the marks of this page")
+    args = parser.parse_args(argv)
+    out = args.out.resolve()
+    # Seed by seed, so that a run that is stopped has whole rows of the table.
+    wanted = [(system, seed) for seed in args.seeds for system in args.systems]
+    wanted = [(s, seed) for s, seed in wanted if not args.only or args.only in cell_name(s, seed)]
+    test = load_rows(args.dataset)[0]["test"]
+    for number, (system, seed) in enumerate(wanted, 1):
+        folder = out / "cells" / cell_name(system, seed)
+        flags, shared = flags_of(system, seed, out, args.dataset, args.epochs, make=not args.report_only)
+        check_cell(folder, shared)
+        if args.report_only:
+            continue
+        print(f"[{number}/{len(wanted)}] {folder.name}", flush=True)
+        if not run_cell(folder, flags, shared):
+            print("    another process is training it", flush=True)
+            continue
+        with claimed(folder) as lock:
+            if lock is not None:
+                score_cell(folder, test)
+
+    names = {system: [cell_name(system, seed) for seed in args.seeds] for system in args.systems}
+    found = {
+        system: [cell for name in cells if (cell := read_scores(out / "cells" / name))]
+        for system, cells in names.items()
+    }
+    cells = [cell for each in found.values() for cell in each]
+    text = [
+        f"`python benchmarks/methods.py --dataset {args.dataset} --epochs {args.epochs} --seeds "
+        f"{' '.join(map(str, args.seeds))}`: {args.epochs} epochs of the plain data a cell, or as many steps; nothing "
+        f"searched; checkpoint and weight chosen on validation; R@1, R@10 and mAP on the test split "
+        f"({len(test)} pictures), in %, mean and standard deviation over the seeds.",
+        report(found),
+        f"{len(cells)} of {len(args.systems) * len(args.seeds)} cells, {sum(c['minutes'] for c in cells) / 60:.2f} "
+        "hours of training.",
+    ]
+    write_whole(out / "report.md", "\n\n".join(text))
+    write_whole(out / "report.json", json.dumps(found, indent=1))
+    draw_methods(found, {name: system.title for name, system in SYSTEMS.items()}, CURVE, out / "methods.png")
+    if args.write:
+        write_between(args.write, "\n\n".join(text))
+    print("\n\n".join(text))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # what a query costs is told for one
+    main()
