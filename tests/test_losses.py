@@ -8,7 +8,11 @@ from torch.nn.functional import normalize
 
 from modeling_rogle.losses import (
     identity_loss,
+    label_divergence,
     multi_positive_itc,
+    primary_components,
+    projection_classification,
+    projection_matching,
     region_sentence_contrastive,
     self_distillation,
     similarity_distribution_matching,
@@ -24,6 +28,7 @@ PEOPLE = torch.tensor([0, 1, 0, 2, 3])
 SENTENCES = torch.tensor([0, 1, 2, 1, 3])
 PARTS = torch.tensor([0, 1, 2, 3, 2])
 WEIGHT = torch.tensor([1.0, 0.5, 0.0, 1.0, 0.25], dtype=torch.float64)
+SIDES = torch.eye(4, dtype=torch.float64)
 ONES = [1.0] * 5
 # Row 0 has two positives of unequal trust, row 1 the same two from the other side, row 3 none that is trusted.
 TRUST = torch.tensor([1.0, 0.4, 0.0, 0.0, 0.7], dtype=torch.float64)
@@ -84,6 +89,30 @@ def brute_force_sdm(a, b, people, trust) -> float:
     return average(terms)
 
 
+def brute_force_cmpm(a, b, people, trust) -> float:
+    """Of features of any length: row i is the softmax of its products with the other side's directions."""
+    terms = []
+    unit = [[x / float(x.norm()) for x in side] for side in (a, b)]
+    rows = list(rows_of(a, b, people, trust, 1.0))
+    for k, (_, count, same, weight) in enumerate(rows):
+        side, i = divmod(k, len(a))
+        row = [float((a, b)[side][i] @ other) for other in unit[1 - side]]
+        total = sum(c * math.exp(x) for c, x in zip(count, row, strict=True))
+        target = [count[j] / sum(count[n] for n in same) if j in same else 0.0 for j in range(len(row))]
+        p = [c * math.exp(x) / total for c, x in zip(count, row, strict=True)]
+        terms.append((sum(x * (math.log(x) - math.log(q + 1e-8)) for x, q in zip(p, target, strict=True) if x), weight))
+    return average(terms)
+
+
+def brute_force_excluding(a, b, people, scale: float = 7.0) -> float:
+    total = 0.0
+    for left, right in ((a, b), (b, a)):
+        for i in range(len(a)):
+            row = [scale * float(left[i] @ right[j]) for j in range(len(a)) if j == i or people[j] != people[i]]
+            total += log_sum_exp(row) - scale * float(left[i] @ right[i])
+    return total / 2 / len(a)
+
+
 def brute_force_tal(a, b, people, trust, shares_from=None) -> float:
     """`shares_from`: embeddings that the detached shares of the positives are taken from, if not from a and b."""
     frozen = list(rows_of(*(shares_from or (a, b)), people, trust, 1 / 0.1))
@@ -131,6 +160,69 @@ def test_itc_without_identities_is_clips() -> None:
     own = torch.arange(5)
     expected = (torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)) / 2
     assert multi_positive_itc(A, B, SCALE).item() == pytest.approx(expected.item())
+
+
+def test_pairs_of_the_same_identity_can_be_left_out() -> None:
+    found = multi_positive_itc(A, B, SCALE, PEOPLE, None, exclude_same=True)
+    assert found.item() == pytest.approx(brute_force_excluding(A, B, PEOPLE.tolist()))
+    assert found.item() != pytest.approx(multi_positive_itc(A, B, SCALE, PEOPLE).item())
+    texts = B.clone().requires_grad_()
+    multi_positive_itc(A[:2], texts[:2], SCALE, torch.tensor([3, 3]), None, exclude_same=True).backward()
+    assert bool((texts.grad == 0).all())  # the only rival is the same person
+
+
+def test_a_small_temperature_gives_the_hardest_negative_nearly_all() -> None:
+    shares = []
+    for temperature in (1.0, 0.02):
+        # The image's own caption, a look-alike's and a stranger's.
+        texts = normalize(torch.tensor([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]], dtype=torch.float64), dim=-1)
+        texts.requires_grad_()
+        images = normalize(torch.tensor([[1.0, 0.1]] * 3, dtype=torch.float64), dim=-1)
+        first = torch.tensor([1.0, 0.0, 0.0])  # the only row that is asked
+        multi_positive_itc(images, texts, torch.tensor(1 / temperature), None, first).backward()
+        pushed = texts.grad.norm(dim=-1)
+        shares.append(float(pushed[1] / (pushed[1] + pushed[2])))
+    assert shares[1] > 0.99 > 0.8 > shares[0]
+
+
+def test_projection_matching_equals_loops() -> None:
+    a, b = 3 * A, A.flip(0) + 2 * B  # of different lengths
+    assert projection_matching(a, b).item() == pytest.approx(brute_force_cmpm(a, b, list(range(5)), ONES))
+    for people, trust in ((PEOPLE, WEIGHT), (FAMILIES, TRUST)):
+        found = projection_matching(a, b, people, trust)
+        assert found.item() == pytest.approx(brute_force_cmpm(a, b, people.tolist(), trust.tolist()))
+    assert projection_matching(9 * a, b).item() != pytest.approx(projection_matching(a, b).item())
+
+
+def test_projection_classification_equals_loops() -> None:
+    classes = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    total = 0.0
+    for one, other in ((3 * A, B), (B, 3 * A)):
+        for i in range(5):
+            unit = other[i] / other[i].norm()
+            projected = float(one[i] @ unit) * unit
+            logits = [float(projected @ (row / row.norm())) for row in classes]
+            total -= float(WEIGHT[i]) * log_softmax_at(logits, int(PEOPLE[i]))
+    found = projection_classification(3 * A, B, classes, PEOPLE, WEIGHT)
+    assert found.item() == pytest.approx(total / 2 / float(WEIGHT.sum()))
+    assert found.item() == pytest.approx(projection_classification(3 * A, B, 7 * classes, PEOPLE, WEIGHT).item())
+
+
+def test_divergence_of_cosines_is_sdm() -> None:
+    found = label_divergence(A @ B.T, PEOPLE, WEIGHT, 0.1)
+    assert found.item() == pytest.approx(similarity_distribution_matching(A, B, PEOPLE, WEIGHT, 0.1).item())
+
+
+def test_primary_components_keep_what_varies_most() -> None:
+    found = primary_components(A, 2)
+    mean = A.mean(0)
+    values, vectors = torch.linalg.eigh((A - mean).T @ (A - mean))
+    best = vectors[:, values.argsort(descending=True)[:2]]
+    for i in range(5):
+        expected = mean + sum(float((A[i] - mean) @ axis) * axis for axis in best.T)
+        torch.testing.assert_close(found[i], expected)
+    assert torch.equal(primary_components(A, 4), A)
+    assert int(torch.linalg.matrix_rank(found - found.mean(0))) == 2
 
 
 @pytest.mark.parametrize("name", GLOBAL_LOSSES)
@@ -244,6 +336,10 @@ def test_identity_loss_equals_loops_and_trusts_images() -> None:
         lambda a, b: token_similarity(a, b, WEIGHT, detach_target=False),
         lambda a, b: self_distillation(a, B, WEIGHT) + 0 * b.sum(),
         lambda a, b: identity_loss(a, b, PEOPLE % 4, WEIGHT),
+        lambda a, b: multi_positive_itc(a, b, SCALE, FAMILIES, TRUST, exclude_same=True),
+        lambda a, b: projection_matching(3 * a, b, FAMILIES, TRUST),
+        lambda a, b: projection_classification(3 * a, b, SIDES + 0.3, PEOPLE, WEIGHT),
+        lambda a, b: label_divergence(a @ b.T, PEOPLE, WEIGHT, 0.1),
     ],
 )
 def test_gradients(loss) -> None:
@@ -276,6 +372,9 @@ def all_losses(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> dict[st
         "tsl": token_similarity(a, b, weight),
         "distill": self_distillation(a, b, weight),
         "id": identity_loss(a * 100, b * 100, FAMILIES, weight),
+        "excluding": multi_positive_itc(a, b, scale, FAMILIES, weight, exclude_same=True),
+        "cmpm": projection_matching(a, b, FAMILIES, TRUST.float()),
+        "cmpc": projection_classification(a, b, SIDES.to(a.dtype), FAMILIES, weight),
     }
 
 
@@ -312,8 +411,11 @@ def test_no_pairs_cost_nothing_and_still_have_a_gradient() -> None:
         token_similarity(none, none),
         self_distillation(none, none),
         identity_loss(none, none, ids),
+        projection_matching(none, none, ids),
+        projection_classification(none, none, torch.ones(3, 4), ids),
+        primary_components(none, 2).sum(),
     ]
-    assert [loss.item() for loss in losses] == [0] * 7
+    assert [loss.item() for loss in losses] == [0] * 10
     sum(losses).backward()
 
 
@@ -325,8 +427,11 @@ def test_pairs_without_weight_cost_nothing() -> None:
         region_sentence_contrastive(a, b, SCALE, weight=zero, soft_negatives=1.0),
         token_similarity(a, b, zero),
         self_distillation(a, b, zero),
+        multi_positive_itc(a, b, SCALE, FAMILIES, zero, exclude_same=True),
+        projection_matching(a, b, FAMILIES, zero),
+        projection_classification(a, b, SIDES, FAMILIES, zero),
     ]
-    assert [loss.item() for loss in losses] == [0] * 6
+    assert [loss.item() for loss in losses] == [0] * 9
     sum(losses).backward()
     assert bool((a.grad == 0).all() and (b.grad == 0).all())
 

@@ -9,8 +9,14 @@ from accelerate import cpu_offload
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, CLIPConfig, CLIPModel
 
 from modeling_rogle import RogleConfig, RogleModel, RogleOutput, RogleProcessor
-from modeling_rogle.configuration_rogle import REGION_FEATURES
-from modeling_rogle.losses import multi_positive_itc, region_sentence_contrastive, token_similarity
+from modeling_rogle.configuration_rogle import HEADS, REGION_FEATURES
+from modeling_rogle.losses import (
+    multi_positive_itc,
+    primary_components,
+    region_sentence_contrastive,
+    token_similarity,
+)
+from modeling_rogle.regions import crop_boxes
 
 
 @pytest.fixture
@@ -357,6 +363,71 @@ def test_local_branch_off_is_clips_contrastive_step(tiny_model: RogleModel, batc
     out = tiny_model(pixel_values=batch["pixel_values"], input_ids=batch["input_ids"], return_loss=True)
     assert out.loss_local is None and out.region_embeds is None
     torch.testing.assert_close(out.loss, out.loss_global)
+
+
+def with_fields(model: RogleModel, **fields: object) -> RogleModel:
+    for name, value in fields.items():
+        setattr(model.config, name, value)
+    return model
+
+
+def test_a_fixed_temperature_takes_the_learnt_ones_place(tiny_model: RogleModel, batch: dict) -> None:
+    model = with_fields(tiny_model, itc_temperature=0.02, same_identity="excluded")
+    out = model(**batch, return_loss=True)
+    excluded = multi_positive_itc(out.image_embeds, out.text_embeds, 50.0, batch["person_ids"], None, True)
+    torch.testing.assert_close(out.loss_global, excluded)
+    out.loss.backward()
+    assert model.logit_scale.grad == 0
+
+
+def test_crops_can_be_what_sentences_are_told_from(tiny_model: RogleModel, batch: dict) -> None:
+    model = with_fields(tiny_model, local_contrast="crop")
+    out = model(**batch, return_loss=True)
+    one = [0, 2]  # the first box of each image
+    crops = crop_boxes(batch["pixel_values"], batch["boxes"][one], batch["box_image"][one])
+    crops, _ = model.encode_images(crops)
+    scale, ids = model.region_head(), batch["sentence_ids"]
+    expected = region_sentence_contrastive(crops, out.sentence_embeds[one], scale, ids[one])
+    torch.testing.assert_close(out.loss_local, expected)
+    out.loss_local.backward()
+    assert model.vision_model.embeddings.patch_embedding.weight.grad.abs().sum() > 0
+
+
+def test_short_captions_are_shown_the_images_primary_components(
+    tiny_model: RogleModel, batch: dict, tiny_processor: RogleProcessor
+) -> None:
+    model = with_fields(tiny_model, short_loss_weight=0.5, short_components=1, local_loss_weight=0.0)
+    short = tiny_processor(text=["A man.", "A woman in red.", "He walks."], return_tensors="pt")["input_ids"]
+    out = model(**batch, short_input_ids=short, return_loss=True)
+    coarse = torch.nn.functional.normalize(primary_components(out.image_embeds, 1), dim=-1)
+    scale = model.logit_scale.exp()
+    expected = multi_positive_itc(coarse, model.encode_texts(short), scale, batch["person_ids"])
+    torch.testing.assert_close(out.loss_short, expected)
+    torch.testing.assert_close(out.loss, out.loss_global + out.loss_tsl_text + 0.5 * out.loss_short)
+    with pytest.raises(ValueError, match="short_loss_weight is set: RogleModel.forward needs short_input_ids"):
+        model(**batch, return_loss=True)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_is_saved_and_read_and_leaves_the_towers_alone(
+    tmp_path: Path, tiny_checkpoint: Path, batch: dict, head: str
+) -> None:
+    torch.manual_seed(1)
+    plain, model = RogleModel.from_pretrained(tiny_checkpoint), RogleModel.from_pretrained(tiny_checkpoint, head=head)
+    for parameter in model.parameters():
+        assert torch.isfinite(parameter).all() and parameter.abs().max() < 10
+    assert torch.equal(plain(**batch).text_embeds, model(**batch).text_embeds)
+    assert torch.equal(plain(**batch).region_embeds, model(**batch).region_embeds)
+    model.save_pretrained(tmp_path)
+    loaded, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()) and loaded.config.head == head
+    losses = []
+    for each in (model, loaded):
+        torch.manual_seed(2)  # of the masks
+        losses.append(each(**batch, return_loss=True).loss)
+    assert torch.equal(*losses)
+    half = loaded.to(torch.bfloat16)(**batch, return_loss=True)
+    assert half.loss.isfinite() and (head == "none") == (half.loss_head is None)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------

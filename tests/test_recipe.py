@@ -1,12 +1,29 @@
 """The recipe: flags, files and defaults, and the folder that a run claims."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from recipe import Recipe, claim_folder, read_recipe
+from safetensors.torch import load_file
+
+import train
+from modeling_rogle import RogleModel
 
 ROOT = Path(__file__).parents[1]
+# The other systems of the field: each recipe's own term of the loss, and the field that makes it another system.
+SYSTEMS = {
+    "clip_itc": ("loss_global", "global_loss", "itc"),
+    "ctlg": ("loss_global", "itc_temperature", 0.02),
+    "acsa": ("loss_head", "head", "acsa"),
+    "parts": ("loss_head", "head", "parts"),
+    "irra": ("loss_head", "head", "implicit_relations"),
+    "rde": ("loss_global", "global_loss", "tal"),
+    "goal": ("loss_tsl_image", "local_contrast", "crop"),
+    "longclip": ("loss_short", "short_loss_weight", 1.0),
+}
 
 
 def test_recipe_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
@@ -37,6 +54,34 @@ def test_shipped_recipes_are_read(name: str) -> None:
     given = yaml.safe_load((ROOT / "train" / "configs" / name).read_text())
     recipe = read_recipe(["--config", str(ROOT / "train" / "configs" / name)])
     assert {key: getattr(recipe, key) for key in given} == given
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_trains_is_saved_and_read_back(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    term, field, value = SYSTEMS[name]
+    out = tmp_path / "run"
+    given = ["--config", str(ROOT / "train" / "configs" / f"{name}.yaml"), "--dataset", "synthetic-tiny"]
+    given += ["--model", str(tiny_checkpoint), "--out", str(out), "--epochs", "1", "--batch-size", "16"]
+    results = train.main([*given, "--threads", "1", "--trackers", "none"])
+    log = json.loads((out / "train_log.jsonl").read_text())
+    assert log["step"] == 3 and log[term] > 0
+    assert {"global/long/R@1", "global/short/R@1", "local/R@1"} <= set(results)
+    model, info = RogleModel.from_pretrained(out / "best", output_loading_info=True)
+    assert not any(info.values()) and getattr(model.config, field) == value
+    saved, state = load_file(out / "best" / "model.safetensors"), model.state_dict()
+    assert set(saved) == set(state) and all(torch.equal(saved[key], state[key]) for key in saved)
+    trained = load_file(tiny_checkpoint / "model.safetensors")
+    assert not torch.equal(saved["text_projection.weight"], trained["text_projection.weight"])
+
+
+def test_systems_without_a_head_have_rogles_weights(tiny_checkpoint: Path) -> None:
+    names = set(load_file(tiny_checkpoint / "model.safetensors"))
+    for name in SYSTEMS:
+        recipe = read_recipe(["--config", str(ROOT / "train" / "configs" / f"{name}.yaml"), "--model", "x"])
+        recipe.model = str(tiny_checkpoint)
+        more = {key.split(".")[0] for key in set(train.prepare_model(recipe, [], 4)[0].state_dict()) - names}
+        expected = {"identity_classifier"} if recipe.id_loss_weight else set()
+        assert more == expected | ({"head"} if name in ("parts", "irra") else set()), name
 
 
 def test_the_small_recipe_is_what_runs_without_arguments() -> None:
