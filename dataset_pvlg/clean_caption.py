@@ -72,7 +72,8 @@ def clean_text(text: str, cjk: bool | None = None) -> tuple[str, tuple[str, ...]
         cjk: whether the caption is one in Chinese, Japanese or Korean; by default as [`is_cjk`] finds in `text`.
     """
     cjk = is_cjk(text) if cjk is None else cjk
-    faults = [BLANKS] if _squeezed(text) != text else []
+    visible = _INVISIBLE.sub("", _without_controls(text))
+    faults = [BLANKS] if _squeezed(visible) != visible else []
     if not cjk and _GLUED.search(text):
         faults.append(GLUED)
     for _ in range(10):  # what was escaped may hold an escape
@@ -161,4 +162,4 @@ def _unescaped(match: re.Match[str]) -> str:
 def _without_controls(text: str) -> str:
     if text.isprintable():
         return text
-    return "".join(" " if unicodedata.category(c) == "Cc" and c not in "\n\t " else c for c in text)
+    return "".join(c for c in text if unicodedata.category(c) != "Cc" or c.isspace())
