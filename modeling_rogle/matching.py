@@ -1,4 +1,4 @@
-"""Region-to-Sentence Matching, thin: score every sentence against template regions, assign, trust.
+"""Region-to-Sentence Matching in one image: template regions, and which candidate a sentence takes.
 
 Independent of ROGLE's own matching, of which only the abstract is public. As in GOAL (arXiv 2503.17782) each sentence
 takes its best-scoring candidate and the whole image stays a candidate; unlike GOAL all regions of an image come from
@@ -6,16 +6,13 @@ one dense forward. Dense region features leak the rest of the person into every 
 model say little; the reliability goes with every pair for that reason.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
-
-from .reliability import margin_reliability
 
 # Where the parts of an upright person lie in a tight crop about 2.5 times as tall as wide: fractions x0, y0, x1, y1.
 # From body proportions (head 1/7.5 of the height plus hair, hips at half of it, soles at its end, the arms' span near
@@ -33,7 +30,7 @@ _TEMPLATES = (
     ("carried item", (0.66, 0.40, 1.00, 0.62)),
     ("whole person", (0.00, 0.00, 1.00, 1.00)),
 )
-_MAX_REMEMBERED = 50_000  # sentence embeddings kept at once: 100 MB at width 512
+_TRANSPORT = 0.07
 
 TEMPLATE_LABELS: tuple[str, ...] = tuple(label for label, _ in _TEMPLATES)
 
@@ -71,14 +68,15 @@ def encode_with_templates(
     owner = torch.arange(len(images)).repeat_interleave(len(templates))
     if boxes is not None:
         every_box, owner = torch.cat([every_box, boxes]), torch.cat([owner, box_image])
-    device = _device(model)
+    device = device_of(model)
     pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
     whole, regions = model.encode_images(pixels.to(device), every_box.to(device), owner.to(device))
     of_templates, of_boxes = regions.cpu().tensor_split([len(images) * len(templates)])
     return whole.cpu(), of_templates.unflatten(0, (len(images), len(templates))), of_boxes
 
 
-def _device(model: Any) -> torch.device:
+def device_of(model: Any) -> torch.device:
+    """Where a model's weights lie; the CPU for one without any."""
     return next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
 
 
@@ -128,87 +126,50 @@ def match_sentences(region_embeds: torch.Tensor, sentence_embeds: torch.Tensor, 
     return Matches(region, top[:, 0], top[:, 0] - top[:, 1])
 
 
-def match_rows(
-    model: Any,
-    processor: Any,
-    rows: Sequence[Mapping[str, Any]],
-    batch_size: int = 32,
-    threshold: float = 0.0,
-    temperature: float = 0.01,
-    progress: bool = True,
-) -> tuple[list[list[dict[str, Any]]], dict[str, int]]:
-    """Finds regions for the sentences of P-VLG rows: one dense forward per image, each different sentence encoded once.
+def assign(scores: torch.Tensor, rule: str = "best") -> torch.Tensor:
+    """Which candidate each sentence of one image takes.
 
     Args:
-        model: an object with `encode_images(pixel_values, boxes, box_image)` and `encode_texts(input_ids,
-            attention_mask)` as [`RogleModel`] has them.
-        processor: the model's [`RogleProcessor`].
-        rows: P-VLG rows or a `datasets.Dataset` of them; `image` (decoded), `width`, `height`, `sentences` are read.
-        batch_size: images a forward.
-        threshold: see [`match_sentences`].
-        temperature: see [`margin_reliability`].
+        scores: `[S, N]`, higher is better.
+        rule: `best`: each sentence its highest (GOAL); `one_to_one`: no candidate twice, the highest sum (Hungarian
+            algorithm); `transport`: the highest entry of each row of an entropic optimal-transport plan with equal
+            masses on either side (Sinkhorn, regularisation 0.07 as in CONQUER, arXiv 2601.18625).
 
     Returns:
-        For each row a list of regions (bbox x, y, w, h in pixels of the stored image, label, sentence, score,
-        reliability, origin `"rsm"`), at most one per sentence; and the counts `images`, `sentences`, `assigned`,
-        `unassigned`, where `assigned + unassigned == sentences`.
+        `[S]` int64; -1 where `one_to_one` has no candidate left.
 
     Raises:
-        ValueError: a row has no image; the message names its `image_id`.
+        ValueError: another rule, or a score that is not finite.
+        ImportError: `one_to_one` without scipy.
     """
-    device = _device(model)
-    regions: list[list[dict[str, Any]]] = []
-    counts = {"images": 0, "sentences": 0, "assigned": 0, "unassigned": 0}
-    embeds: dict[str, torch.Tensor] = {}  # many images of an identity share their sentences
-
-    starts = range(0, len(rows), batch_size)
-    for start in tqdm(starts, desc="matching sentences", unit="batch", disable=not progress or not len(rows)):
-        batch = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-        for row in batch:
-            if row["image"] is None:
-                raise ValueError(f"{row.get('image_id')}: field 'image' is null; matching needs the picture")
-        _, region_embeds, _ = encode_with_templates(model, processor, [row["image"].convert("RGB") for row in batch])
-        if len(embeds) > _MAX_REMEMBERED:
-            embeds.clear()
-        new = sorted({sentence["text"] for row in batch for sentence in row["sentences"]} - embeds.keys())
-        if new:
-            tokens = processor(text=new, return_tensors="pt")
-            encoded = model.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device)).cpu()
-            embeds.update(zip(new, encoded, strict=True))
-        for row, image_regions in zip(batch, region_embeds, strict=True):
-            texts = [sentence["text"] for sentence in row["sentences"]]
-            found = []
-            if texts:
-                matches = match_sentences(image_regions, torch.stack([embeds[text] for text in texts]), threshold)
-                found = _as_regions(matches, row["width"], row["height"], temperature)
-            regions.append(found)
-            counts["images"] += 1
-            counts["sentences"] += len(texts)
-            counts["assigned"] += len(found)
-    counts["unassigned"] = counts["sentences"] - counts["assigned"]
-    return regions, counts
+    if not bool(scores.isfinite().all()):
+        raise ValueError("a score is not finite")
+    if rule == "best":
+        return scores.argmax(1) if len(scores) else scores.new_zeros(0, dtype=torch.long)
+    if rule == "one_to_one":
+        try:
+            from scipy.optimize import linear_sum_assignment
+        except ImportError as error:
+            raise ImportError("one_to_one needs scipy: pip install 'rogle[pvlg]'") from error
+        rows, columns = linear_sum_assignment(scores.double().numpy(), maximize=True)
+        chosen = torch.full((len(scores),), -1, dtype=torch.long)
+        chosen[torch.from_numpy(rows)] = torch.from_numpy(columns)
+        return chosen
+    if rule == "transport":
+        plan = scores.double() / _TRANSPORT
+        for _ in range(50):  # in logarithms: at 0.07 the exponentials span many orders
+            plan = plan - plan.logsumexp(1, keepdim=True)
+            plan = plan - plan.logsumexp(0, keepdim=True)
+        return plan.argmax(1) if len(scores) else scores.new_zeros(0, dtype=torch.long)
+    raise ValueError(f"rule must be best, one_to_one or transport, not {rule!r}")
 
 
-def _as_regions(matches: Matches, width: int, height: int, temperature: float) -> list[dict[str, Any]]:
-    trust = margin_reliability(matches.margin, temperature)
-    size = np.array([width, height, width, height], dtype=np.float32)
-    pixels = template_boxes() * size
-    found = []
-    for sentence, template in enumerate(matches.region.tolist()):
-        if template < 0:
-            continue
-        x0, y0, x1, y1 = pixels[template].tolist()
-        found.append(
-            {
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "label": TEMPLATE_LABELS[template],
-                "sentence": sentence,
-                "score": float(matches.score[sentence]),
-                "reliability": float(trust[sentence]),
-                "origin": "rsm",
-            }
-        )
-    return found
-
-
-__all__ = ["TEMPLATE_LABELS", "Matches", "encode_with_templates", "match_rows", "match_sentences", "template_boxes"]
+__all__ = [
+    "TEMPLATE_LABELS",
+    "Matches",
+    "assign",
+    "device_of",
+    "encode_with_templates",
+    "match_sentences",
+    "template_boxes",
+]

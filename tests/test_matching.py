@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from dataset_pvlg.features import REGION_LABELS
-from modeling_rogle import RogleModel, RogleProcessor
-from modeling_rogle.matching import TEMPLATE_LABELS, match_rows, match_sentences, template_boxes
+from modeling_rogle.matching import TEMPLATE_LABELS, assign, match_sentences, template_boxes
 
 
 def test_templates_are_boxes_inside_the_image_and_the_last_is_the_image():
@@ -76,81 +74,23 @@ def test_bad_embeddings_are_refused(regions, sentences):
         match_sentences(regions, sentences)
 
 
-class FixedModel:
-    """Embeds each template as an axis and each sentence as the axis that its text names; needs no weights."""
-
-    def __init__(self):
-        self.image_calls, self.texts = 0, []
-
-    def encode_images(self, pixel_values, boxes, box_image):
-        self.image_calls += 1
-        assert boxes.shape == (len(pixel_values) * len(TEMPLATE_LABELS), 4)
-        assert box_image.tolist() == sorted(box_image.tolist())
-        return pixel_values, torch.eye(len(TEMPLATE_LABELS)).repeat(len(pixel_values), 1)
-
-    def encode_texts(self, input_ids, attention_mask):
-        return torch.eye(len(TEMPLATE_LABELS))[input_ids[:, 0]]
-
-    def __call__(self, images=None, text=None, return_tensors=None):
-        if images is not None:
-            return {"pixel_values": torch.zeros(len(images), 3, 4, 2)}
-        self.texts += text
-        ids = torch.tensor([[TEMPLATE_LABELS.index(t)] for t in text])
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+SCORES = torch.tensor([[0.9, 0.8, 0.0], [0.85, 0.1, 0.0]])
 
 
-def row(*sentences: str, size: tuple[int, int] = (50, 120)) -> dict:
-    return {
-        "image": Image.new("RGB", size),
-        "image_id": "own/1",
-        "width": size[0],
-        "height": size[1],
-        "sentences": [{"text": text, "start": 0, "end": len(text)} for text in sentences],
-    }
+def test_the_best_candidate_may_be_taken_twice_and_one_to_one_has_the_highest_sum():
+    assert assign(SCORES).tolist() == [0, 0]
+    pytest.importorskip("scipy")
+    assert assign(SCORES, "one_to_one").tolist() == [1, 0]
+    assert sorted(assign(SCORES.T, "one_to_one").tolist()) == [-1, 0, 1]  # three sentences, two candidates
 
 
-def test_rows_get_regions_in_pixels_with_every_sentence_accounted_for():
-    fixed = FixedModel()
-    rows = [row("head", "whole person", "feet"), row(), row("feet", "feet", size=(100, 300))]
-    regions, counts = match_rows(fixed, fixed, rows, batch_size=2, progress=False)
-    assert counts == {"images": 3, "sentences": 5, "assigned": 4, "unassigned": 1}
-    assert [[(r["sentence"], r["label"]) for r in found] for found in regions] == [
-        [(0, "head"), (2, "feet")],
-        [],
-        [(0, "feet"), (1, "feet")],
-    ]
-    x0, y0, x1, y1 = template_boxes()[TEMPLATE_LABELS.index("feet")]
-    assert regions[2][0]["bbox"] == pytest.approx([x0 * 100, y0 * 300, (x1 - x0) * 100, (y1 - y0) * 300], rel=1e-5)
-    assert regions[0][0] | {"bbox": None} == {
-        "bbox": None,
-        "label": "head",
-        "sentence": 0,
-        "score": 1.0,
-        "reliability": 1.0,
-        "origin": "rsm",
-    }
-    assert fixed.image_calls == 2  # one forward a batch, whatever the number of regions
-    assert sorted(fixed.texts) == ["feet", "head", "whole person"]  # each different sentence once
+def test_transport_spreads_sentences_that_compete():
+    assert assign(SCORES[:, :2], "transport").tolist() == [1, 0]
+    assert assign(torch.zeros(0, 3), "transport").shape == assign(torch.zeros(0, 3)).shape == (0,)
 
 
-def test_row_without_picture_is_named():
-    with pytest.raises(ValueError, match="own/1: field 'image'"):
-        match_rows(FixedModel(), FixedModel(), [row("head") | {"image": None}], progress=False)
-
-
-def test_a_real_model_gives_the_same_regions_for_any_batch_size(tiny_checkpoint):
-    model = RogleModel.from_pretrained(tiny_checkpoint).eval()
-    processor = RogleProcessor.from_pretrained(tiny_checkpoint)
-    rng = np.random.default_rng(0)
-    rows = [row("A man wears a red jacket.", "His shoes are white.", "She has long hair.") for _ in range(5)]
-    for each in rows:
-        each["image"] = Image.fromarray(rng.integers(0, 255, (120, 50, 3), dtype=np.uint8)).convert("P")
-    regions, counts = match_rows(model, processor, rows, batch_size=2, threshold=-1.0, progress=False)
-    alone, _ = match_rows(model, processor, rows, batch_size=5, threshold=-1.0, progress=False)
-    assert counts["assigned"] + counts["unassigned"] == counts["sentences"] == 15
-    assert counts["assigned"] > 0
-    for mine, other in zip(regions, alone, strict=True):
-        assert [r["label"] for r in mine] == [r["label"] for r in other]
-        for region in mine:
-            assert 0 <= region["reliability"] <= 1
-            assert -1 <= region["score"] <= 1
+def test_other_rules_and_broken_scores_are_refused():
+    with pytest.raises(ValueError, match="rule must be"):
+        assign(SCORES, "worst")
+    with pytest.raises(ValueError, match="finite"):
+        assign(torch.tensor([[float("nan"), 0.0]]))

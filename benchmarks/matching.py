@@ -1,0 +1,151 @@
+"""python benchmarks/matching.py --global-model DIR [--mined-model DIR] [--true-model DIR] --out FILE.md
+
+How well Region-to-Sentence Matching finds the true regions of synthetic P-VLG: precision, recall and F1 of "this
+sentence has no region", each judge and rule a row, the proposals' ceiling beside. The models are train/train.py's:
+
+- `--global-model`: `--regions none`; has never seen a box. Plain rules and the position prior are its rows.
+- `--mined-model`, `--mined-data`: trained on the rows that the first mined, and these rows; the second round.
+- `--true-model`: trained with true pairs of the training identities, which validation and test do not share.
+"""
+
+import argparse
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dataset_pvlg.load import load_rows
+from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.mining import fit_matcher, fit_prior, match_rows, propose_places
+from modeling_rogle.places import overlap
+
+HEADER = (
+    "| model | judge | rule | precision | recall | no region, F1 | CPU ms an image |\n|---|---|---|---|---|---|---|"
+)
+
+
+def compare(rows: Any, found: Sequence[Sequence[dict]]) -> dict[str, float]:
+    """Mined regions against the rows' own.
+
+    Returns:
+        `precision` (share of mined pairs whose box has IoU >= 0.5 with its sentence's true box), `recall` (share of
+        the sentences with a true box), `none_f1` (of "no region" as the answer), in percent.
+    """
+    right = assigned = true = none_right = none_said = none_true = 0
+    for row, regions in zip(rows.remove_columns("image"), found, strict=True):
+        truth = {region["sentence"]: region["bbox"] for region in row["regions"]}
+        mined = {region["sentence"]: region["bbox"] for region in regions}
+        for sentence in range(len(row["sentences"])):
+            true, assigned = true + (sentence in truth), assigned + (sentence in mined)
+            none_true, none_said = none_true + (sentence not in truth), none_said + (sentence not in mined)
+            none_right += sentence not in truth and sentence not in mined
+            if sentence in truth and sentence in mined:
+                right += overlap(_corners(truth[sentence]), _corners(mined[sentence]))[0, 0] >= 0.5
+    return {
+        "precision": 100 * right / max(assigned, 1),
+        "recall": 100 * right / max(true, 1),
+        "none_f1": 200 * none_right / max(none_said + none_true, 1),
+    }
+
+
+def ceiling(rows: Any, propose: Any) -> tuple[float, float]:
+    """Percent of sentences with a region whose best candidate has IoU >= 0.5; candidates an image."""
+    covered, boxes = [], 0
+    for row in rows:
+        found = propose(row["image"].convert("RGB"), [s["text"] for s in row["sentences"]]).boxes
+        size, boxes = np.array([row["width"], row["height"]] * 2), boxes + len(found)
+        paired = [_corners(region["bbox"])[0] for region in row["regions"] if region["sentence"] >= 0]
+        if paired:
+            covered += (overlap(np.array(paired) / size, found[:-1]).max(1) >= 0.5).tolist()
+    return 100 * float(np.mean(covered)), boxes / max(len(rows), 1)
+
+
+def _corners(bbox: Sequence[float]) -> np.ndarray:
+    x, y, w, h = bbox
+    return np.array([[x, y, x + w, y + h]])
+
+
+def measure(model: Any, processor: Any, rows: Any, **options: Any) -> dict[str, float]:
+    began = time.process_time()
+    found, _ = match_rows(model, processor, rows, progress=False, **options)
+    return compare(rows, found) | {"ms": 1000 * (time.process_time() - began) / max(len(rows), 1)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python benchmarks/matching.py", description=__doc__.split("\n\n")[1])
+    parser.add_argument("--global-model", required=True)
+    parser.add_argument("--mined-model")
+    parser.add_argument("--mined-data")
+    parser.add_argument("--true-model")
+    parser.add_argument("--proposer", default="templates+felzenszwalb", help="or places, or another of proposals.py")
+    parser.add_argument("--dataset", default="synthetic")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--rows", type=int, default=0, help="of the split; 0: all")
+    parser.add_argument("--sample", type=int, default=0, help="images the judges are fitted on; 0: their own number")
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    data, _ = load_rows(args.dataset)
+    rows, train = data[args.split], data["train"]
+    rows = rows.select(range(min(args.rows or len(rows), len(rows))))
+    if args.proposer == "places":
+        propose = propose_places
+    else:
+        from dataset_pvlg.proposals import load_proposer
+
+        propose = load_proposer(args.proposer)
+    best, boxes = ceiling(rows, propose)
+    lines = [
+        f"{len(rows)} images of {args.dataset}'s {args.split} split; proposer {args.proposer}: {boxes:.0f} candidates "
+        f"an image, {best:.1f} % of the sentences' regions among them at IoU 0.5. One thread.\n",
+        HEADER,
+    ]
+    sample = {"images": args.sample} if args.sample else {}
+
+    def add(name: str, judge: str, rule: str, found: dict[str, float]) -> None:
+        lines.append(
+            f"| {name} | {judge} | {rule} | {found['precision']:.1f} | {found['recall']:.1f} | "
+            f"{found['none_f1']:.1f} | {found['ms']:.1f} |"
+        )
+        print(lines[-1], flush=True)
+
+    model, processor = _load(args.global_model)
+    for rule in ("best", "one_to_one", "transport"):
+        add("global", "cosine", rule, measure(model, processor, rows, propose=propose, rule=rule))
+    judge = fit_prior(model, processor, train, progress=False, **sample)
+    for rule in ("best", "one_to_one", "transport"):
+        add("global", "position prior", rule, measure(model, processor, rows, judge=judge, propose=propose, rule=rule))
+    if args.mined_model:
+        model, processor = _load(args.mined_model)
+        mined, _ = load_rows("pvlg", args.mined_data)
+        add("mined pairs", "cosine", "best", measure(model, processor, rows, propose=propose))
+        judge = fit_matcher(model, processor, mined["train"], progress=False, **sample)
+        for rule in ("best", "one_to_one", "transport"):
+            found = measure(model, processor, rows, judge=judge, propose=propose, rule=rule)
+            add("mined pairs", "matcher of mined pairs", rule, found)
+    if args.true_model:
+        model, processor = _load(args.true_model)
+        add("true pairs", "cosine", "best", measure(model, processor, rows, propose=propose))
+        judge = fit_matcher(model, processor, train, progress=False, **sample)
+        for rule in ("best", "one_to_one", "transport"):
+            found = measure(model, processor, rows, judge=judge, propose=propose, rule=rule)
+            add("true pairs", "matcher of true pairs", rule, found)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    lines.append(
+        f"\nPeak memory {peak:.0f} MiB. Command: `python benchmarks/matching.py {' '.join(argv or sys.argv[1:])}`"
+    )
+    Path(args.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return 0
+
+
+def _load(folder: str) -> tuple[Any, Any]:
+    return RogleModel.from_pretrained(folder).eval(), RogleProcessor.from_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

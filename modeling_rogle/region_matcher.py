@@ -1,0 +1,215 @@
+"""Which box of an image holds what a sentence names, learnt from pairs: true ones, or those of an earlier round.
+
+Cosine alone does not tell a coat's whole extent from its upper half: region embeddings are trained against other
+people's regions, never against other boxes of the same person. This learns that on top of a frozen model, from where
+the box lies, what the words are, and what the model sees there. (Ours: ROGLE's matching is not public.)
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from .places import overlap, place_boxes, place_shares
+from .words import WordBags
+
+_KIND = "rogle region matcher"
+BATCH = 16  # images a step
+LEAST_STEPS = 300  # of a small sample
+RANK = 16  # of the agreement between words and what is seen at a place
+_WORD_GAIN = 5.0  # bags are of unit length: their weights would else be slow to grow
+
+
+@dataclass(frozen=True)
+class SeenPlaces:
+    """A sample of images to fit on: what the model made of their places, and their sentences' boxes."""
+
+    region_embeds: torch.Tensor  # [B, K, D] unit length, at the places of places.py
+    sentence_embeds: torch.Tensor  # [S, D] unit length
+    texts: Sequence[str]  # S
+    image: torch.Tensor  # [S] int64, the image of each sentence
+    boxes: np.ndarray  # [S, 4] x0, y0, x1, y1 in [0, 1] of its region; NaN: it has none
+    weight: torch.Tensor  # [S] fp32, how much the pair counts
+
+
+class RegionMatcher(nn.Module):
+    """How right a box is (1 from IoU 0.75 with the sentence's region, half at 0.5, 0 to 0.25), a logistic model whose
+    coefficients belong to places.
+
+    logit(place k) = words' own preference for k + agreement of words and what is seen at k (a bilinear form of rank
+    16) + c_k x cosine. A box that is no place takes the weighted mean of its nearest three.
+
+    Args:
+        bags: the words it knows.
+        width: D, the length of an embedding.
+    """
+
+    threshold = 0.4  # a best box less probable than this is no region
+
+    def __init__(self, bags: WordBags, width: int, rank: int = RANK):
+        super().__init__()
+        self.bags = bags
+        places, words = len(place_boxes()), len(bags.words) + 1
+        self.prefer = nn.Parameter(torch.zeros(words, places))
+        self.bias = nn.Parameter(torch.full((places,), -3.0))  # most boxes are wrong
+        self.ask = nn.Parameter(torch.randn(words, rank) * words**-0.5)
+        self.see = nn.Parameter(torch.randn(places, width, rank) * 0.02)
+        self.cosine = nn.Parameter(torch.full((places,), 0.5))
+        self.register_buffer("embed_mean", torch.zeros(places, width))
+        self.register_buffer("embed_std", torch.ones(places, width))
+        self.register_buffer("cosine_mean", torch.zeros(places))
+        self.register_buffer("cosine_std", torch.ones(places))
+
+    @classmethod
+    def fit(
+        cls, tokenizer: Any, seen: SeenPlaces, epochs: int = 5, seed: int = 0, progress: bool = False
+    ) -> "RegionMatcher":
+        """Fits on pairs; deterministic on one device and thread count.
+
+        Args:
+            seen: see [`SeenPlaces`]; sentences without a box teach that there are such.
+
+        Raises:
+            ValueError: no sentence has a box, or an embedding is not finite.
+        """
+        if not np.isfinite(seen.boxes).all(1).any():
+            raise ValueError("no sentence of the sample has a region to learn from")
+        if not bool(seen.region_embeds.isfinite().all() and seen.sentence_embeds.isfinite().all()):
+            raise ValueError("an embedding is not finite")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            matcher = cls(WordBags.of_texts(tokenizer, seen.texts), seen.region_embeds.shape[-1])
+            matcher._fit(matcher.bags(tokenizer, seen.texts), seen, epochs, progress)
+        return matcher.eval().requires_grad_(False)
+
+    def _fit(self, bags: torch.Tensor, seen: SeenPlaces, epochs: int, progress: bool) -> None:
+        regions = seen.region_embeds.float()
+        cosines = torch.einsum("sd,skd->sk", seen.sentence_embeds.float(), regions[seen.image])
+        self.embed_mean.copy_(regions.mean(0))
+        self.embed_std.copy_(regions.std(0, correction=0).clamp(min=1e-3))
+        self.cosine_mean.copy_(cosines.mean(0))
+        self.cosine_std.copy_(cosines.std(0, correction=0).clamp(min=1e-3))
+        known = np.isfinite(seen.boxes).all(1)
+        right = torch.from_numpy(_rightness(overlap(np.nan_to_num(seen.boxes), place_boxes()))).float()
+        right[~torch.from_numpy(known)] = 0
+        places = torch.arange(len(place_boxes()))
+        share = torch.ones(len(places), 1)
+        of_image = [torch.nonzero(seen.image == n).flatten() for n in range(len(regions))]
+        epochs = max(epochs, math.ceil(LEAST_STEPS / math.ceil(len(regions) / BATCH)))
+        optimizer = torch.optim.AdamW(self.parameters(), lr=3e-3, weight_decay=1e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+        for _ in tqdm(range(epochs), desc="fitting the matcher", unit="epoch", disable=not progress):
+            for images in torch.randperm(len(regions)).split(BATCH):
+                images = images.sort().values
+                sentences = torch.cat([of_image[n] for n in images.tolist()])
+                if not len(sentences):
+                    continue
+                row = torch.searchsorted(images, seen.image[sentences])
+                logits = self._logits(
+                    bags[sentences],
+                    cosines[sentences],
+                    F.dropout((regions[images] - self.embed_mean) / self.embed_std, 0.3),
+                    row,
+                    places[:, None],
+                    share,
+                )
+                loss = F.binary_cross_entropy_with_logits(logits, right[sentences], reduction="none").mean(1)
+                optimizer.zero_grad()
+                (10 * (loss * seen.weight[sentences]).mean()).backward()
+                optimizer.step()
+            schedule.step()
+
+    def _logits(
+        self,
+        bags: torch.Tensor,
+        cosines: torch.Tensor,
+        embeds: torch.Tensor,
+        row: torch.Tensor,
+        near: torch.Tensor,
+        share: torch.Tensor,
+    ) -> torch.Tensor:
+        """`[S, N]`: bags `[S, V + 1]`, cosines `[S, N]`, standardised embeds `[B, N, D]`, row `[S]` the image of each
+        sentence, near and share `[N, n]` the places that each box is like."""
+        prefer = _WORD_GAIN * (bags @ self.prefer) + self.bias  # [S, K]
+        asked = bags @ self.ask  # [S, R]
+        logits = torch.zeros_like(cosines)
+        for n in range(near.shape[1]):  # a place at a time: see[near] of all boxes at once is B x N x D x R
+            at, part = near[:, n], share[:, n]
+            agree = torch.einsum("bnd,ndr->bnr", embeds, self.see[at])
+            standard = (cosines - self.cosine_mean[at]) / self.cosine_std[at]
+            found = prefer[:, at] + torch.einsum("sr,snr->sn", asked, agree[row]) + self.cosine[at] * standard
+            logits = logits + part * found
+        return logits
+
+    @torch.no_grad()
+    def probabilities(
+        self,
+        tokenizer: Any,
+        texts: Sequence[str],
+        boxes: np.ndarray,
+        sentence_embeds: torch.Tensor,
+        region_embeds: torch.Tensor,
+    ) -> torch.Tensor:
+        """How likely each box of one image is to be right.
+
+        Args:
+            texts: S sentences.
+            boxes: `[N, 4]` x0, y0, x1, y1 in [0, 1].
+            sentence_embeds, region_embeds: `[S, D]` and `[N, D]` unit length.
+
+        Returns:
+            `[S, N]` fp32 in [0, 1].
+        """
+        near, share = place_shares(boxes)
+        cosines = sentence_embeds.float() @ region_embeds.float().T
+        mean = torch.einsum("nk,nkd->nd", share, self.embed_mean[near])
+        std = torch.einsum("nk,nkd->nd", share, self.embed_std[near])
+        embeds = ((region_embeds.float() - mean) / std)[None]
+        row = torch.zeros(len(texts), dtype=torch.long)
+        return torch.sigmoid(self._logits(self.bags(tokenizer, texts), cosines, embeds, row, near, share))
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file, the words in its metadata; whole or not at all."""
+        part = Path(f"{path}.part")
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, part, {"kind": _KIND, "words": json.dumps(self.bags.words)})
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RegionMatcher":
+        """What [`save`] wrote.
+
+        Raises:
+            ValueError: another file.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("kind") != _KIND:
+                    raise ValueError(f"{path}: field 'kind' is {metadata.get('kind')!r}, not {_KIND!r}")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            matcher = cls(WordBags(json.loads(metadata["words"])), *tensors["see"].shape[1:])
+            matcher.load_state_dict(tensors)
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            raise ValueError(f"{path}: no region matcher can be read from it: {str(error).splitlines()[0]}") from error
+        return matcher.eval().requires_grad_(False)
+
+
+def _rightness(iou: np.ndarray) -> np.ndarray:
+    """Half right at IoU 0.5, and wholly from 0.75: with a step alone, pairs that an earlier round has set on one place
+    for all images would leave every box around that place equally good."""
+    return np.clip(2 * iou - 0.5, 0, 1)
+
+
+__all__ = ["RegionMatcher", "SeenPlaces"]
