@@ -102,7 +102,10 @@ def generate(data: str, out: str | Path, options: Options | None = None) -> dict
                 os.replace(part / "writing", shards[-1])
             why.update(json.loads(pq.read_schema(shards[-1]).metadata[b"why"]))
             bar.update(len(chosen))
-    return _finish(rows, shards, part, out, {"data": Path(data).name, "options": asdict(options), "counts": dict(why)})
+    # The card and the report may be passed on; the paths of this machine are nobody's business.
+    named = Path(options.editor).name if Path(options.editor).exists() else options.editor
+    told = {"data": Path(data).name, "options": asdict(options) | {"editor": named}, "counts": dict(why)}
+    return _finish(rows, shards, part, out, told)
 
 
 def _claim(part: Path, settings: dict) -> None:
@@ -180,7 +183,7 @@ def _approximated(row: dict, share: float, rng: np.random.Generator, why: Counte
     """The row with that share of its captions said approximately; a region whose sentence is gone has none any more."""
     row = dict(row)
     if rng.random() < share:
-        why["approximate captions"] += 1
+        why["approximate long captions"] += 1
         row["caption"], row["sentences"], origins = approximate(row["caption"], row["sentences"], rng)
         place = {old: new for new, old in enumerate(origins)}
         row["regions"] = [region | {"sentence": place.get(region["sentence"], -1)} for region in row["regions"]]

@@ -143,7 +143,7 @@ def test_half_of_the_captions_are_approximate_and_sentences_stay_true(rows: Data
         assert all(row["caption"][s["start"] : s["end"]] == s["text"] for s in row["sentences"])
         assert all(-1 <= region["sentence"] < len(row["sentences"]) for region in row["regions"])
     counts = json.loads((made / "generate_report.json").read_text())["counts"]
-    assert 0.25 * len(generated) < counts["approximate captions"] < 0.75 * len(generated)
+    assert 0.25 * len(generated) < counts["approximate long captions"] < 0.75 * len(generated)
     few = generated[:12]
     same = sum(row["caption"] == edited_row(*place_of(row["parent"]), _tiny())[1]["caption"] for row in few)
     assert 2 <= same <= 10
@@ -181,7 +181,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: p
 
 def test_a_share_of_the_pictures_and_no_approximate_text(tmp_path: Path) -> None:
     report = generate("synthetic-tiny", tmp_path / "some", Options(share=0.15, approximate=0.0))
-    assert 2 <= report["counts"]["parents"] <= 20 and "approximate captions" not in report["counts"]
+    assert 2 <= report["counts"]["parents"] <= 20 and "approximate long captions" not in report["counts"]
     row = load_rows("pvlg", tmp_path / "some")[0]["train"].remove_columns("image")[-1]
     assert row["caption"] == edited_row(*place_of(row["parent"]), _tiny())[1]["caption"]
 
@@ -193,6 +193,10 @@ def test_a_diffusion_model_edits_any_folder(made: Path, pipeline: Path, tmp_path
     report = generate(str(tmp_path / "few"), tmp_path / "out", Options(str(pipeline), steps=2, approximate=0.0))
     train = load_rows("pvlg", tmp_path / "out")[0]["train"]
     assert report["counts"]["generated"] == len(train) - 4 >= 2
+    assert str(tmp_path) not in "".join(
+        (tmp_path / "out" / n).read_text() for n in ("README.md", "generate_report.json")
+    )
+    assert report["options"]["editor"] == pipeline.name
     parents = {row["image_id"]: row for row in train if row["source"] == "synthetic"}
     for row in train.select(range(4, len(train))):
         parent, colour = parents[row["parent"]], row["image_id"].rpartition("-")[2]
