@@ -81,6 +81,12 @@ class Recipe:
     erase: float = field(default=0.0, metadata={"help": "probability that a rectangle of 2 to 20 % is erased"})
     drop_sentences: float = field(default=0.0, metadata={"help": "probability of each sentence to leave its caption"})
     reorder_sentences: float = field(default=0.0, metadata={"help": "probability that a caption's are shuffled"})
+    approximate: float = field(
+        default=0.0, metadata={"help": "probability that a caption's words are approximate (PDG)"}
+    )
+    mix: float = field(
+        default=0.0, metadata={"help": "probability of a mix with another picture and its caption (PDG)"}
+    )
     region_feature: str | None = field(
         default=None, metadata={"help": "overrides the model's, as do all down to trust"}
     )
@@ -149,7 +155,7 @@ WHOLE = {  # and the least that each may be
 }  # fmt: skip
 SHARES = (
     "long_share", "flip", "warmup_share", "shuffle_captions", "shuffle_sentences", "crop", "erase", "drop_sentences",
-    "reorder_sentences", "layer_decay", "ema_decay",
+    "reorder_sentences", "approximate", "mix", "layer_decay", "ema_decay",
 )  # fmt: skip
 # Of two runs that differ in these alone, one may go on where the other stopped.
 FREE_TO_CHANGE = (

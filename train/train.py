@@ -142,7 +142,9 @@ def train(recipe: Recipe, command: str) -> dict:
         flip=recipe.flip,
         seed=recipe.seed,
         cache_bytes=0 if recipe.workers else 2 << 30,
-        augmentation=Augmentation(recipe.crop, recipe.erase, recipe.drop_sentences, recipe.reorder_sentences),
+        augmentation=Augmentation(
+            recipe.crop, recipe.erase, recipe.drop_sentences, recipe.reorder_sentences, recipe.approximate, recipe.mix
+        ),
     )
     truth = {
         "global": shuffle_captions(pairs, recipe.shuffle_captions, recipe.seed),
