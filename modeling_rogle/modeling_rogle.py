@@ -11,27 +11,22 @@ from transformers import CLIPConfig, CLIPModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .acsa import STRIPES, StripePhraseAttention
 from .activations import QuickGELU
+from .clip_weights import CAPTION_TOKENS, TEXT_POSITIONS, VISION_POSITIONS, rogle_weights  # noqa: F401, convert's
 from .configuration_rogle import RogleConfig
 from .dense import BlockInputs, RogleVisionEncoder, masked_class_tokens, value_only_block
 from .implicit_relations import ImplicitRelations
 from .objective import weighted_terms
 from .packing import encode_buckets, encode_packed, stack_texts, text_lengths
 from .parts import PartDecoder
-from .positions import lengthen_text_positions, resize_image_positions
+from .positions import resize_image_positions
 from .regions import check_box_image, crop_boxes, mean_patch_tokens, roi_align
 
-logger = logging.get_logger(__name__)
-
-VISION_POSITIONS = "vision_model.embeddings.position_embedding.weight"
 HEADS = {"acsa": StripePhraseAttention, "parts": PartDecoder, "implicit_relations": ImplicitRelations}
-TEXT_POSITIONS = "text_model.embeddings.position_embedding.weight"
-# Read when plain CLIP weights are loaded: the caption length of the release (Long-CLIP's 20 + 57 * 4).
-CAPTION_TOKENS = 248
 
 
 @dataclass
@@ -210,33 +205,7 @@ class RogleModel(CLIPModel):
         tokens = kwargs.pop("max_position_embeddings", None)
         attention = {k: kwargs[k] for k in ("attn_implementation",) if k in kwargs}
         clip = CLIPModel.from_pretrained(name, **kwargs)
-        state, source = clip.state_dict(), clip.config.to_dict()
-        for key in ("model_type", "architectures", "transformers_version", "auto_map"):
-            source.pop(key, None)
-        old_tokens, old_side = source["text_config"]["max_position_embeddings"], source["vision_config"]["image_size"]
-        if tokens is not None and tokens < old_tokens:
-            raise ValueError(
-                f"max_position_embeddings={tokens}: {name} has {old_tokens} text positions, none are dropped"
-            )
-        source["text_config"]["max_position_embeddings"] = tokens or max(CAPTION_TOKENS, old_tokens)
-        config = RogleConfig(**(source | fields))
-        patch = config.vision_config.patch_size
-        state[VISION_POSITIONS] = resize_image_positions(
-            state[VISION_POSITIONS], config.patch_grid, (old_side // patch, old_side // patch)
-        )
-        state[TEXT_POSITIONS] = lengthen_text_positions(
-            state[TEXT_POSITIONS], config.text_config.max_position_embeddings, config.text_positions
-        )
-        # The head is filled here as well: nothing is left for the loader to report missing.
-        state["region_head.logit_scale"] = torch.tensor([config.region_logit_scale_init_value])
-        if config.num_identities:
-            shape = (config.num_identities, config.projection_dim)
-            state["identity_classifier.weight"] = torch.randn(shape) * config.initializer_range
-        logger.warning_once(
-            f"{name}: CLIP weights read into RogleModel: image positions {old_side} x {old_side} -> "
-            f"{config.image_size[0]} x {config.image_size[1]} px (bicubic), text positions {old_tokens} -> "
-            f"{config.text_config.max_position_embeddings} ({config.text_positions}); new: region_head.logit_scale"
-        )
+        config, state = rogle_weights(name, clip, fields, tokens)
         model, info = super().from_pretrained(
             None, config=config, state_dict=state, output_loading_info=True, dtype=clip.dtype, **attention
         )
@@ -611,10 +580,10 @@ class RogleModel(CLIPModel):
                 of_stripes = self._regions(pixel_values, vision.last_hidden_state, inputs, stripes, owner)
                 of_stripes = nn.functional.normalize(of_stripes, dim=-1).unflatten(0, (len(pixel_values), -1))
                 found |= head(of_stripes, image_embeds, text_embeds, sentence_embeds, box_image)
-            elif targets is not None:
-                found |= head(self._patches(vision), tokens["masked"], self._kept(input_ids), targets)
             elif head is not None:
-                found |= head(self._patches(vision), text.last_hidden_state, self._kept(input_ids))
+                words = text.last_hidden_state if targets is None else tokens["masked"]
+                more = () if targets is None else (targets,)
+                found |= head(self._patches(vision), words, self._kept(input_ids), *more)
             loss_inputs = {name: value for name, value in found.items() if value is not None}
             if return_loss:
                 loss_inputs = gather(loss_inputs) if gather else loss_inputs

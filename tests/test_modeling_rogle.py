@@ -430,6 +430,17 @@ def test_a_head_is_saved_and_read_and_leaves_the_towers_alone(
     assert half.loss.isfinite() and (head == "none") == (half.loss_head is None)
 
 
+@pytest.mark.parametrize("head", ["parts", "implicit_relations"])
+def test_a_head_on_clips_weights_starts_anew(tmp_path: Path, head: str) -> None:
+    plain_clip(tmp_path, 299)
+    model, info = RogleModel.from_pretrained(tmp_path, head=head, output_loading_info=True)
+    assert info["missing_keys"] and all(name.startswith("head.") for name in info["missing_keys"])
+    for name, parameter in model.head.named_parameters():
+        assert torch.isfinite(parameter).all() and parameter.abs().max() <= 1, name
+        if parameter.ndim == 2:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.2), name
+
+
 # --- bad input ---------------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,8 @@ def test_a_wrong_recipe_is_one_line(tmp_path: Path) -> None:
     for wrong, said in (
         ("--lora-targets head", "both, vision or text"),
         ("--lora-rank 2 --ema-decay 0.9", "whole weights"),
+        ("--lora-rank 2 --head parts", "two towers alone"),
+        ("--mix 1.5", r"\[0, 1\]"),
     ):
         with pytest.raises(SystemExit, match=said):
             read_recipe(wrong.split())

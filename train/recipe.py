@@ -196,6 +196,8 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
         raise SystemExit(f"--lora-targets must be both, vision or text, not {recipe['lora_targets']!r}")
     if recipe["lora_rank"] and recipe["ema_decay"]:
         raise SystemExit("--ema-decay averages whole weights: not with --lora-rank")
+    if recipe["lora_rank"] and recipe["head"] in ("parts", "implicit_relations"):
+        raise SystemExit(f"--lora-rank trains adapters of the two towers alone: not with --head {recipe['head']}")
     if recipe["resume"] in (True, False, "true", "True", "false", "False"):  # as it was before it named a checkpoint
         recipe["resume"] = "auto" if str(recipe["resume"]).lower() == "true" else None
     return Recipe(**recipe)
