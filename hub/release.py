@@ -1,232 +1,202 @@
-"""python hub/release.py MODEL_DIR user/name [--dry-run | --push] [--out DIR]
+"""python hub/release.py MODEL_DIR user/name [--dry-run | --push] [--eval DIR] [--data DIR] [--out DIR]
 
-Assembles what a stranger needs to load a Rogle model with nothing of ours installed: safetensors weights, processor,
-card, endpoint handler and the code itself. By default it only prints what would be pushed.
+Releases everything at once, in order: the model (weights, processor, code, endpoint handler, card), its adapters where
+it has some, the data set, the metric and the demo as Spaces. By default it only prints what would be pushed. All of it
+is put together and checked before the first byte is uploaded.
 """
 
 import argparse
-import hashlib
-import json
-import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import StrictDataclassError
-from huggingface_hub.utils import httpx, validate_repo_id
-from safetensors import SafetensorError
+from data_files import DataRelease, assemble_data
+from examples import write_examples
+from huggingface_hub import ModelCard
+from space import assemble_demo, assemble_metric, check_metric_name, write_revision
 
-import modeling_rogle
-from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.release.checksums import ReleaseFile, write_checksums
+from modeling_rogle.release.model_card import finish_card, read_evaluation
+from modeling_rogle.release.model_files import assemble_adapter, assemble_model, clip_part
+from modeling_rogle.release.push import listing
+from modeling_rogle.release.upload import ReleaseError, check_name, check_secrets, push_folder
 
-PACKAGE = Path(modeling_rogle.__file__).parent
-# The starred files of the package: flat, saying only `from .x import y`. A test compares them with what they import.
-CODE_FILES = (
-    "activations.py",
-    "configuration_rogle.py",
-    "dense.py",
-    "losses.py",
-    "modeling_rogle.py",
-    "packing.py",
-    "pipeline_rogle.py",
-    "positions.py",
-    "processing_rogle.py",
-    "regions.py",
-    "reliability.py",
-    "sentences.py",
-)
-LEFTOVERS = "__pycache__"
-ENDPOINT_FILES = ("handler.py", "requirements.txt")
-MODEL_MAP = {
-    "AutoConfig": "configuration_rogle.RogleConfig",
-    "AutoModel": "modeling_rogle.RogleModel",
-    "AutoModelForZeroShotImageClassification": "modeling_rogle.RogleModel",
-}
-PIPELINES = {
-    "text-based-person-search": {
-        "impl": "pipeline_rogle.TextBasedPersonSearchPipeline",
-        "pt": ["AutoModel"],
-        "type": "multimodal",
-    }
-}
-# Formats that are, or may hold, pickles.
-CODE_IN_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack", ".joblib")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval"))  # a script's folder, no package
+from card_entries import write_entries  # noqa: E402
+from provenance import checkpoint_sha256  # noqa: E402
 
-
-class ReleaseError(ValueError):
-    """A folder or name that cannot be released; one line that says what to change."""
+PARTS = ("model", "adapter", "data", "metric", "demo")
+KINDS = {"model": "model", "adapter": "model", "data": "dataset", "metric": "space", "demo": "space"}
+# Files of an earlier release that would still be read go with it.
+REPLACED = {"model": ("*.py", "*.safetensors", "examples/*"), "data": ("data/*",), "demo": ("gallery/*",)}
 
 
 @dataclass(frozen=True)
-class ReleaseFile:
-    """A file of the release: its path in the repository, size in bytes, sha256."""
+class Names:
+    """The repositories of a release, `user/name` each."""
 
-    path: str
-    size: int
-    sha256: str
-
-
-def save_for_hub(model: RogleModel, processor: RogleProcessor, folder: str | Path) -> None:
-    """Saves weights, processor, code and endpoint handler so that `AutoModel.from_pretrained(folder,
-    trust_remote_code=True)`, `AutoProcessor` and `pipeline` work without this package.
-
-    `auto_map` is written into the saved files, not registered on the classes: `register_for_auto_class` would last for
-    the process, and add the code to every later `save_pretrained`.
-
-    Args:
-        folder: new, or overwritten file by file.
-    """
-    folder = Path(folder)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    _edit(folder / "config.json", auto_map=MODEL_MAP, custom_pipelines=PIPELINES)
-    _edit(folder / "processor_config.json", auto_map={"AutoProcessor": "processing_rogle.RogleProcessor"})
-    # transformers notes how the tokenizer happened to be loaded here; a release does not depend on that.
-    _edit(folder / "tokenizer_config.json", is_local=None, local_files_only=None)
-    for name in CODE_FILES:
-        shutil.copyfile(PACKAGE / name, folder / name)
-    for name in ENDPOINT_FILES:
-        shutil.copyfile(PACKAGE / "release" / name, folder / name)
+    model: str
+    adapter: str
+    data: str
+    metric: str
+    demo: str
 
 
-def assemble(model_dir: str | Path, repo_id: str, folder: str | Path) -> list[ReleaseFile]:
-    """Puts the release of a saved model together in a new or empty folder.
-
-    Args:
-        model_dir: Rogle folder with its processor and its card (README.md).
-        repo_id: `user/name`; takes the place of PATH_OR_NAME in the card.
-
-    Returns:
-        Every file of it, by path.
+def names_of(repo_id: str, data: str | None = None, metric: str | None = None) -> Names:
+    """The repositories beside `user/name`: `user/name-lora`, `user/pvlg` (data set and Space), `user/name-demo`.
 
     Raises:
-        ReleaseError: no Rogle folder, a configuration out of range, no card, weights that are damaged or not
-            safetensors, a bad name, or `folder` is not empty.
-        OSError: the model or its processor cannot be read.
+        ReleaseError: a name that the Hub, or `evaluate.load`, does not take.
     """
-    model_dir, folder = Path(model_dir), Path(folder)
     check_name(repo_id)
-    card = check_model_folder(model_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ReleaseError(f"{folder}: not an empty folder; nothing is overwritten")
-    try:
-        model = RogleModel.from_pretrained(model_dir)
-    except (StrictDataclassError, SafetensorError) as error:
-        raise ReleaseError(f"{model_dir}: {str(error.__cause__ or error).splitlines()[0]}") from error
-    save_for_hub(model, RogleProcessor.from_pretrained(model_dir), folder)
-    (folder / "README.md").write_text(card.replace("PATH_OR_NAME", repo_id), encoding="utf-8")
-    return manifest(folder)
+    user = repo_id.partition("/")[0]
+    names = Names(repo_id, f"{repo_id}-lora", data or f"{user}/pvlg", metric or f"{user}/pvlg", f"{repo_id}-demo")
+    for name in (names.adapter, names.data, names.metric, names.demo):
+        check_name(name)
+    check_metric_name(names.metric)
+    return names
 
 
-def check_name(repo_id: str) -> None:
-    """Raises ReleaseError unless `repo_id` is `user/name` as the Hub takes it."""
-    try:
-        validate_repo_id(repo_id)
-    except ValueError as error:
-        raise ReleaseError(f"{repo_id}: {str(error).splitlines()[0]}") from error
-    if "/" not in repo_id:
-        raise ReleaseError(f"{repo_id}: must be user/name")
+def assemble(
+    model_dir: str | Path,
+    names: Names,
+    out: str | Path,
+    evaluation: dict[str, Any] | None = None,
+    data: str | Path = "synthetic",
+    pictures_of: Sequence[str] = (),
+    parts: Sequence[str] = PARTS,
+    base: str | None = None,
+    people: int = 40,
+) -> tuple[dict[str, list[ReleaseFile]], DataRelease | None]:
+    """Puts the repositories together in sub-folders of `out` that are called as in PARTS, each with its SHA256SUMS.
 
-
-def check_model_folder(model_dir: Path) -> str:
-    """The card of a folder that may be released.
-
-    Raises:
-        ReleaseError: see [`assemble`].
-    """
-    config = model_dir / "config.json"
-    if not config.is_file():
-        raise ReleaseError(f"{model_dir}: no config.json there, so it is not a model's folder")
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ReleaseError(f"{config}: not a JSON object") from error
-    if kind != "rogle":
-        raise ReleaseError(f"{config}: model_type is {kind!r}, only 'rogle' is released")
-    for file in sorted(model_dir.rglob("*")):
-        if file.suffix.lower() in CODE_IN_WEIGHTS:
-            raise ReleaseError(f"{file}: only safetensors weights are released; this format may hold code")
-    if not any(model_dir.glob("*.safetensors")):
-        raise ReleaseError(f"{model_dir}: no safetensors weights there")
-    card = model_dir / "README.md"
-    if not card.is_file():
-        raise ReleaseError(f"{card}: no model card; train/train.py writes one from the measured results")
-    return card.read_text(encoding="utf-8")
-
-
-def manifest(folder: Path) -> list[ReleaseFile]:
-    """Every file under `folder` that is released, by path: what Python leaves behind when it loads the code is not."""
-    files = []
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and LEFTOVERS not in file.parts:
-            with file.open("rb") as content:
-                digest = hashlib.file_digest(content, "sha256").hexdigest()
-            files.append(ReleaseFile(file.relative_to(folder).as_posix(), file.stat().st_size, digest))
-    return files
-
-
-def push(folder: Path, repo_id: str, private: bool = False) -> str:
-    """Creates the repository if it is not there, and uploads the folder in one commit.
-
-    The token is huggingface_hub's own (HF_TOKEN or `hf auth login`); it is never printed.
+    Args:
+        evaluation: see `model_card.read_evaluation`; of these very weights.
+        data: see `data_files.assemble_data`.
+        parts: some of PARTS; `adapter` is left out where the model has none.
+        base: see `model_files.assemble_adapter`; only needed where the adapters were trained on a model on disk.
+        people: drawn people in the demo's gallery.
 
     Returns:
-        The commit's address.
+        The files of each part, in order, and what the data set holds.
 
     Raises:
-        ReleaseError: the Hub cannot be reached, or refuses.
+        ReleaseError, ValueError, OSError: something that may not be released; one line.
     """
-    api = HfApi()
-    try:
-        api.create_repo(repo_id, exist_ok=True, private=private)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message="Release of Rogle",
-            ignore_patterns=[f"{LEFTOVERS}/*", f"**/{LEFTOVERS}/*"],
+    model_dir, out, held = Path(model_dir), Path(out), None
+    adapters = model_dir / "adapter"
+    parts = [part for part in PARTS if part in parts and (part != "adapter" or adapters.is_dir())]
+    if evaluation is not None and evaluation["checkpoint_sha256"] != checkpoint_sha256(str(model_dir)):
+        raise ReleaseError(f"--eval: its checkpoint_sha256 is not that of {model_dir}: other weights were scored")
+    if "model" in parts:
+        config = assemble_model(model_dir, names.model, out / "model")
+        if evaluation is not None:
+            write_entries(out / "model", evaluation | {"model": names.model})
+        finish_card(
+            out / "model",
+            names.model,
+            clip_part(config),
+            evaluation,
+            write_examples(out / "model"),
+            names.data if "data" in parts else None,
+            names.adapter if "adapter" in parts else None,
         )
-    except (httpx.HTTPError, OSError) as error:  # the Hub's own errors are either
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ReleaseError(f"{repo_id}: not pushed: {reason}") from error
-    return str(commit.commit_url)
+    if "adapter" in parts:
+        licence = ModelCard.load(model_dir / "README.md").data.license or "other"
+        assemble_adapter(adapters, names.adapter, out / "adapter", base, licence)
+    if "data" in parts:
+        held = assemble_data(data, names.data, out / "data", pictures_of)
+    if "metric" in parts:
+        assemble_metric(names.metric, out / "metric")
+    if "demo" in parts:
+        assemble_demo(names.model, None, out / "demo", people)
+    for part in parts:
+        check_secrets(out / part)
+    return {part: write_checksums(out / part) for part in parts}, held
 
 
-def _edit(path: Path, **fields: object) -> None:
-    """Sets fields of a JSON file; None removes one."""
-    content = json.loads(path.read_text(encoding="utf-8")) | fields
-    content = {name: value for name, value in content.items() if name not in fields or value is not None}
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+def push(out: Path, names: Names, parts: Sequence[str], held: DataRelease | None, private: bool = False) -> list[str]:
+    """Uploads what `assemble` put together, in order; the demo is tied to the model's commit.
+
+    Returns:
+        The commits' addresses.
+
+    Raises:
+        ReleaseError: the Hub cannot be reached, or refuses; what came before is pushed, and pushing again changes
+            nothing about it.
+    """
+    commits: dict[str, Any] = {}
+    for part in parts:
+        if part == "demo" and "model" in commits:
+            write_revision(out / "demo", names.model, commits["model"].sha)
+            write_checksums(out / "demo")
+        closed = part == "data" and held is not None and bool(held.restricted)
+        commits[part] = push_folder(
+            out / part, getattr(names, part), KINDS[part], private, closed, REPLACED.get(part, ())
+        )
+    return [commit.url for commit in commits.values()]
+
+
+def _print_files(names: Names, files: dict[str, list[ReleaseFile]]) -> None:
+    for part, listed in files.items():
+        print(f"# {part}: {KINDS[part]} {getattr(names, part)}")
+        print("\n".join(listing(listed)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0; 2 after bad input or a failed upload, which is told in one line on stderr."""
-    parser = argparse.ArgumentParser(prog="hub/release.py", description="Assembles and pushes the release of a model.")
+    parser = argparse.ArgumentParser(
+        prog="hub/release.py", description="Assembles and pushes model, data set, metric and demo."
+    )
     parser.add_argument("model", metavar="MODEL_DIR", help="saved Rogle model with its processor and card")
-    parser.add_argument("repo_id", metavar="user/name", help="repository on the Hub")
+    parser.add_argument("repo_id", metavar="user/name", help="the model's repository on the Hub")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="only print what would be pushed (the default)")
     mode.add_argument("--push", action="store_true", help="upload it")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--eval", metavar="DIR", help="what eval/eval.py --out wrote about this model, for its card")
+    parser.add_argument(
+        "--data", default="synthetic", metavar="DIR", help="P-VLG Parquet to release (default: the embedded synthetic)"
+    )
+    parser.add_argument("--base", metavar="user/name", help="of the model that the adapters were trained on")
+    parser.add_argument("--data-repo", metavar="user/name", help="of the data set (default: user/pvlg)")
+    parser.add_argument("--metric-repo", metavar="user/pvlg", help="of the metric's Space (default: user/pvlg)")
+    parser.add_argument(
+        "--pictures-of",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="let the pictures of this source go along, as its owners allowed you to; the repository stays private",
+    )
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
+    parser.add_argument("--private", action="store_true", help="make new repositories private")
     parser.add_argument("--out", metavar="DIR", help="assemble in this new folder and keep it")
     args = parser.parse_args(argv)
     try:
+        parts = args.parts.split(",")
+        if unknown := [part for part in parts if part not in PARTS]:
+            raise ReleaseError(f"--parts: {unknown[0]!r} is not known; known are {', '.join(PARTS)}")
+        names = names_of(args.repo_id, args.data_repo, args.metric_repo)
+        evaluation = None if args.eval is None else read_evaluation(args.eval)
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(args.out or scratch)
-            files = assemble(args.model, args.repo_id, folder)
-            width = max(len(file.path) for file in files)
-            for file in files:
-                print(f"{file.path:<{width}}  {file.size:>12,}  {file.sha256}")
-            total = f"{len(files)} files, {sum(file.size for file in files):,} bytes"
+            out = Path(args.out or scratch)
+            files, held = assemble(args.model, names, out, evaluation, args.data, args.pictures_of, parts, args.base)
+            _print_files(names, files)
+            if held is not None and held.restricted:
+                print(
+                    f"# {names.data}: private, since {', '.join(held.restricted)} may not be passed on; "
+                    f"{held.withheld.total()} pictures held back"
+                )
+            every = [file for listed in files.values() for file in listed]
+            total = f"{len(every)} files, {sum(file.size for file in every):,} bytes"
             if args.push:
-                print(f"pushed {total}: {push(folder, args.repo_id, args.private)}")
+                for url in push(out, names, list(files), held, args.private):
+                    print(f"pushed: {url}")
+                print(f"pushed {total}")
             else:
-                print(f"dry run: {total} would be pushed to {args.repo_id}; --push uploads them")
+                print(f"dry run: {total} would be pushed for {args.repo_id}; --push uploads them")
     except (ValueError, OSError) as error:
         print(f"hub/release.py: {(str(error).splitlines() or [type(error).__name__])[0]}", file=sys.stderr)
         return 2

@@ -1,90 +1,223 @@
-"""A stand-in for the Hub on 127.0.0.1, enough for create_repo and upload_folder of model repositories in memory."""
+"""A stand-in for the Hub on 127.0.0.1: repositories of all three kinds in memory, as far as pushing and loading go.
+
+What it speaks was found by running huggingface_hub 2.4, datasets 5.2 and evaluate 0.4.6 against it with
+`HF_ENDPOINT=<url> HF_HUB_DISABLE_XET=1`; anything else is answered 404 and stands in `requests`.
+"""
 
 import base64
+import hashlib
 import json
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
+from urllib.parse import parse_qs, unquote
+
+KINDS = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+LARGE = ("*.parquet", "*.safetensors", "*.jpg", "*.png")  # uploaded apart, as large files are
+_API = re.compile(r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/(.*))?")
+_FILE = re.compile(r"/(datasets/|spaces/|)([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_LARGE = re.compile(r"/(datasets/|spaces/|)([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 
 
 class StandIn:
-    """`repos` maps a repository to its files, `requests` are method and path, `tokens` the Authorization headers."""
+    """`repos` maps `(kind, "user/name")` to the files of each commit, the newest last.
+
+    `requests` are method and path, `tokens` the Authorization headers that came with them.
+    """
 
     def __init__(self) -> None:
         self.url = ""
-        self.repos: dict[str, dict[str, bytes]] = {}
-        self.private: dict[str, bool] = {}
+        self.repos: dict[tuple[str, str], list[tuple[str, dict[str, bytes]]]] = {}
+        self.private: dict[tuple[str, str], bool] = {}
+        self.sdk: dict[str, str] = {}
+        self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.tokens: set[str | None] = set()
+        self.refuse = ""  # an error that every request is answered with
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict]:
-        if (method, path) == ("POST", "/api/repos/create"):
-            asked = json.loads(body)
-            repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else f"me/{asked['name']}"
-            new = repo not in self.repos
-            self.repos.setdefault(repo, {})
-            self.private.setdefault(repo, asked.get("visibility") == "private")
-            return (200 if new else 409), {"url": f"{self.url}/{repo}", "id": repo}
-        if (method, path) == ("POST", "/api/validate-yaml"):
-            return 200, {"errors": [], "warnings": []}
-        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path)
-        if method == "POST" and found and found[1] in self.repos:
-            if found[2] == "preupload":  # "regular": the content comes inside the commit
-                files = [file["path"] for file in json.loads(body)["files"]]
-                return 200, {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in files]}
-            for line in body.decode().splitlines():
-                entry = json.loads(line)
-                if entry["key"] == "file":
-                    value = entry["value"]
-                    self.repos[found[1]][value["path"]] = base64.b64decode(value["content"])
-            commit = "0" * 40
-            return 200, {
-                "success": True,
-                "commitOid": commit,
-                "commitUrl": f"{self.url}/{found[1]}/commit/{commit}",
-                "hookOutput": "",
-            }
-        return 404, {"error": f"{method} {path}"}
+    def files(self, kind: str, repo: str) -> dict[str, bytes]:
+        """The newest commit's files."""
+        return self.repos[kind, repo][-1][1]
+
+    def answer(self, method: str, asked: str, body: bytes, token: str | None) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and content for a path with its query."""
+        path, _, query = asked.partition("?")
+        if self.refuse:
+            return _json(403, {"error": self.refuse})
+        if path == "/api/repos/create":
+            return self._create(json.loads(body))
+        if path == "/api/validate-yaml":
+            return _json(200, {"errors": [], "warnings": []})
+        if path == "/api/whoami-v2":
+            return _json(200, {"name": "me", "type": "user", "auth": {}, "orgs": []})
+        if found := _LARGE.fullmatch(path):
+            return _json(200, {"transfer": "basic", "objects": [self._place(o) for o in json.loads(body)["objects"]]})
+        if path.startswith("/large/") and method == "PUT":
+            if hashlib.sha256(body).hexdigest() != path.rpartition("/")[2]:
+                return _json(400, {"error": "other bytes than announced"})
+            self.large[path.rpartition("/")[2]] = body
+            return _json(200, {})
+        if found := _API.fullmatch(path):
+            repo = (found[1][:-1], unquote(found[2]))
+            if repo not in self.repos or (self.private[repo] and not token):
+                return _missing("RepoNotFound")
+            return self._api(method, repo, found[3] or "", parse_qs(query), body)
+        if found := _FILE.fullmatch(path):
+            repo = (next(kind for kind, prefix in KINDS.items() if prefix == found[1]), found[2])
+            if repo not in self.repos or (self.private[repo] and not token):
+                return _missing("RepoNotFound")
+            return self._file(repo, unquote(found[3]), unquote(found[4]))
+        return _json(404, {"error": f"{method} {path}"})
+
+    def _create(self, asked: dict) -> tuple[int, dict, bytes]:
+        kind, name = asked.get("type") or "model", asked["name"]
+        repo = (kind, f"{asked.get('organization') or 'me'}/{name}")
+        new = repo not in self.repos
+        if new:
+            self.repos[repo] = [("0" * 40, {})]
+            self.private[repo] = bool(asked.get("private")) or asked.get("visibility") == "private"
+            self.sdk[repo[1]] = asked.get("sdk") or ""
+        return _json(200 if new else 409, {"url": f"{self.url}/{KINDS[kind]}{repo[1]}", "id": repo[1]})
+
+    def _place(self, asked: dict) -> dict:
+        there = {"href": f"{self.url}/large/{asked['oid']}", "header": {}}
+        actions = {} if asked["oid"] in self.large else {"actions": {"upload": there}}
+        return {"oid": asked["oid"], "size": asked["size"], **actions}
+
+    def _commit_of(self, repo: tuple[str, str], revision: str) -> tuple[str, dict[str, bytes]] | None:
+        commits = self.repos[repo]
+        return commits[-1] if revision == "main" else dict((sha, (sha, files)) for sha, files in commits).get(revision)
+
+    def _api(
+        self, method: str, repo: tuple[str, str], rest: str, query: dict[str, list[str]], body: bytes
+    ) -> tuple[int, dict, bytes]:
+        action, _, detail = rest.partition("/")
+        revision, _, folder = (unquote(part) for part in detail.partition("/"))
+        found = self._commit_of(repo, revision or "main")
+        if found is None:
+            return _missing("RevisionNotFound")
+        sha, files = found
+        if method == "POST" and action == "preupload":
+            sent = json.loads(body)["files"]
+            modes = [(f["path"], "lfs" if any(fnmatch(f["path"], p) for p in LARGE) else "regular") for f in sent]
+            return _json(200, {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes]})
+        if method == "POST" and action == "commit":
+            return self._commit(repo, [json.loads(line) for line in body.decode().splitlines()])
+        if method == "POST" and action == "paths-info":
+            asked = json.loads(body)["paths"]
+            there = [_entry(path, files[path]) for path in asked if path in files]
+            folders = {path for path in asked if any(name.startswith(f"{path}/") for name in files)}
+            return _json(200, there + [_folder(path) for path in sorted(folders)])
+        if method == "GET" and action == "tree":
+            inside = [path for path in files if not folder or path.startswith(f"{folder}/")]
+            if folder and not inside:
+                return _missing("EntryNotFound")
+            folders = {str(parent) for path in inside for parent in PurePosixPath(path).parents} - {".", folder}
+            deep = query.get("recursive", ["false"])[0].lower() == "true"
+            level = folder.count("/") + 1 if folder else 0
+            entries = [_folder(path) for path in sorted(folders)] + [_entry(path, files[path]) for path in inside]
+            return _json(200, [entry for entry in entries if deep or entry["path"].count("/") == level])
+        if method == "GET" and action in ("", "revision"):
+            about = {"id": repo[1], "sha": sha, "private": self.private[repo], "disabled": False, "tags": []}
+            return _json(200, about | {"siblings": [{"rfilename": path} for path in files]})
+        if method == "GET" and action == "refs":
+            branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": sha}
+            return _json(200, {"branches": [branch], "tags": [], "converts": []})
+        return _json(404, {"error": f"{method} {rest}"})
+
+    def _commit(self, repo: tuple[str, str], entries: list[dict]) -> tuple[int, dict, bytes]:
+        files = dict(self.files(*repo))
+        for entry in entries:
+            value = entry["value"]
+            if entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                files[value["path"]] = self.large[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                files.pop(value["path"])
+        sha = hashlib.sha1(json.dumps([len(self.repos[repo]), repo, sorted(files)]).encode()).hexdigest()
+        self.repos[repo].append((sha, files))
+        url = f"{self.url}/{KINDS[repo[0]]}{repo[1]}/commit/{sha}"
+        return _json(200, {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+
+    def _file(self, repo: tuple[str, str], revision: str, path: str) -> tuple[int, dict, bytes]:
+        found = self._commit_of(repo, revision)
+        if found is None:
+            return _missing("RevisionNotFound")
+        sha, files = found
+        if path not in files:
+            return _missing("EntryNotFound", {"X-Repo-Commit": sha})
+        tag = hashlib.sha256(files[path]).hexdigest()
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{tag}"', "Content-Type": "application/octet-stream"}
+        return 200, headers, files[path]
+
+
+def _json(status: int, content: object) -> tuple[int, dict[str, str], bytes]:
+    return status, {"Content-Type": "application/json"}, json.dumps(content).encode()
+
+
+def _missing(code: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
+    return 404, {"X-Error-Code": code, "X-Error-Message": code, **(headers or {})}, b""
+
+
+def _entry(path: str, content: bytes) -> dict:
+    return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+
+
+def _folder(path: str) -> dict:
+    return {"type": "directory", "path": path, "size": 0, "oid": hashlib.sha1(path.encode()).hexdigest()}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: StandIn
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:  # noqa: N802  the base class's names
+        self._serve()
+
+    do_GET = do_PUT = do_HEAD = do_POST  # noqa: N815
+
+    def _serve(self) -> None:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        token = self.headers.get("Authorization")
+        self.hub.requests.append(f"{self.command} {self.path}")
+        self.hub.tokens.add(token)
+        method = "GET" if self.command == "HEAD" else self.command
+        status, headers, content = self.hub.answer(method, self.path, body, token)
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if span and status == 200:
+            first, last = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            status, content = 206, content[first : last + 1]
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @contextmanager
 def hub_stand_in() -> Iterator[StandIn]:
     """Serves until the block ends."""
     hub = StandIn()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802  the base class's name
-            self._serve("POST")
-
-        def do_GET(self) -> None:  # noqa: N802
-            self._serve("GET")
-
-        def _serve(self, method: str) -> None:
-            if self.headers.get("Transfer-Encoding") == "chunked":
-                body = b""
-                while size := int(self.rfile.readline(), 16):
-                    body += self.rfile.read(size)
-                    self.rfile.readline()
-                self.rfile.readline()
-            else:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            path = self.path.partition("?")[0]
-            hub.requests.append(f"{method} {path}")
-            hub.tokens.add(self.headers.get("Authorization"))
-            status, content = hub.answer(method, path, body)
-            encoded = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(encoded)))
-            self.end_headers()
-            self.wfile.write(encoded)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -94,3 +227,28 @@ def hub_stand_in() -> Iterator[StandIn]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def as_user(hub: StandIn, home: object, token: str | None = "hf_stand_in_token") -> dict[str, str]:
+    """Environment of a process that takes the stand-in for the Hub, with caches of its own in the folder `home`."""
+    found = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": f"{home}/hf",
+        "HF_DATASETS_CACHE": f"{home}/hf/datasets",
+        "HF_MODULES_CACHE": f"{home}/hf/modules",
+        "HF_EVALUATE_CACHE": f"{home}/hf/evaluate",
+    }
+    return found | ({"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"})
+
+
+def in_this_process(hub: StandIn, monkeypatch: object, token: str = "hf_stand_in_token") -> None:
+    """Makes the running process take the stand-in for the Hub until `monkeypatch` is undone."""
+    from huggingface_hub import constants
+
+    settings = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+    settings["HUGGINGFACE_CO_URL_TEMPLATE"] = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", token)

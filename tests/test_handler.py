@@ -137,10 +137,10 @@ def test_only_one_picture_is_held_at_its_full_size(handler: EndpointHandler, mon
     held, most = [], []
     decode = modeling_rogle.release.handler._picture
 
-    def watched(text: str, number: int) -> Image.Image:
+    def watched(text: str, name: str) -> Image.Image:
         gc.collect()
         most.append(sum(reference() is not None for reference in held))
-        picture = decode(text, number)
+        picture = decode(text, name)
         held.append(weakref.ref(picture))
         return picture
 

@@ -1,253 +1,281 @@
-"""What hub/release.py assembles loads for a stranger who has nothing of ours, and what it refuses or pushes."""
+"""hub/release.py as a whole: a model is trained, released, and loaded back by a stranger who has nothing of ours."""
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import release
 import torch
-from hub_stand_in import hub_stand_in
-from PIL import Image
-from transformers.dynamic_module_utils import get_relative_import_files
+from hub_stand_in import StandIn, as_user, hub_stand_in, in_this_process
+from huggingface_hub import ModelCard
+from lora import load_adapters
+from release import assemble, names_of
 
+import dataset_pvlg  # noqa: F401  makes "pvlg" known
+from dataset_pvlg.load import load_rows
+from eval import main as evaluate_main
 from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.release.checksums import verify
+from modeling_rogle.release.push import push_model
+from modeling_rogle.release.upload import ReleaseError
+from train import main as train
 
 TEXTS = ["A man wears a red jacket and black pants.", "The woman has long brown hair. She carries a blue bag."]
-ROOT = Path(__file__).parents[1]
-# The package may be installed in this environment too: whoever imports it is told that it is not there.
+OURS = ("rogle", "modeling_rogle", "dataset_pvlg", "__editable__")
 STRANGER = """
 import importlib.util, json, sys
-class Nothing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("modeling_rogle", "dataset_pvlg"):
-            raise ModuleNotFoundError(f"No module named {name!r}")
-sys.meta_path.insert(0, Nothing())
-import torch
-from PIL import Image
-from transformers import AutoModel, AutoProcessor, pipeline
-folder, picture = sys.argv[1:3]
-texts = json.loads(sys.argv[3])
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-image = Image.open(picture)
-pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
-boxes = torch.from_numpy(processor.normalize_boxes([[1, 2, 10, 20]], *image.size))
-images, regions = model.encode_images(pixels, boxes, torch.zeros(1, dtype=torch.long))
+for name in ("modeling_rogle", "dataset_pvlg", "ranking", "train"):
+    assert importlib.util.find_spec(name) is None, name
+from pathlib import Path
+import evaluate, torch
+from datasets import load_dataset
+from huggingface_hub import snapshot_download
+from peft import PeftModel
+from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, pipeline
+
+texts, found = json.loads(sys.argv[1]), {}
+assert AutoConfig.from_pretrained("me/rogle-tiny", trust_remote_code=True).model_type == "rogle"
+model = AutoModel.from_pretrained("me/rogle-tiny", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("me/rogle-tiny", trust_remote_code=True)
+zero = AutoModelForZeroShotImageClassification.from_pretrained("me/rogle-tiny", trust_remote_code=True)
+assert type(zero) is type(model) and type(model).__module__.startswith("transformers_modules.")
+torch.set_num_threads(1)
+
+rows = load_dataset("me/pvlg", split="test")
+found["rows"] = [{**row, "image": [row["image"].size, sum(row["image"].tobytes())]} for row in rows]
+found["streamed"] = [row["image_id"] for row in load_dataset("me/pvlg", split="test", streaming=True)]
+pictures = [row["image"].convert("RGB") for row in rows]
+pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
+boxes = torch.tensor([[0.1, 0.1, 0.9, 0.5]] * len(rows))
+images, regions = model.encode_images(pixels, boxes, torch.arange(len(rows)))
+captions = model.encode_texts(**processor(text=rows["caption"][:], return_tensors="pt"))
 encoded = model.encode_texts(**processor(text=texts, return_tensors="pt"))
-search = pipeline("text-based-person-search", model=folder, trust_remote_code=True)
-labels = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
-# As the endpoint's toolkit does it: the folder on the path, handler.py as a module of its own.
+found |= {"images": images.tolist(), "regions": regions.tolist(), "texts": encoded.tolist()}
+
+metric = evaluate.load("me/pvlg", "global")
+found["scores"] = metric.compute(predictions=captions.numpy(), references=rows["person_id"][:],
+                                 gallery_embeds=images.numpy(), gallery_ids=rows["person_id"][:])
+
+labels = pipeline("zero-shot-image-classification", model="me/rogle-tiny", trust_remote_code=True)
+found["labels"] = {i["label"]: i["score"] for i in labels(pictures[0], texts, hypothesis_template="{}")}
+search = pipeline("text-based-person-search", model="me/rogle-tiny", trust_remote_code=True)
+found["search"] = search(texts[0], candidates=pictures[:1])[0]["global_score"]
+
+base = AutoModel.from_pretrained("me/base", trust_remote_code=True)
+adapted = PeftModel.from_pretrained(base, "me/rogle-tiny-lora").merge_and_unload()
+found["adapted"] = adapted.encode_texts(**processor(text=texts, return_tensors="pt")).tolist()
+
+folder = snapshot_download("me/rogle-tiny")
 sys.path.insert(0, folder)
-spec = importlib.util.spec_from_file_location("handler", f"{folder}/handler.py")
+spec = importlib.util.spec_from_file_location("handler.EndpointHandler", f"{folder}/handler.py")
 handler = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(handler)
-found = {
-    "endpoint": handler.EndpointHandler(folder)({"inputs": {"text": texts}})["text_embeds"],
-    "images": images.tolist(),
-    "regions": regions.tolist(),
-    "texts": encoded.tolist(),
-    "search": search(texts[0], candidates=[picture])[0]["global_score"],
-    "labels": {item["label"]: item["score"] for item in labels(picture, texts, hypothesis_template="{}")},
-}
+found["endpoint"] = handler.EndpointHandler(folder)({"inputs": {"text": texts}})["text_embeds"]
+
+space = Path(snapshot_download("me/rogle-tiny-demo", repo_type="space"))
+spec = importlib.util.spec_from_file_location("space_app", space / "app.py")
+app = importlib.util.module_from_spec(spec)
+sys.modules["space_app"] = app
+spec.loader.exec_module(app)
+found["demo"] = [item.file for item in app.Search(space)(texts[0], 3)]
 print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def model_dir(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("release") / "best"
-    shutil.copytree(tiny_checkpoint, folder)
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nfrom_pretrained('PATH_OR_NAME')\n")
-    return folder
+@dataclass
+class World:
+    """A release on the stand-in, what it was made from, and what a stranger found."""
+
+    hub: StandIn
+    best: Path
+    base: Path
+    evaluation: dict
+    said: str
+    found: dict
+    home: Path
+
+
+def public_python(folder: Path) -> Path:
+    """The interpreter of a new virtual environment with links to the public libraries of this one, and nothing of ours.
+
+    Installing them anew would need an index; what an editable install of ours adds to the path (a .pth file) is no
+    library's folder, and is left out with ours.
+    """
+    venv.create(folder, with_pip=False, symlinks=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    for origin in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(origin).iterdir():
+            if not entry.name.startswith(OURS) and entry.suffix not in (".pth", ".egg-link"):
+                (site / entry.name).symlink_to(entry)
+    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
-def released(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("released") / "rogle-tiny"
-    release.assemble(model_dir, "me/rogle-tiny", folder)
-    return folder
+def trained(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """What training leaves (with adapters), the model that it started from, and an evaluation of the result."""
+    root = tmp_path_factory.mktemp("trained")
+    base = root / "base"
+    shutil.copytree(tiny_checkpoint, base)
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\nfrom_pretrained('PATH_OR_NAME')\n")
+    train([
+        "--dataset", "synthetic-tiny", "--model", str(base), "--out", str(root / "run"), "--epochs", "1",
+        "--batch-size", "16", "--threads", "1", "--trackers", "none", "--lora-rank", "2", "--learning-rate", "1e-2",
+    ])  # fmt: skip
+    best, scored = root / "run" / "best", root / "eval"
+    arguments = ["--model", str(best), "--dataset", "synthetic-tiny", "--out", str(scored), "--threads", "1"]
+    assert evaluate_main([*arguments, "--bootstrap", "0", "--failures", "0"]) == 0
+    return best, base, scored
 
 
-def stranger(code: str, cwd: Path, *arguments: str) -> dict:
-    """Runs code from an empty folder, with caches of its own."""
-    home = {"HF_HOME": str(cwd / "home"), "HF_MODULES_CACHE": str(cwd / "modules")}
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | home
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_loads_without_the_package_and_gives_equal_outputs(released: Path, model_dir: Path, tmp_path: Path):
-    picture = tmp_path / "person.png"
-    Image.effect_noise((20, 44), 80).convert("RGB").save(picture)
-    found = stranger(STRANGER, tmp_path, str(released), str(picture), json.dumps(TEXTS))
-
-    model, processor = RogleModel.from_pretrained(model_dir), RogleProcessor.from_pretrained(model_dir)
-    image = Image.open(picture)
-    boxes = torch.from_numpy(processor.normalize_boxes([[1, 2, 10, 20]], *image.size))
-    pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
-    images, regions = model.encode_images(pixels, boxes, torch.zeros(1, dtype=torch.long))
-    texts = model.encode_texts(**processor(text=TEXTS, return_tensors="pt"))
-    assert torch.equal(torch.tensor(found["images"]), images)
-    assert torch.equal(torch.tensor(found["regions"]), regions)
-    assert torch.equal(torch.tensor(found["texts"]), texts)
-    torch.testing.assert_close(torch.tensor(found["endpoint"]), texts)
-    assert found["search"] == pytest.approx(float(images[0] @ texts[0]), abs=1e-5)
-    shares = (model.logit_scale.exp() * images @ texts.T).softmax(-1)[0].tolist()
-    assert [found["labels"][text] for text in TEXTS] == pytest.approx(shares, abs=1e-4)
-
-
-def test_code_files_are_the_flat_ones_and_all_that_they_import(released: Path):
-    assert sorted(file.name for file in released.glob("*.py")) == [
-        "activations.py",
-        "configuration_rogle.py",
-        "dense.py",
-        "handler.py",
-        "losses.py",
-        "modeling_rogle.py",
-        "packing.py",
-        "pipeline_rogle.py",
-        "positions.py",
-        "processing_rogle.py",
-        "regions.py",
-        "reliability.py",
-        "sentences.py",
-    ]
-    for name in release.CODE_FILES:
-        needed = {Path(file).name for file in get_relative_import_files(released / name)}
-        assert needed <= set(release.CODE_FILES), f"{name} imports what does not travel"
-        text = (released / name).read_text()
-        assert not re.search(r"^\s*(from|import)\s+(modeling_rogle|dataset_pvlg|\.+\w*\.)", text, re.MULTILINE), name
-        assert text == (release.PACKAGE / name).read_text()
-
-
-def test_with_the_package_no_trust_is_needed_and_nothing_is_registered(released: Path, tmp_path: Path):
-    model, processor = RogleModel.from_pretrained(released), RogleProcessor.from_pretrained(released)
-    model.save_pretrained(tmp_path / "again")
-    processor.save_pretrained(tmp_path / "again")
-    assert RogleModel._auto_class is None and not list((tmp_path / "again").glob("*.py"))
-    assert torch.equal(
-        RogleModel.from_pretrained(tmp_path / "again").region_head.logit_scale, model.region_head.logit_scale
-    )
-
-
-def test_dry_run_prints_sizes_and_hashes_and_is_the_default(
-    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    out = tmp_path / "kept"
-    assert release.main([str(model_dir), "me/rogle-tiny", "--out", str(out)]) == 0
-    *lines, last = capsys.readouterr().out.splitlines()
-    listed = {name: (int(size.replace(",", "")), digest) for name, size, digest in (line.split() for line in lines)}
-    assert sorted(listed) == sorted(os.listdir(out))
-    assert {"README.md", "config.json", "model.safetensors", "requirements.txt", "tokenizer.json"} <= set(listed)
-    for name, (size, digest) in listed.items():
-        content = (out / name).read_bytes()
-        assert (size, digest) == (len(content), hashlib.sha256(content).hexdigest())
-    assert last.startswith(f"dry run: {len(lines)} files") and "me/rogle-tiny" in last
-    assert "from_pretrained('me/rogle-tiny')" in (out / "README.md").read_text()
-
-
-def _bad_weights(folder: Path) -> None:
-    torch.save({}, folder / "pytorch_model.bin")
-
-
-def _no_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def _no_card(folder: Path) -> None:
-    (folder / "README.md").unlink()
-
-
-def _plain_clip(folder: Path) -> None:
-    (folder / "config.json").write_text('{"model_type": "clip"}')
-
-
-def _broken_config(folder: Path) -> None:
-    (folder / "config.json").write_text('{"model_type"')
-
-
-def _weight_out_of_range(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text()) | {"local_weight": 5.0}
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def _cut_weights(folder: Path) -> None:
-    os.truncate(folder / "model.safetensors", 5000)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (_bad_weights, "pytorch_model.bin: only safetensors weights"),
-        (_no_weights, "no safetensors weights there"),
-        (_no_card, "README.md: no model card"),
-        (_plain_clip, "config.json: model_type is 'clip'"),
-        (_broken_config, "config.json: not a JSON object"),
-        (_weight_out_of_range, "local_weight must lie in [0, 1], not 5.0"),
-        (_cut_weights, "model: "),
-    ],
-)
-def test_what_may_not_be_released_is_named_in_one_line(
-    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil, message: str
-):
-    shutil.copytree(model_dir, tmp_path / "model")
-    spoil(tmp_path / "model")
-    assert release.main([str(tmp_path / "model"), "me/rogle", "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["rogle", "me/rogle/tiny", "me/ro gle"])
-def test_a_name_that_the_hub_does_not_take(model_dir: Path, capsys: pytest.CaptureFixture[str], name: str):
-    assert release.main([str(model_dir), name]) == 2
-    assert capsys.readouterr().err.startswith(f"hub/release.py: {name}: ")
-
-
-def test_a_folder_with_something_in_it_is_not_overwritten(model_dir: Path, tmp_path: Path):
-    (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(release.ReleaseError, match="nothing is overwritten"):
-        release.assemble(model_dir, "me/rogle", tmp_path)
-    assert os.listdir(tmp_path) == ["mine.txt"]
-
-
-def test_push_uploads_what_the_dry_run_printed(model_dir: Path, released: Path, tmp_path: Path):
-    with hub_stand_in() as hub:
-        settings = {
-            "HF_ENDPOINT": hub.url,
-            "HF_TOKEN": "hf_stand_in_token",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "0",
-            "HF_HOME": str(tmp_path / "home"),
-        }
-        command = [sys.executable, str(ROOT / "hub" / "release.py"), str(model_dir), "me/rogle-tiny", "--push"]
-        environment = os.environ | settings | {"PYTHONPATH": str(ROOT)}
+@pytest.fixture(scope="module")
+def world(trained: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFactory):
+    best, base, scored = trained
+    home = tmp_path_factory.mktemp("stranger")
+    with hub_stand_in() as hub, pytest.MonkeyPatch.context() as patch:
+        in_this_process(hub, patch)
+        push_model(base, "me/base")
+        said = home / "said"
+        with said.open("w") as stream:
+            patch.setattr(sys, "stdout", stream)
+            arguments = [str(best), "me/rogle-tiny", "--push", "--eval", str(scored), "--base", "me/base"]
+            assert release.main([*arguments, "--data", "synthetic-tiny"]) == 0
+            patch.setattr(sys, "stdout", sys.__stdout__)
         done = subprocess.run(
-            [*command, "--private"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        assert hub.private == {"me/rogle-tiny": True} and "Bearer hf_stand_in_token" in hub.tokens
-        pushed = {path: content for path, content in hub.repos["me/rogle-tiny"].items() if path != ".gitattributes"}
-        assert pushed == {file.name: file.read_bytes() for file in released.iterdir() if file.is_file()}
-        assert "hf_stand_in_token" not in done.stdout + done.stderr
-        assert hub.url in done.stdout.splitlines()[-1]
+            [str(public_python(home / "venv")), "-I", "-c", STRANGER, json.dumps(TEXTS)],
+            cwd=home, env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **as_user(hub, home, token=None)},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        found = json.loads(done.stdout.splitlines()[-1])
+        evaluation = json.loads((scored / "results.json").read_text())
+        yield World(hub, best, base, evaluation, said.read_text(), found, home)
 
 
-def test_a_hub_out_of_reach_is_one_line(model_dir: Path, capsys: pytest.CaptureFixture[str]):
-    assert release.main([str(model_dir), "me/rogle-tiny", "--push"]) == 2  # the tests run with HF_HUB_OFFLINE=1
+def test_a_stranger_gets_the_models_own_numbers(world: World):
+    model, processor = RogleModel.from_pretrained(world.best), RogleProcessor.from_pretrained(world.best)
+    rows = load_rows("synthetic-tiny")[0]["test"]
+    pixels = processor(images=[image.convert("RGB") for image in rows["image"]], return_tensors="pt")["pixel_values"]
+    boxes = torch.tensor([[0.1, 0.1, 0.9, 0.5]] * len(rows))
+    images, regions = model.encode_images(pixels, boxes, torch.arange(len(rows)))
+    texts = model.encode_texts(**processor(text=TEXTS, return_tensors="pt"))
+    assert torch.equal(torch.tensor(world.found["images"]), images)
+    assert torch.equal(torch.tensor(world.found["regions"]), regions)
+    assert torch.equal(torch.tensor(world.found["texts"]), texts)
+    torch.testing.assert_close(torch.tensor(world.found["endpoint"]), texts)
+    assert world.found["search"] == pytest.approx(float(images[0] @ texts[0]), abs=1e-5)
+    shares = (model.logit_scale.exp() * images @ texts.T).softmax(-1)[0].tolist()
+    assert [world.found["labels"][text] for text in TEXTS] == pytest.approx(shares, abs=1e-4)
+
+
+def test_a_stranger_gets_the_rows_and_the_scores_of_the_card(world: World):
+    rows = load_rows("synthetic-tiny")[0]["test"]
+    own = [{**row, "image": [list(row["image"].size), sum(row["image"].tobytes())]} for row in rows]
+    assert world.found["rows"] == json.loads(json.dumps(own))
+    assert world.found["streamed"] == rows["image_id"][:]
+    published = ModelCard(world.hub.files("model", "me/rogle-tiny")["README.md"].decode()).data.eval_results
+    on_card = {entry.metric_type: entry.metric_value for entry in published if entry.dataset_config == "synthetic-tiny"}
+    for name in ("R@1", "R@5", "mAP", "mINP"):
+        measured = world.evaluation["results"][f"global/long/{name}"]
+        assert world.found["scores"][name] == pytest.approx(measured, abs=1e-9), name
+        assert on_card[f"global/long/{name}"] == round(measured, 2)
+
+
+def test_adapters_alone_give_the_merged_model(world: World):
+    merged, processor = RogleModel.from_pretrained(world.best), RogleProcessor.from_pretrained(world.best)
+    texts = merged.encode_texts(**processor(text=TEXTS, return_tensors="pt"))
+    torch.testing.assert_close(torch.tensor(world.found["adapted"]), texts, atol=1e-5, rtol=0)
+    ours = load_adapters(world.base, world.best / "adapter").eval()
+    torch.testing.assert_close(
+        ours.encode_texts(**processor(text=TEXTS, return_tensors="pt")), texts, atol=1e-5, rtol=0
+    )
+    started = RogleModel.from_pretrained(world.base).encode_texts(**processor(text=TEXTS, return_tensors="pt"))
+    assert not torch.allclose(started, texts, atol=1e-3), "training changed something"
+    assert "model.safetensors" not in world.hub.files("model", "me/rogle-tiny-lora")
+
+
+def test_the_demo_runs_the_code_of_the_released_commit(world: World):
+    commit = world.hub.repos["model", "me/rogle-tiny"][-1][0]
+    assert json.loads(world.hub.files("space", "me/rogle-tiny-demo")["model.json"])["revision"] == commit
+    gallery = {
+        name.partition("/")[2] for name in world.hub.files("space", "me/rogle-tiny-demo") if name.endswith(".jpg")
+    }
+    assert len(world.found["demo"]) == 3 and set(world.found["demo"]) <= gallery
+
+
+def test_with_the_package_no_trust_is_needed(world: World, monkeypatch: pytest.MonkeyPatch):
+    from transformers import AutoModel, AutoProcessor
+
+    in_this_process(world.hub, monkeypatch)
+    model = AutoModel.from_pretrained("me/rogle-tiny", cache_dir=world.home / "ours")
+    processor = AutoProcessor.from_pretrained("me/rogle-tiny", cache_dir=world.home / "ours")
+    assert type(model) is RogleModel and type(processor) is RogleProcessor
+    texts = model.encode_texts(**processor(text=TEXTS, return_tensors="pt"))
+    assert torch.equal(torch.tensor(world.found["texts"]), texts)
+
+
+def test_the_card_says_what_was_measured(world: World):
+    files = world.hub.files("model", "me/rogle-tiny")
+    card = ModelCard(files["README.md"].decode())
+    data = card.data
+    assert (data.library_name, data.pipeline_tag, data.language) == (
+        "transformers",
+        "zero-shot-image-classification",
+        "en",
+    )
+    assert data.license and data.datasets == ["me/pvlg"] and data.model_name == "rogle-tiny"
+    for part in ("What it was trained on", "Intended use and limits", "Languages: English", "Scores by what the query"):
+        assert part in card.text
+    assert str(world.best) not in str(card) and str(world.base) not in str(card)
+    for entry in data.widget:
+        assert entry["src"].rpartition("/resolve/main/")[2] in files
+        assert sum(item["score"] for item in entry["output"]) == pytest.approx(1, abs=1e-3)
+    assert ".eval_results/pvlg.yaml" in files
+    assert "hf_stand_in_token" not in world.said and world.said.count("pushed: ") == 5
+    for kind, name in (("model", "rogle-tiny"), ("dataset", "pvlg"), ("space", "pvlg"), ("space", "rogle-tiny-demo")):
+        held, folder = world.hub.files(kind, f"me/{name}"), world.home / "down" / kind / name
+        for path, content in held.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        verify(folder)
+
+
+def test_dry_run_is_the_default_and_uploads_nothing(trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "kept"
+    parts = ["--parts", "model,metric", "--data-repo", "me/other"]
+    assert release.main([str(trained[0]), "me/rogle-tiny", "--out", str(out), *parts]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("dry run: ") and sorted(os.listdir(out)) == ["metric", "model"]
+    assert "datasets" not in ModelCard.load(out / "model" / "README.md").data.to_dict(), "none was released with it"
+    assert release.main([str(trained[0]), "me/rogle-tiny", "--push", *parts]) == 2  # the tests run offline
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("hub/release.py: me/rogle-tiny: not pushed: ") and "offline mode" in error
 
 
-def test_what_python_leaves_behind_is_not_released(tmp_path: Path):
-    (tmp_path / "code.py").write_text("")
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "__pycache__" / "code.pyc").write_bytes(b"")
-    assert [file.path for file in release.manifest(tmp_path)] == ["code.py"]
+def test_scores_of_other_weights_do_not_come_on_the_card(trained, tmp_path: Path):
+    evaluation = json.loads((trained[2] / "results.json").read_text()) | {"checkpoint_sha256": "0" * 64}
+    with pytest.raises(ReleaseError, match="other weights were scored"):
+        assemble(trained[0], names_of("me/rogle"), tmp_path / "out", evaluation)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rogle"], "rogle: must be user/name"),
+        (["me/ro gle"], "me/ro gle: "),
+        (["me/rogle", "--parts", "model,weights"], "--parts: 'weights' is not known"),
+        (["me/rogle", "--metric-repo", "me/metrics"], "me/metrics: the metric's Space must be called pvlg"),
+        (["me/rogle", "--eval", "nowhere.json"], "nowhere.json"),
+        (["me/rogle", "--parts", "data", "--data", "nowhere"], "data_dir nowhere is not a folder"),
+    ],
+)
+def test_bad_input_is_one_line(trained, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
+    assert release.main([str(trained[0]), *arguments]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("hub/release.py: ") and message in error

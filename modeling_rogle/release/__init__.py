@@ -1,1 +1,1 @@
-"""Files that travel to the Hub beside the weights: the Inference Endpoints handler and what it has to install."""
+"""Releases: the files of a model's repository, their checksums, the upload, and what travels to the Hub beside them."""

@@ -33,7 +33,8 @@ class EndpointHandler:
             ImportError: another folder, and `modeling_rogle` is not installed.
             OSError: no model or processor there.
         """
-        released = Path(path).resolve() == Path(__file__).resolve().parent
+        # The Hub's cache links each file to its content: it is the folder that counts, not where this link leads.
+        released = Path(path).resolve() == Path(__file__).parent.resolve()
         if not released:
             import modeling_rogle  # noqa: F401  registers the classes with AutoModel and AutoProcessor
         self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
@@ -41,19 +42,24 @@ class EndpointHandler:
         self.model = model.eval().to(self.device)
         self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=released)
 
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
         """Answers one request.
 
         Args:
             data: `{"inputs": {"text": [...], "images": [...]}}`, either or both; one string stands for a list of one.
                 Pictures are base64 of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, with or without
-                `data:...;base64,` before it.
+                `data:...;base64,` before it. Or, as `InferenceClient.zero_shot_image_classification` asks,
+                `{"inputs": picture, "parameters": {"candidate_labels": [...], "hypothesis_template": "{}"}}`; the
+                toolkit itself decodes the picture of a request whose body is one.
 
         Returns:
             `text_embeds` (a row for each text) and `image_embeds` (a row for each picture), unit length, and with both
-            `similarity`, a row of cosines for each text; or `{"error": one line}`, and nothing was computed.
+            `similarity`, a row of cosines for each text. Or, with candidate labels, `[{"label", "score"}]`, the highest
+            first, which sum to one. Or `{"error": one line}`, and nothing was computed.
         """
         try:
+            if isinstance(data, dict) and _labels_asked(data):
+                return self._classified(*_read_labels(data))
             texts, encoded = _read(data)
             # One at a time, and kept at the size that the model reads: whole, 256 pictures would fill the memory.
             pixels = [self._pixels(item, number) for number, item in enumerate(encoded)]
@@ -72,8 +78,18 @@ class EndpointHandler:
             answer["similarity"] = (text_embeds @ image_embeds.T).tolist()
         return answer
 
+    def _classified(self, picture: Image.Image, labels: list[str], template: str) -> list[dict[str, Any]]:
+        pixels = self.processor(images=[picture], return_tensors="pt")["pixel_values"]
+        tokens = self.processor(text=[template.replace("{}", label) for label in labels], return_tensors="pt")
+        texts = self.model.encode_texts(tokens["input_ids"].to(self.device))
+        cosines = texts @ self.model.encode_images(pixels.to(self.device))[0][0]
+        shares = (self.model.logit_scale.exp() * cosines).softmax(-1).tolist()
+        found = [{"label": label, "score": share} for label, share in zip(labels, shares, strict=True)]
+        return sorted(found, key=lambda item: -item["score"])
+
     def _pixels(self, encoded: str, number: int) -> torch.Tensor:
-        return self.processor(images=[_picture(encoded, number)], return_tensors="pt")["pixel_values"]
+        picture = _picture(encoded, f"inputs.images[{number}]")
+        return self.processor(images=[picture], return_tensors="pt")["pixel_values"]
 
 
 def _read(data: Any) -> tuple[list[str], list[str]]:
@@ -89,23 +105,46 @@ def _read(data: Any) -> tuple[list[str], list[str]]:
     return texts, encoded
 
 
-def _strings(inputs: dict[str, Any], field: str) -> list[str]:
-    given = inputs.get(field)
+def _labels_asked(data: dict[str, Any]) -> bool:
+    return isinstance(data.get("parameters"), dict) and data["parameters"].get("candidate_labels") is not None
+
+
+def _read_labels(data: dict[str, Any]) -> tuple[Image.Image, list[str], str]:
+    given = dict(data["parameters"])
+    if isinstance(given["candidate_labels"], str):  # of a query string, or of the widget
+        given["candidate_labels"] = [label.strip() for label in given["candidate_labels"].split(",")]
+    labels = _strings(given, "candidate_labels", "parameters")
+    if not labels:
+        raise ValueError("parameters.candidate_labels: is empty")
+    template = given.get("hypothesis_template") or "{}"
+    if not isinstance(template, str) or template.count("{}") != 1:
+        raise ValueError('parameters.hypothesis_template: must be a text with one "{}" in it')
+    picture = data.get("inputs")
+    if isinstance(picture, Image.Image):
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"inputs: over {MAX_PIXELS // 1_000_000} million pixels")
+        return ImageOps.exif_transpose(picture).convert("RGB"), labels, template
+    if not isinstance(picture, str) or not picture.strip():
+        raise ValueError("inputs: must be one picture in base64 where there are candidate labels")
+    return _picture(picture, "inputs"), labels, template
+
+
+def _strings(inputs: dict[str, Any], field: str, within: str = "inputs") -> list[str]:
+    given, name = inputs.get(field), f"{within}.{field}"
     items = [] if given is None else [given] if isinstance(given, str) else given
     if not isinstance(items, list):
-        raise ValueError(f"inputs.{field}: must be a list of strings, not {type(items).__name__}")
+        raise ValueError(f"{name}: must be a list of strings, not {type(items).__name__}")
     if len(items) > MAX_ITEMS:
-        raise ValueError(f"inputs.{field}: {len(items)} entries, at most {MAX_ITEMS} a request")
+        raise ValueError(f"{name}: {len(items)} entries, at most {MAX_ITEMS} a request")
     for number, item in enumerate(items):
         if not isinstance(item, str):
-            raise ValueError(f"inputs.{field}[{number}]: must be a string, not {type(item).__name__}")
+            raise ValueError(f"{name}[{number}]: must be a string, not {type(item).__name__}")
         if not item.strip():
-            raise ValueError(f"inputs.{field}[{number}]: is empty")
+            raise ValueError(f"{name}[{number}]: is empty")
     return items
 
 
-def _picture(encoded: str, number: int) -> Image.Image:
-    name = f"inputs.images[{number}]"
+def _picture(encoded: str, name: str) -> Image.Image:
     if encoded.startswith("data:"):
         encoded = encoded.partition(",")[2]
     try:

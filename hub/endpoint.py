@@ -1,0 +1,113 @@
+"""python hub/endpoint.py FOLDER [--requests N] [--threads N]
+
+Runs the `handler.py` of a released folder by the calling convention of the Inference Endpoints toolkit, and measures
+how long one request takes from its JSON to the answer's: texts, pictures, both, and a batch.
+"""
+
+import argparse
+import base64
+import importlib.util
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+MODULE = "handler.EndpointHandler"  # the name that the toolkit gives it
+TEXT = "A woman in a red coat and black trousers. She carries a brown bag over her left shoulder."
+BATCH = 16
+
+
+def load_handler(folder: str | Path) -> Callable[[Any], Any]:
+    """The folder on the path, `handler.py` as a module, one `EndpointHandler(folder)`, as the toolkit does at start.
+
+    Raises:
+        FileNotFoundError: no handler.py there.
+    """
+    file = Path(folder) / "handler.py"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    spec = importlib.util.spec_from_file_location(MODULE, file)
+    sys.path.insert(0, str(folder))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[MODULE] = module
+    spec.loader.exec_module(module)
+    return module.EndpointHandler(str(folder))
+
+
+def respond(handler: Callable[[Any], Any], body: bytes, content_type: str = "application/json") -> tuple[int, bytes]:
+    """Status and body of a request, as the toolkit's web service answers it: whatever is raised is a 400 with JSON."""
+    try:
+        if content_type.startswith("image/"):
+            data = {"inputs": Image.open(io.BytesIO(body)).convert("RGB")}
+        else:
+            data = json.loads(body)
+        if "inputs" not in data:
+            raise ValueError("Body needs to provide a inputs key")
+        return 200, json.dumps(handler(data)).encode()
+    except Exception as error:  # the toolkit's own net is as wide
+        return 400, json.dumps({"error": str(error)}).encode()
+
+
+def measure(handler: Callable[[Any], Any], requests: int) -> dict[str, tuple[float, float]]:
+    """Milliseconds of a request, median and 95th percentile, by kind; the first three of each are not counted.
+
+    Raises:
+        ValueError: the handler answered with an error.
+    """
+    pixels = np.random.default_rng(0).integers(0, 255, (384, 128, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
+    picture = base64.b64encode(stream.getvalue()).decode()
+    kinds = {
+        "one text": {"inputs": {"text": TEXT}},
+        "one picture": {"inputs": {"images": picture}},
+        "text and picture": {"inputs": {"text": TEXT, "images": picture}},
+        f"{BATCH} texts and {BATCH} pictures": {"inputs": {"text": [TEXT] * BATCH, "images": [picture] * BATCH}},
+    }
+    found = {}
+    for kind, request in kinds.items():
+        body, seconds = json.dumps(request).encode(), []
+        for number in range(requests + 3):
+            start = time.perf_counter()
+            status, answer = respond(handler, body)
+            if number >= 3:
+                seconds.append(time.perf_counter() - start)
+            if status != 200 or answer.startswith(b'{"error"'):
+                raise ValueError(f"{kind}: {answer.decode()}")
+        found[kind] = tuple(1000 * np.percentile(seconds, [50, 95]))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a table; 2 after bad input, told in one line on stderr."""
+    parser = argparse.ArgumentParser(prog="hub/endpoint.py", description="Measures a release's endpoint handler.")
+    parser.add_argument("folder", metavar="FOLDER", help="a release, as hub/release.py --out leaves it in model/")
+    parser.add_argument("--requests", type=int, default=50, metavar="N", help="of each kind (default 50)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: its own choice)")
+    args = parser.parse_args(argv)
+    try:
+        if args.requests < 1:
+            raise ValueError(f"--requests: must be at least 1, not {args.requests}")
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        handler = load_handler(args.folder)
+        print(
+            f"| request ({torch.get_num_threads()} threads, {handler.device}) | median ms | 95 % ms |\n|---|---:|---:|"
+        )
+        for kind, (median, most) in measure(handler, args.requests).items():
+            print(f"| {kind} | {median:.1f} | {most:.1f} |")
+    except (ValueError, OSError, ImportError) as error:
+        print(f"hub/endpoint.py: {(str(error).splitlines() or [type(error).__name__])[0]}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""A saved model, or adapters alone, to the Hub: `rogle push`. Data, metric and demo are pushed by `hub/release.py`."""
+
+import tempfile
+from pathlib import Path
+
+from .checksums import NAME, ReleaseFile, write_checksums
+from .model_card import finish_card
+from .model_files import assemble_adapter, assemble_model, clip_part, is_adapter
+from .upload import ReleaseError, check_name, check_secrets, push_folder
+
+REPLACED = ("*.py", "*.safetensors")  # an earlier release's would still be read
+
+
+def push_model(
+    model_dir: str | Path, repo_id: str, private: bool = False, dry_run: bool = False, base: str | None = None
+) -> list[str]:
+    """Pushes a Rogle folder (weights, processor, code, endpoint handler, card), or a folder of adapters.
+
+    Args:
+        model_dir: see `model_files.assemble_model` and `assemble_adapter`.
+        repo_id: `user/name`.
+        private: of a repository that is not there yet.
+        dry_run: nothing is uploaded.
+        base: of adapters alone, the Hub name of the model that they lie on.
+
+    Returns:
+        Lines to print: each file with its size and sha256, the digest of SHA256SUMS, and the commit's address.
+
+    Raises:
+        ReleaseError: something that may not be released, or the Hub refuses; one line.
+        OSError: the folder cannot be read.
+    """
+    check_name(repo_id)
+    with tempfile.TemporaryDirectory(prefix="rogle-push-") as scratch:
+        folder = Path(scratch) / "release"
+        if is_adapter(model_dir):
+            assemble_adapter(model_dir, repo_id, folder, base)
+        elif base is not None:
+            raise ReleaseError(f"{model_dir}: is no folder of adapters alone, so it lies on no --base")
+        else:
+            finish_card(folder, repo_id, clip_part(assemble_model(model_dir, repo_id, folder)))
+        check_secrets(folder)
+        files = write_checksums(folder)
+        lines = listing(files)
+        if dry_run:
+            return [*lines, f"dry run: {len(files)} files would be pushed to {repo_id}"]
+        return [*lines, f"pushed: {push_folder(folder, repo_id, private=private, replaced=REPLACED).url}"]
+
+
+def listing(files: list[ReleaseFile]) -> list[str]:
+    """One line a file, and last the digest by which the list of checksums is known."""
+    width = max(len(file.path) for file in files)
+    lines = [f"{file.path:<{width}}  {file.size:>12,}  {file.sha256}" for file in files]
+    digest = next(file.sha256 for file in files if file.path == NAME)
+    return [*lines, f"digest of {NAME}: {digest}"]
+
+
+__all__ = ["listing", "push_model"]

@@ -1,0 +1,217 @@
+"""The files of a model's repository: which code travels, what CLIP's own classes read, what may not be released."""
+
+import ast
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPTextModelWithProjection
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
+from modeling_rogle.release.model_files import (
+    PACKAGE,
+    ReleaseError,
+    assemble_adapter,
+    assemble_model,
+    clip_part,
+    code_files,
+    is_adapter,
+    save_for_hub,
+)
+
+PUBLIC = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"}
+ROOMS_AT_HOME = {"gallery.py", "cli.py", "convert.py", "matching.py", "demo.py", "indexing.py", "manifest.py"}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("release") / "best"
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nfrom_pretrained('PATH_OR_NAME')\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def released(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("released") / "rogle-tiny"
+    assemble_model(model_dir, "me/rogle-tiny", folder)
+    return folder
+
+
+def test_the_code_is_flat_and_all_that_it_imports_travels(released: Path):
+    names = code_files()
+    assert {"configuration_rogle.py", "modeling_rogle.py", "processing_rogle.py", "pipeline_rogle.py"} <= set(names)
+    assert not ROOMS_AT_HOME & set(names), "what searches and converts stays at home"
+    assert sorted(file.name for file in released.glob("*.py")) == sorted([*names, "handler.py"])
+    for name in names:
+        text = (released / name).read_text()
+        assert text == (PACKAGE / name).read_text()
+        assert {Path(file).name for file in get_relative_import_files(released / name)} <= set(names), name
+        assert not re.search(r"^\s*(from|import)\s+(modeling_rogle|dataset_pvlg|\.+\w*\.)", text, re.MULTILINE), name
+
+
+def test_the_code_needs_public_libraries_that_requirements_name(released: Path):
+    needed = set()
+    for name in (*code_files(), "handler.py"):
+        for node in ast.parse((released / name).read_text()).body:
+            if isinstance(node, ast.Import):
+                needed |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                needed.add(node.module.partition(".")[0])
+    foreign = needed - set(__import__("sys").stdlib_module_names)
+    assert foreign <= PUBLIC
+    listed = re.findall(r"^[a-z_-]+", (released / "requirements.txt").read_text(), re.MULTILINE)
+    assert {{"PIL": "pillow"}.get(name, name) for name in foreign} <= set(listed)
+
+
+def test_with_the_package_no_trust_is_needed_and_nothing_is_registered(released: Path, tmp_path: Path):
+    model, processor = RogleModel.from_pretrained(released), RogleProcessor.from_pretrained(released)
+    model.save_pretrained(tmp_path / "again")
+    processor.save_pretrained(tmp_path / "again")
+    assert RogleModel._auto_class is None and not list((tmp_path / "again").glob("*.py"))
+    again = RogleModel.from_pretrained(tmp_path / "again")
+    assert torch.equal(again.region_head.logit_scale, model.region_head.logit_scale)
+
+
+def test_a_square_model_is_a_clip_model_to_those_who_want_no_custom_code(
+    tiny_config: RogleConfig, tiny_processor: RogleProcessor, tmp_path: Path
+):
+    fields = tiny_config.to_dict() | {"image_size": [32, 32]}
+    fields["vision_config"]["image_size"] = 64  # of the CLIP that it came from
+    torch.manual_seed(0)
+    model = RogleModel(RogleConfig.from_dict(fields)).eval()
+    save_for_hub(model, tiny_processor, tmp_path)
+    clip, info = CLIPModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"]
+    assert set(info["unexpected_keys"]) == {"region_head.logit_scale"}
+    tokens = tiny_processor(text=["A man wears a red jacket.", "Black shoes."], return_tensors="pt")
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    ours, theirs = model(pixel_values=pixels, **tokens), clip.eval()(pixel_values=pixels, **tokens)
+    torch.testing.assert_close(ours.image_embeds, theirs.image_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.text_embeds, theirs.text_embeds, atol=1e-5, rtol=0)
+    assert "gives the same global embeddings" in clip_part(model.config)
+    assert torch.equal(RogleModel.from_pretrained(tmp_path).encode_images(pixels)[0], model.encode_images(pixels)[0])
+
+
+def test_of_a_rectangle_only_the_text_tower_is_one_and_the_card_says_so(released: Path):
+    model, processor = RogleModel.from_pretrained(released), RogleProcessor.from_pretrained(released)
+    assert "cannot read these weights" in clip_part(model.config)
+    with pytest.raises(RuntimeError, match="mismatched"):
+        CLIPModel.from_pretrained(released)
+    text = CLIPTextModelWithProjection.from_pretrained(released).eval()
+    tokens = processor(text=["A man wears a red jacket.", "Black shoes."], return_tensors="pt")
+    theirs = torch.nn.functional.normalize(text(**tokens).text_embeds, dim=-1)
+    torch.testing.assert_close(model.encode_texts(**tokens), theirs, atol=1e-5, rtol=0)
+
+
+def _bad_weights(folder: Path) -> None:
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def _hidden_pickle(folder: Path) -> None:
+    torch.save({"weight": torch.ones(1)}, folder / "model.safetensors")
+
+
+def _pickle_of_adapters(folder: Path) -> None:
+    (folder / "adapter").mkdir()
+    torch.save({}, folder / "adapter" / "adapter_model.bin")
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _no_card(folder: Path) -> None:
+    (folder / "README.md").unlink()
+
+
+def _plain_clip(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "clip"}')
+
+
+def _broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type"')
+
+
+def _weight_out_of_range(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"local_weight": 5.0}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _cut_weights(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", 5000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_bad_weights, "pytorch_model.bin: only safetensors weights"),
+        (_hidden_pickle, "model: "),
+        (_pickle_of_adapters, "adapter_model.bin: only safetensors weights"),
+        (_no_weights, "no safetensors weights there"),
+        (_no_card, "README.md: no model card"),
+        (_plain_clip, "config.json: model_type is 'clip'"),
+        (_broken_config, "config.json: not a JSON object"),
+        (_weight_out_of_range, "local_weight must lie in [0, 1], not 5.0"),
+        (_cut_weights, "model: "),
+    ],
+)
+def test_what_may_not_be_released_is_named_in_one_line(model_dir: Path, tmp_path: Path, spoil, message: str):
+    shutil.copytree(model_dir, tmp_path / "model")
+    spoil(tmp_path / "model")
+    with pytest.raises(ReleaseError) as caught:
+        assemble_model(tmp_path / "model", "me/rogle", tmp_path / "out")
+    assert message in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_code_that_lies_beside_the_weights_is_not_released(model_dir: Path, tmp_path: Path):
+    shutil.copytree(model_dir, tmp_path / "model")
+    (tmp_path / "model" / "modeling_rogle.py").write_text("raise SystemExit\n")
+    (tmp_path / "model" / "evil.py").write_text("")
+    assemble_model(tmp_path / "model", "me/rogle", tmp_path / "out")
+    assert not (tmp_path / "out" / "evil.py").exists()
+    assert (tmp_path / "out" / "modeling_rogle.py").read_text() == (PACKAGE / "modeling_rogle.py").read_text()
+
+
+def test_a_folder_with_something_in_it_is_not_overwritten(model_dir: Path, tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(ReleaseError, match="nothing is overwritten"):
+        assemble_model(model_dir, "me/rogle", tmp_path)
+    assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+@pytest.fixture
+def adapter_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file({"base_model.model.a": torch.ones(2)}, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "somebody/clip"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "README.md").write_text("[More Information Needed]")
+    return folder
+
+
+def test_adapters_travel_alone_and_name_their_base(adapter_dir: Path, tmp_path: Path):
+    assert is_adapter(adapter_dir)
+    assert assemble_adapter(adapter_dir, "me/lora", tmp_path / "a") == "somebody/clip"
+    assert assemble_adapter(adapter_dir, "me/lora", tmp_path / "b", base="me/rogle", licence="mit") == "me/rogle"
+    assert sorted(os.listdir(tmp_path / "b")) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert load_file(tmp_path / "b" / "adapter_model.safetensors")["base_model.model.a"].tolist() == [1, 1]
+    assert json.loads((tmp_path / "b" / "adapter_config.json").read_text())["base_model_name_or_path"] == "me/rogle"
+    card = (tmp_path / "b" / "README.md").read_text()
+    assert "base_model: me/rogle\nlicense: mit" in card and 'PeftModel.from_pretrained(base, "me/lora")' in card
+    assert "More Information Needed" not in card
+
+
+@pytest.mark.parametrize("base", ["runs/small/best/more", "/home/me/model", "rogle", None])
+def test_a_base_that_only_this_machine_knows_is_refused(adapter_dir: Path, tmp_path: Path, base: str | None):
+    settings = {"peft_type": "LORA", "base_model_name_or_path": base}
+    (adapter_dir / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ReleaseError, match="no name on the Hub; pass the one"):
+        assemble_adapter(adapter_dir, "me/lora", tmp_path / "out")
