@@ -43,8 +43,9 @@ def claimed(path: Path) -> Iterator[int | None]:
 def with_copies(out: Path, dataset: str, epochs: int, make: bool = True) -> list[str]:
     """Common flags of a cell that trains on `dataset` with generated near copies, for as many steps as without them.
 
-    So many pictures get a copy that half of the epochs, rounded up, are as many steps. The data are generated once, and
-    only where `make` is set: a report needs none.
+    So many pictures get a copy that half of the epochs, rounded up, are as many steps. The copies' captions are exact,
+    for approximate text is train.py's `--approximate`. The data are generated once, and only where `make` is set: a
+    report needs none.
     """
     fewer = -(-epochs // 2)
     share = epochs / fewer - 1
@@ -54,7 +55,7 @@ def with_copies(out: Path, dataset: str, epochs: int, make: bool = True) -> list
         with open(f"{folder}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits, and finds it done
             if not folder.exists():
-                generate(dataset, folder, Options(share=share))
+                generate(dataset, folder, Options(share=share, approximate=0.0))
     return ["--dataset", "pvlg", "--data-root", str(folder), "--epochs", str(fewer), "--threads", "1"]
 
 

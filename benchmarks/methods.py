@@ -49,7 +49,7 @@ SYSTEMS = {
     "irra": System("IRRA (SDM, IRR)", "irra.yaml"),
     "rde": System("RDE (TAL, clean pairs)", "rde.yaml"),
     "ctlg": System("CTLG", "ctlg.yaml"),
-    "ctlg_pdg": System("CTLG + PDG", "ctlg.yaml", copies=True),
+    "ctlg_pdg": System("CTLG + PDG", "ctlg.yaml", ("--approximate", "0.5", "--mix", "0.5"), copies=True),
     "acsa": System("ACSA", "acsa.yaml"),
     "parts": System("part-level correspondence", "parts.yaml"),
 }
