@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .matching import assign, device_of, match_sentences
+from .matching import TEMPLATE_LABELS, assign, device_of, match_sentences
 from .places import place_boxes, place_labels
 from .position_prior import PositionPrior
 from .region_matcher import RegionMatcher, SeenPlaces
@@ -272,11 +272,14 @@ def _match(seen: Seen, judge: Judge | None, tokenizer: Any, rule: str, threshold
     for sentence, region in enumerate(chosen.tolist()):
         if region < 0 or region == whole or score[sentence] < threshold:
             continue
+        label = seen.candidates.labels[region]
+        if label not in TEMPLATE_LABELS:  # a segment is nobody's part; where it lies says whose
+            label = place_labels(boxes[[region]])[0]
         x0, y0, x1, y1 = (boxes[region] * np.array([width, height, width, height], dtype=np.float32)).tolist()
         found.append(
             {
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "label": seen.candidates.labels[region],
+                "label": label,
                 "sentence": sentence,
                 "score": float(score[sentence]),
                 "reliability": float(trust[sentence]),

@@ -122,12 +122,13 @@ def test_any_proposer_can_give_the_candidates(tiny_model, tiny_processor):
     def halves(image, sentences):
         found = propose_places(image, sentences)
         boxes = np.array([[0, 0, 1, 0.5], [0, 0.5, 1, 1], [0, 0, 1, 1]], dtype=np.float32)
-        return type(found)(boxes, ("upper half", "lower half", "whole person"))
+        return type(found)(boxes, ("segment", "feet", "whole person"))
 
     rows = make_rows(10)
     judge = fit_prior(tiny_model, tiny_processor, rows, progress=False)
     found, _ = match_rows(tiny_model, tiny_processor, rows, judge, halves, threshold=0.0, progress=False)
-    assert {r["label"] for regions in found for r in regions} <= {"upper half", "lower half"}
+    named = {(r["bbox"][1], r["label"]) for regions in found for r in regions}
+    assert named and named <= {(0.0, "upper body"), (60.0, "feet")}  # what names no part is named by where it lies
 
 
 def test_rows_without_a_picture_or_sentences_are_named(tiny_model, tiny_processor):

@@ -226,12 +226,12 @@ def test_a_set_without_boxes_trains_the_local_branch_by_mining(
     root = write_source(tmp_path / "set", "cuhk_pedes")[0].parent
     main([
         "--dataset", "cuhk_pedes", "--data-root", str(root), "--model", str(tiny_checkpoint),
-        "--out", str(tmp_path / "run"), "--epochs", "1", "--batch-size", "4", "--threads", "1",
+        "--out", str(tmp_path / "run"), "--epochs", "2", "--mine-epoch", "1", "--batch-size", "4", "--threads", "1",
     ])  # fmt: skip
     said = capsys.readouterr().out
-    assert "no paired regions in the data: mining them (RSM)" in said
-    entry = json.loads((tmp_path / "run" / "train_log.jsonl").read_text())
-    assert entry["loss_local"] > 0
+    assert "no paired regions in the data: they will be mined (RSM)" in said and "mined after 1 epochs" in said
+    first, second = map(json.loads, (tmp_path / "run" / "train_log.jsonl").read_text().splitlines())
+    assert first["loss_local"] == 0 and second["loss_local"] > 0
     card = (tmp_path / "run" / "best" / "README.md").read_text()
     assert "cuhk_pedes" in card and "license: other" in card
 

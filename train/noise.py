@@ -36,7 +36,7 @@ def shuffle_sentences(pairs: PairDataset, share: float, seed: int) -> np.ndarray
     places = [(row, slot) for row, found in enumerate(pairs.pairs) for slot in range(len(found))]
     chosen = _chosen(len(places), share, rng)
     sources = [pairs.pairs[places[n][0]][places[n][1]][2:] for n in rng.permutation(chosen)]
-    clean = np.ones(len(places), dtype=bool)
+    clean = np.ones(pairs.n_pairs, dtype=bool)
     for n, (text_row, sentence) in zip(chosen, sources, strict=True):
         row, slot = places[n]
         number, region, old_row, old_sentence = pairs.pairs[row][slot]

@@ -67,8 +67,7 @@ class PairDataset(Dataset):
             families.get(parent, person) for parent, person in zip(text["parent"][:], self.person_ids, strict=True)
         ]
         self.sizes = list(zip(text["width"][:], text["height"][:], strict=True))
-        self.captions, self.sentences, self.regions = text["caption"][:], text["sentences"][:], text["regions"][:]
-        self._check_regions()
+        self.captions, self.sentences = text["caption"][:], text["sentences"][:]
         self.long_ids, self.spans = processor.caption_spans(self.captions, self.sentences)
         self.short = text["captions"][:]
         self.short_ids = self._tokenize_nested(self.short)
@@ -76,22 +75,37 @@ class PairDataset(Dataset):
         self.sentence_ids = self._tokenize_nested(self.sentence_texts)
         # Row i is trained with the captions of row `caption_row[i]`, its own unless noise was asked for (noise.py).
         self.caption_row = np.arange(len(rows))
-        # For each row its trusted pairs: (number of the pair, region, row and index of the sentence).
-        self.pairs: list[list[tuple[int, dict, int, int]]] = []
-        self.n_pairs = 0
         self.trust: np.ndarray | None = None  # [n_pairs] in [0, 1]: what is trusted is drawn more often
-        for row, regions in enumerate(self.regions):
-            usable = [region for region in regions if region["sentence"] >= 0 and region["reliability"] > 0]
-            self.pairs.append([(self.n_pairs + k, r, row, r["sentence"]) for k, r in enumerate(usable)])
-            self.n_pairs += len(usable)
-        labels = sorted({r["label"] for regions in self.regions for r in regions})
-        self.label_number = {label: i for i, label in enumerate(labels)}
+        self.set_regions(text["regions"][:])
         numbers: dict[str, int] = {}
         self.text_number = [[numbers.setdefault(t, len(numbers)) for t in texts] for texts in self.sentence_texts]
         size = processor.image_processor.size
         self.pixels: dict[int, np.ndarray] | None = None
         if len(rows) * size["height"] * size["width"] * 3 <= cache_bytes:
             self.pixels = {}
+
+    def set_regions(self, regions: Sequence[Sequence[dict]], one_a_sentence: bool = False) -> None:
+        """Puts these regions, a list for each row, in place of the rows' own.
+
+        Args:
+            one_a_sentence: number the pairs as the sentences, paired or not, so that a pair that is mined anew keeps
+                its number; without it they are counted.
+
+        Raises:
+            ValueError: see the class.
+        """
+        self.regions = regions
+        self._check_regions()
+        # For each row its trusted pairs: (number of the pair, region, row and index of the sentence).
+        self.pairs: list[list[tuple[int, dict, int, int]]] = []
+        self.n_pairs = 0
+        for row, mine in enumerate(regions):
+            usable = [region for region in mine if region["sentence"] >= 0 and region["reliability"] > 0]
+            places = [r["sentence"] if one_a_sentence else k for k, r in enumerate(usable)]
+            self.pairs.append([(self.n_pairs + k, r, row, r["sentence"]) for k, r in zip(places, usable, strict=True)])
+            self.n_pairs += len(self.sentences[row]) if one_a_sentence else len(usable)
+        labels = sorted({r["label"] for mine in regions for r in mine})
+        self.label_number = {label: i for i, label in enumerate(labels)}
 
     def _check_regions(self) -> None:
         for image_id, size, sentences, regions in zip(

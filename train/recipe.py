@@ -52,8 +52,10 @@ class Recipe:
     )
     regions: str = field(
         default="rows",
-        metadata={"help": "rows: the data's own, or mined by RSM if none is paired; mined; none: no local branch"},
+        metadata={"help": "rows: the data's own, or mined if none is paired; mined: all by RSM; none: no local branch"},
     )
+    mine_epoch: int = field(default=2, metadata={"help": "epochs without pairs before RSM mines; 0: at once"})
+    mine_every: int = field(default=0, metadata={"help": "epochs from one mining to the next; 0: once"})
     epochs: int = field(default=10, metadata={"help": "passes over the training images"})
     batch_size: int = field(default=32, metadata={"help": "images a step in each process; losses see all of them"})
     micro_batches: int = field(
@@ -151,7 +153,8 @@ class Recipe:
 
 WHOLE = {  # and the least that each may be
     "epochs": 1, "batch_size": 1, "micro_batches": 1, "images_per_identity": 1, "keep_checkpoints": 1,
-    "max_bad_steps": 1, "max_bad_images": 1, "save_steps": 0, "max_pairs": 0, "lora_rank": 0, "lora_alpha": 0,
+    "max_bad_steps": 1, "max_bad_images": 1, "save_steps": 0, "max_pairs": 0, "mine_epoch": 0, "mine_every": 0,
+    "lora_rank": 0, "lora_alpha": 0,
 }  # fmt: skip
 SHARES = (
     "long_share", "flip", "warmup_share", "shuffle_captions", "shuffle_sentences", "crop", "erase", "drop_sentences",
@@ -192,6 +195,8 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
             raise SystemExit(f"--{name.replace('_', '-')} must lie in [0, 1], not {recipe[name]!r}")
     if recipe["regions"] not in ("rows", "mined", "none"):
         raise SystemExit(f"--regions must be rows, mined or none, not {recipe['regions']!r}")
+    if recipe["regions"] == "mined" and recipe["shuffle_sentences"]:
+        raise SystemExit("--shuffle-sentences makes noise of the data's own pairs: not with --regions mined")
     if recipe["lora_targets"] not in ("both", "vision", "text"):
         raise SystemExit(f"--lora-targets must be both, vision or text, not {recipe['lora_targets']!r}")
     if recipe["lora_rank"] and recipe["ema_decay"]:

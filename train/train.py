@@ -33,6 +33,7 @@ from global_batch import GlobalBatch, forward_step
 from guards import AskedToStop, BadImages, BadSteps, batches, to_device
 from huggingface_hub.errors import StrictDataclassError
 from lora import add_adapters, merged
+from mining_rounds import MiningRounds
 from noise import shuffle_captions, shuffle_sentences
 from optimizer import MovingAverage, parameter_groups
 from pairs import PairDataset, normalize_pictures
@@ -45,9 +46,8 @@ from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 from trust import close_epoch, observe, pairs_of_all
 
-from dataset_pvlg.features import FEATURES
 from dataset_pvlg.load import load_rows
-from dataset_pvlg.mine import mine_rows
+from dataset_pvlg.mine import with_regions
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from modeling_rogle.protocols import both_protocols, encode_split, fit_local_weight, format_table
 from modeling_rogle.reliability import PairReliability
@@ -131,9 +131,11 @@ def train(recipe: Recipe, command: str) -> dict:
     if accelerator.log_with:
         accelerator.init_trackers("trackers", {name: str(value) for name, value in asdict(recipe).items()})
     paired = any(region["sentence"] >= 0 for regions in train_rows["regions"][:] for region in regions)
+    rounds = None
     if recipe.regions == "mined" or (recipe.regions == "rows" and not paired):
-        say("no paired regions in the data: mining them (RSM)" if recipe.regions == "rows" else "mining (RSM)")
-        train_rows = _mined(accelerator, model, processor, train_rows)
+        say("no paired regions in the data: they will be mined (RSM)" if recipe.regions == "rows" else "RSM will mine")
+        train_rows = with_regions(train_rows, [[]] * len(train_rows))  # asked for: not even those there are
+        rounds = MiningRounds(out / "mined", recipe.mine_epoch, recipe.mine_every, say)
     pairs = (BothCaptions if model.config.short_loss_weight > 0 else PairDataset)(
         train_rows,
         processor,
@@ -146,6 +148,8 @@ def train(recipe: Recipe, command: str) -> dict:
             recipe.crop, recipe.erase, recipe.drop_sentences, recipe.reorder_sentences, recipe.approximate, recipe.mix
         ),
     )
+    if rounds:  # counted as after any round, for the trackers of trust
+        pairs.set_regions(pairs.regions, one_a_sentence=True)
     truth = {
         "global": shuffle_captions(pairs, recipe.shuffle_captions, recipe.seed),
         "local": shuffle_sentences(pairs, recipe.shuffle_sentences, recipe.seed),
@@ -215,6 +219,9 @@ def train(recipe: Recipe, command: str) -> dict:
     bar = tqdm(total=steps, initial=progress["step"], disable=not accelerator.is_main_process, desc="train")
     with AskedToStop(gather.ask_to_stop):
         for epoch in range(progress["epoch"], recipe.epochs):
+            if rounds:
+                found = rounds.enter(epoch, accelerator, bare, processor, train_rows)
+                pairs.set_regions(found, one_a_sentence=True)
             if trust["local"].kind != "none":
                 pairs.trust = trust["local"].weights().numpy()
             model.train()
@@ -348,18 +355,6 @@ def train_seeds(recipe: Recipe, command: str) -> dict:
         for name in names:
             print(f"{name:<32} {mean[name]:8.2f} ± {spread[name]:.2f}")
     return mean
-
-
-def _mined(accelerator: Accelerator, model: RogleModel, processor: RogleProcessor, rows: Dataset) -> Dataset:
-    """The main process mines, for rounding elsewhere could make other pairs; the others are told the regions."""
-    told = [None]
-    if accelerator.is_main_process:
-        mined, counts = mine_rows(model.to(accelerator.device), processor, rows)
-        accelerator.print(f"mined: {counts}")
-        told = [mined["regions"][:]]
-    told = broadcast_object_list(told)
-    rows = rows.remove_columns("regions").add_column("regions", told[0], feature=FEATURES["regions"])
-    return rows.select_columns(list(FEATURES))
 
 
 def _checkpoint_to_resume(recipe: Recipe, checkpoints: Checkpoints, say: Callable[[str], None]) -> Path | None:

@@ -1,0 +1,70 @@
+"""Region-to-Sentence Matching between epochs: when pairs are mined with the model in training, and what was found."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from checkpoints import write_json
+from datasets import Dataset
+
+from dataset_pvlg.mine import fit_matching, mine_rows
+from modeling_rogle import RogleModel, RogleProcessor
+
+Regions = list[list[dict[str, Any]]]
+
+
+class MiningRounds:
+    """The training rows' regions, mined anew after some epochs.
+
+    Each round is a file in the run's folder, so that a run that goes on in the middle of an epoch draws the same pairs.
+
+    Args:
+        folder: of the rounds, `epoch-N.json` each.
+        first: epochs done before the first round; before it there are no pairs.
+        every: epochs from one round to the next; 0: there is one.
+        say: prints in one process.
+    """
+
+    def __init__(self, folder: Path, first: int, every: int, say: Callable[[str], None] = print):
+        self.folder, self.first, self.every, self.say = folder, first, every, say
+
+    def of_epoch(self, epoch: int) -> int | None:
+        """The epochs done when the pairs of this one are mined; None where there are none yet."""
+        if epoch < self.first:
+            return None
+        return self.first if not self.every else epoch - (epoch - self.first) % self.every
+
+    def enter(
+        self, epoch: int, accelerator: Accelerator, model: RogleModel, processor: RogleProcessor, rows: Dataset
+    ) -> Regions:
+        """The regions of an epoch that begins or is resumed, the same in every process.
+
+        The main process mines, for rounding elsewhere could make other pairs; the others are told the regions.
+
+        Args:
+            model: as it is after that many epochs, or any when the round's file is there.
+            rows: P-VLG rows.
+        """
+        round_ = self.of_epoch(epoch)
+        if round_ is None:
+            return [[] for _ in rows]
+        told: list[Any] = [None]
+        if accelerator.is_main_process:
+            file = self.folder / f"epoch-{round_}.json"
+            if not file.exists():
+                was_training = model.training
+                model.eval()
+                judge = fit_matching(model, processor, rows)
+                mined, counts = mine_rows(model, processor, rows, judge=judge)
+                model.train(was_training)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_json(file, mined["regions"][:])
+                self.say(f"mined after {round_} epochs: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
+            told = [json.loads(file.read_text(encoding="utf-8"))]
+        return broadcast_object_list(told)[0]
+
+
+__all__ = ["MiningRounds"]
