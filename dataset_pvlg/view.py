@@ -52,7 +52,7 @@ rect.alone {{{{ stroke-dasharray: 4 4; }}}}
   padding: 0 4px; }}}}
 .text {{{{ flex: 1; min-width: 20rem; max-width: 46rem; overflow-wrap: anywhere; }}}}
 .said {{{{ color: var(--c); cursor: default; }}}}
-.said sup {{{{ font-weight: bold; }}}}
+.said sup {{{{ font-weight: bold; line-height: 0; }}}}
 .unpaired {{{{ color: {GREY}; }}}}
 dl, .short {{{{ color: {GREY}; font-size: 13px; margin: .6rem 0 0; }}}}
 dt, dd {{{{ display: inline; margin: 0; }}}} dd {{{{ margin-right: 1rem; color: {INK}; }}}}

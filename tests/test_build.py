@@ -1,25 +1,28 @@
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
-import torch
 from datasets import load_dataset
+from kill_build import checksums, finished_units, go_on, kill_when
 from source_layouts import write_records, write_source
 
 import dataset_pvlg.build
-from dataset_pvlg.build import Source, build, main, parse_sources
+import dataset_pvlg.build_steps
+from dataset_pvlg.build import Options, Source, build, main, parse_sources
+from dataset_pvlg.curation import CurationOptions
 from dataset_pvlg.features import FEATURES
-from dataset_pvlg.mine import mine_rows
 from dataset_pvlg.sources.read import read_source
-from modeling_rogle.matching import TEMPLATE_LABELS
+
+SOURCES = ("cuhk_pedes", "icfg_pedes", "rstpreid", "ufine")
 
 
 def test_built_folder_loads_with_the_same_rows_and_embedded_images(tmp_path):
     for name in ("cuhk_pedes", "icfg_pedes"):
         write_source(tmp_path / name, name, people=4)
     out = tmp_path / "out" / "pvlg"
-    report = build([Source(n, str(tmp_path / n)) for n in ("cuhk_pedes", "icfg_pedes")], out)
+    report = build([Source(n, str(tmp_path / n)) for n in ("cuhk_pedes", "icfg_pedes")], out, Options(curation=None))
     expected = {name: read_source(name, tmp_path / name)[0] for name in ("cuhk_pedes", "icfg_pedes")}
     for folder in ("cuhk_pedes", "icfg_pedes"):  # the images are inside now
         (tmp_path / folder).rename(tmp_path / f"{folder}-moved")
@@ -52,7 +55,9 @@ def test_report_and_card_tell_all_but_the_paths_of_the_machine(tmp_path):
 
 def test_matcher_fills_the_regions(tmp_path, tiny_checkpoint):
     write_source(tmp_path / "set", "cuhk_pedes", people=4)
-    report = build([Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "out", matcher=tiny_checkpoint)
+    report = build(
+        [Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "out", Options(matcher=str(tiny_checkpoint))
+    )
     data = load_dataset(str(tmp_path / "out"))
     for split, counts in report["matching"].items():
         assert counts["kept"] + counts["assigned"] + counts["unassigned"] == counts["sentences"]
@@ -67,38 +72,8 @@ def test_matcher_fills_the_regions(tmp_path, tiny_checkpoint):
     assert sum(counts["assigned"] for counts in report["matching"].values()) > 0
 
 
-class AlwaysHead:
-    """A matcher for which every sentence speaks of the first template."""
-
-    def encode_images(self, pixel_values, boxes, box_image):
-        count = len(boxes) // len(pixel_values)
-        return pixel_values, torch.eye(count).repeat(len(pixel_values), 1)
-
-    def encode_texts(self, input_ids, attention_mask):
-        return torch.eye(len(TEMPLATE_LABELS))[torch.zeros(len(input_ids), dtype=torch.int64)]
-
-    def __call__(self, images=None, text=None, return_tensors=None):
-        if images is not None:
-            return {"pixel_values": torch.zeros(len(images), 3, 4, 2)}
-        return {"input_ids": torch.zeros(len(text), 1), "attention_mask": torch.ones(len(text), 1)}
-
-
-def test_mining_keeps_what_people_have_paired_and_replaces_what_was_mined(tmp_path):
-    file, records = write_source(tmp_path, "cuhk_pedes", people=3)
-    records[0]["regions"] = [{"bbox": [1, 1, 5, 5], "label": "bag", "sentence": "Picture 0."}]
-    write_records(file, records)
-    rows = read_source("cuhk_pedes", file)[0]["train"]
-    mined, counts = mine_rows(AlwaysHead(), AlwaysHead(), rows, progress=False)
-    assert mined.features == FEATURES
-    assert [(r["origin"], r["sentence"]) for r in mined[0]["regions"]] == [("human", 1), ("rsm", 0), ("rsm", 2)]
-    assert counts == {"images": 2, "sentences": 6, "kept": 1, "assigned": 5, "unassigned": 0}
-    again, counts_again = mine_rows(AlwaysHead(), AlwaysHead(), mined, progress=False)
-    assert counts_again == counts
-    assert again["regions"][:] == mined["regions"][:]
-
-
 def test_matcher_that_is_not_there_is_said_before_anything_is_read(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(dataset_pvlg.build, "read_source", lambda *_: pytest.fail("the source was read"))
+    monkeypatch.setattr(dataset_pvlg.build_steps, "read_source", lambda *_: pytest.fail("the source was read"))
     typo = str(tmp_path / "typo")
     assert main(["--source", "cuhk_pedes=x", "--out", str(tmp_path / "out"), "--matcher", typo]) == 1
     told = capsys.readouterr().err
@@ -106,12 +81,124 @@ def test_matcher_that_is_not_there_is_said_before_anything_is_read(tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_failure_leaves_no_half_folder_and_the_next_run_goes_on(tmp_path, monkeypatch, capfd):
     write_source(tmp_path / "set", "cuhk_pedes", people=3)
-    monkeypatch.setattr(dataset_pvlg.build, "_card", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        build([Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    arguments = [Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "out"
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(dataset_pvlg.build, "card", lambda *_: 1 / 0)
+        build(*arguments)
+    assert not (tmp_path / "out").exists()
+    capfd.readouterr()
+    build(*arguments)
+    assert "read: 0 made, 1 found finished" in capfd.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
+
+
+def test_a_picture_that_changed_since_it_was_read_is_named(tmp_path, monkeypatch):
+    write_source(tmp_path / "set", "cuhk_pedes", people=3)
+    picture = next((tmp_path / "set").rglob("*.jpg"))
+    arguments = [Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "out"
+    gather = dataset_pvlg.build_steps.gather
+
+    def change(*args):
+        picture.write_bytes(picture.read_bytes() + b"!")
+        return gather(*args)
+
+    monkeypatch.setattr(dataset_pvlg.build_steps, "gather", change)
+    with pytest.raises(ValueError, match=f"{picture.name}: has changed since it was read"):
+        build(*arguments)
+
+
+def test_a_picture_that_validation_has_too_is_taken_from_train(tmp_path):
+    file, records = write_source(tmp_path / "set", "cuhk_pedes", people=6)
+    train, other = (next(r["file_path"] for r in records if r["split"] == split) for split in ("train", "val"))
+    shutil.copy(file.parent / "imgs" / other, file.parent / "imgs" / train)
+    for curation, removed in ((CurationOptions(near_duplicates=False), 1), (None, 0)):
+        out = tmp_path / f"out{removed}"
+        report = build([Source("cuhk_pedes", str(tmp_path / "set"))], out, Options(curation))
+        card = (out / "README.md").read_text(encoding="utf-8")
+        assert report["splits"]["train"]["rows"] == 8 - removed
+        assert ("1 x same file in validation or test" in card) == bool(removed)
+
+
+def same_rows(*loaded) -> bool:
+    """Whether data sets, streamed or not, hold the same rows; pictures by their pixels."""
+    columns = []
+    for rows in loaded:
+        columns.append([{**row, "image": row["image"] and row["image"].tobytes()} for row in rows])
+    return all(rows == columns[0] for rows in columns)
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_every_way_of_loading_gives_the_same_rows(tmp_path, pictures):
+    out = tmp_path / "pvlg"
+    report = build([Source("synthetic", "10x2")], out, Options(pictures=pictures, shard_rows=3, file_shards=2))
+    assert [name for name in report["files"] if "train" in name] == [
+        f"data/train-{n:05d}-of-00003.parquet" for n in range(3)
+    ]
+    for split, count in (("train", 16), ("validation", 2), ("test", 2)):
+        plain = load_dataset(str(out), split=split)
+        ours = load_dataset("pvlg", data_dir=str(out), split=split)
+        streams = [
+            load_dataset(str(out), split=split, streaming=True),
+            load_dataset("pvlg", data_dir=str(out), split=split, streaming=True),
+        ]
+        assert len(plain) == count and plain.features == ours.features == FEATURES
+        assert same_rows(plain, ours, *streams)
+        assert all((row["image"] is not None) == pictures for row in plain)
+
+
+def test_synthetic_rows_are_those_of_the_embedded_set(tmp_path):
+    build([Source("synthetic", "10x2")], tmp_path / "out")
+    sizes = {"train_identities": 8, "validation_identities": 1, "test_identities": 1, "images_per_identity": 2}
+    for split, rows in load_dataset("pvlg", "synthetic", **sizes).items():
+        assert same_rows(rows, load_dataset(str(tmp_path / "out"), split=split))
+
+
+def test_annotations_only_hold_no_picture(tmp_path):
+    write_source(tmp_path / "set", "cuhk_pedes", people=4)
+    build([Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "out", Options(pictures=False))
+    start = next((tmp_path / "set").rglob("*.jpg")).read_bytes()[:40]
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or start not in path.read_bytes()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "python -m dataset_pvlg.join THIS_FOLDER --images cuhk_pedes=FOLDER --out DIR" in card
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, tiny_checkpoint):
+    """What builds the same things into any folder, and the checksums of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("killed")
+    for name in SOURCES:
+        write_source(folder / name, name, people=5)
+    sources = [Source(name, str(folder / name)) for name in SOURCES]
+
+    def run(out):
+        build(sources, out, Options(matcher=str(tiny_checkpoint), batch_size=4, shard_rows=6, file_shards=2))
+
+    run(folder / "whole")
+    return run, checksums(folder / "whole")
+
+
+@pytest.mark.parametrize("stage", ["read", "curate", "learn", "match", "write", "over"])
+def test_a_build_killed_at_any_stage_goes_on_to_the_same_bytes(tmp_path, killed, stage):
+    run, whole = killed
+    out = tmp_path / "out"
+    moment = out.exists if stage == "over" else lambda: finished_units(out).get(stage, 0) > 0
+    finished = kill_when(out, moment, lambda: run(out))
+    assert stage == "over" or finished[stage] > 0
+    kill = go_on(out, stage, finished, lambda: run(out), whole)
+    assert kill.same
+    if kill.found:  # else all was done but for clearing up
+        assert {name: count for name, count in kill.found.items() if count} == finished
+
+
+def test_pictures_that_may_not_be_passed_on_are_not_pushed(tmp_path, capsys):
+    command = ["--source", "cuhk_pedes=nowhere", "--out", str(tmp_path / "out"), "--push-to-hub", "me/pvlg"]
+    assert main(command) == 1
+    assert capsys.readouterr().err == (
+        "error: --push-to-hub: the pictures of cuhk_pedes may not be passed on; add --annotations-only\n"
+    )
 
 
 def test_a_folder_that_holds_something_is_not_touched(tmp_path, capsys):
@@ -123,14 +210,17 @@ def test_a_folder_that_holds_something_is_not_touched(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_command_line_reads_and_builds(tmp_path):
+def test_command_line_with_two_processes_writes_the_same_bytes(tmp_path):
     write_source(tmp_path / "set", "cuhk_pedes", people=3)
     (tmp_path / "set" / "imgs").rename(tmp_path / "pictures")
-    command = [sys.executable, "-m", "dataset_pvlg.build", "--source", f"cuhk_pedes={tmp_path / 'set'}"]
-    command += ["--image-root", str(tmp_path / "pictures"), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    sources = ["--source", f"cuhk_pedes={tmp_path / 'set'}", "--source", "synthetic=4x2"]
+    command = [*sources, "--image-root", f"cuhk_pedes={tmp_path / 'pictures'}", "--no-curation"]
+    call = [sys.executable, "-m", "dataset_pvlg.build", *command, "--out", str(tmp_path / "two"), "--num-proc", "2"]
+    done = subprocess.run(call, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "train: 2 rows, 1 identities" in done.stdout
+    assert "train: 6 rows, 3 identities" in done.stdout
+    assert main([*command, "--out", str(tmp_path / "one")]) == 0
+    assert checksums(tmp_path / "one") == checksums(tmp_path / "two")
 
 
 def test_command_line_fails_in_one_line(tmp_path, capsys):
@@ -152,14 +242,17 @@ def test_arguments_name_their_source():
         parse_sources(["rstpreid=a", "ufine=b"], ["c"])
 
 
-def test_real_pictures_of_all_four_layouts(test_data, tmp_path, tiny_checkpoint):
+def test_real_pictures_of_all_four_layouts_by_one_command_twice_the_same_bytes(test_data, tmp_path):
     folder = test_data / "pedestrians"
-    names = ("cuhk_pedes", "icfg_pedes", "rstpreid", "ufine")
-    sources = [Source(name, str(folder / "formats" / name), str(folder / "imgs")) for name in names]
-    report = build(sources, tmp_path / "out", matcher=tiny_checkpoint)
+    command = ["--num-proc", "1", "--no-curation"]
+    for name in ("cuhk_pedes", "icfg_pedes", "rstpreid", "ufine"):
+        command += ["--source", f"{name}={folder / 'formats' / name}", "--image-root", f"{name}={folder / 'imgs'}"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert main([*command, "--out", str(tmp_path / "again")]) == 0
+    assert checksums(tmp_path / "out") == checksums(tmp_path / "again")
     data = load_dataset(str(tmp_path / "out"))
     assert sum(map(len, data.values())) == 4 * 90
-    assert report["splits"]["test"]["rows"] == 4 * 31
+    assert len(data["test"]) == 4 * 31
     people = [set(rows["person_id"]) for rows in data.values()]
     assert sum(map(len, people)) == len(set.union(*people)) == 4 * 12
 
@@ -168,5 +261,6 @@ def test_a_folder_built_anew_is_loaded_anew(tmp_path):
     """The cache of `datasets` must not answer with the rows of another folder of the same name."""
     for people in (3, 5):
         write_source(tmp_path / f"set{people}", "cuhk_pedes", people=people)
-        build([Source("cuhk_pedes", str(tmp_path / f"set{people}"))], tmp_path / f"{people}" / "pvlg")
+        arguments = [Source("cuhk_pedes", str(tmp_path / f"set{people}"))], tmp_path / f"{people}" / "pvlg"
+        build(*arguments, Options(curation=None))
         assert sum(map(len, load_dataset(str(tmp_path / f"{people}" / "pvlg")).values())) == 2 * people
