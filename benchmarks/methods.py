@@ -194,7 +194,7 @@ def _verdict(found: Mapping[str, Sequence[Mapping]], score: str, title: str) -> 
         return ""
     best = max(means, key=means.get)
     gap = ours - means[best]
-    says = f"ROGLE leads by {gap:.1f}" if gap > 0 else f"**ROGLE does not lead**: it is {-gap:.1f} behind"
+    says = f"ROGLE leads by {gap:.1f}" if gap > 0 else f"**ROGLE does not lead**: it is {abs(gap):.1f} behind"
     return f"- {title}: {says} ({ours:.1f}; the best other is {SYSTEMS[best].title} with {means[best]:.1f})."
 
 
