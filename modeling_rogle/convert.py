@@ -1,34 +1,32 @@
-"""Checkpoints of other projects -> RogleModel. So far one layout: the state dict of OpenAI's CLIP with a ViT.
+"""Checkpoints of OpenAI CLIP, open_clip, Long-CLIP, IRRA, RDE and TBPS-CLIP -> RogleModel.
 
-Long-CLIP, open_clip, IRRA and RDE files are refused by the first key that does not belong. Nothing is ever unpickled
-that needs code, so OpenAI's own downloads, which are TorchScript archives, have to be saved again by their user first,
-as a plain state dict: `torch.save(torch.jit.load(FILE, map_location="cpu").state_dict(), OUT)`.
+`convert_files.py` reads the file without running anything in it, `convert_layouts.py` tells the project by the keys and
+gives the weights under OpenAI CLIP's names, and here these become a RogleModel.
 """
 
-import math
+import json
 import os
-import pickle
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import CLIPImageProcessorPil, CLIPTokenizer
 
 from .configuration_rogle import RogleConfig
+from .convert_files import ConvertError, read_state_dict
+from .convert_layouts import Layout, recognise, source_grid
 from .modeling_rogle import CAPTION_TOKENS, TEXT_POSITIONS, VISION_POSITIONS, RogleModel
 from .positions import lengthen_text_positions, resize_image_positions
 from .processing_rogle import RogleProcessor
 
-HEAD_WIDTH = 64  # OpenAI's code: heads = width // 64 in both towers
-NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # numbers among the TorchScript archives' tensors
+PERSON_SIZE = (384, 128)  # pixels, of models that were not trained for person search
+SETTINGS = "open_clip_config.json"
 
 # Keys of openai/CLIP's `clip/model.py` and of `transformers.CLIPModel`; a trailing T is a transposed matrix.
 _SINGLE = {
@@ -57,34 +55,48 @@ _IN_BLOCK = {
 }
 
 
-class ConvertError(ValueError):
-    """A file that cannot be converted; one line that names the file and, where there is one, the key in it."""
-
-
 @dataclass(frozen=True)
 class Converted:
-    """What [`convert_openai`] saved: the folder, the number of parameters, and whether a processor is in it too."""
+    """What [`convert_checkpoint`] saved.
+
+    Args:
+        folder: where.
+        parameters: of the model.
+        with_processor: whether a processor is in the folder too.
+        layout: the project that the file was recognised as.
+        image_size: height and width in pixels.
+        left_out: first part of a name -> tensors and numbers under it that were in the file and are not in the model.
+        notes: what the file does not say and was assumed, a line each.
+    """
 
     folder: Path
     parameters: int
     with_processor: bool
+    layout: str
+    image_size: tuple[int, int]
+    left_out: dict[str, tuple[int, int]]
+    notes: tuple[str, ...]
 
 
-def convert_openai(
+def convert_checkpoint(
     path: str | Path,
     out: str | Path,
-    image_size: Sequence[int] = (384, 128),
+    image_size: Sequence[int] | None = None,
     max_position_embeddings: int = CAPTION_TOKENS,
     tokenizer: str | Path | None = None,
+    activation: str | None = None,
 ) -> Converted:
-    """Converts a state dict of OpenAI's CLIP into a folder that `RogleModel.from_pretrained` loads, in fp32.
+    """Converts a checkpoint of another project into a folder that `RogleModel.from_pretrained` loads, in fp32.
 
     Args:
-        path: `.safetensors`, or what `torch.save(state_dict)` wrote.
+        path: `.safetensors`, what `torch.save` wrote, or one of OpenAI's TorchScript archives; an
+            `open_clip_config.json` beside it is read too.
         out: new folder, written in one step; or an empty one, into which `config.json` comes last.
-        image_size: height and width in pixels; the position table is resized to it.
+        image_size: height and width in pixels; the position table is resized to it. By default 384 x 128, and for IRRA,
+            RDE and TBPS-CLIP the size that they were trained at.
         max_position_embeddings: caption length in tokens; never less than the file's.
         tokenizer: folder of CLIP's tokenizer. The weights do not hold one: without it no processor is saved.
+        activation: `quick_gelu` (OpenAI's weights and all trained from them) or `gelu`, where the file does not tell.
 
     Raises:
         ConvertError: a file that is damaged, needs code or has another layout; a folder that is not empty; a tokenizer
@@ -94,8 +106,10 @@ def convert_openai(
     path, out = Path(path), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConvertError(f"{out}: not an empty folder; nothing is overwritten")
-    model = rogle_from_openai(read_state_dict(path), image_size, max_position_embeddings, str(path))
-    processor = None if tokenizer is None else _processor(Path(tokenizer), model.config)
+    state, wrapper = read_state_dict(path)
+    layout = recognise(state, str(path), wrapper, _settings(path), activation)
+    model = rogle_from_layout(layout, image_size, max_position_embeddings, str(path))
+    processor = None if tokenizer is None else _processor(Path(tokenizer), model.config, layout)
     # On the disk of `out`, so that nothing is copied; inside it if it is there, since what holds it may be read-only.
     there = out.exists()
     home = out if there else out.parent
@@ -113,53 +127,32 @@ def convert_openai(
             os.replace(part, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return Converted(out, sum(p.numel() for p in model.parameters()), processor is not None)
+    left_out: dict[str, tuple[int, int]] = {}
+    for key, tensor in layout.left_out.items():
+        tensors, numbers = left_out.get(key.split(".")[0], (0, 0))
+        left_out[key.split(".")[0]] = tensors + 1, numbers + tensor.numel()
+    return Converted(
+        folder=out,
+        parameters=sum(p.numel() for p in model.parameters()),
+        with_processor=processor is not None,
+        layout=layout.name,
+        image_size=tuple(model.config.image_size),
+        left_out=left_out,
+        notes=layout.notes,
+    )
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Reads tensors by name without running any code.
-
-    Raises:
-        ConvertError: not a dict of tensors, damaged, or not readable without code.
-        FileNotFoundError: no such file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on archives and protocols: what matters is raised below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ConvertError(f"{path}: damaged, or not safetensors ({error})") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        if "TorchScript" in str(error):
-            reason = "a TorchScript archive, which is code; save its state_dict() as a plain file first"
-        elif "weights_only" in str(error) or "WeightsUnpickler" in str(error):
-            reason = "not readable without running code from it; save a plain state dict or safetensors"
-        else:
-            reason = "damaged, or no PyTorch file"
-        raise ConvertError(f"{path}: {reason}") from error
-    if not isinstance(state, Mapping):
-        raise ConvertError(f"{path}: holds a {type(state).__name__}, not a state dict")
-    for key, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise ConvertError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor; save the bare state dict")
-    return dict(state)
-
-
-def rogle_from_openai(
-    state: Mapping[str, torch.Tensor],
-    image_size: Sequence[int] = (384, 128),
+def rogle_from_layout(
+    layout: Layout,
+    image_size: Sequence[int] | None = None,
     max_position_embeddings: int = CAPTION_TOKENS,
     name: str = "state dict",
 ) -> RogleModel:
-    """Builds the model that a state dict describes; every dimension is read from the tensors' shapes.
+    """Builds the model that recognised weights describe; every dimension is read from the tensors' shapes.
 
     Args:
-        state: keys as in openai/CLIP's `clip/model.py`, any floating dtype.
-        image_size, max_position_embeddings: as in [`convert_openai`].
+        layout: of [`recognise`], any floating dtype.
+        image_size, max_position_embeddings: as in [`convert_checkpoint`].
         name: what errors call it.
 
     Returns:
@@ -168,9 +161,8 @@ def rogle_from_openai(
     Raises:
         ConvertError: a key that is missing, unknown or of a shape that does not fit the others.
     """
-    state = {key: value for key, value in state.items() if key not in NOT_WEIGHTS}
-    renamed = _renamed(state, name)
-    config, old_grid = _config(state, image_size, max_position_embeddings, name)
+    renamed = _renamed(layout, name)
+    config, old_grid = _config(layout, image_size, max_position_embeddings, name)
     for table, resize in (
         (VISION_POSITIONS, lambda t: resize_image_positions(t, config.patch_grid, old_grid)),
         (
@@ -189,49 +181,70 @@ def rogle_from_openai(
             raise ConvertError(f"{name}: {source!r} is {list(tensor.shape)} where {list(expected[key])} fits the rest")
     for key in expected:
         if key not in renamed:
-            raise ConvertError(f"{name}: nothing in it gives {key!r}; not OpenAI CLIP, or incomplete")
+            raise ConvertError(f"{name}: nothing in it gives {key!r}; not {layout.name}, or incomplete")
     model.load_state_dict({key: tensor for key, (_, tensor) in renamed.items()}, strict=False)
     return model.eval()
 
 
-def _renamed(state: Mapping[str, torch.Tensor], name: str) -> dict[str, tuple[str, torch.Tensor]]:
+def _settings(path: Path) -> dict[str, Any] | None:
+    """open_clip's settings from beside the file, None where there are none."""
+    file = path.parent / SETTINGS
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConvertError(f"{file}: damaged ({error})") from error
+    for field in ("model_cfg", "preprocess_cfg"):
+        if not isinstance(found, dict) or not isinstance(found.get(field, {}), dict):
+            raise ConvertError(f"{file}: field {field!r} is no dict of settings")
+    return found
+
+
+def _renamed(layout: Layout, name: str) -> dict[str, tuple[str, torch.Tensor]]:
     """CLIPModel's key -> (the file's key, fp32 tensor)."""
     found: dict[str, tuple[str, torch.Tensor]] = {}
-    for key, tensor in state.items():
-        tensor = tensor.float()
+    for key, tensor in layout.state.items():
+        told = layout.keys[key]
+        if not tensor.is_floating_point():
+            raise ConvertError(f"{name}: {told!r} holds {tensor.dtype}, no weights")
+        tensor = tensor.float().reshape(()) if key == "logit_scale" and tensor.numel() == 1 else tensor.float()
         if key in _SINGLE:
             target, _, transposed = _SINGLE[key].partition(" ")
-            found[target] = key, tensor.T.contiguous() if transposed else tensor
+            found[target] = told, tensor.T.contiguous() if transposed else tensor
             continue
         block = _BLOCK.fullmatch(key)
         if block is None:
-            if key.startswith("visual.layer"):
-                raise ConvertError(f"{name}: {key!r} belongs to a ResNet; only vision transformers are read")
-            raise ConvertError(f"{name}: unknown key {key!r}; only OpenAI CLIP's layout is read")
+            raise ConvertError(f"{name}: unknown key {told!r}; not {layout.name}'s layout")
         tower = "vision_model" if block[1] else "text_model"
         prefix, part = f"{tower}.encoder.layers.{block[2]}", block[3]
         inner, _, kind = part.rpartition(".")
         if part in ("attn.in_proj_weight", "attn.in_proj_bias"):
             # One matrix for query, key and value, in this order.
+            if tensor.shape[:1].numel() % 3:
+                raise ConvertError(f"{name}: {told!r} is {list(tensor.shape)}, not query, key and value")
             for letter, piece in zip("qkv", tensor.chunk(3), strict=True):
-                found[f"{prefix}.self_attn.{letter}_proj.{part.removeprefix('attn.in_proj_')}"] = key, piece.clone()
+                found[f"{prefix}.self_attn.{letter}_proj.{part.removeprefix('attn.in_proj_')}"] = told, piece.clone()
         elif inner in _IN_BLOCK and kind in ("weight", "bias"):
-            found[f"{prefix}.{_IN_BLOCK[inner]}.{kind}"] = key, tensor
+            found[f"{prefix}.{_IN_BLOCK[inner]}.{kind}"] = told, tensor
         else:
-            raise ConvertError(f"{name}: unknown key {key!r}; only OpenAI CLIP's layout is read")
+            raise ConvertError(f"{name}: unknown key {told!r}; not {layout.name}'s layout")
     return found
 
 
 def _config(
-    state: Mapping[str, torch.Tensor], image_size: Sequence[int], tokens: int, name: str
+    layout: Layout, image_size: Sequence[int] | None, tokens: int, name: str
 ) -> tuple[RogleConfig, tuple[int, int]]:
-    """The configuration, and rows and columns of the file's (square) grid of patches."""
+    """The configuration, and rows and columns of the file's own grid of patches."""
+    state: Mapping[str, torch.Tensor] = layout.state
 
     def shape(key: str, dimensions: int) -> torch.Size:
         if key not in state:
-            raise ConvertError(f"{name}: no key {key!r}; not OpenAI CLIP with a vision transformer")
+            raise ConvertError(f"{name}: no key {key!r}; not {layout.name} with a vision transformer")
         if state[key].ndim != dimensions:
-            raise ConvertError(f"{name}: {key!r} has shape {list(state[key].shape)}, not {dimensions} dimensions")
+            raise ConvertError(
+                f"{name}: {layout.keys[key]!r} has shape {list(state[key].shape)}, not {dimensions} dimensions"
+            )
         return state[key].shape
 
     def layers(tower: str | None) -> int:
@@ -242,12 +255,15 @@ def _config(
     vocabulary, text_width = shape("token_embedding.weight", 2)
     length = shape("positional_embedding", 2)[0]
     dimension = shape("text_projection", 2)[1]
-    side = math.isqrt(max(positions - 1, 0))
-    if side * side != positions - 1:
-        raise ConvertError(f"{name}: 'visual.positional_embedding' has {positions} rows, not 1 + a square")
-    for key, value in (("visual.conv1.weight", width), ("token_embedding.weight", text_width)):
-        if value % HEAD_WIDTH:
-            raise ConvertError(f"{name}: {key!r} is {value} wide, not a multiple of {HEAD_WIDTH}")
+    grid = source_grid(positions, name)
+    for key, value, head in (
+        ("visual.conv1.weight", width, layout.vision_head),
+        ("token_embedding.weight", text_width, layout.text_head),
+    ):
+        if value % head:
+            raise ConvertError(f"{name}: {layout.keys[key]!r} is {value} wide, not a multiple of {head}")
+    if image_size is None:
+        image_size = (grid[0] * patch, grid[1] * patch) if layout.for_persons else PERSON_SIZE
     try:
         config = RogleConfig(
             image_size=[int(side) for side in image_size],
@@ -256,21 +272,22 @@ def _config(
                 "hidden_size": width,
                 "intermediate_size": shape("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
                 "num_hidden_layers": layers("visual."),
-                "num_attention_heads": width // HEAD_WIDTH,
-                "image_size": side * patch,
+                "num_attention_heads": width // layout.vision_head,
+                # Not read by RogleModel; square, as CLIPConfig wants it.
+                "image_size": grid[1] * patch,
                 "patch_size": patch,
                 "projection_dim": dimension,
-                "hidden_act": "quick_gelu",
+                "hidden_act": layout.activation,
             },
             text_config={
                 "vocab_size": vocabulary,
                 "hidden_size": text_width,
                 "intermediate_size": shape("transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
                 "num_hidden_layers": layers(None),
-                "num_attention_heads": text_width // HEAD_WIDTH,
+                "num_attention_heads": text_width // layout.text_head,
                 "max_position_embeddings": max(tokens, length),
                 "projection_dim": dimension,
-                "hidden_act": "quick_gelu",
+                "hidden_act": layout.activation,
                 # OpenAI pools at the largest id: the last two of its vocabulary are start and end of text.
                 "bos_token_id": vocabulary - 2,
                 "eos_token_id": vocabulary - 1,
@@ -279,10 +296,10 @@ def _config(
         )
     except StrictDataclassError as error:
         raise ConvertError(f"{name}: {str(error.__cause__ or error).splitlines()[0]}") from error
-    return config, (side, side)
+    return config, grid
 
 
-def _processor(folder: Path, config: RogleConfig) -> RogleProcessor:
+def _processor(folder: Path, config: RogleConfig, layout: Layout) -> RogleProcessor:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     text = config.text_config
@@ -294,8 +311,17 @@ def _processor(folder: Path, config: RogleConfig) -> RogleProcessor:
             f"have {text.vocab_size} (end of text {text.eos_token_id})"
         )
     height, width = config.image_size
-    images = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False, do_convert_rgb=True)
+    images = CLIPImageProcessorPil(
+        size={"height": height, "width": width},
+        do_center_crop=False,
+        do_convert_rgb=True,
+        resample=layout.resample,
+        image_mean=list(layout.pixels[0]),
+        image_std=list(layout.pixels[1]),
+    )
     return RogleProcessor(images, tokenizer)
 
 
-__all__ = ["ConvertError", "Converted", "convert_openai", "read_state_dict", "rogle_from_openai"]
+convert_openai = convert_checkpoint  # the command's name for it, until it takes the new one
+
+__all__ = ["ConvertError", "Converted", "convert_checkpoint", "read_state_dict", "rogle_from_layout"]
