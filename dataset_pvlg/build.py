@@ -28,6 +28,7 @@ from dataset_pvlg.features import SPLITS
 from dataset_pvlg.proposals import PROPOSER_NAMES
 from dataset_pvlg.sources.read import SOURCE_NAMES
 from dataset_pvlg.sources.report import ReadReport
+from modeling_rogle.release.upload import check_name, push_folder
 
 SHARD_ROWS = 250  # rows that a kill can cost each process at most, stage by stage
 FILE_SHARDS = 16  # shards in a Parquet file
@@ -267,24 +268,24 @@ def _model_facts(name: str | None) -> Any:
 
 
 def push(folder: Path, repo_id: str) -> str:
-    """Uploads a built folder as a data set of the Hub, private unless it is there already. Returns its address.
+    """Uploads a built folder as a data set of the Hub. Returns the address of the commit.
 
     Raises:
+        ReleaseError: (a ValueError) the Hub refuses, or the repository is public and the folder not all free.
         ValueError: the folder holds pictures whose authors forbid passing them on.
     """
-    from huggingface_hub import HfApi
-
     report = json.loads((folder / "build_report.json").read_text(encoding="utf-8"))
-    refuse_pictures([source["source"] for source in report["sources"]] if report["pictures"] else [])
-    api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True)
-    return str(api.upload_folder(repo_id=repo_id, folder_path=folder, repo_type="dataset").commit_url)
+    names = [source["source"] for source in report["sources"]]
+    check_push(names, repo_id, report["pictures"])
+    closed = set(names) != {"synthetic"}  # captions too are their authors'
+    return push_folder(folder, repo_id, "dataset", private=True, must_be_private=closed, replaced=["data/*"]).url
 
 
-def refuse_pictures(names: Sequence[str]) -> None:
-    """Raises ValueError if a source is among them whose pictures may not be passed on."""
+def check_push(names: Sequence[str], repo_id: str, pictures: bool) -> None:
+    """Raises ValueError on a name that the Hub does not take, or on pictures that may not be passed on."""
+    check_name(repo_id)
     bound = [name for name in names if name not in FREE_SOURCES]
-    if bound:
+    if bound and pictures:
         raise ValueError(
             f"--push-to-hub: the pictures of {', '.join(bound)} may not be passed on; add --annotations-only"
         )
@@ -341,15 +342,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="no picture inside; put back by `python -m dataset_pvlg.join`",
     )
-    parser.add_argument("--push-to-hub", "--push_to_hub", metavar="USER/NAME", help="upload the folder when it is done")
+    parser.add_argument(
+        "--push-to-hub", "--push_to_hub", metavar="USER/NAME", help="upload it; private if it is not all synthetic"
+    )
     _add_curation(parser)
     args = parser.parse_args(argv)
     try:
         sources = parse_sources(args.source, args.image_root)
         if args.num_proc < 1 or args.batch_size < 1:
             raise ValueError("--num-proc and --batch-size start at 1")
-        if args.push_to_hub and not args.annotations_only:
-            refuse_pictures([source.name for source in sources])
+        if args.push_to_hub:
+            check_push([source.name for source in sources], args.push_to_hub, not args.annotations_only)
         curation = {each.name: getattr(args, each.name) for each in fields(CurationOptions)}
         options = Options(
             CurationOptions(**curation) if args.curation else None,

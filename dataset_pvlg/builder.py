@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -29,6 +30,7 @@ from dataset_pvlg.sources.synthetic import SyntheticConfig, rows
 NAME = "pvlg"
 logger = logging.getLogger(__name__)
 
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.parquet$")
 SHARD_IDENTITIES = 50  # what one process generates at a time; more processes than shards would be idle
 
 
@@ -117,7 +119,8 @@ class PVLG(datasets.GeneratorBasedBuilder):
 def parquet_files(data_dir: str | Path) -> dict[str, list[str]]:
     """Split -> Parquet files, `{split}-*.parquet` or `{split}.parquet` in the folder or in its `data/`.
 
-    Raises LayoutError naming what is there instead.
+    Raises LayoutError naming what is there instead, or the file that is missing from `{split}-00000-of-00002.parquet`
+    and the like.
     """
     root = Path(data_dir).expanduser()
     if not root.is_dir():
@@ -130,6 +133,8 @@ def parquet_files(data_dir: str | Path) -> dict[str, list[str]]:
             for split in SPLITS
         }
         if any(found.values()):
+            for split, files in found.items():
+                _check_complete(folder, split, files)
             return {split: files for split, files in found.items() if files}
     there = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())
     listing = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
@@ -137,6 +142,20 @@ def parquet_files(data_dir: str | Path) -> dict[str, list[str]]:
         f"pvlg: {data_dir} holds no P-VLG Parquet (train-*.parquet, validation-*.parquet or test-*.parquet, "
         f"here or in data/); found: {listing}. A public layout is turned into it by `python -m dataset_pvlg.build`."
     )
+
+
+def _check_complete(folder: Path, split: str, files: list[str]) -> None:
+    """A lost shard would otherwise be a smaller data set, and nobody would know."""
+    totals = {match[1] for match in (_SHARD.search(file) for file in files) if match}
+    for total in totals:
+        for n in range(int(total)):
+            name = f"{split}-{n:05d}-of-{total}.parquet"
+            if str(folder / name) not in files:
+                raise LayoutError(f"pvlg: {folder} lacks {name}")
+    if len(totals) > 1:
+        raise LayoutError(
+            f"pvlg: {folder} holds files of several builds of {split} (of {', of '.join(sorted(totals))})"
+        )
 
 
 def _parquet_rows(path: str) -> Iterator[dict]:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from datasets import load_dataset
+from hub_stand_in import hub_stand_in, in_this_process
 from kill_build import checksums, finished_units, go_on, kill_when
 from source_layouts import write_records, write_source
 
@@ -199,6 +200,21 @@ def test_pictures_that_may_not_be_passed_on_are_not_pushed(tmp_path, capsys):
     assert capsys.readouterr().err == (
         "error: --push-to-hub: the pictures of cuhk_pedes may not be passed on; add --annotations-only\n"
     )
+    assert main([*command[:-1], "me/pvlg/x"]) == 1
+    assert capsys.readouterr().err.startswith("error: me/pvlg/x: ")
+
+
+def test_annotations_are_pushed_to_a_private_repository(tmp_path, monkeypatch):
+    write_source(tmp_path / "set", "cuhk_pedes", people=4)
+    out = tmp_path / "out"
+    command = ["--source", f"cuhk_pedes={tmp_path / 'set'}", "--out", str(out), "--annotations-only", "--no-curation"]
+    with hub_stand_in() as hub:
+        in_this_process(hub, monkeypatch)
+        assert main([*command, "--push-to-hub", "me/pvlg"]) == 0
+        assert hub.files("dataset", "me/pvlg") == {
+            path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()
+        }
+        assert hub.private["dataset", "me/pvlg"]
 
 
 def test_a_folder_that_holds_something_is_not_touched(tmp_path, capsys):

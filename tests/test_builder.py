@@ -116,6 +116,19 @@ def test_annotations_only_parquet_has_null_images(small, tmp_path, cache):
     assert load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)["test"][0]["image"] is None
 
 
+def test_a_missing_shard_is_named(small, tmp_path, cache):
+    for n in range(3):
+        small["test"].select(range(2 * n, 2 * n + 2)).to_parquet(tmp_path / f"test-{n:05d}-of-00003.parquet")
+    assert load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)["test"][:] == small["test"][:]
+    (tmp_path / "test-00001-of-00003.parquet").rename(tmp_path / "elsewhere.parquet")
+    with pytest.raises(ValueError, match="lacks test-00001-of-00003.parquet"):
+        load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)
+    (tmp_path / "elsewhere.parquet").rename(tmp_path / "test-00001-of-00003.parquet")
+    small["test"].to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=r"several builds of test \(of 00001, of 00003\)"):
+        load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)
+
+
 def test_unknown_layout_says_what_was_found(tmp_path, cache):
     (tmp_path / "imgs").mkdir()
     (tmp_path / "reid_raw.json").write_text("[]")

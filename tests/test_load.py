@@ -42,6 +42,14 @@ def test_a_folder_of_parquet(tmp_path: Path) -> None:
     assert data["test"]["image_id"][:] == rows["test"]["image_id"][:3]
 
 
+def test_annotations_only_are_refused_where_pictures_are_needed(tmp_path: Path) -> None:
+    rows, _ = load_rows("synthetic-tiny")
+    rows["test"].select(range(3)).remove_columns("image").to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    assert load_rows("pvlg", tmp_path)[0]["test"]["image"][:] == [None] * 3
+    with pytest.raises(ValueError, match=r"3 rows have no picture; `python -m dataset_pvlg\.join`"):
+        load_rows("pvlg", tmp_path, pictures=True)
+
+
 def test_a_public_layout_comes_with_its_report(tmp_path: Path) -> None:
     data, report = load_rows("cuhk_pedes", make_cuhk_pedes(tmp_path))
     assert {split: len(rows) for split, rows in data.items()} == {"train": 2, "validation": 2, "test": 2}
