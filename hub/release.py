@@ -69,7 +69,7 @@ def assemble(
     pictures_of: Sequence[str] = (),
     parts: Sequence[str] = PARTS,
     base: str | None = None,
-    people: int = 40,
+    people: int = 24,
 ) -> tuple[dict[str, list[ReleaseFile]], DataRelease | None]:
     """Puts the repositories together in sub-folders of `out` that are called as in PARTS, each with its SHA256SUMS.
 

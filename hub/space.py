@@ -43,7 +43,7 @@ def assemble_metric(repo_id: str, folder: str | Path) -> None:
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
-def assemble_demo(model_id: str, revision: str | None, folder: str | Path, people: int = 40, pictures: int = 2) -> None:
+def assemble_demo(model_id: str, revision: str | None, folder: str | Path, people: int = 24, pictures: int = 2) -> None:
     """Writes the demo: app, requirements, the model's name and commit, and a gallery of drawn pedestrians.
 
     Args:

@@ -138,15 +138,13 @@ def trained(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def world(trained: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFactory):
     best, base, scored = trained
     home = tmp_path_factory.mktemp("stranger")
-    with hub_stand_in() as hub, pytest.MonkeyPatch.context() as patch:
-        in_this_process(hub, patch)
-        push_model(base, "me/base")
-        said = home / "said"
-        with said.open("w") as stream:
+    with hub_stand_in() as hub:
+        with pytest.MonkeyPatch.context() as patch, (home / "said").open("w") as stream:
+            in_this_process(hub, patch)
+            push_model(base, "me/base")
             patch.setattr(sys, "stdout", stream)
             arguments = [str(best), "me/rogle-tiny", "--push", "--eval", str(scored), "--base", "me/base"]
             assert release.main([*arguments, "--data", "synthetic-tiny"]) == 0
-            patch.setattr(sys, "stdout", sys.__stdout__)
         done = subprocess.run(
             [str(public_python(home / "venv")), "-I", "-c", STRANGER, json.dumps(TEXTS)],
             cwd=home, env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **as_user(hub, home, token=None)},
@@ -155,7 +153,7 @@ def world(trained: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFac
         assert done.returncode == 0, done.stderr[-4000:]
         found = json.loads(done.stdout.splitlines()[-1])
         evaluation = json.loads((scored / "results.json").read_text())
-        yield World(hub, best, base, evaluation, said.read_text(), found, home)
+        yield World(hub, best, base, evaluation, (home / "said").read_text(), found, home)
 
 
 def test_a_stranger_gets_the_models_own_numbers(world: World):

@@ -90,7 +90,7 @@ def test_a_picture_outside_the_gallery_is_not_opened(demo: Path, app: ModuleType
     (tmp_path / "gallery").mkdir()
     (tmp_path / "secret.jpg").write_bytes(b"")
     write_revision(tmp_path, str(demo.parent / "model"), None)
-    for name in ("../secret.jpg", "/etc/hostname"):
+    for name in ("../secret.jpg", "/etc/hostname", "..\\secret.jpg", ".."):
         line = json.dumps({"file_name": name, "caption": "x"})
         (tmp_path / "gallery" / "metadata.jsonl").write_text(line + "\n")
         with pytest.raises(ValueError, match="lies outside the gallery"):
