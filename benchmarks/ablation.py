@@ -54,6 +54,7 @@ BORROWED = {
     "the defaults": [],
     "softened negatives": ["--soft-negatives", "0.5"],
     "near copies": [COPIES],
+    "near copies beside those whom they copy": [COPIES, "--images-per-identity", "2"],
 }
 STUDIES = ("terms", "trust", "noise", "features", "borrowed")
 LONG, SHORT, FUSED = "global/long/R@1", "global/short/R@1", "global+local/long/R@1"

@@ -20,7 +20,7 @@ FEATURES = Features(
         "parent": Value("string"),  # image_id of the picture a generated row was made from
         "captions": List(Value("string")),  # the source's own, untouched
         "caption": Value("string"),  # the long one
-        "caption_origin": Value("string"),  # human | human_joined | vlm:<name> | synthetic
+        "caption_origin": Value("string"),  # human | human_joined | vlm:<name> | synthetic | none
         # start and end are character offsets into `caption`: caption[start:end] == text
         "sentences": List({"text": Value("string"), "start": Value("int32"), "end": Value("int32")}),
         "regions": List(

@@ -6,6 +6,7 @@ weights or data.
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,8 @@ def _register() -> None:
 
 
 # The `rogle` command prints its help without the seconds that transformers takes; what it runs asks for a class here.
-if Path(sys.argv[0]).stem != "rogle":
+# Without torch an index can still be searched, with an exported model (onnx_search.py).
+if Path(sys.argv[0]).stem != "rogle" and find_spec("torch") is not None:
     _register()
 
 __all__ = ["RogleConfig", "RogleModel", "RogleOutput", "RogleProcessor", "TextBasedPersonSearchPipeline"]

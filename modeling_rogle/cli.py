@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="rogle", description="Find a person in a folder of pictures from a description in words."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_index, _add_search, _add_delete, _add_calibrate, _add_demo, _add_convert):
+    for add in (_add_index, _add_search, _add_delete, _add_calibrate, _add_demo, _add_convert, _add_export):
         add(commands)
     return parser
 
@@ -92,6 +92,8 @@ def _add_search(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--save-map", metavar="PICTURE", help="draw where in each result each sentence is")
     parser.add_argument("--heatmap", type=int, metavar="N", help="of sentence N alone (with --save-map)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--onnx", metavar="DIR", help="search with an exported model, without torch; see rogle export")
+    parser.add_argument("--int8", action="store_true", help="with its int8 files (with --onnx)")
     parser.add_argument(
         "--local-weight", type=float, metavar="W", help="weight of the regions in the score, 0 to 1 (default: fitted)"
     )
@@ -155,22 +157,39 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
-        help="convert OpenAI CLIP weights into a Rogle model",
-        description="Reads a state dict in the layout of OpenAI's CLIP (.safetensors, or a file of torch.save that "
-        "needs no code to be read) and saves a folder that every other command takes as --model.",
+        help="convert another project's checkpoint into a Rogle model",
+        description="Reads a checkpoint of OpenAI CLIP, open_clip, Long-CLIP, IRRA, RDE or TBPS-CLIP, told by its "
+        "keys, without running anything in it, and saves a folder that every other command takes as --model.",
     )
-    parser.add_argument("file", help="the state dict")
+    parser.add_argument("file", help="the checkpoint: .safetensors, a file of torch.save, or OpenAI's own .pt")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the model")
     parser.add_argument("--tokenizer", metavar="DIR", help="folder of CLIP's tokenizer, which the weights do not hold")
     parser.add_argument(
         "--image-size",
         type=int,
         nargs=2,
-        default=(384, 128),
         metavar=("HEIGHT", "WIDTH"),
-        help="pixels (default 384 128)",
+        help="pixels (default 384 128, or the checkpoint's own where it was trained for person search)",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=("quick_gelu", "gelu"),
+        help="where the file does not tell it: quick_gelu for OpenAI's weights, gelu for most of open_clip's",
     )
     parser.set_defaults(run=_convert)
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="export a model as ONNX, to search without torch (needs `pip install rogle[export]`)",
+        description="Writes both towers as ONNX, in float32 and int8, checks the first in onnxruntime against the "
+        "model, and puts the tokenizer beside them. `rogle search --onnx DIR` searches an index with them.",
+    )
+    parser.add_argument("model", help="folder (or Hub name) of a Rogle or CLIP model")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the export")
+    parser.add_argument("--no-int8", action="store_true", help="without the int8 files")
+    parser.set_defaults(run=_export)
 
 
 def _index(args: argparse.Namespace) -> None:
@@ -209,6 +228,10 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
+    if args.onnx:
+        return _search_onnx(args)
+    if args.int8:
+        raise ValueError("--int8: needs --onnx DIR")
     if args.heatmap is not None and not args.save_map:
         raise ValueError("--heatmap: needs --save-map PICTURE")
     if args.heatmap is not None:
@@ -242,6 +265,20 @@ def _search(args: argparse.Namespace) -> None:
 
         saved = draw_maps(gallery.model(), gallery.processor(), matches, args.save_map, args.heatmap)
         print(f"heat map: {saved}", file=told)
+
+
+def _search_onnx(args: argparse.Namespace) -> None:
+    for option in ("image", "where", "save", "save_map", "heatmap", "store", "model"):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--{option.replace('_', '-')}: not with --onnx, which searches by words alone")
+    from .onnx_search import OnnxGallery, as_plain, as_table
+    from .onnx_towers import OnnxTowers
+
+    found = OnnxGallery(args.index, OnnxTowers(args.onnx, args.int8)).search(args.query, args.top_k, args.local_weight)
+    if args.json:
+        print(json.dumps({"query": args.query, "index": args.index, "results": as_plain(found)}, ensure_ascii=False))
+    else:
+        print(as_table(found))
 
 
 def _opened(args: argparse.Namespace):
@@ -345,13 +382,33 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from .convert import convert_openai
+    from .convert import convert_checkpoint
 
-    converted = convert_openai(args.file, args.out, args.image_size, tokenizer=args.tokenizer)
-    height, width = args.image_size
-    print(f"converted {args.file} into {converted.folder}: {converted.parameters:,} parameters, {height} x {width} px")
-    if not converted.with_processor:
+    done = convert_checkpoint(
+        args.file, args.out, args.image_size, tokenizer=args.tokenizer, activation=args.activation
+    )
+    size = " x ".join(map(str, done.image_size))
+    print(f"converted {args.file} ({done.layout}) into {done.folder}: {done.parameters:,} parameters, {size} px")
+    if done.left_out:
+        tensors, numbers = (sum(pair[n] for pair in done.left_out.values()) for n in (0, 1))
+        parts = ", ".join(done.left_out)
+        print(f"left out, no part of the two towers: {tensors} tensors, {numbers:,} numbers ({parts})", file=sys.stderr)
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if not done.with_processor:
         print("no processor in it, since the weights hold no tokenizer: give one with --tokenizer DIR", file=sys.stderr)
+
+
+def _export(args: argparse.Namespace) -> None:
+    model = _checked_model(args.model)
+    _load_library()
+    from .onnx_export import export_onnx
+
+    done = export_onnx(model, args.out, int8=not args.no_int8)
+    for name, size in done.sizes.items():
+        print(f"{name:<20} {size / 1e6:9.2f} MB")
+    told = ", ".join(f"{tower} {largest:.1e}" for tower, largest in done.difference.items())
+    print(f"exported {model} into {done.folder}; largest difference from the model in onnxruntime: {told}")
 
 
 def _load_library() -> None:

@@ -322,6 +322,4 @@ def _processor(folder: Path, config: RogleConfig, layout: Layout) -> RogleProces
     return RogleProcessor(images, tokenizer)
 
 
-convert_openai = convert_checkpoint  # the command's name for it, until it takes the new one
-
 __all__ = ["ConvertError", "Converted", "convert_checkpoint", "read_state_dict", "rogle_from_layout"]

@@ -96,7 +96,10 @@ class TextBasedPersonSearchPipeline(Pipeline):
     def postprocess(self, model_outputs, gallery, top_k=None, local_weight=None):
         images, regions = gallery
         embeds, sentences = model_outputs["embeds"].float(), model_outputs["sentences"]
-        weight = self.model.config.local_weight if local_weight is None else local_weight
+        config = self.model.config
+        if local_weight is None:  # of a head that compares it is the head's
+            local_weight = 0.0 if config.head in ("acsa", "parts") else config.local_weight
+        weight = local_weight
         global_scores = (images @ embeds[0]).tolist()
         ranked = []
         for index, score in enumerate(global_scores):

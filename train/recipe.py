@@ -197,6 +197,8 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
         raise SystemExit(f"--regions must be rows, mined or none, not {recipe['regions']!r}")
     if recipe["regions"] == "mined" and recipe["shuffle_sentences"]:
         raise SystemExit("--shuffle-sentences makes noise of the data's own pairs: not with --regions mined")
+    if recipe["mix"] and recipe["id_loss_weight"]:
+        raise SystemExit("--mix leaves a pair without an identity to classify: not with --id-loss-weight")
     if recipe["lora_targets"] not in ("both", "vision", "text"):
         raise SystemExit(f"--lora-targets must be both, vision or text, not {recipe['lora_targets']!r}")
     if recipe["lora_rank"] and recipe["ema_decay"]:

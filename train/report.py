@@ -21,6 +21,8 @@ MORE_LOSSES = {
     "loss_tsl_image": "token similarity (image)",
     "loss_distill": "self-distillation",
     "loss_id": "identity",
+    "loss_short": "short captions",
+    "loss_head": "head",
 }
 
 

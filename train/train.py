@@ -159,7 +159,7 @@ def train(recipe: Recipe, command: str) -> dict:
         "local": PairReliability(model.config.reliability_local, pairs.n_pairs),
     }
     sampler = GlobalBatchSampler(
-        pairs.person_ids,
+        pairs.families,
         min(recipe.batch_size, len(pairs) // processes),
         recipe.seed,
         recipe.images_per_identity,
