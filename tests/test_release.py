@@ -270,7 +270,7 @@ def test_scores_of_other_weights_do_not_come_on_the_card(trained, tmp_path: Path
         (["me/rogle", "--parts", "model,weights"], "--parts: 'weights' is not known"),
         (["me/rogle", "--metric-repo", "me/metrics"], "me/metrics: the metric's Space must be called pvlg"),
         (["me/rogle", "--eval", "nowhere.json"], "nowhere.json"),
-        (["me/rogle", "--parts", "data", "--data", "nowhere"], "data_dir nowhere is not a folder"),
+        (["me/rogle", "--parts", "data", "--data", "nowhere"], "nowhere is not a folder"),
     ],
 )
 def test_bad_input_is_one_line(trained, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
