@@ -1,8 +1,9 @@
 """python benchmarks/kill_build.py [--moments N] [--workers N] [--source NAME=PATH ...] [--image-root NAME=PATH ...]
 
-kill -9 at N moments of a build of data, spread evenly over the time that it takes undisturbed. After each the same
-build runs again: it must end in the same bytes, and what was finished must not be made again. Sources by default: 60
-synthetic identities. A table is printed; the exit status is 1 if a byte differs or finished work was lost.
+kill -9 at N moments of a build of data, spread evenly over the units of work that it finishes undisturbed, each time a
+little after the unit before. After each the same build runs again: it must end in the same bytes, and what was finished
+must not be made again. Sources by default: 60 synthetic identities. A table is printed; the exit status is 1 if a byte
+differs or finished work was lost.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from dataset_pvlg.build import Options, Source, build, parse_sources
 from dataset_pvlg.build_stages import RESULT
@@ -111,15 +114,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             build(sources, Path(folder, name), options, args.workers)
             return Path(folder, name)
 
-        started = time.perf_counter()
-        whole = checksums(run("whole"))
-        seconds = time.perf_counter() - started
-        out, kills = Path(folder, "out"), []
+        told = io.StringIO()
+        with contextlib.redirect_stderr(told):
+            whole = checksums(run("whole"))
+        units = sum(map(int, re.findall(r"^\w+: (\d+) made", told.getvalue(), re.MULTILINE)))
+        out, kills, random = Path(folder, "out"), [], np.random.default_rng(0)
         for moment in range(args.moments):
             shutil.rmtree(out, ignore_errors=True)
-            until = time.perf_counter() + seconds * (moment + 0.5) / args.moments
-            finished = kill_when(out, lambda until=until: time.perf_counter() > until, run)
-            kills.append(go_on(out, f"{seconds * (moment + 0.5) / args.moments:.2f} s", finished, run, whole))
+            wanted, later = round(units * moment / max(1, args.moments - 1)), float(random.uniform(0, 0.3))
+
+            def now(wanted: int = wanted, later: float = later) -> bool:
+                if sum(finished_units(out).values()) < wanted:
+                    return False
+                time.sleep(later)
+                return True
+
+            finished = kill_when(out, now, run)
+            kills.append(go_on(out, f"{wanted} of {units} units + {later:.2f} s", finished, run, whole))
     print("| killed after | finished then | found finished | bytes |\n|---|---|---|---|")
     for kill in kills:
         shown = [", ".join(f"{name} {n}" for name, n in counts.items() if n) for counts in (kill.finished, kill.found)]
