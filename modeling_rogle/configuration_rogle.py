@@ -9,7 +9,7 @@ SAME_IDENTITY = ("positive", "excluded")
 ID_LOSSES = ("softmax", "cmpc")
 LOCAL_CONTRASTS = ("region", "crop")
 HEADS = ("none", "acsa", "parts", "implicit_relations")
-RELIABILITIES = ("none", "margin", "gmm_consensus", "evidential")
+RELIABILITIES = ("none", "margin", "gmm_consensus", "evidential", "places")
 TEXT_POSITIONS = ("stretch", "interpolate")
 
 
@@ -81,7 +81,8 @@ class RogleConfig(CLIPConfig):
         reliability_local, reliability_global (`str`): how far a region-sentence pair, or an image-caption pair, is
             trusted in training, see `reliability.py`: `"none"`, `"margin"` (ours), `"gmm_consensus"` (one mixture over
             two views together, so that a strong one may outvote the other: ours, after the consensus division of RDE
-            and CONQUER, arXiv 2601.18625), `"evidential"` (DECL, DURA, arXiv 2505.06566).
+            and CONQUER, arXiv 2601.18625), `"evidential"` (DECL, DURA, arXiv 2505.06566), `"places"` (of region-sentence
+            pairs: words and place must agree with those of the other pairs, see `word_places.py`; ours).
         region_logit_scale_init_value (`float`, defaults to 2.6592): initial log of the region-sentence scale.
         local_weight (`float`, defaults to 0.0): w of `similarity = (1 - w) * global + w * local` at inference, fitted
             on a validation split (a fixed 0.1 in ACSA). 0 means global only.
@@ -153,7 +154,7 @@ class RogleConfig(CLIPConfig):
             ("id_loss", ID_LOSSES),
             ("head", HEADS),
             ("reliability_local", RELIABILITIES),
-            ("reliability_global", RELIABILITIES),
+            ("reliability_global", RELIABILITIES[:-1]),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")

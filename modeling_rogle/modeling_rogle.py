@@ -602,6 +602,24 @@ class RogleModel(CLIPModel):
             vision_model_output=vision,
         )
 
+    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> str:
+        """As `PreTrainedModel.push_to_hub`, and the code goes along; processor, card and handler are `rogle push`'s."""
+        kind, before = type(self), getattr(self.config, "auto_map", None)
+        auto_class, kind._auto_class = kind._auto_class, "AutoModel"
+        self.config.auto_map = {
+            "AutoConfig": "configuration_rogle.RogleConfig",
+            "AutoModel": "modeling_rogle.RogleModel",
+            "AutoModelForZeroShotImageClassification": "modeling_rogle.RogleModel",
+        }
+        try:
+            return super().push_to_hub(repo_id, *args, **kwargs)
+        finally:
+            kind._auto_class = auto_class
+            if before is None:
+                del self.config.auto_map
+            else:
+                self.config.auto_map = before
+
     def losses(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss and its terms, from embeddings alone: those of a batch, or of several put together.
 

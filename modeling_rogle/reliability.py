@@ -73,7 +73,7 @@ def pair_views(
 
     Returns:
         Two `[n]` fp32 tensors, without gradient: a among the b, and b among the a. inf where the batch cannot tell:
-        without rivals (`gmm_consensus`: without two), and throughout for `none`.
+        without rivals (`gmm_consensus`: without two), and throughout for `none` and `places`.
 
     Raises:
         ValueError: another kind.
@@ -88,7 +88,7 @@ def pair_views(
 
 def _view(kind: str, cosine: torch.Tensor, rival: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
     own, count = cosine.diagonal(), rival.sum(1)
-    if kind == "none" or len(cosine) == 0:
+    if kind in ("none", "places") or len(cosine) == 0:
         return torch.full_like(own, math.inf)
     if kind == "gmm_consensus":
         mean = (cosine * rival).sum(1) / count.clamp(min=1)
@@ -118,6 +118,9 @@ class PairReliability:
       and the answer stays a probability (ours): while a model still learns, the two kinds overlap.
     - `margin`: `sigmoid(margin)`, the probability of the pair against its best rival, mean of both views (ours).
     - `evidential`: mean of both views.
+    - `places`: `agreement` alone, from the start; nothing is observed (ours).
+
+    Whatever the kind but `none`, a weight is multiplied by the pair's `agreement`.
 
     A pair never seen gets the mean weight of those seen. A pair of weight 0 must go on being drawn and observed: so it
     can come back. The state is plain tensors, on the CPU, and depends on the observations alone.
@@ -128,12 +131,21 @@ class PairReliability:
         warmup_epochs: epochs, at least 1, of weights 1, whose observations count.
         momentum: of a pair's own past, in [0, 1); 0 keeps the latest value. A single value is noisy, since it hangs on
             which rivals the batch held.
+        agreement: `[n_pairs]` in [0, 1], what is known of the pairs without any model, as by
+            `word_places.place_agreement`; None: nothing.
 
     Raises:
         ValueError: an argument out of range.
     """
 
-    def __init__(self, kind: str, n_pairs: int, warmup_epochs: int = 1, momentum: float = 0.5):
+    def __init__(
+        self,
+        kind: str,
+        n_pairs: int,
+        warmup_epochs: int = 1,
+        momentum: float = 0.5,
+        agreement: torch.Tensor | None = None,
+    ):
         if kind not in RELIABILITIES:
             raise ValueError(f"kind must be one of {RELIABILITIES}, not {kind!r}")
         if n_pairs < 0 or warmup_epochs < 1 or not 0 <= momentum < 1:
@@ -145,6 +157,14 @@ class PairReliability:
         self.epochs = 0
         self.views = torch.full((2, n_pairs), math.nan)  # NaN: never seen
         self.trust = torch.ones(n_pairs)
+        self.agreement = torch.ones(n_pairs) if agreement is None or kind == "none" else agreement.float()
+        if self.agreement.shape != (n_pairs,):
+            raise ValueError(f"agreement must be [{n_pairs}], not {[*self.agreement.shape]}")
+
+    @property
+    def watches(self) -> bool:
+        """Whether steps are to be observed."""
+        return self.kind not in ("none", "places")
 
     def observe(self, pair_index: torch.Tensor, view_a: torch.Tensor, view_b: torch.Tensor) -> None:
         """Takes note of a step.
@@ -156,7 +176,7 @@ class PairReliability:
         Raises:
             ValueError: a NaN, or an index out of range.
         """
-        if self.kind == "none":
+        if not self.watches:
             return
         new = torch.stack([view_a, view_b]).detach().float().cpu()
         index = self._check(pair_index)
@@ -189,14 +209,15 @@ class PairReliability:
                 trust, share, separation = mismatch_mixture(views)
         self.trust = torch.full((self.n_pairs,), float(trust.mean()) if len(trust) else 1.0)
         self.trust[seen] = trust
-        report["mean_weight"] = float(self.trust.mean()) if self.n_pairs else 1.0
+        report["mean_weight"] = float(self.weights().mean()) if self.n_pairs else 1.0
         if self.kind == "gmm_consensus":
             report |= {"noisy_share": share, "separation": separation}
         return report
 
     def weights(self, pair_index: torch.Tensor | None = None) -> torch.Tensor:
         """`[n]` fp32 in [0, 1], on the CPU, of the pairs asked for, or of all."""
-        return self.trust.clone() if pair_index is None else self.trust[self._check(pair_index)]
+        weights = self.trust * self.agreement
+        return weights if pair_index is None else weights[self._check(pair_index)]
 
     def clean(self, pair_index: torch.Tensor | None = None) -> torch.Tensor:
         """`[n]` bool: trusted more than not."""

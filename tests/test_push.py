@@ -71,3 +71,16 @@ def test_what_cannot_be_pushed_is_one_line(model_dir: Path, tmp_path: Path):
         push_model(tmp_path / "nowhere", "me/rogle")
     with pytest.raises(ReleaseError, match="not pushed: .*offline mode"):  # the tests run offline
         push_model(model_dir, "me/rogle")
+
+
+def test_a_model_pushed_by_its_own_method_brings_its_code(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    model = RogleModel.from_pretrained(tiny_checkpoint)
+    with hub_stand_in() as hub:
+        in_this_process(hub, monkeypatch)
+        model.push_to_hub("me/own")
+        pushed = hub.files("model", "me/own")
+    assert {"config.json", "model.safetensors", "modeling_rogle.py", "configuration_rogle.py", "losses.py"} <= set(
+        pushed
+    )
+    assert json.loads(pushed["config.json"])["auto_map"]["AutoModel"] == "modeling_rogle.RogleModel"
+    assert RogleModel._auto_class is None and getattr(model.config, "auto_map", None) is None

@@ -351,3 +351,23 @@ def test_consensus_costs_clean_training_nothing_and_saves_noisy_training():
     found = tracker.clean()
     assert (found & true).sum() / found.sum() > 0.9
     assert (found & true).sum() / true.sum() > 0.9
+
+
+def test_agreement_is_part_of_every_weight_and_places_are_nothing_else():
+    agreement = torch.tensor([1.0, 0.25, 0.0])
+    places = PairReliability("places", 3, agreement=agreement)
+    assert not places.watches and torch.equal(places.weights(), agreement)
+    places.observe(torch.tensor([0]), torch.tensor([9.0]), torch.tensor([9.0]))
+    assert places.finish_epoch() == {"observed": 0.0, "mean_weight": pytest.approx(1.25 / 3)}
+    assert torch.equal(places.weights(torch.tensor([1])), agreement[1:2]) and places.clean().tolist() == [
+        True,
+        False,
+        False,
+    ]
+    margin = PairReliability("margin", 3, agreement=agreement)
+    margin.observe(torch.arange(3), torch.zeros(3), torch.zeros(3))
+    margin.finish_epoch()
+    assert margin.watches and torch.allclose(margin.weights(), 0.5 * agreement)
+    assert torch.equal(PairReliability("none", 3, agreement=agreement).weights(), torch.ones(3))
+    with pytest.raises(ValueError, match="agreement"):
+        PairReliability("places", 2, agreement=agreement)

@@ -117,7 +117,8 @@ class Recipe:
     mask_probability: float | None = field(default=None, metadata={"help": "of words, for implicit_relations"})
     soft_negatives: float | None = field(default=None, metadata={"help": "in [0, 1]: near-equal sentences repel less"})
     reliability_local: str | None = field(
-        default=None, metadata={"help": "trust in region-sentence pairs: none, margin, gmm_consensus or evidential"}
+        default=None,
+        metadata={"help": "trust in region-sentence pairs: none, margin, places, gmm_consensus, evidential"},
     )
     reliability_global: str | None = field(default=None, metadata={"help": "trust in image-caption pairs, likewise"})
     shuffle_captions: float = field(

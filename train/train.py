@@ -44,7 +44,7 @@ from small_model import build_small_model
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
-from trust import close_epoch, observe, pairs_of_all
+from trust import BY_PLACES, agreement_of, close_epoch, observe, pairs_of_all
 
 from dataset_pvlg.load import load_rows
 from dataset_pvlg.mine import with_regions
@@ -154,9 +154,10 @@ def train(recipe: Recipe, command: str) -> dict:
         "global": shuffle_captions(pairs, recipe.shuffle_captions, recipe.seed),
         "local": shuffle_sentences(pairs, recipe.shuffle_sentences, recipe.seed),
     }
+    kind = model.config.reliability_local
     trust = {
         "global": PairReliability(model.config.reliability_global, len(pairs)),
-        "local": PairReliability(model.config.reliability_local, pairs.n_pairs),
+        "local": PairReliability(kind, pairs.n_pairs, agreement=agreement_of(pairs) if kind in BY_PLACES else None),
     }
     sampler = GlobalBatchSampler(
         pairs.families,

@@ -3,9 +3,30 @@
 import numpy as np
 import torch
 from global_batch import GlobalBatch
+from pairs import PairDataset
 
 from modeling_rogle import RogleModel
 from modeling_rogle.reliability import PairReliability, pair_views
+from modeling_rogle.word_places import place_agreement
+
+BY_PLACES = ("places", "gmm_consensus")  # kinds of trust that ask whether words and place belong together
+
+
+def agreement_of(pairs: PairDataset) -> torch.Tensor:
+    """`[pairs.n_pairs]`: how well the words and the place of each region-sentence pair go together, as it is drawn; 1
+    for numbers without a pair."""
+    numbers, texts, boxes = [], [], []
+    for row, mine in enumerate(pairs.pairs):
+        width, height = pairs.sizes[row]
+        for number, region, told, sentence in mine:
+            x, y, w, h = region["bbox"]
+            numbers.append(number)
+            texts.append(pairs.sentence_texts[told][sentence])
+            boxes.append([x / width, y / height, (x + w) / width, (y + h) / height])
+    agreement = torch.ones(pairs.n_pairs)
+    if numbers:
+        agreement[numbers] = place_agreement(pairs.processor.tokenizer, texts, np.array(boxes, dtype=np.float32))[0]
+    return agreement
 
 
 @torch.no_grad()
@@ -31,7 +52,7 @@ def observe(
     people, images, texts = seen["person_ids"], seen["image_embeds"], seen["text_embeds"]
     regions, sentences = seen.get("region_embeds"), seen.get("sentence_embeds")
     side, scale = trust["global"], model.logit_scale.exp()
-    if side.kind != "none":
+    if side.watches:
         first = second = sum(pair_views(side.kind, images, texts, scale, (people,))) / 2
         if regions is not None:
             together = torch.zeros_like(images).index_add_(0, owner, regions.to(images.dtype))
@@ -39,7 +60,7 @@ def observe(
             second = sum(pair_views(side.kind, together, texts, scale, (people,))) / 2
         side.observe(rows, first, second)
     side, scale = trust["local"], model.region_head()
-    if side.kind != "none" and regions is not None:
+    if side.watches and regions is not None:
         ids = (seen["sentence_ids"], seen["part_ids"])
         first = sum(pair_views(side.kind, regions, sentences, scale, ids)) / 2
         ids = (seen["sentence_ids"], people[owner])
@@ -59,7 +80,7 @@ def pairs_of_all(
     Args:
         batch: the arguments of `RogleModel.forward` in this process, `b` images in each.
     """
-    if all(each.kind == "none" for each in trust.values()):
+    if not any(each.watches for each in trust.values()):
         return {"rows": rows, "numbers": numbers, "owner": rows[:0]}
     device = batch["input_ids"].device
     owner = batch["box_image"] + gather.rank * len(rows) if "box_image" in batch else rows[:0].to(device)
@@ -86,4 +107,4 @@ def close_epoch(trust: dict[str, PairReliability], truth: dict[str, np.ndarray])
     return entry
 
 
-__all__ = ["close_epoch", "observe", "pairs_of_all"]
+__all__ = ["BY_PLACES", "agreement_of", "close_epoch", "observe", "pairs_of_all"]
