@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from dataset_pvlg.load import load_rows
-from dataset_pvlg.mine import fit_matching, with_regions
+from dataset_pvlg.mine import with_regions
 from modeling_rogle import RogleModel, RogleProcessor
-from modeling_rogle.mining import fit_matcher, fit_prior, match_rows, propose_places
+from modeling_rogle.mining import SAMPLE, fit_matcher, fit_prior, match_rows, propose_places, spread
 from modeling_rogle.places import overlap
 
 RULES = ("best", "one_to_one", "transport")
@@ -133,9 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         model, processor = _load(folder)
         for rule in RULES:
             add(name, "cosine", rule, measure(model, processor, rows, propose=propose, rule=rule))
-        judge = fit_prior(model, processor, untaught, progress=False)
-        add(name, "position prior", "best", measure(model, processor, rows, judge=judge, propose=propose))
-        judge = fit_matching(model, processor, untaught, progress=False)
+        sample = spread(untaught, SAMPLE["matcher"])  # from here on as dataset_pvlg.mine.fit_matching does
+        prior = fit_prior(model, processor, sample, progress=False)
+        add(name, "position prior", "best", measure(model, processor, rows, judge=prior, propose=propose))
+        sample = with_regions(sample, match_rows(model, processor, sample, prior, progress=False)[0])
+        judge = fit_matcher(model, processor, sample, progress=False)
         for rule in RULES:
             found = measure(model, processor, rows, judge=judge, propose=propose, rule=rule)
             add(name, "matcher of the prior's pairs", rule, found)
