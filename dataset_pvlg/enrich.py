@@ -21,7 +21,7 @@ from dataset_pvlg.caption_hygiene import clean_caption, reject_reason
 from dataset_pvlg.captioner import DEFAULT_CAPTIONER, Captioner, CaptionOptions
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.row_groups import FolderRows, Job, add_to_card, check_out, processes
-from dataset_pvlg.sources.walk import join_captions
+from dataset_pvlg.sources.read import join_captions
 from modeling_rogle.sentences import split_sentences
 
 _CHANGED = ["caption", "caption_origin", "sentences", "regions"]

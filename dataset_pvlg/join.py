@@ -25,8 +25,7 @@ from tqdm import tqdm
 from dataset_pvlg.build import write_report
 from dataset_pvlg.build_steps import ROWS_PER_GROUP, SCHEMA
 from dataset_pvlg.builder import LayoutError, parquet_files
-from dataset_pvlg.looks import MODE, ORIENTATION, store_anew
-from dataset_pvlg.looks import _stored_as as stored_as
+from dataset_pvlg.looks import MODE, ORIENTATION, store_anew, stored_as
 from dataset_pvlg.sources.image_files import RefusedPathError, find_image
 
 SHOWN = 5  # rows left out that are named on the terminal; build_report.json has them all

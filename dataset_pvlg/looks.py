@@ -14,6 +14,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from dataset_pvlg.boxes import clip_regions
+from dataset_pvlg.build_stages import end_with_parent
 from dataset_pvlg.duplicates import THUMB, signature
 from modeling_rogle.folder import EXIF_ORIENTATION, FORMATS, PictureError, decode_picture
 
@@ -72,7 +73,7 @@ def _in_processes(images: Iterator[dict[str, Any] | None], num_proc: int) -> Ite
     if num_proc <= 1:
         yield from map(_see, images)
         return
-    with ProcessPoolExecutor(num_proc) as pool:
+    with ProcessPoolExecutor(num_proc, initializer=end_with_parent) as pool:
         while batch := list(islice(images, num_proc * _AT_ONCE)):
             yield from pool.map(_see, batch, chunksize=32)
 
@@ -86,14 +87,14 @@ def _see(image: dict[str, Any] | None) -> Any:
         picture = decode_picture(data, image["path"] or "")
     except (PictureError, OSError) as error:
         return str(getattr(error, "strerror", None) or error).splitlines()[0]
-    return picture.image.size, _stored_as(data), *signature(picture.image)
+    return picture.image.size, stored_as(data), *signature(picture.image)
 
 
 def _content(image: dict[str, Any]) -> bytes:
     return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
 
 
-def _stored_as(data: bytes) -> str:
+def stored_as(data: bytes) -> str:
     """What keeps a picture from being an upright RGB one, by its header; empty if nothing does."""
     with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as header:
         turned = header.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)

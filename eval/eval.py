@@ -138,7 +138,7 @@ def _check_places(arguments: argparse.Namespace) -> None:
 
 
 def _load_data(arguments: argparse.Namespace) -> tuple[DatasetDict, Any]:
-    data, report = load_rows(arguments.dataset, arguments.data_root, arguments.image_root)
+    data, report = load_rows(arguments.dataset, arguments.data_root, arguments.image_root, pictures=True)
     fitted = ["validation"] if arguments.local_weight == "auto" else []
     for split in [arguments.split, *fitted]:
         if split not in data:

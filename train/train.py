@@ -37,10 +37,12 @@ from mining_rounds import MiningRounds
 from noise import shuffle_captions, shuffle_sentences
 from optimizer import MovingAverage, parameter_groups
 from pairs import PairDataset, normalize_pictures
+from picture_cache import picture_cache
 from recipe import MODEL_FIELDS, Recipe, claim_folder, read_recipe
 from report import draw_curves, write_card
 from sampling import GlobalBatchSampler
 from small_model import build_small_model
+from streaming import stream_rows
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
@@ -113,7 +115,11 @@ def train(recipe: Recipe, command: str) -> dict:
     # Data and model, the same in every process.
     try:
         with accelerator.main_process_first():  # who builds the data's cache
-            data, read_report = load_rows(recipe.dataset, recipe.data_root, recipe.image_root)
+            read_report = shards = None
+            if recipe.stream:
+                data, shards = stream_rows(recipe.data_root, recipe.shuffle_buffer)
+            else:
+                data, read_report = load_rows(recipe.dataset, recipe.data_root, recipe.image_root, pictures=True)
         if read_report is not None:
             say(read_report)
         absent = [split for split in ("train", "validation", "test") if not len(data.get(split, ()))]
@@ -133,6 +139,8 @@ def train(recipe: Recipe, command: str) -> dict:
     paired = any(region["sentence"] >= 0 for regions in train_rows["regions"][:] for region in regions)
     rounds = None
     if recipe.regions == "mined" or (recipe.regions == "rows" and not paired):
+        if shards:
+            raise SystemExit("train.py: --stream: no paired regions; mine them first, or pass --regions none")
         say("no paired regions in the data: they will be mined (RSM)" if recipe.regions == "rows" else "RSM will mine")
         train_rows = with_regions(train_rows, [[]] * len(train_rows))  # asked for: not even those there are
         rounds = MiningRounds(out / "mined", recipe.mine_epoch, recipe.mine_every, say)
@@ -143,10 +151,12 @@ def train(recipe: Recipe, command: str) -> dict:
         max_pairs=0 if recipe.regions == "none" else recipe.max_pairs,
         flip=recipe.flip,
         seed=recipe.seed,
-        cache_bytes=0 if recipe.workers else 2 << 30,
+        cache_bytes=0 if recipe.workers or shards else 2 << 30,
         augmentation=Augmentation(
             recipe.crop, recipe.erase, recipe.drop_sentences, recipe.reorder_sentences, recipe.approximate, recipe.mix
         ),
+        cache=picture_cache(train_rows, processor, recipe.picture_cache),
+        pictures=shards,
     )
     if rounds:  # counted as after any round, for the trackers of trust
         pairs.set_regions(pairs.regions, one_a_sentence=True)
@@ -166,6 +176,8 @@ def train(recipe: Recipe, command: str) -> dict:
         recipe.images_per_identity,
         accelerator.process_index,
         processes,
+        shards.lengths if shards else None,
+        recipe.shuffle_buffer,
     )
     loader = DataLoader(
         pairs,

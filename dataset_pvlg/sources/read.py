@@ -11,6 +11,7 @@ from datasets import DatasetDict
 from tqdm import tqdm
 
 from dataset_pvlg.boxes import clip_regions
+from dataset_pvlg.build_stages import end_with_parent
 from dataset_pvlg.clean_caption import clean_text
 from dataset_pvlg.features import SPLITS
 from dataset_pvlg.pack import pack_rows
@@ -293,7 +294,7 @@ def _checked_images(records: list[Record], num_proc: int) -> Iterator[ImageFile 
     if num_proc <= 1:
         yield from map(_checked_image, paths)
         return
-    with ProcessPoolExecutor(num_proc) as pool:
+    with ProcessPoolExecutor(num_proc, initializer=end_with_parent) as pool:
         while batch := list(islice(paths, num_proc * 256)):
             yield from pool.map(_checked_image, batch, chunksize=32)
 
