@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from .manifest import HEADER, GalleryError, read_manifest, remove_unnamed, write_manifest
 from .shards import Index
-from .store import TRUSTED, VectorStore, open_store, tune
+from .store import EXACT_ROWS, TRUSTED, Tuned, VectorStore, open_store, tune
 
 _AT_ONCE = 65_536  # vectors in memory while a store is filled
 _TRAINED_AT_ONCE = 262_144  # of the first ones, which train faiss' cells: 512 MB at width 512
@@ -36,7 +37,8 @@ def fill(
         the manifest's `store`.
 
     Warns:
-        UserWarning: the recall stays under 0.95, so that searches will be exact.
+        UserWarning: the recall stays under 0.95, so that searches will be exact, all or those with a filter; or the
+            store is no faster than they are.
 
     Raises:
         GalleryError: the store does not answer, or is no store.
@@ -66,18 +68,31 @@ def fill(
                 store.add(index.ids[rows], index.global_rows(rows))
                 bar.update(len(rows))
                 start = stop
-        recall = old.get("recall", 1.0)
+        tuned = Tuned(*(old.get(name, 1.0) for name in ("recall", "filtered", "gain")))
         if queries is not None and len(index) and (first < len(index) or "recall" not in old):
-            recall = tune(store, index, queries())
+            tuned = tune(store, index, queries())
         upto = int(index.ids[-1]) + 1 if len(index) else 0
-        saved = {"uri": uri, "upto": upto, "recall": round(recall, 4), **store.saved()}
+        measured = {name: round(value, 4) for name, value in asdict(tuned).items()}
+        saved = {"uri": uri, "upto": upto, **measured, **store.saved()}
     finally:
         store.close()
-    if recall < TRUSTED:
-        warnings.warn(f"store {uri}: finds {100 * recall:.1f} % of the best ten; searches will be exact", stacklevel=3)
+    _say(uri, tuned, len(index))
     write_manifest(path, {**index.header, "store": saved})
     remove_unnamed(path)
     return saved
+
+
+def _say(uri: str, tuned: Tuned, images: int) -> None:
+    line = None
+    if tuned.recall < TRUSTED:
+        line = f"finds {100 * tuned.recall:.1f} % of the best ten; searches will be exact"
+    elif tuned.gain < 1.0 and images > EXACT_ROWS:  # in a small index neither is felt
+        line = f"does not pay here, a search takes {1 / tuned.gain:.1f} times as long as an exact one (--store exact)"
+    elif tuned.filtered < TRUSTED:
+        share = f"{100 * tuned.filtered:.1f} %"
+        line = f"finds {share} of the best ten through a filter; searches with one will be exact"
+    if line:
+        warnings.warn(f"store {uri}: {line}", stacklevel=4)
 
 
 def _opened(uri: str, path: Path, header: dict[str, Any]) -> tuple[VectorStore, dict[str, Any]]:

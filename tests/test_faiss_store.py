@@ -1,16 +1,18 @@
 """faiss beside the shards: recall, deletion, files written whole."""
 
 import os
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from test_store import DIMENSION, ROWS, clustered, made
 
+import modeling_rogle.filling as filling
 from modeling_rogle.faiss_store import FaissStore
 from modeling_rogle.filling import fill, forget
 from modeling_rogle.manifest import GalleryError, read_manifest
 from modeling_rogle.shards import Index
-from modeling_rogle.store import exact_search, nearest, open_store
+from modeling_rogle.store import Tuned, exact_search, nearest, open_store
 
 pytest.importorskip("faiss")
 
@@ -28,6 +30,46 @@ def recall(index: Index, store, count: int = 10) -> float:
     return hits / (20 * count)
 
 
+def stored(file, number: int) -> bytes:
+    """The bytes that an index file holds of one vector."""
+    import faiss
+
+    index = faiss.read_index(str(file))
+    if not isinstance(index, faiss.IndexIVF):
+        return index.reconstruct(number).tobytes()
+    for cell in range(index.nlist):
+        size, width = index.invlists.list_size(cell), index.code_size
+        ids = faiss.rev_swig_ptr(index.invlists.get_ids(cell), size).tolist()
+        if number in ids:
+            codes = faiss.rev_swig_ptr(index.invlists.get_codes(cell), size * width).reshape(size, width)
+            return codes[ids.index(number)].tobytes()
+    raise AssertionError(f"{number} is not in {file}")
+
+
+def test_an_inverted_file_takes_a_byte_a_number_and_looks_further_where_cells_hold_too_few(tmp_path):
+    made(tmp_path)
+    saved = fill(tmp_path, "faiss", lambda: clustered(30))
+    assert (tmp_path / saved["file"]).stat().st_size < ROWS * (DIMENSION + 8) + 10_000
+    index = Index(tmp_path)
+    store = open_store("faiss", tmp_path, {**index.header, "store": {**saved, "effort": 1}})
+    assert store.cells > 10 and len(store.search(clustered(1)[0], 200)) == 200
+
+
+def test_a_store_that_does_not_pay_or_loses_too_much_says_so(tmp_path, monkeypatch):
+    made(tmp_path)
+    monkeypatch.setattr(filling, "EXACT_ROWS", 100)
+    for tuned, line in (
+        (Tuned(1.0, 1.0, 0.5), "does not pay here, a search takes 2.0 times as long as an exact one"),
+        (Tuned(1.0, 0.8, 3.0), "finds 80.0 % of the best ten through a filter; searches with one will be exact"),
+        (Tuned(0.9, 0.9, 3.0), "finds 90.0 % of the best ten; searches will be exact"),
+    ):
+        fill(tmp_path, "exact")
+        monkeypatch.setattr(filling, "tune", lambda *_, tuned=tuned: tuned)
+        with pytest.warns(UserWarning, match=f"store faiss: {line}"):
+            saved = fill(tmp_path, "faiss", lambda: clustered(3))
+        assert {name: saved[name] for name in ("recall", "filtered", "gain")} == asdict(tuned)
+
+
 def test_a_filled_store_is_found_again_and_finds(tmp_path, uri):
     made(tmp_path)
     saved = fill(tmp_path, uri, lambda: clustered(30))
@@ -42,7 +84,7 @@ def test_deleted_vectors_leave_the_file(tmp_path, uri):
     index = made(tmp_path)
     fill(tmp_path, uri)
     (before,) = tmp_path.glob("faiss-*.index")
-    gone = index.global_rows([5])[0].tobytes()
+    gone = stored(before, 5)
     assert gone in before.read_bytes()
     header = read_manifest(tmp_path)
     known = forget(tmp_path, header, np.array([5]))

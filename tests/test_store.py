@@ -58,9 +58,10 @@ def test_exact_search_equals_sorting_everything(index, count):
     rows, found = exact_search(index, query, count)
     assert rows.tolist() == np.argsort(-scores, kind="stable")[:count].tolist()
     np.testing.assert_allclose(found, scores[rows], atol=1e-6)
-    some = np.arange(0, ROWS, 7)
-    rows, _ = exact_search(index, query, count, some)
-    assert rows.tolist() == some[np.argsort(-scores[some], kind="stable")][:count].tolist()
+    for some in (np.arange(0, ROWS, 7), np.setdiff1d(np.arange(ROWS), np.arange(40, 300))):  # read, and masked
+        rows, found = exact_search(index, query, count, some)
+        assert rows.tolist() == some[np.argsort(-scores[some], kind="stable")][:count].tolist()
+        np.testing.assert_allclose(found, scores[rows], atol=1e-6)
 
 
 def test_of_equal_scores_the_earlier_rows_win(tmp_path):
@@ -110,6 +111,16 @@ def test_a_store_that_does_not_answer_or_falls_short_is_made_up_for_and_said(ind
         assert nearest(index, query, 10, None, store, ROWS)[0].tolist() == exact_search(index, query, 10)[0].tolist()
 
 
+def test_a_store_that_loses_too_much_through_filters_is_not_asked_with_one(index, monkeypatch):
+    monkeypatch.setattr(stores, "EXACT_ROWS", 10)
+    query, store, half = unit_rows(DIMENSION, seed=9), Exhaustive(index), np.arange(1, ROWS, 2)
+    with pytest.warns(UserWarning, match="finds 80.0 % of the best ten through filters; searched exactly instead"):
+        found = nearest(index, query, 10, half, store, ROWS, filtered=0.8)
+    assert not store.asked and found[0].tolist() == exact_search(index, query, 10, half)[0].tolist()
+    nearest(index, query, 10, None, store, ROWS, filtered=0.8)
+    assert store.asked == 1
+
+
 def test_ids_that_were_deleted_are_passed_over(tmp_path):
     index = made(tmp_path / "index")
     query = unit_rows(DIMENSION, seed=4)
@@ -127,10 +138,19 @@ def test_ids_that_were_deleted_are_passed_over(tmp_path):
 def test_the_effort_rises_until_the_recall_is_reached_or_cannot_be(index):
     queries = clustered(12)
     good = Exhaustive(index, effort=1)
-    assert tune(good, index, queries) == 1.0 and good.effort == 8
+    found = tune(good, index, queries)
+    assert found.recall == 1.0 and good.effort == 8 and found.gain > 0
     poor = Exhaustive(index, effort=1)
     poor.max_effort = 2
-    assert 0.1 < tune(poor, index, queries) < 0.5 and poor.effort == 2
+    assert 0.1 < tune(poor, index, queries).recall < 0.5 and poor.effort == 2
+
+
+def test_recall_through_a_filter_is_measured_by_itself(index, monkeypatch):
+    monkeypatch.setattr(stores, "EXACT_ROWS", 10)
+    monkeypatch.setattr(stores, "LEAST", 1)
+    monkeypatch.setattr(stores, "MARGIN", 0.25)  # too few are asked for: the half that passes is not filled
+    found = tune(Exhaustive(index), index, clustered(12))
+    assert found.recall == 1.0 and found.filtered < 0.6
 
 
 def test_a_store_that_does_not_exist_is_named(tmp_path):
