@@ -4,6 +4,7 @@ A killed run leaves everything that it had reported done; the next one goes on f
 folder or detector is replaced only when its successor is whole.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def build_index(
     append: bool = False,
     detector: str | Path | Detector | None = None,
     workers: int | None = None,
-    precision: str = "float32",
+    precision: str | None = None,
 ) -> IndexReport:
     """Makes `out` the index of `source`; see [`Gallery.build`]."""
     started = time.perf_counter()
@@ -89,12 +90,17 @@ def build_index(
         raise GalleryError(f"batch size must be at least 1, not {batch_size}")
     if workers is not None and workers < 0:
         raise GalleryError(f"workers must be at least 0, not {workers}")
-    if precision not in PRECISIONS:
+    if precision is not None and precision not in PRECISIONS:
         raise GalleryError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}")
     check_is_ours(out)
-    fresh = _fresh_header(model, precision)
-    part = os.path.abspath(source) if append and isinstance(source, str | Path) else None
+    fresh = _fresh_header(model, precision or PRECISIONS[0])
+    named = os.path.abspath(source) if isinstance(source, str | Path) else None
     source, finder = _source_and_finder(source, out, fresh, append, detector)
+    if precision not in (None, fresh["precision"]):
+        kept = f"its embeddings are {fresh['precision']}, and so is what is appended, not {precision}"
+        warnings.warn(f"{out}: {kept}", stacklevel=3)
+    source = _outside(source, out)
+    part = (named or _digest(source)) if append else None
     fresh |= {"folder": source.root, "detector": finder.name if finder else None, "files": source.rows is None}
     created = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
@@ -155,6 +161,21 @@ def _source_and_finder(
     if append and not old["files"]:
         found = Source(old["folder"], *(getattr(found, n) for n in ("items", "skipped", "ignored", "metadata", "rows")))
     return found, finder
+
+
+def _outside(source: Source, out: Path) -> Source:
+    """Without the index's own pictures, where it lies in the indexed folder: one that was killed before its first
+    commit has no manifest yet that tells the folder to be an index."""
+    if source.rows is not None or not out.resolve().is_relative_to(source.root):
+        return source
+    own = out.resolve().relative_to(source.root).as_posix() + "/"
+    parts = {name: [x for x in getattr(source, name) if not x.path.startswith(own)] for name in ("items", "skipped")}
+    return replace(source, **parts)
+
+
+def _digest(source: Source) -> str:
+    """Names rows that have no path of their own, by what they are called."""
+    return "rows " + hashlib.sha256("\n".join(sorted(item.path for item in source.items)).encode()).hexdigest()
 
 
 class _Build:

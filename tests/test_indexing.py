@@ -139,6 +139,10 @@ def test_what_is_appended_takes_the_precision_that_the_index_has(folder, tools, 
     make_pictures(folder / "b", 3)
     assert build(folder / "b", tools, out, append=True).images == 11
     assert read_manifest(out)["precision"] == "bfloat16"
+    make_pictures(folder / "c", 1)
+    with pytest.warns(UserWarning, match="its embeddings are bfloat16, and so is what is appended, not float32"):
+        assert build(folder / "c", tools, out, append=True, precision="float32").images == 12
+    assert read_manifest(out)["precision"] == "bfloat16"
 
 
 def test_an_unfinished_index_stays_so_when_a_part_is_appended(folder, tools, tmp_path, monkeypatch):
@@ -164,6 +168,52 @@ def test_an_appending_that_broke_off_is_finished_by_the_same_one(folder, tools, 
     build(folder / "c", tools, tmp_path / "other", append=True)
     assert not Gallery.open(tmp_path / "other").complete
     assert build(folder / "b", tools, out, append=True).added == 1 and Gallery.open(out).complete
+
+
+def test_rows_whose_appending_broke_off_are_finished_by_the_same_rows(tools, tmp_path, monkeypatch):
+    out, more = tmp_path / "index", data_rows(8)
+    build(data_rows(2), tools, out)
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        break_after(1, broken)
+        build(more, tools, out, append=True)
+    assert not Gallery.open(out).complete
+    shutil.copytree(out, tmp_path / "other")
+    build(data_rows(3), tools, tmp_path / "other", append=True)
+    assert not Gallery.open(tmp_path / "other").complete
+    assert build(more, tools, out, append=True).images == 8 and Gallery.open(out).complete
+
+
+def test_an_index_within_the_folder_that_was_killed_before_its_first_commit_is_no_picture(folder, tools, monkeypatch):
+    out = folder / "index"
+    (out / "pictures").mkdir(parents=True)  # what a killed run of scenes leaves: crops, and no manifest
+    shutil.copy(folder / "00.png", out / "pictures" / f"{'0' * 32}.jpg")
+    report = build(folder, tools, out)
+    assert report.images == 8 and not report.skipped and Gallery.open(out).paths == [f"{n:02}.png" for n in range(8)]
+    assert not list(out.glob("pictures/*"))
+
+
+def test_real_pedestrians_are_indexed_and_searched(test_data, tools, tmp_path):
+    people, out = test_data / "pedestrians" / "imgs", tmp_path / "index"
+    assert build(people, tools, out).images == len(list(people.glob("*.jpg"))) == 90
+    gallery = Gallery.open(out, *tools)
+    for name in ("0003_c1_0521.jpg", "0009_c2_0062.jpg"):  # a picture is nearest to itself
+        assert gallery.search(image=people / name, top_k=1)[0].path == name
+    facts = json.loads((test_data / "pedestrians" / "annotations.json").read_text())
+    caption = next(entry["long_caption"] for entry in facts if entry.get("long_caption"))
+    found = gallery.search(caption, top_k=90, where="path != '0003_c1_0521.jpg'")
+    assert len(found) == 89 and found[0].sentences and "0003_c1_0521.jpg" not in {match.path for match in found}
+
+
+def test_real_scenes_are_indexed_by_person(test_data, tools, tmp_path):
+    scenes, out = test_data / "pedestrians" / "scenes", tmp_path / "index"
+    build(scenes, tools, out, detector=make_detector(tmp_path / "yolos"))
+    gallery = Gallery.open(out, *tools)
+    found = gallery.search(QUERY, top_k=100)
+    assert len(found) == len(gallery) >= 8
+    for match in found:
+        x, y, width, height = match.scene_box
+        scene = Image.open(scenes / match.scene)
+        assert 0 <= x < x + width <= scene.width and 0 <= y < y + height <= scene.height and match.file.is_file()
 
 
 def test_an_index_is_unfinished_while_more_is_encoded(folder, tools, tmp_path, monkeypatch):
