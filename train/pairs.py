@@ -3,17 +3,22 @@
 import io
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from augment import Augmentation, join_captions, mix_pictures, rebuild_caption
 from datasets import Dataset as Rows
 from datasets import Image as ImageFile
+from picture_cache import PictureCache
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from dataset_pvlg.approximate_text import approximate
 from modeling_rogle import RogleProcessor
+
+if TYPE_CHECKING:
+    from streaming import ShardPictures
 
 MOST_FAULTS = 100  # of broken pictures in a row
 SIDES = re.compile(r"\b(left(?! open)|right)\b", re.IGNORECASE)  # a jacket "left open" has no side
@@ -33,6 +38,8 @@ class PairDataset(Dataset):
         seed: of all draws.
         cache_bytes: keep resized pictures in memory when the whole split fits; 0 never does.
         augmentation: more changes of picture and caption; none by default.
+        cache: keeps resized pictures on disk, where they are not kept in memory.
+        pictures: of rows that have none themselves: `pictures[row]["image"]`, see `streaming.py`.
 
     A picture that cannot be decoded gives its place to the next row, and is named in the item's `faults`.
 
@@ -51,13 +58,15 @@ class PairDataset(Dataset):
         seed: int = 0,
         cache_bytes: int = 2 << 30,
         augmentation: Augmentation | None = None,
+        cache: PictureCache | None = None,
+        pictures: "ShardPictures | None" = None,
     ):
         self.augmentation = augmentation or Augmentation()
         self.rows, self.processor = rows, processor
         self.long_share, self.max_pairs, self.flip, self.seed = long_share, max_pairs, flip, seed
         self.epoch = 0
-        text = rows.remove_columns("image")
-        self.files = rows.select_columns("image").cast_column("image", ImageFile(decode=False))
+        text = rows if pictures else rows.remove_columns("image")
+        self.files = pictures or rows.select_columns("image").cast_column("image", ImageFile(decode=False))
         self.person_ids, self.image_ids = text["person_id"][:], text["image_id"][:]
         people = {person: n for n, person in enumerate(sorted(set(self.person_ids)))}
         self.identities = [people[person] for person in self.person_ids]  # classes of the identity loss
@@ -83,6 +92,7 @@ class PairDataset(Dataset):
         self.pixels: dict[int, np.ndarray] | None = None
         if len(rows) * size["height"] * size["width"] * 3 <= cache_bytes:
             self.pixels = {}
+        self.cache = cache if self.pixels is None else None
 
     def set_regions(self, regions: Sequence[Sequence[dict]], one_a_sentence: bool = False) -> None:
         """Puts these regions, a list for each row, in place of the rows' own.
@@ -132,7 +142,11 @@ class PairDataset(Dataset):
     def _picture(self, index: int) -> np.ndarray:
         if self.pixels is not None and index in self.pixels:
             return self.pixels[index]
-        picture = read_picture(self.files[index]["image"], self.processor, self.image_ids[index])
+        picture = self.cache.read(index) if self.cache else None
+        if picture is None:
+            picture = read_picture(self.files[index]["image"], self.processor, self.image_ids[index])
+            if self.cache:
+                self.cache.write(index, picture)
         if self.pixels is not None:
             self.pixels[index] = picture
         return picture

@@ -46,6 +46,10 @@ class Recipe:
     out: str = field(default="runs/small", metadata={"help": "folder of checkpoints, log, curves, results and card"})
     dataset: str = field(default="synthetic", metadata={"help": "synthetic, synthetic-tiny, pvlg, cuhk_pedes, ..."})
     data_root: str | None = field(default=None, metadata={"help": "folder of the data set (not for synthetic)"})
+    stream: bool = field(
+        default=False, metadata={"help": "read pictures from pvlg's Parquet as needed; --data-root may be a Hub name"}
+    )
+    shuffle_buffer: int = field(default=2048, metadata={"help": "rows that --stream shuffles with each other"})
     image_root: str | None = field(default=None, metadata={"help": "folder of its pictures, where not in data_root"})
     model: str | None = field(
         default=None, metadata={"help": "Rogle or CLIP folder or Hub name; none: a small new one"}
@@ -132,6 +136,10 @@ class Recipe:
     mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
     compile: bool = field(default=False, metadata={"help": "torch.compile the image tower, whose shapes stay"})
     workers: int = field(default=0, metadata={"help": "data processes; 0 keeps the resized pictures in memory"})
+    picture_cache: str = field(
+        default="auto",
+        metadata={"help": "folder of pictures resized once, where they are not in memory; auto: datasets' own; none"},
+    )
     threads: int = field(default=0, metadata={"help": "CPU threads of a run without a GPU; 0: as many as cores"})
     seed: int = field(default=0, metadata={"help": "of weights and data order"})
     seeds: list[int] = field(
@@ -155,7 +163,7 @@ class Recipe:
 WHOLE = {  # and the least that each may be
     "epochs": 1, "batch_size": 1, "micro_batches": 1, "images_per_identity": 1, "keep_checkpoints": 1,
     "max_bad_steps": 1, "max_bad_images": 1, "save_steps": 0, "max_pairs": 0, "mine_epoch": 0, "mine_every": 0,
-    "lora_rank": 0, "lora_alpha": 0,
+    "lora_rank": 0, "lora_alpha": 0, "shuffle_buffer": 1,
 }  # fmt: skip
 SHARES = (
     "long_share", "flip", "warmup_share", "shuffle_captions", "shuffle_sentences", "crop", "erase", "drop_sentences",
@@ -164,7 +172,7 @@ SHARES = (
 # Of two runs that differ in these alone, one may go on where the other stopped.
 FREE_TO_CHANGE = (
     "resume", "threads", "seeds", "workers", "save_steps", "keep_checkpoints", "max_bad_steps", "max_bad_images",
-    "trackers",
+    "trackers", "picture_cache",
 )  # fmt: skip
 
 
@@ -198,6 +206,11 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
         raise SystemExit(f"--regions must be rows, mined or none, not {recipe['regions']!r}")
     if recipe["regions"] == "mined" and recipe["shuffle_sentences"]:
         raise SystemExit("--shuffle-sentences makes noise of the data's own pairs: not with --regions mined")
+    if recipe["stream"] and (recipe["dataset"] != "pvlg" or recipe["data_root"] is None):
+        raise SystemExit("--stream reads the Parquet of P-VLG: it needs --dataset pvlg and --data-root")
+    for name, why in (("mix", "mixes in pictures from anywhere"), ("regions", "reads all pictures for it")):
+        if recipe["stream"] and recipe[name] not in (0, "rows", "none"):
+            raise SystemExit(f"--{name} {recipe[name]} {why}: not with --stream")
     if recipe["mix"] and recipe["id_loss_weight"]:
         raise SystemExit("--mix leaves a pair without an identity to classify: not with --id-loss-weight")
     if recipe["lora_targets"] not in ("both", "vision", "text"):
