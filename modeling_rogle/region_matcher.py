@@ -183,7 +183,8 @@ class RegionMatcher(nn.Module):
         """Writes one safetensors file, the words in its metadata; whole or not at all."""
         part = Path(f"{path}.part")
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, part, {"kind": _KIND, "words": json.dumps(self.bags.words)})
+        # One entry: several come in another order each time, and equal matchers must be equal files.
+        save_file(tensors, part, {_KIND: json.dumps(self.bags.words)})
         os.replace(part, path)
 
     @classmethod
@@ -195,11 +196,11 @@ class RegionMatcher(nn.Module):
         """
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("kind") != _KIND:
-                    raise ValueError(f"{path}: field 'kind' is {metadata.get('kind')!r}, not {_KIND!r}")
+                words = (file.metadata() or {}).get(_KIND)
+                if words is None:
+                    raise ValueError(f"{path}: has no field {_KIND!r} in its metadata")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-            matcher = cls(WordBags(json.loads(metadata["words"])), *tensors["see"].shape[1:])
+            matcher = cls(WordBags(json.loads(words)), *tensors["see"].shape[1:])
             matcher.load_state_dict(tensors)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             raise ValueError(f"{path}: no region matcher can be read from it: {str(error).splitlines()[0]}") from error
