@@ -1,0 +1,113 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+from processes import fresh
+
+from dataset_pvlg.features import FEATURES
+from dataset_pvlg.load import load_rows
+from dataset_pvlg.row_groups import GROUP_ROWS, GeneratedRows, Job, add_to_card, as_dataset, open_rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """16 rows in groups of 5, the second split without a column of pictures."""
+    root = tmp_path_factory.mktemp("rows")
+    table = load_rows("synthetic-tiny")[0]["test"].with_format("arrow")[:]
+    pq.write_table(table, root / "train.parquet", row_group_size=5)
+    pq.write_table(table.drop(["image"]), root / "test.parquet", row_group_size=20)
+    return root
+
+
+def recaption(rows: Dataset) -> tuple[Dataset, dict[str, int]]:
+    captions = [caption.upper() for caption in rows["caption"]]
+    column = rows.remove_columns("caption").add_column("caption", captions, feature=FEATURES["caption"])
+    return column.select_columns(list(FEATURES)), {"rows": len(rows)}
+
+
+def work(rows, out, splits=("train",), settings=None):
+    """A whole job; its counts."""
+    found = {}
+
+    def run():
+        job = Job(rows, out, "testing", settings or {}, ["caption"])
+        counts = job.counts
+        if counts is None:
+            job.once("note.txt", lambda path: path.write_text("once"))
+            counts = job.each(recaption, splits, progress=False)
+            job.finish(counts, lambda folder: (folder / "report.json").write_text(json.dumps(counts)))
+        found.update(counts)
+
+    fresh(run)
+    return found
+
+
+def test_groups_have_the_schema_whatever_the_file_lacks(folder):
+    rows = open_rows(folder)
+    assert [(g.split, g.number) for g in rows.groups] == [("train", n) for n in range(4)] + [("test", 0)]
+    whole = load_rows("synthetic-tiny")[0]["test"]
+    found = as_dataset(pa.concat_tables([rows.table(group) for group in rows.groups[:4]]))
+    assert (
+        found.features == FEATURES
+        and found.remove_columns("image").to_list() == whole.remove_columns("image").to_list()
+    )
+    assert [a.tobytes() for a in found["image"]] == [a.tobytes() for a in whole["image"]]
+    assert as_dataset(rows.table(rows.groups[4]))["image"][:] == [None] * 16
+    assert rows.table(rows.groups[0], ["caption", "regions"]).column_names == ["caption", "regions"]
+
+
+def test_generated_rows_are_cut_into_groups():
+    rows = open_rows("synthetic-tiny")
+    assert isinstance(rows, GeneratedRows) and rows.root is None
+    assert [group.split for group in rows.groups] == ["train", "validation", "test"]
+    assert rows.table(rows.groups[0]).num_rows == 48 <= GROUP_ROWS
+
+
+def test_the_result_has_the_changed_column_in_the_splits_worked_on_alone(folder, tmp_path):
+    rows = open_rows(folder)
+    assert work(rows, tmp_path / "out") == {"train": {"rows": 16}}
+    for split, changed in (("train", True), ("test", False)):
+        old, new = (pq.read_table(root / f"{split}.parquet") for root in (folder, tmp_path / "out"))
+        captions = old["caption"].to_pylist()
+        assert new["caption"].to_pylist() == [c.upper() if changed else c for c in captions]
+        assert new["regions"].to_pylist() == old["regions"].to_pylist()
+    with pq.ParquetFile(tmp_path / "out" / "train.parquet") as file:
+        assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [5, 5, 5, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_job_killed_while_it_clears_up_is_whole(folder, tmp_path, monkeypatch):
+    rows, out = open_rows(folder), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "_clear", lambda job: None)
+        work(rows, out)
+    assert (tmp_path / ".out.testing" / "note.txt").exists()
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
+        work(rows, out, settings={"other": 1})
+    before = (out / "train.parquet").stat().st_mtime_ns
+    assert work(rows, out) == {"train": {"rows": 16}}
+    assert (out / "train.parquet").stat().st_mtime_ns == before and not (tmp_path / ".out.testing").exists()
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
+        work(rows, out)
+
+
+def test_an_error_of_the_one_who_prepares_is_told(folder, tmp_path):
+    def refuse(path):
+        raise OSError("disk full")
+
+    def run():
+        Job(open_rows(folder), tmp_path / "out", "testing", {}, ["caption"]).once("x", refuse)
+
+    with pytest.raises(ValueError, match="disk full"):
+        fresh(run)
+
+
+def test_a_card_gets_a_section_more(tmp_path):
+    (tmp_path / "README.md").write_text("# Card\n\n")
+    (tmp_path / "out").mkdir()
+    add_to_card(tmp_path, tmp_path / "out", "## More\n")
+    assert (tmp_path / "out" / "README.md").read_text() == "# Card\n\n## More\n"
+    add_to_card(None, tmp_path / "out", "## More")
+    assert (tmp_path / "out" / "README.md").read_text() == "# P-VLG rows\n\n## More\n"
