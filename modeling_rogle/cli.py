@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .cli_data import add_join, add_mine, add_push
+
 LISTED = 20  # skipped pictures named on the terminal; index.json has them all
 
 
@@ -47,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_add_index, _add_search, _add_delete, _add_calibrate, _add_demo, _add_convert, _add_export):
+        add(commands)
+    for add in (add_mine, add_join, add_push):
         add(commands)
     return parser
 

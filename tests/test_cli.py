@@ -239,7 +239,7 @@ def test_help_knows_every_command_and_only_dashes(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    for command in ("index", "search", "delete", "calibrate", "demo", "convert"):
+    for command in ("index", "search", "delete", "calibrate", "demo", "convert", "export", "mine", "join", "push"):
         assert command in out
         with pytest.raises(SystemExit):
             main([command, "--help"])

@@ -1,0 +1,116 @@
+"""The `rogle` commands that make or give away data and models: mine, join, push. As in cli.py, what a command needs is
+imported when it runs.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_mine(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "mine",
+        help="find the region of every sentence in a data set",
+        description="Region-to-Sentence Matching over a whole data set, offline. A run that was killed goes on where "
+        "it was when the same command runs again; under `accelerate launch -m dataset_pvlg.mine` processes share it.",
+    )
+    parser.add_argument("data", help="a folder of P-VLG Parquet, synthetic, or synthetic-tiny")
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder (or Hub name) of a Rogle or CLIP model")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the data set with regions")
+    parser.add_argument(
+        "--split", nargs="+", default=(), metavar="SPLIT", help="mined ones (default: all); others are copied"
+    )
+    parser.add_argument(
+        "--proposer",
+        default="places",
+        metavar="NAME",
+        help="where candidates come from: places (default), templates, templates+felzenszwalb, grid, sam=MODEL, "
+        "open_vocabulary=MODEL or parser=MODEL",
+    )
+    parser.add_argument(
+        "--rule",
+        choices=("best", "one_to_one", "transport"),
+        default="best",
+        help="each sentence its best box (default), no box twice, or optimal transport",
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="probability under which a sentence gets no region (default: 0.4)"
+    )
+    parser.add_argument("--sample", type=int, default=4000, metavar="N", help="images to learn from (default 4000)")
+    parser.add_argument(
+        "--ignore-pairs", action="store_true", help="drop the regions that the data have, true ones too, and use none"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images a forward pass (default 32)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is learnt (default 0)")
+    parser.set_defaults(run=_mine)
+
+
+def add_join(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "join",
+        help="put one's own pictures back into an annotations-only data set",
+        description="Pictures are found by the rows' paths and taken only if their sha256 is the rows'.",
+    )
+    parser.add_argument("annotations", help="a folder that `dataset_pvlg.build --annotations-only` wrote")
+    parser.add_argument(
+        "--images", action="append", required=True, metavar="SOURCE=FOLDER", help="one for each source of the rows"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the data set with its pictures")
+    parser.set_defaults(run=_join)
+
+
+def add_push(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "push",
+        help="release a model, its data, metric and demo on the Hub (in a checkout of the repository)",
+        description="What `python hub/release.py` does, with its options: a dry run unless --push is given.",
+    )
+    parser.add_argument("model", help="folder of a Rogle model with its processor and card")
+    parser.add_argument("repo_id", metavar="user/name", help="the model's repository on the Hub")
+    parser.add_argument(
+        "options", nargs=argparse.REMAINDER, help="as `python hub/release.py --help` lists them, after the names"
+    )
+    parser.set_defaults(run=_push)
+
+
+def _mine(args: argparse.Namespace) -> None:
+    from .cli import _checked_model
+
+    model_name = _checked_model(args.model)
+    from dataset_pvlg.mine import MineOptions, check_mining, mine_folder
+    from dataset_pvlg.row_groups import processes
+
+    names = ("proposer", "rule", "threshold", "sample", "ignore_pairs", "batch_size", "seed")
+    options = MineOptions(tuple(args.split), **{name: getattr(args, name) for name in names})
+    state = processes()
+    check_mining(args.data, args.out, options)  # a typo must not cost the loading of a model
+    from .loading import load_model
+
+    counts = mine_folder(*load_model(model_name), args.data, args.out, options, sys.stderr.isatty())
+    if state.num_processes > 1:
+        state.destroy_process_group()
+    if state.is_main_process:
+        for split, count in counts.items():
+            print(f"{split}: " + ", ".join(f"{number} {name}" for name, number in count.items()))
+        print(args.out)
+
+
+def _join(args: argparse.Namespace) -> None:
+    from dataset_pvlg.join import join, parse_images
+
+    print(join(args.annotations, parse_images(args.images), args.out))
+    print(args.out)
+
+
+def _push(args: argparse.Namespace) -> None:
+    hub = Path(__file__).resolve().parents[1] / "hub"
+    if not (hub / "release.py").is_file():
+        raise FileNotFoundError("hub/release.py is not installed with the package: run this in the repository")
+    sys.path.insert(0, str(hub))
+    from release import main
+
+    if code := main([args.model, args.repo_id, *args.options]):  # which has told why
+        raise SystemExit(code)
+
+
+__all__ = ["add_join", "add_mine", "add_push"]
