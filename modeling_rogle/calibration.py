@@ -18,7 +18,7 @@ import numpy as np
 
 FILE = "calibration.json"
 FORMAT = "rogle-calibration"
-VERSION = 1
+VERSION = 2
 DEPTH = 10  # results that a calibration looks at
 FEWEST = 20  # pictures in a gallery whose distribution says something
 # What is read of the result at each rank. Widths are standard deviations of the query's scores over the gallery.
@@ -28,19 +28,29 @@ FEATURES = (
     "excess",  # z less the largest that chance brings among N pictures, sqrt(2 ln N)
     "lead",  # widths from the mean of the results after the best up to the best
     "behind",  # widths from this result up to the best
+    "global",  # the result's global score: with the score it tells what sentences and regions agree on
+    "global_z",  # widths of that above the gallery's mean
+    "gap",  # from the mean of the first three to that of the sixth to tenth: a person has a few pictures, not ten
 )
 
 
-def features(scores: np.ndarray, mean: np.ndarray, width: np.ndarray, count: np.ndarray | int) -> np.ndarray:
+def features(
+    scores: np.ndarray,
+    mean: np.ndarray,
+    width: np.ndarray,
+    count: np.ndarray | int,
+    global_scores: np.ndarray | None = None,
+) -> np.ndarray:
     """What a calibration reads of a search.
 
     Args:
         scores: `[..., K]` final scores, best first.
         mean, width: `[...]` mean and standard deviation of the query's global scores over the gallery.
         count: pictures in the gallery.
+        global_scores: `[..., K]` of the same results; the scores themselves where nothing was joined to them.
 
     Returns:
-        `[..., K, 5]` float64 in the order of `FEATURES`.
+        `[..., K, 8]` float64 in the order of `FEATURES`.
     """
     scores = np.asarray(scores, dtype=np.float64)
     mean, width = np.asarray(mean)[..., None], np.maximum(np.asarray(width), 1e-6)[..., None]
@@ -48,8 +58,12 @@ def features(scores: np.ndarray, mean: np.ndarray, width: np.ndarray, count: np.
     chance = np.sqrt(2.0 * np.log(np.maximum(np.asarray(count), 2)))[..., None]
     next_best = scores[..., 1:DEPTH]
     lead = (scores[..., :1] - next_best.mean(axis=-1, keepdims=True)) / width if next_best.size else np.zeros_like(z)
-    parts = (scores, z, z - chance, np.broadcast_to(lead, z.shape), (scores[..., :1] - scores) / width)
-    return np.stack(parts, axis=-1)
+    whole = scores if global_scores is None else np.asarray(global_scores, dtype=np.float64)
+    far = scores[..., 5:DEPTH]
+    gap = scores[..., :3].mean(axis=-1, keepdims=True) - far.mean(axis=-1, keepdims=True) if far.size else 0.0
+    behind = (scores[..., :1] - scores) / width
+    parts = (scores, z, z - chance, lead, behind, whole, (whole - mean) / width, gap)
+    return np.stack([np.broadcast_to(part, z.shape) for part in parts], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ class Logistic:
 
     @classmethod
     def fit(cls, x: np.ndarray, y: np.ndarray, names: Sequence[str], steps: int = 50) -> "Logistic":
-        """Newton's method on the log loss; `x` `[n, 5]` as [`features`] makes it, `y` `[n]` in {0, 1}.
+        """Newton's method on the log loss; `x` `[n, 8]` as [`features`] makes it, `y` `[n]` in {0, 1}.
 
         Platt's targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2) in place of 1 and 0 keep separable data finite.
         """
@@ -85,7 +99,7 @@ class Logistic:
         return cls(tuple(names), tuple(mean.tolist()), tuple(scale.tolist()), tuple(rest), bias)
 
     def probability(self, x: np.ndarray) -> np.ndarray:
-        """`[..., 5]` as [`features`] makes it -> `[...]` in [0, 1]."""
+        """`[..., 8]` as [`features`] makes it -> `[...]` in [0, 1]."""
         used = x[..., [FEATURES.index(name) for name in self.names]]
         return _sigmoid(self.bias + ((used - np.array(self.mean)) / np.array(self.scale)) @ np.array(self.weights))
 
@@ -118,7 +132,13 @@ class Calibration:
     fitted_on: str
     report: Mapping[str, Any]
 
-    def probability(self, scores: np.ndarray, background: np.ndarray, count: int | None = None) -> np.ndarray:
+    def probability(
+        self,
+        scores: np.ndarray,
+        background: np.ndarray,
+        count: int | None = None,
+        global_scores: np.ndarray | None = None,
+    ) -> np.ndarray:
         """The probability that each result shows the described person, when half of the people asked for are absent.
 
         Args:
@@ -126,19 +146,27 @@ class Calibration:
                 to say.
             background: `[B]` the query's global scores with the gallery, or with a random sample of it.
             count: pictures that were searched; by default those of `background`.
+            global_scores: `[K]` of the same results; by default the scores.
 
         Returns:
             `[K]` in [0, 1].
         """
-        return self.of_results(_one_search(scores, background, count))
+        return self.of_results(_one_search(scores, background, count, global_scores))
 
     def of_results(self, x: np.ndarray) -> np.ndarray:
-        """Probabilities `[..., K]` of results whose features `[..., K, 5]` [`features`] made, best first."""
+        """Probabilities `[..., K]` of results whose features `[..., K, 8]` [`features`] made, best first."""
         return np.concatenate([self.best.probability(x[..., :1, :]), self.other.probability(x[..., 1:, :])], axis=-1)
 
-    def nobody(self, scores: np.ndarray, background: np.ndarray, count: int | None = None) -> bool:
+    def nobody(
+        self,
+        scores: np.ndarray,
+        background: np.ndarray,
+        count: int | None = None,
+        global_scores: np.ndarray | None = None,
+    ) -> bool:
         """Whether the described person is likely not in the gallery; arguments as for `probability`."""
-        return bool(self.present.probability(_one_search(scores, background, count))[0] < self.threshold)
+        found = _one_search(scores, background, count, global_scores)
+        return bool(self.present.probability(found)[0] < self.threshold)
 
     def save(self, folder: str | Path) -> Path:
         """Writes `calibration.json` into a folder (the model's, or a gallery's), atomically."""
@@ -215,9 +243,11 @@ def false_positives_at(statistic: np.ndarray, positive: np.ndarray, true_positiv
     return float((statistic[~positive] >= threshold).mean())
 
 
-def _one_search(scores: np.ndarray, background: np.ndarray, count: int | None) -> np.ndarray:
+def _one_search(
+    scores: np.ndarray, background: np.ndarray, count: int | None, global_scores: np.ndarray | None
+) -> np.ndarray:
     background = np.asarray(background, dtype=np.float64)
-    return features(np.asarray(scores), background.mean(), background.std(), count or len(background))
+    return features(np.asarray(scores), background.mean(), background.std(), count or len(background), global_scores)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ class Gallery:
         append: bool = False,
         detector: str | Path | Detector | None = None,
         workers: int | None = None,
-        precision: str = "float32",
+        precision: str | None = None,
         store: str | None = None,
     ) -> IndexReport:
         """Makes the index folder `out` the index of `source`, from nothing or from what stands there.
@@ -82,13 +82,17 @@ class Gallery:
             detector: an object-detection model of transformers, by folder or Hub name, where the pictures are full
                 scenes: each person found becomes an image of the index.
             workers: processes that decode, by default none on the CPU (threads do) and up to 8 beside a GPU.
-            precision: `float32` or `bfloat16`, of the global embeddings on the disk.
+            precision: `float32` (default) or `bfloat16`, of the global embeddings on the disk.
             store: a store beside the index, see [`open_store`]; by default the one it has, `exact` for none.
 
         Raises:
             FileNotFoundError: `source` does not exist.
             GalleryError: nothing to index, `out` holds something that is not an index or is being written by another
                 process, a model whose weights are broken, a store that does not answer.
+
+        Warns:
+            UserWarning: the index that is appended to has another precision than the one asked for; the store does not
+                pay, or loses too much.
         """
         out, store = Path(out), _placed(store)
         if store not in (None, "exact"):
@@ -288,9 +292,9 @@ class Gallery:
         self._warn(asked.text)
         weight = self._weight(local_weight)
         count = max(reranked, top_k, DEPTH)
-        candidates, global_scores = nearest(
-            self._index, asked.embed, count, rows, self._opened_store(), self._store_upto()
-        )
+        known = self._index.header.get("store") or {}
+        upto, filtered = known.get("upto", 0), known.get("filtered", 1.0)
+        candidates, global_scores = nearest(self._index, asked.embed, count, rows, self._opened_store(), upto, filtered)
         cosines = [np.zeros((0, len(asked.sentences), len(self._index.boxes)), dtype=np.float32)]
         for start in range(0, len(candidates), _ROWS_AT_ONCE):  # their regions as float32 all at once fill the memory
             part = candidates[start : start + _ROWS_AT_ONCE]
@@ -300,8 +304,8 @@ class Gallery:
         found = as_matches(self._index, asked, met, candidates, global_scores, order[:top_k])
         if image is not None:  # calibrations are fitted to descriptions
             return found
-        scores = met.score[order[: min(max(top_k, DEPTH), met_all)]]
-        return self._calibrated(found, scores, asked, rows, weight)
+        judged = order[: min(max(top_k, DEPTH), met_all)]
+        return self._calibrated(found, met.score[judged], global_scores[judged], asked, rows, weight)
 
     def _passing(self, where: str | pc.Expression | None) -> np.ndarray | None:
         if where is None:
@@ -334,9 +338,6 @@ class Gallery:
                 stacklevel=3,
             )
 
-    def _store_upto(self) -> int:
-        return int((self._index.header.get("store") or {}).get("upto", 0))
-
     def _opened_store(self) -> VectorStore | None:
         """The store to look up in; None for the exact search, with one warning where that is not as was asked."""
         known = self._index.header.get("store")
@@ -360,7 +361,13 @@ class Gallery:
         return self._store
 
     def _calibrated(
-        self, found: Matches, scores: np.ndarray, asked: Query, rows: np.ndarray | None, weight: float
+        self,
+        found: Matches,
+        scores: np.ndarray,
+        global_scores: np.ndarray,
+        asked: Query,
+        rows: np.ndarray | None,
+        weight: float,
     ) -> Matches:
         calibration = self._loaded_calibration()
         if calibration is None or not found or len(self) < FEWEST:
@@ -382,11 +389,11 @@ class Gallery:
                 stacklevel=3,
             )
         background = self._background(rows) @ asked.embed
-        sure = calibration.probability(scores, background, searched)
+        sure = calibration.probability(scores, background, searched, global_scores)
         matches = Matches(
             replace(match, probability=float(sure[n]) if n < len(sure) else None) for n, match in enumerate(found)
         )
-        matches.nobody = calibration.nobody(scores, background, searched)
+        matches.nobody = calibration.nobody(scores, background, searched, global_scores)
         matches.false_alarm_rate = calibration.false_alarm_rate
         return matches
 

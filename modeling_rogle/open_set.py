@@ -24,9 +24,14 @@ SHARES = (1.0, 0.5, 0.25)  # of the people left: a calibration must hold for sma
 MAX_QUERIES = 4000  # of a kind; more would say the same
 RERANKED = 200  # as in `Gallery.search`
 FOLDS = 5
+MOST_SCORES = 100_000_000  # of a gallery with its descriptions, held twice in memory: 800 MB
 _BLOCK = 256
 # Tried on the fitting data in folds by person; the lowest log loss is taken, so what does not help is not used.
-_OF_BEST = (("score",), ("z",), ("score", "z"), ("score", "z", "lead"), ("score", "excess", "lead"))
+_OF_BEST = (
+    ("score",), ("z",), ("score", "z"), ("score", "z", "lead"), ("score", "excess", "lead"), ("score", "global"),
+    ("score", "global", "gap"), ("score", "global", "global_z", "gap"),
+    ("score", "z", "lead", "global", "global_z", "gap"), ("score", "excess", "lead", "global", "global_z", "gap"),
+)  # fmt: skip
 _OF_OTHERS = tuple((*names, "behind") for names in _OF_BEST)
 
 
@@ -34,7 +39,7 @@ _OF_OTHERS = tuple((*names, "behind") for names in _OF_BEST)
 class Trials:
     """n searches, each with its best K = 10 results (fewer in a smaller gallery)."""
 
-    features: np.ndarray  # [n, K, 5] see `calibration.FEATURES`
+    features: np.ndarray  # [n, K, 8] see `calibration.FEATURES`
     right: np.ndarray  # [n, K] bool: the result shows the described person
     present: np.ndarray  # [n] bool: the person is in the gallery
     person: np.ndarray  # [n] int64: who is described
@@ -128,7 +133,7 @@ def _search(
     gallery_person: np.ndarray,
     gone: np.ndarray,
 ) -> Trials:
-    scores, found, mean, width = [], [], [], []
+    scores, overall, found, mean, width = [], [], [], [], []
     for start in range(0, len(rows), _BLOCK):
         part = rows[start : start + _BLOCK]
         background = whole[np.ix_(part, columns)]
@@ -136,12 +141,14 @@ def _search(
         joined = np.take_along_axis(final[np.ix_(part, columns)], kept, axis=1)
         order = np.argsort(-joined, axis=1, kind="stable")[:, :DEPTH]
         scores.append(np.take_along_axis(joined, order, axis=1))
-        found.append(columns[np.take_along_axis(kept, order, axis=1)])
+        best = np.take_along_axis(kept, order, axis=1)
+        overall.append(np.take_along_axis(background, best, axis=1))
+        found.append(columns[best])
         mean.append(background.mean(axis=1))
         width.append(background.std(axis=1))
     person = query_person[rows]
     return Trials(
-        result_features(np.concatenate(scores), np.concatenate(mean), np.concatenate(width), len(columns)),
+        result_features(*map(np.concatenate, (scores, mean, width)), len(columns), np.concatenate(overall)),
         gallery_person[np.concatenate(found)] == person[:, None],
         ~np.isin(person, gone),
         person,
@@ -205,27 +212,49 @@ def gallery_trials(
 ) -> tuple[Trials, Trials]:
     """Open-set trials in one's own gallery, half of the people described for fitting and half for judging.
 
-    Pictures of people that nobody describes stay in the gallery: they are the crowd.
+    Pictures of people that nobody describes stay in the gallery: they are the crowd. At most 4,000 descriptions are
+    taken, and of a large crowd as many pictures as fit into memory, both drawn by `seed`.
 
     Raises:
         ValueError: fewer than eight people are described.
+
+    Warns:
+        UserWarning: only some of the descriptions or of the crowd were taken.
     """
     asked, gallery_person = _people(rows, len(gallery))
+    rng = np.random.default_rng([seed, 1])
+    if len(queries) > MAX_QUERIES:
+        taken = np.sort(rng.permutation(len(queries))[:MAX_QUERIES])
+        warnings.warn(f"calibration: a random {MAX_QUERIES} of {len(queries)} descriptions are searched", stacklevel=2)
+        queries, asked = [queries[n] for n in taken], asked[taken]
+    columns = _gallery_sample(gallery_person, asked, MOST_SCORES // max(len(queries), 1), rng)
+    if len(columns) < len(gallery):
+        warnings.warn(f"calibration: a random {len(columns)} of {len(gallery)} pictures are searched", stacklevel=2)
+    gallery_person = gallery_person[columns]
     people = np.random.default_rng(seed).permutation(np.unique(asked))
     if len(people) < 8:
         raise ValueError(f"calibration needs descriptions of at least 8 people, there are {len(people)}")
-    images = gallery.encode_gallery()
+    images = gallery.encode_gallery(columns)
     whole, final = (np.empty((len(queries), len(images)), dtype=np.float32) for _ in range(2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a long description is cut; a search of it would be cut as well
         for i, text in enumerate(tqdm(queries, desc="searching", unit=" queries", disable=not progress)):
             query = gallery.encode_query(text)
-            whole[i], final[i] = images @ query.embed, gallery.similarity(query)
+            whole[i], final[i] = images @ query.embed, gallery.similarity(query, rows=columns)
     halves = []
     for part in (people[: len(people) // 2], people[len(people) // 2 :]):
         mine = np.isin(asked, part)
         halves.append(open_set_trials(final[mine], whole[mine], asked[mine], gallery_person, seed, halves=2 * HALVES))
     return halves[0], halves[1]
+
+
+def _gallery_sample(person: np.ndarray, asked: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """The pictures of everybody asked for, and as many of the others, at random, as make up `most`; ascending."""
+    if len(person) <= most:
+        return np.arange(len(person))
+    described = np.isin(person, asked)
+    crowd = rng.permutation(np.flatnonzero(~described))[: max(most - int(described.sum()), 0)]
+    return np.sort(np.concatenate([np.flatnonzero(described), crowd]))
 
 
 def _people(rows: Sequence[Sequence[int]], pictures: int) -> tuple[np.ndarray, np.ndarray]:

@@ -47,7 +47,12 @@ def test_features_say_where_a_score_lies():
     assert best["lead"] == pytest.approx(0.15 / width) and best["behind"] == 0
     assert found[2, FEATURES.index("behind")] == pytest.approx(0.2 / width)
     several = features(np.array([[0.6, 0.5, 0.4]] * 2), np.array([0.25, 0.1]), np.array([width, 0.1]), np.array([4, 9]))
-    assert several.shape == (2, 3, 5) and several[0] == pytest.approx(found)
+    assert several.shape == (2, 3, 8) and several[0] == pytest.approx(found)
+    assert best["global"] == pytest.approx(0.6) and best["gap"] == 0
+    scores, overall = np.linspace(0.9, 0.0, 10), np.linspace(0.5, 0.3, 10)
+    ten = dict(zip(FEATURES, features(scores, 0.2, 0.1, 50, overall)[1].tolist(), strict=True))
+    assert (ten["score"], ten["global"]) == pytest.approx((0.8, overall[1]))
+    assert (ten["global_z"], ten["gap"]) == pytest.approx(((overall[1] - 0.2) / 0.1, 0.8 - 0.2))
 
 
 def test_a_gallery_of_one_or_of_equals_gives_numbers():
@@ -78,7 +83,7 @@ def test_the_size_of_the_gallery_is_not_that_of_the_sample():
 
 def test_regression_finds_what_made_the_data():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(20_000, 5)) * 3 + 1
+    x = rng.normal(size=(20_000, 8)) * 3 + 1
     true = 1 / (1 + np.exp(-(0.5 + 1.2 * x[:, 1] - 0.7 * x[:, 3])))
     fitted = Logistic.fit(x, rng.random(len(x)) < true, ("z", "lead"))
     slopes = np.array(fitted.weights) / np.array(fitted.scale)
@@ -87,7 +92,7 @@ def test_regression_finds_what_made_the_data():
 
 
 def test_separable_and_one_sided_data_stay_finite():
-    x = np.zeros((10, 5))
+    x = np.zeros((10, 8))
     x[:, 0] = np.arange(10)
     for y in (np.arange(10) > 4, np.zeros(10, dtype=bool), np.ones(10, dtype=bool)):
         p = Logistic.fit(x, y, ("score",)).probability(x)
@@ -128,7 +133,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "not a calibration that this program reads"),
+        ({"version": 1}, "not a calibration that this program reads"),
         ({"format": "x"}, "not a calibration"),
         ({"threshold": "high"}, "field 'threshold' does not hold 1 finite number"),
         ({"local_weight": float("nan")}, "field 'local_weight'"),

@@ -41,7 +41,7 @@ def test_half_of_the_people_are_gone_and_never_found():
     trials = open_set_trials(scores, scores, asked, gallery, seed=3, halves=3)
     assert len(trials.present) == 3 * 80 and trials.present.mean() == 0.5
     assert not trials.right[~trials.present].any() and trials.right[trials.present].any()
-    assert (trials.gallery == 40).all() and trials.features.shape == (240, 10, 5)
+    assert (trials.gallery == 40).all() and trials.features.shape == (240, 10, 8)
     halves = [frozenset(trials.person[part][~trials.present[part]]) for part in (slice(0, 80), slice(80, 160))]
     assert halves[0] != halves[1] and len(halves[0]) == 10
     again = open_set_trials(scores, scores, asked, gallery, seed=3, halves=3)
@@ -133,7 +133,7 @@ def test_what_cannot_be_calibrated_is_said():
         fit_calibration(wrong, "abc", 0.0, "x")
 
 
-def test_pairs_of_one_s_own_gallery(tiny_checkpoint, tmp_path):
+def test_pairs_of_one_s_own_gallery(tiny_checkpoint, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     (tmp_path / "pictures").mkdir()
     for i in range(24):
@@ -152,6 +152,14 @@ def test_pairs_of_one_s_own_gallery(tiny_checkpoint, tmp_path):
     people = [set(part.person.tolist()) for part in (fitting, judging)]
     assert len(people[0]) + len(people[1]) == 9 and not people[0] & people[1]
     assert fitting.gallery.max() > 18  # the crowd stays
+    with monkeypatch.context() as small:  # memory for 22 pictures: everybody described, and some of the crowd
+        small.setattr("modeling_rogle.open_set.MOST_SCORES", 220)
+        with pytest.warns(UserWarning, match="a random 22 of 24 pictures are searched"):
+            less, _ = gallery_trials(gallery, queries, rows)
+        assert less.gallery.max() == fitting.gallery.max() - 2 and less.right.any() == fitting.right.any()
+        small.setattr("modeling_rogle.open_set.MAX_QUERIES", 9)
+        with pytest.warns(UserWarning, match="a random 9 of 10 descriptions are searched"):
+            gallery_trials(gallery, queries, rows)
     with pytest.raises(ValueError, match="at least 8 people, there are 3"):
         gallery_trials(gallery, queries[:3], rows[:3])
     for line, message in (
