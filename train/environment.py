@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import is_tensorboard_available
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, is_tensorboard_available
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "peft")
 
@@ -42,10 +43,23 @@ def describe_environment(accelerator: Accelerator) -> dict:
 
 
 def tracker_names(wanted: str) -> list[str] | None:
-    """`--trackers` as Accelerate wants it: names with commas, `auto` for TensorBoard where it is installed, `none`."""
+    """`--trackers` as Accelerate wants it: names with commas, `auto` for TensorBoard where it is installed, `none`.
+
+    Raises:
+        ImportError: one that is not installed; Accelerate would leave it out without a word.
+        ValueError: one that Accelerate does not know.
+    """
     if wanted == "auto":
         return ["tensorboard"] if is_tensorboard_available() else None
-    return None if wanted == "none" else [name.strip() for name in wanted.split(",")]
+    if wanted == "none":
+        return None
+    names, there = [name.strip() for name in wanted.split(",")], [str(each) for each in get_available_trackers()]
+    for name in names:
+        if name not in LoggerType.list():
+            raise ValueError(f"--trackers {name}: known are {', '.join(LoggerType.list())}")
+        if name != "all" and name not in there:
+            raise ImportError(f"--trackers {name}: it is not installed")
+    return names
 
 
 __all__ = ["describe_environment", "tracker_names"]
