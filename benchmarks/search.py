@@ -1,8 +1,9 @@
-"""python benchmarks/search.py [--size tiny|100k|1m] [--parts exact,faiss,faiss-hnsw,milvus,rerank,build] [--seed N]
+"""python benchmarks/search.py [--size tiny|20k|100k|1m] [--parts exact,faiss,...] [--embeddings FILE] [--seed N]
 
 What a search costs: clustered synthetic embeddings of width 512 (unit vectors: a centre, drawn once for each cluster,
 plus noise of a given length in a random direction; queries are drawn the same way around the same centres) in a real
-index, looked up through the code of `Gallery.search`, text encoding excluded. Each part can be run by itself:
+index, looked up through the code of `Gallery.search`, text encoding excluded; or, with --embeddings, those of a trained
+model. Each part can be run by itself:
 
     exact       the shards, against a bare `torch.matmul + topk` on one array in memory; with a filter of 1 %
     faiss       an inverted file beside them; faiss-hnsw: a graph; milvus: a local file of milvus-lite; each with its
@@ -22,78 +23,29 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from kill_index import draw_pictures
 from PIL import Image
+from search_rows import DIMENSION, clustered, make_index, trained
 from step import SIZES, configurations
 from transformers import CLIPModel
 
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.filling import fill
 from modeling_rogle.gallery import Gallery, load_model
-from modeling_rogle.manifest import FORMAT, VERSION
-from modeling_rogle.matching import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.query import encode_query, late_interaction
-from modeling_rogle.shards import Index, IndexWriter
+from modeling_rogle.shards import Index
 from modeling_rogle.store import exact_search, nearest, open_store
 
-IMAGES = {"tiny": 3_000, "100k": 100_000, "1m": 1_000_000}
-DIMENSION, AT_ONCE, TOP, RERANKED = 512, 16_384, 10, 200
+IMAGES = {"tiny": 3_000, "20k": 20_000, "100k": 100_000, "1m": 1_000_000}
+TOP, RERANKED = 10, 200
+NOTES = ("effort", "fell back")
 CLOCK = time.perf_counter
 PARTS = ("exact", "faiss", "faiss-hnsw", "milvus", "rerank", "build")
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def clustered(count: int, clusters: int, noise: float, seed: int, stream: int) -> Iterator[np.ndarray]:
-    """`count` unit vectors in blocks, around centres that depend on the seed alone; `stream` tells draws apart."""
-    centres = unit(np.random.default_rng(seed).normal(size=(clusters, DIMENSION)))
-    draw = np.random.default_rng([seed, stream])
-    for start in range(0, count, AT_ONCE):
-        size = min(AT_ONCE, count - start)
-        away = unit(draw.standard_normal((size, DIMENSION), dtype=np.float32))
-        yield unit(centres[draw.integers(0, clusters, size)] + noise * away)
-
-
-def make_index(path: Path, count: int, clusters: int, noise: float, seed: int, regions: bool) -> Index:
-    """A real index of synthetic embeddings; without `regions` one region an image, to spare the disk."""
-    boxes = template_boxes() if regions else template_boxes()[-1:]
-    path.mkdir(parents=True)
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "folder": "/synthetic",
-        "files": True,
-        "model": {"path": "", "fingerprint": ""},
-        "precision": "float32",
-        "dimension": DIMENSION,
-        "template_boxes": boxes.astype(float).tolist(),
-        "template_labels": list(TEMPLATE_LABELS[-len(boxes) :]),
-        "collection": "rogle_benchmark",
-        "images": 0,
-        "shards": [],
-        "next_id": 0,
-        "complete": False,
-        "metadata": None,
-        "store": None,
-        "skipped": [],
-    }
-    writer, done = IndexWriter(path, header), 0
-    draw = np.random.default_rng([seed, 2])
-    for block in clustered(count, clusters, noise, seed, 1):
-        parts = draw.standard_normal((len(block), len(boxes), DIMENSION), dtype=np.float32)
-        facts = [{"path": f"{done + n:08d}.jpg", "width": 128, "height": 384} for n in range(len(block))]
-        writer.add(facts, block, unit(block[:, None] + noise * unit(parts)))
-        writer.commit()
-        done += len(block)
-    writer.commit(complete=True)
-    return Index(path)
 
 
 def timed(call: Callable[[int], object], count: int) -> tuple[float, float]:
@@ -148,9 +100,9 @@ def measure_store(index: Index, uri: str, queries: np.ndarray, filters: dict[str
     """A store: filled, its effort tuned on queries of another draw, then timed and judged on these."""
     half = len(queries) // 2
     fill(index.path, "exact")
-    bytes_before, started = disk(index.path), time.perf_counter()
+    bytes_before, started = disk(index.path), CLOCK()
     fill(index.path, uri, lambda: queries[:half])
-    seconds = time.perf_counter() - started
+    seconds = CLOCK() - started
     index = Index(index.path)
     known = index.header["store"]
     before = resident_bytes()
@@ -161,7 +113,10 @@ def measure_store(index: Index, uri: str, queries: np.ndarray, filters: dict[str
             wanted = [set(exact_search(index, query, TOP, rows)[0].tolist()) for query in queries[half:]]
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
-                got = [nearest(index, query, TOP, rows, store, known["upto"])[0] for query in queries[half:]]
+                got = [
+                    nearest(index, query, TOP, rows, store, known["upto"], known["filtered"])[0]
+                    for query in queries[half:]
+                ]
                 p50, p95 = timed(
                     lambda n, rows=rows: nearest(index, queries[half:][n], RERANKED, rows, store, known["upto"]), half
                 )
@@ -275,7 +230,7 @@ def markdown(found: Sequence[dict]) -> str:
             f"{row['images/s']:.1f}" if "images/s" in row else "-",
             f"{row['build s']:.1f}" if "build s" in row else "-",
             *(f"{row[name] / 1e6:.0f}" if name in row else "-" for name in ("memory", "disk")),
-            ", ".join(f"{name} {row[name]}" for name in ("effort", "fell back") if row.get(name)),
+            ", ".join(f"{name} {row[name]}" for name in NOTES if row.get(name)),
         ]
         lines.append(f"| {row['part']} | {times} | {ratio:.2f} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -289,8 +244,11 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--size", choices=IMAGES, default="100k", help="embeddings (default 100k)")
     parser.add_argument("--parts", default="exact,faiss,milvus,rerank", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--queries", type=int, default=100, help="half of them tune the stores (default 100)")
-    parser.add_argument("--clusters", type=int, help="default: one to 20 embeddings")
+    parser.add_argument("--clusters", type=int, help="default: 5,000, but at least 20 embeddings in each")
     parser.add_argument("--noise", type=float, default=1.0, help="its length beside a centre's 1 (default 1.0)")
+    parser.add_argument(
+        "--embeddings", metavar="FILE", help="instead: pictures and long captions that eval/eval.py --cache left"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of this process (default wall)")
@@ -312,13 +270,20 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
     global CLOCK
     CLOCK = time.process_time if args.clock == "cpu" else time.perf_counter
     count = IMAGES[args.size]
-    clusters = args.clusters or count // 20
+    clusters = args.clusters or min(5_000, count // 20)
     found: list[dict] = []
+    width = DIMENSION
     with tempfile.TemporaryDirectory(dir=args.work) as temporary:
         work = Path(temporary)
         if set(parts) - {"build"}:
-            index = make_index(work / "index", count, clusters, args.noise, args.seed, "rerank" in parts)
-            queries = next(clustered(args.queries, clusters, args.noise, args.seed, 3))
+            if args.embeddings:
+                blocks, queries = trained(args.embeddings, count, args.noise, args.seed)
+                queries = queries[: args.queries]
+            else:
+                blocks = clustered(count, clusters, args.noise, args.seed, 1)
+                queries = next(clustered(args.queries, clusters, args.noise, args.seed, 3))
+            width = queries.shape[1]
+            index = make_index(work / "index", blocks, args.noise, args.seed, "rerank" in parts)
             draw = np.random.default_rng([args.seed, 4])
             narrow, wide = (np.flatnonzero(draw.random(count) < share) for share in (0.01, 0.5))
             filters = {"": None, ", 1 % filter": narrow, ", 50 % filter": wide}
@@ -333,8 +298,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
             found += told(measure_build(args.model_size, args.model, args.pictures, args.batch, work))
     words = shlex.join(sys.argv[1:] if argv is None else argv)
     print(f"`python benchmarks/search.py {words}`\n")
+    drawn = f"pictures of {args.embeddings}" if args.embeddings else f"{clusters:,} clusters"
     print(
-        f"{count:,} x {DIMENSION}, {clusters:,} clusters, noise {args.noise}, seed {args.seed}, "
+        f"{count:,} x {width}, {drawn}, noise {args.noise}, seed {args.seed}, "
         f"{args.threads} threads, {args.clock} clock\n"
     )
     print(markdown(found))

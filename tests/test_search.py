@@ -2,8 +2,11 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import search
+import search_rows
+from safetensors.numpy import save_file
 from step import configurations
 
 
@@ -28,8 +31,23 @@ def test_a_build_is_compared_with_a_plain_loop(tmp_path):
     assert configurations("tiny")[0].projection_dim == 32
 
 
+def test_embeddings_of_a_trained_model_are_repeated_with_noise(tmp_path, capsys):
+    draw = np.random.default_rng(0)
+    pictures, texts = (draw.normal(size=(n, 16)).astype(np.float32) for n in (40, 30))
+    pictures, texts = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (pictures, texts))
+    save_file({"image_embeds": pictures, "long.embeds": texts}, tmp_path / "split.safetensors")
+    words = ["--size", "tiny", "--queries", "6", "--noise", "0.2", "--embeddings", str(tmp_path / "split.safetensors")]
+    rows = {row["part"]: row for row in search.main([*words, "--parts", "exact"])}
+    assert rows["exact"]["recall"] == 1.0 and "3,000 x 16, pictures of" in capsys.readouterr().out
+    block = next(search_rows.trained(str(tmp_path / "split.safetensors"), 100, 0.2, 0)[0])
+    np.testing.assert_allclose((block[40:80] * pictures).sum(1), 1.04**-0.5, atol=0.05)
+    save_file({"image": pictures}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="holds no image_embeds and long.embeds"):
+        search_rows.trained(str(tmp_path / "other.safetensors"), 100, 0.2, 0)
+
+
 def test_embeddings_depend_on_the_seed_alone():
-    first, second, other = (next(search.clustered(50, 5, 1.0, seed, 1)) for seed in (0, 0, 1))
+    first, second, other = (next(search_rows.clustered(50, 5, 1.0, seed, 1)) for seed in (0, 0, 1))
     assert (first == second).all() and (first != other).any()
 
 
