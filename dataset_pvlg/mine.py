@@ -35,6 +35,7 @@ from modeling_rogle.mining import (
 )
 from modeling_rogle.region_matcher import RegionMatcher
 
+LEAST_PAIRS = 500  # that a judge is learnt from alone
 JUDGE_FILE = "judge.safetensors"
 REPORT_FILE = "mine_report.json"
 _WORK = "mining"
@@ -49,11 +50,11 @@ def fit_matching(
     batch_size: int = 32,
     progress: bool = True,
 ) -> RegionMatcher:
-    """The judge of these rows' matches, learnt from the pairs that a person or the generator made, if there are any.
+    """The judge of these rows' matches, learnt from the pairs that a person or the generator made, if there are enough.
 
-    Else nothing is needed but images and sentences: a position prior learnt from crops pairs a sample, and the judge
-    learns from that; it sees each image, which the prior does not. Pairs mined before (origin `"rsm"`) are not read,
-    so that a better model starts afresh.
+    With fewer than 500 nothing is needed but images and sentences: a position prior learnt from crops pairs a sample,
+    and the judge learns from that; it sees each image, which the prior does not. Pairs mined before (origin `"rsm"`)
+    are not read, so that a better model starts afresh.
 
     Args:
         model, processor, batch_size: the matcher, see [`modeling_rogle.mining.see_rows`].
@@ -64,7 +65,7 @@ def fit_matching(
         ValueError: the rows have fewer than two sentences.
     """
     given = [_given(regions) for regions in rows["regions"][:]]
-    if any(given):
+    if sum(map(len, given)) >= LEAST_PAIRS:
         paired = [n for n, regions in enumerate(given) if regions]  # rows that nobody has annotated teach nothing
         sample = spread(with_regions(rows.select(paired), [given[n] for n in paired]), images)
     else:

@@ -62,6 +62,11 @@ class Seen:
     sentence_embeds: torch.Tensor  # [S, D] unit length
 
     @property
+    def readable(self) -> bool:
+        """False where the picture could not be decoded; a grey one stands in its place."""
+        return self.row.get("readable", True)
+
+    @property
     def texts(self) -> list[str]:
         return [sentence["text"] for sentence in self.row["sentences"]]
 
@@ -94,7 +99,7 @@ def see_rows(
     remembered: dict[str, torch.Tensor] = {}  # many images of an identity share their sentences
     starts = range(0, len(rows), batch_size)
     for start in tqdm(starts, desc=progress, unit="batch", disable=progress is None or not len(rows)):
-        batch = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
+        batch = [_row(rows, i) for i in range(start, min(start + batch_size, len(rows)))]
         for row in batch:
             if row["image"] is None:
                 raise ValueError(f"{row.get('image_id')}: field 'image' is null; matching needs the picture")
@@ -108,9 +113,8 @@ def see_rows(
         owner = torch.arange(len(batch)).repeat_interleave(counts).to(device)
         pixels = processor(images=images, return_tensors="pt")["pixel_values"].to(device)
         if crops:
-            embeds = torch.cat(
-                [model.encode_images(part)[0] for part in crop_boxes(pixels, boxes, owner).split(8 * batch_size)]
-            )
+            parts = zip(boxes.split(8 * batch_size), owner.split(8 * batch_size), strict=True)
+            embeds = torch.cat([model.encode_images(crop_boxes(pixels, *part))[0] for part in parts])
         else:
             embeds = model.encode_images(pixels, boxes, owner)[1]
         if len(remembered) > _MAX_REMEMBERED:
@@ -124,6 +128,14 @@ def see_rows(
         for row, each, regions in zip(batch, found, embeds.float().cpu().split(counts.tolist()), strict=True):
             said = [remembered[sentence["text"]] for sentence in row["sentences"]]
             yield Seen(row, each, regions, torch.stack(said) if said else torch.zeros(0, width))
+
+
+def _row(rows: Sequence[Mapping[str, Any]], index: int) -> Mapping[str, Any]:
+    try:
+        return rows[index]
+    except (OSError, SyntaxError):  # PIL's, of a picture that a data set decodes when it is asked for
+        rest = rows.remove_columns("image")[index]
+        return rest | {"image": Image.new("RGB", (64, 128), "grey"), "readable": False}
 
 
 def fit_prior(
@@ -149,13 +161,15 @@ def fit_prior(
     scores, texts = [], []
     name = "scoring crops" if progress else None
     for seen in see_rows(model, processor, sample, propose_places, batch_size, crops=True, progress=name):
+        if not seen.readable:
+            continue
         scores.append(seen.sentence_embeds @ seen.region_embeds.T)
         texts += seen.texts
     if len(texts) < 2:
         raise ValueError("matching needs rows with sentences; these have fewer than two")
     prior = PositionPrior.fit(processor.tokenizer, texts, torch.cat(scores))
     best = prior.probabilities(processor.tokenizer, texts, place_boxes()).amax(1)
-    prior.threshold = float(best.quantile(1 - keep))
+    prior.threshold = float(best.quantile(1 - keep)) * (1 - 1e-5)  # sentences in the same words tie, but for rounding
     return prior
 
 
@@ -181,7 +195,9 @@ def fit_matcher(
     sample = spread(rows, images)
     regions, sentences, texts, image, boxes, weight = [], [], [], [], [], []
     name = "seeing pairs" if progress else None
-    for n, seen in enumerate(see_rows(model, processor, sample, propose_places, batch_size, progress=name)):
+    for seen in see_rows(model, processor, sample, propose_places, batch_size, progress=name):
+        if not seen.readable:
+            continue
         row, paired = seen.row, {}
         for region in sorted(seen.row["regions"], key=lambda region: region["reliability"]):
             paired[region["sentence"]] = region
@@ -189,7 +205,7 @@ def fit_matcher(
         sentences.append(seen.sentence_embeds)
         texts += seen.texts
         for sentence in range(len(seen.texts)):
-            image.append(n)
+            image.append(len(regions) - 1)
             region = paired.get(sentence)
             x, y, w, h = (float("nan"),) * 4 if region is None else region["bbox"]
             boxes.append([x / row["width"], y / row["height"], (x + w) / row["width"], (y + h) / row["height"]])
@@ -229,9 +245,10 @@ def match_rows(
 
     Returns:
         For each row a list of regions (bbox x, y, w, h in pixels of the stored image, label, sentence, score,
-        reliability, origin `"rsm"`), at most one per sentence; and the counts `images`, `sentences`, `assigned`,
-        `unassigned`, where `assigned + unassigned == sentences`. The score is the judge's probability, which is the
-        reliability too; without a judge the cosine, and the reliability that of its margin over the runner-up.
+        reliability, origin `"rsm"`), at most one per sentence; and the counts `images`, `unreadable` (no region for
+        them), `sentences`, `assigned`, `unassigned`, where `assigned + unassigned == sentences`. The score is the
+        judge's probability, which is the reliability too; without a judge the cosine, and the reliability that of its
+        margin over the runner-up.
 
     Raises:
         ValueError: a row has no image; the message names its `image_id`.
@@ -239,12 +256,13 @@ def match_rows(
     if threshold is None:
         threshold = 0.0 if judge is None else judge.threshold
     regions: list[list[dict[str, Any]]] = []
-    counts = {"images": 0, "sentences": 0, "assigned": 0, "unassigned": 0}
+    counts = {"images": 0, "unreadable": 0, "sentences": 0, "assigned": 0, "unassigned": 0}
     name = "matching sentences" if progress else None
     for seen in see_rows(model, processor, rows, propose, batch_size, crops, name):
-        found = _match(seen, judge, processor.tokenizer, rule, threshold) if seen.texts else []
+        found = _match(seen, judge, processor.tokenizer, rule, threshold) if seen.texts and seen.readable else []
         regions.append(found)
         counts["images"] += 1
+        counts["unreadable"] += not seen.readable
         counts["sentences"] += len(seen.texts)
         counts["assigned"] += len(found)
     counts["unassigned"] = counts["sentences"] - counts["assigned"]

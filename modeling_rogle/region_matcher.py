@@ -28,6 +28,7 @@ _KIND = "rogle region matcher"
 BATCH = 16  # images a step
 LEAST_STEPS = 300  # of a small sample
 RANK = 16  # of the agreement between words and what is seen at a place
+_AT_ONCE = 1024  # sentences whose cosines are taken together
 _WORD_GAIN = 5.0  # bags are of unit length: their weights would else be slow to grow
 
 
@@ -95,7 +96,14 @@ class RegionMatcher(nn.Module):
 
     def _fit(self, bags: torch.Tensor, seen: SeenPlaces, epochs: int, progress: bool) -> None:
         regions = seen.region_embeds.float()
-        cosines = torch.einsum("sd,skd->sk", seen.sentence_embeds.float(), regions[seen.image])
+        cosines = torch.cat(
+            [
+                torch.einsum("sd,skd->sk", sentences.float(), regions[image])
+                for sentences, image in zip(
+                    seen.sentence_embeds.split(_AT_ONCE), seen.image.split(_AT_ONCE), strict=True
+                )
+            ]
+        )
         self.embed_mean.copy_(regions.mean(0))
         self.embed_std.copy_(regions.std(0, correction=0).clamp(min=1e-3))
         self.cosine_mean.copy_(cosines.mean(0))
@@ -105,7 +113,8 @@ class RegionMatcher(nn.Module):
         right[~torch.from_numpy(known)] = 0
         places = torch.arange(len(place_boxes()))
         share = torch.ones(len(places), 1)
-        of_image = [torch.nonzero(seen.image == n).flatten() for n in range(len(regions))]
+        counts = torch.bincount(seen.image, minlength=len(regions))
+        of_image = seen.image.argsort(stable=True).split(counts.tolist())
         epochs = max(epochs, math.ceil(LEAST_STEPS / math.ceil(len(regions) / BATCH)))
         optimizer = torch.optim.AdamW(self.parameters(), lr=3e-3, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)

@@ -18,6 +18,7 @@ from .words import WordBags
 
 RIDGE = 1e-5  # on the weights of words
 QUANTILE = 0.3  # of random meetings: a fifth of them are of a part and its own place, and must not count
+SAMPLE = 20_000  # pairs that are learnt from, and that are judged together
 _LEAST = 50  # pairs; of fewer nothing is learnt
 
 
@@ -37,25 +38,43 @@ def place_agreement(tokenizer: Any, texts: Sequence[str], boxes: np.ndarray) -> 
         raise ValueError(f"boxes must be [{len(texts)}, 4] and finite, not {[*boxes.shape]}")
     if len(texts) < _LEAST:
         return torch.ones(len(texts)), 1.0
-    near, share = place_shares(boxes)
-    there = torch.zeros(len(texts), len(place_boxes())).scatter_add_(1, near, share)  # [N, K]
-    by_chance = (there * there.mean(0)).sum(1)
-    different = sorted(set(texts))
-    number = {text: n for n, text in enumerate(different)}
-    of_text = torch.tensor([number[text] for text in texts])
-    read = WordBags.of_texts(tokenizer, texts)(tokenizer, different)
+    chosen = np.unique(np.linspace(0, len(texts) - 1, min(SAMPLE, len(texts))).round().astype(int))
+    some, there = [texts[n] for n in chosen], _places(boxes[chosen])  # [n, K]
+    chance = there.mean(0)
+    bags = WordBags.of_texts(tokenizer, some)
+    different, of_text = _different(some)
     # Each text once, with the sum of the places that are said of it.
     said = torch.zeros(len(different), there.shape[1]).index_add_(0, of_text, there)
-    fitted = _regress(read, said)
-    apart = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))
-    at_random = (there[apart] * fitted[of_text]).sum(1) / by_chance[apart]
+    weights = _regress(bags(tokenizer, different), said)
+    fitted = torch.softmax(bags(tokenizer, different) @ weights, dim=1)
+    apart = there[torch.randperm(len(some), generator=torch.Generator().manual_seed(0))]
+    at_random = (apart * fitted[of_text]).sum(1) / (apart @ chance)
     wrong = float(at_random.quantile(QUANTILE).clamp(0, 1))
-    by_words = (there * fitted[of_text]).sum(1)
-    return (1 - wrong * by_chance / by_words.clamp(min=1e-12)).clamp(0, 1), 1 - wrong
+    found = []
+    for start in range(0, len(texts), SAMPLE):
+        part, there = texts[start : start + SAMPLE], _places(boxes[start : start + SAMPLE])
+        different, of_text = _different(part)
+        fitted = torch.softmax(bags(tokenizer, different) @ weights, dim=1)
+        by_words = (there * fitted[of_text]).sum(1)
+        found.append(1 - wrong * (there @ chance) / by_words.clamp(min=1e-12))
+    return torch.cat(found).clamp(0, 1), 1 - wrong
+
+
+def _places(boxes: np.ndarray) -> torch.Tensor:
+    """`[N, K]` fp32, how much each box is each place."""
+    near, share = place_shares(boxes)
+    return torch.zeros(len(boxes), len(place_boxes())).scatter_add_(1, near, share)
+
+
+def _different(texts: Sequence[str]) -> tuple[list[str], torch.Tensor]:
+    """The different texts, and `[N]` which of them each is."""
+    different = sorted(set(texts))
+    number = {text: n for n, text in enumerate(different)}
+    return different, torch.tensor([number[text] for text in texts])
 
 
 def _regress(read: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-    """`[T, K]` fp32, multinomial logistic regression of counts `said [T, K]` on `read [T, V]`."""
+    """`[V, K]` fp32, multinomial logistic regression of counts `said [T, K]` on `read [T, V]`."""
     weights = torch.zeros(read.shape[1], said.shape[1], requires_grad=True)
     total = said.sum()
     optimizer = torch.optim.LBFGS([weights], max_iter=60, line_search_fn="strong_wolfe")
@@ -68,7 +87,7 @@ def _regress(read: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return torch.softmax(read @ weights.detach(), dim=1)
+    return weights.detach()
 
 
 __all__ = ["place_agreement"]

@@ -1,6 +1,10 @@
+import io
+
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features, Value
+from datasets import Image as Picture
 from PIL import Image
 
 from modeling_rogle.mining import fit_matcher, fit_prior, match_rows, propose_places, see_rows, spread
@@ -147,3 +151,30 @@ def test_rows_without_a_picture_or_sentences_are_named(tiny_model, tiny_processo
 def test_a_sample_is_spread_over_the_rows():
     assert spread(list(range(100)), 5) == [0, 25, 50, 74, 99]
     assert spread([1, 2], 5) == [1, 2]
+
+
+def test_a_picture_that_cannot_be_decoded_gets_no_region_and_is_counted(tiny_model, tiny_processor):
+    good = io.BytesIO()
+    make_rows(1)[0]["image"].convert("RGB").save(good, "PNG")
+    said = [{"text": text, "start": 0, "end": len(text)} for text in TEXTS]
+    features = Features({
+        "image": Picture(), "image_id": Value("string"), "width": Value("int32"), "height": Value("int32"),
+        "sentences": [{"text": Value("string"), "start": Value("int32"), "end": Value("int32")}],
+    })  # fmt: skip
+    rows = Dataset.from_list(
+        [
+            {
+                "image": {"bytes": content, "path": None},
+                "image_id": f"{n}",
+                "width": 50,
+                "height": 120,
+                "sentences": said,
+            }
+            for n, content in enumerate([good.getvalue(), b"no picture", good.getvalue()])
+        ],
+        features=features,
+    )
+    judge = fit_prior(tiny_model, tiny_processor, rows, progress=False)
+    regions, counts = match_rows(tiny_model, tiny_processor, rows, judge, threshold=0.0, progress=False)
+    assert [len(found) for found in regions] == [4, 0, 4]
+    assert counts["unreadable"] == 1 and counts["unassigned"] == 4

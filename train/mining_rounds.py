@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from checkpoints import write_json
+from checkpoints import write_text
 from datasets import Dataset
 
 from dataset_pvlg.mine import fit_matching, mine_rows
@@ -30,6 +30,7 @@ class MiningRounds:
 
     def __init__(self, folder: Path, first: int, every: int, say: Callable[[str], None] = print):
         self.folder, self.first, self.every, self.say = folder, first, every, say
+        self._held: tuple[int | None, Regions] = (None, [])
 
     def of_epoch(self, epoch: int) -> int | None:
         """The epochs done when the pairs of this one are mined; None where there are none yet."""
@@ -50,7 +51,9 @@ class MiningRounds:
         """
         round_ = self.of_epoch(epoch)
         if round_ is None:
-            return [[] for _ in rows]
+            return [[] for _ in range(len(rows))]  # `in rows` would decode every picture
+        if round_ == self._held[0]:
+            return self._held[1]
         told: list[Any] = [None]
         if accelerator.is_main_process:
             file = self.folder / f"epoch-{round_}.json"
@@ -61,10 +64,11 @@ class MiningRounds:
                 mined, counts = mine_rows(model, processor, rows, judge=judge)
                 model.train(was_training)
                 self.folder.mkdir(parents=True, exist_ok=True)
-                write_json(file, mined["regions"][:])
+                write_text(file, json.dumps(mined["regions"][:]))
                 self.say(f"mined after {round_} epochs: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
             told = [json.loads(file.read_text(encoding="utf-8"))]
-        return broadcast_object_list(told)[0]
+        self._held = round_, broadcast_object_list(told)[0]
+        return self._held[1]
 
 
 __all__ = ["MiningRounds"]

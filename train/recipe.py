@@ -204,8 +204,6 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
             raise SystemExit(f"--{name.replace('_', '-')} must lie in [0, 1], not {recipe[name]!r}")
     if recipe["regions"] not in ("rows", "mined", "none"):
         raise SystemExit(f"--regions must be rows, mined or none, not {recipe['regions']!r}")
-    if recipe["regions"] == "mined" and recipe["shuffle_sentences"]:
-        raise SystemExit("--shuffle-sentences makes noise of the data's own pairs: not with --regions mined")
     if recipe["stream"] and (recipe["dataset"] != "pvlg" or recipe["data_root"] is None):
         raise SystemExit("--stream reads the Parquet of P-VLG: it needs --dataset pvlg and --data-root")
     for name, why in (("mix", "mixes in pictures from anywhere"), ("regions", "reads all pictures for it")):

@@ -141,9 +141,13 @@ def train(recipe: Recipe, command: str) -> dict:
     if recipe.regions == "mined" or (recipe.regions == "rows" and not paired):
         if shards:
             raise SystemExit("train.py: --stream: no paired regions; mine them first, or pass --regions none")
-        say("no paired regions in the data: they will be mined (RSM)" if recipe.regions == "rows" else "RSM will mine")
+        if recipe.shuffle_sentences or recipe.shuffle_captions:
+            raise SystemExit("train.py: --shuffle-... makes noise of the data's own pairs, and here RSM mines others")
+        first = min(recipe.mine_epoch, recipe.epochs - 1)  # else none would be left to learn from them
+        why = "no paired regions in the data: they" if recipe.regions == "rows" else "pairs"
+        say(f"{why} will be mined (RSM) after {first} epochs")
         train_rows = with_regions(train_rows, [[]] * len(train_rows))  # asked for: not even those there are
-        rounds = MiningRounds(out / "mined", recipe.mine_epoch, recipe.mine_every, say)
+        rounds = MiningRounds(out / "mined", first, recipe.mine_every, say)
     pairs = (BothCaptions if model.config.short_loss_weight > 0 else PairDataset)(
         train_rows,
         processor,
@@ -235,6 +239,8 @@ def train(recipe: Recipe, command: str) -> dict:
             if rounds:
                 found = rounds.enter(epoch, accelerator, bare, processor, train_rows)
                 pairs.set_regions(found, one_a_sentence=True)
+                if kind in BY_PLACES:
+                    trust["local"].agreement = agreement_of(pairs)
             if trust["local"].kind != "none":
                 pairs.trust = trust["local"].weights().numpy()
             model.train()
