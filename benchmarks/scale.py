@@ -33,7 +33,8 @@ def figure(name: str) -> float:
 @dataclass(frozen=True)
 class Way:
     """A way to look vectors up: bytes of memory an image so that no query waits for the disk, bytes on the disk beside
-    the shards (less than nothing where they are in bf16), and milliseconds a query, of n images; `formula` says the last in words."""
+    the shards (less than nothing where they are in bf16), and milliseconds a query, of n images; `formula` says the
+    last in words."""
 
     name: str
     memory: Callable[[int], float]
