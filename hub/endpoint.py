@@ -33,6 +33,7 @@ def load_handler(folder: str | Path) -> Callable[[Any], Any]:
     file = Path(folder) / "handler.py"
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
+    sys.dont_write_bytecode = True  # checksums.py takes a __pycache__ in a release for somebody's addition
     spec = importlib.util.spec_from_file_location(MODULE, file)
     sys.path.insert(0, str(folder))
     module = importlib.util.module_from_spec(spec)

@@ -55,6 +55,16 @@ def test_added_and_missing_files_are_named(folder: Path):
     with pytest.raises(ChecksumError, match=r"sitecustomize\.py: not in SHA256SUMS"):
         verify(folder)
     (folder / "sitecustomize.py").unlink()
+    (folder / "__pycache__").mkdir()
+    compiled = folder / "__pycache__" / "modeling_rogle.cpython-311.pyc"  # Python would run it, and not look at the code
+    compiled.write_bytes(b"")
+    with pytest.raises(ChecksumError, match=r"311\.pyc: not in SHA256SUMS; somebody added it \(or Python left it"):
+        verify(folder)
+    assert len(list_files(folder)) == 4, "it is not released"
+    shutil.rmtree(folder / "__pycache__")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "left").touch()
+    verify(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ChecksumError, match=r"model\.safetensors: listed, and not there"):
         verify(folder)

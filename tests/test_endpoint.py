@@ -29,7 +29,9 @@ def released(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def handler(released: Path):
-    return load_handler(released)
+    loaded = load_handler(released)
+    assert not list(released.rglob("*.pyc")), "a release that has run here is still what its checksums say"
+    return loaded
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "SHA256SUMS"
-# What Python, git and the Hub's client leave in a folder, and the Hub in a repository; nobody released it.
-LEFTOVERS = ("__pycache__", ".git", ".cache", ".gitattributes")
+# What git and the Hub's client leave in a folder, and the Hub in a repository; nobody released it, and none of it runs.
+_HARMLESS = (".git", ".cache", ".gitattributes")
+LEFTOVERS = ("__pycache__", *_HARMLESS)  # Python's is not released either, but Python runs it in place of the code
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
@@ -33,12 +34,12 @@ class ReleaseFile:
     sha256: str
 
 
-def list_files(folder: Path) -> list[ReleaseFile]:
-    """Every file under `folder` that is released, by path."""
+def list_files(folder: Path, ignored: Sequence[str] = LEFTOVERS) -> list[ReleaseFile]:
+    """Every file under `folder` that is released, by path; what lies in a folder of an ignored name is not."""
     found = []
     for file in sorted(folder.rglob("*")):
         path = file.relative_to(folder)
-        if file.is_file() and not any(part in LEFTOVERS for part in path.parts):
+        if file.is_file() and not any(part in ignored for part in path.parts):
             found.append(ReleaseFile(path.as_posix(), file.stat().st_size, _sha256(file)))
     return found
 
@@ -60,7 +61,7 @@ def verify(folder: Path, digest: str | None = None) -> list[ReleaseFile]:
 
     Raises:
         ChecksumError: no list, one that cannot be read or has another digest, or the first file that is changed,
-            missing or not listed.
+            missing or not listed. Compiled code (`__pycache__`) never is: loading the release would run it unread.
     """
     listing = folder / NAME
     if not listing.is_file():
@@ -73,12 +74,13 @@ def verify(folder: Path, digest: str | None = None) -> list[ReleaseFile]:
         if found is None or found[2].startswith("/") or ".." in Path(found[2]).parts:
             raise ChecksumError(f"{listing}: line {number} is no checksum of a file in this folder")
         expected[found[2]] = found[1]
-    there = {file.path: file for file in list_files(folder) if file.path != NAME}
+    there = {file.path: file for file in list_files(folder, _HARMLESS) if file.path != NAME}
     for path in sorted(expected.keys() | there.keys()):
         if path not in there:
             raise ChecksumError(f"{folder / path}: listed, and not there")
         if path not in expected:
-            raise ChecksumError(f"{folder / path}: not in {NAME}; somebody added it")
+            hint = " (or Python left it: delete it, it would run unread)" if path.endswith(".pyc") else ""
+            raise ChecksumError(f"{folder / path}: not in {NAME}; somebody added it{hint}")
         if there[path].sha256 != expected[path]:
             raise ChecksumError(f"{folder / path}: changed since the release (sha256 {there[path].sha256})")
     return list(there.values())
