@@ -191,6 +191,52 @@ def test_a_choice_of_tables_is_not_guessed(folder, tmp_path):
         read_source("own", folder / "0.jpg")
 
 
+@pytest.mark.parametrize("name", ["captions.json", "metadata.json", "People.JSON", "people.CSV"])
+def test_captions_of_a_folder_are_read_whatever_their_file_is_called(folder, name):
+    record = {"file_name": "0.jpg", "caption": "A man in red.", "person_id": "ann", "split": "train"}
+    (folder / "._captions.csv").write_bytes(b"\0\5\26\7")  # macOS
+    if name.endswith("CSV"):
+        write_table(folder / name, list(record), [list(record.values())])
+    else:
+        (folder / name).write_text(json.dumps([record]))
+    data, report = read_source("own", folder)
+    assert data["train"][0]["captions"] == ["A man in red."] and report.file_name == name
+
+
+def test_captions_are_not_dropped_for_pictures_alone(folder):
+    (folder / "metadata.csv").write_text("image,text,split\n0.jpg,A man.,train\n")
+    (folder / "other.json").write_text("[]")
+    data, report = read_source("own", folder)
+    assert len(data["train"]) == 1 and "other.json beside it" in report.warnings[0]
+    (folder / "metadata.json").write_text("[]")
+    with pytest.raises(SourceError, match=r"2 annotation files; name one of metadata\.csv, metadata\.json"):
+        read_source("own", folder)
+    for name in ("metadata.csv", "metadata.json"):
+        (folder / name).unlink()
+    (folder / "other.json").write_text('{"images": []}')
+    with pytest.raises(SourceError, match=r"other\.json: a list of records is expected, this is a dict"):
+        read_source("own", folder)
+    (folder / "annotations").mkdir()
+    (folder / "other.json").rename(folder / "annotations" / "captions.json")
+    with pytest.raises(SourceError, match=r"photos: .* annotations/captions\.json lies deeper \(1 such"):
+        read_source("own", folder)
+
+
+def test_junk_beside_names_is_left_out(folder):
+    rows = [["0.jpg", "ann", "train"], ["1.jpg", "-1", "train"], ["2.jpg", "-1", "train"], ["3.jpg", "bob", "train"]]
+    write_table(folder / "a.csv", ["image", "person_id", "split"], rows)
+    data, report = read_source("own", folder)
+    assert data["train"]["person_id"][:] == [60_000_000, 60_000_001]
+    assert report.skipped == {"field 'id' marks junk or a distractor": 2}
+
+
+def test_the_highest_number_leaves_room_for_images_without_identity(folder):
+    rows = [["0.jpg", "999999", "train"], ["1.jpg", "0", "train"], ["2.jpg", "", "train"], ["3.jpg", "", "train"]]
+    write_table(folder / "a.csv", ["image", "person_id", "split"], rows)
+    data, _ = read_source("own", folder)
+    assert [person - 60_000_000 for person in data["train"]["person_id"]] == [999_999, 0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -8,6 +8,7 @@ Columns (fields), the first name that is there:
 - `split`: train, val, test. If no row has one, a tenth of the identities each is held out as validation and test.
 - `camera`; in JSON also `regions` (`{bbox: [x, y, w, h], label, sentence: its text}`).
 
+In a folder the file may have any name, if it is the only one; of several, `metadata` with one of the suffixes is meant.
 A folder without such a file gives rows without captions, to be written by a captioner. Its sub-folders `train`, `val`
 and `test` name the split; names of Market-1501's and MSMT17's grammar tell identity and camera.
 """
@@ -36,6 +37,7 @@ from modeling_rogle.folder import picture_files
 IMAGE_FIELDS = ("file_name", "file_path", "image", "path")
 CAPTION_FIELDS = ("captions", "caption", "text")
 PERSON_FIELDS = ("person_id", "id")
+TABLES = (".json", ".jsonl", ".csv", ".tsv")
 OTHER_FIELDS = ("split", "camera", "regions")
 HELD_OUT = 0.1
 LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
@@ -51,11 +53,33 @@ def camera(name: str) -> str | None:
     return f"c{int(match['camera'])}" if match else None
 
 
+def find(folder: Path) -> Path:
+    """The one annotation file of a folder, or the folder itself if it holds none.
+
+    Raises:
+        SourceError: several, of which one is meant.
+    """
+    tables = _tables(folder)
+    named = [path for path in tables if path.stem.lower() == "metadata"]
+    found = named or tables
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:5])
+        raise SourceError(f"{folder}: {len(found)} annotation files; name one of {names} as the source")
+    return found[0] if found else folder
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Files beginning with a dot are the system's: macOS writes `._captions.csv` beside `captions.csv`."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.name[0] != ".")
+    return sorted(path for path in found if path.is_file())
+
+
 def load(file: Path, report: ReadReport) -> Entries:
     """Records as the public layouts have them, from any of the forms.
 
     Raises:
-        SourceError: nothing in it, a header without an image column, or a file that cannot be parsed at all.
+        SourceError: nothing in it, a header without an image column, a file that cannot be parsed at all, or a folder
+            of images that holds annotation files deeper in it.
     """
     if file.is_dir():
         entries = _folder(file, report)
@@ -70,6 +94,9 @@ def load(file: Path, report: ReadReport) -> Entries:
     if not entries:
         raise SourceError(f"{file}: no {'image' if file.is_dir() else 'row'} in it")
     entries = _by_image([(where, _renamed(entry)) for where, entry in entries], report)
+    if file.stem.lower() == "metadata" and len(tables := _tables(file.parent)) > 1:
+        others = ", ".join(path.name for path in tables if path != file)
+        report.warn(f"{file.name} was read; what {others} beside it may say was not")
     _number_people(entries, report)
     _give_splits([entry for _, entry in entries if isinstance(entry, dict)], report)
     return entries
@@ -80,6 +107,15 @@ def _folder(folder: Path, report: ReadReport) -> Entries:
     names, refused, other = picture_files(root)
     for each in refused:
         report.drop("file left out of the folder", f"{each.path}: {each.reason}")
+    # Captions that lie deeper must not be lost without a word; folders without pictures are no concern of ours.
+    parents = {str(Path(name).parent) for name in names} | {"annotations"}
+    deeper = [path for parent in sorted(parents) if (root / parent).is_dir() for path in _tables(root / parent)]
+    if deeper:
+        raise SourceError(
+            f"{folder}: annotations are looked for in the folder itself, and {deeper[0].relative_to(root).as_posix()} "
+            f"lies deeper ({len(deeper)} such files); name the file as the source, or move it away to read pictures "
+            "without captions"
+        )
     litter = sum(path.name in LITTER for path in root.rglob("*"))
     if litter:
         report.drop("system file in the folder", ", ".join(sorted(LITTER)), litter)
@@ -178,20 +214,27 @@ def _number_people(entries: Entries, report: ReadReport) -> None:
     """Numbers identities that are names, and images that name none; numbers below 10^6 stay as they are."""
     records = [entry for _, entry in entries if isinstance(entry, dict)]
     given = {_key(entry["id"]) for entry in records} - {None}
-    if any(person_number(name) is None and not _is_junk(name) for name in given):
+    junk = {name: int(name) for name in given if _is_junk(name)}  # stays negative and is skipped as such
+    given -= junk.keys()
+    if any(person_number(name) is None for name in given):
         numbers = {name: number for number, name in enumerate(sorted(given))}
         example = next(iter(numbers))
         report.note(
             "identity given as a name, numbered in sorted order", f"{example!r}: {numbers[example]}", len(given)
         )
     else:
-        numbers = {name: int(name) for name in given}  # junk stays negative and is skipped as such
-    following = max([-1, *numbers.values()]) + 1
+        numbers = {name: int(name) for name in given}
     # By image and not by row, or a changed order would change the numbers.
     alone = sorted({str(entry["file_path"]) for entry in records if _key(entry["id"]) is None})
-    if following + len(alone) > MAX_SOURCE_ID:
+    if len(numbers) + len(alone) > MAX_SOURCE_ID:
         raise SourceError(f"{report.file}: more than {MAX_SOURCE_ID} identities")
-    by_image = {name: following + n for n, name in enumerate(alone)}
+    taken = set(numbers.values())
+    following = max(taken, default=-1) + 1
+    if following + len(alone) > MAX_SOURCE_ID:  # the numbers given are high, and leave gaps
+        following = 0
+    free = (number for number in range(following, MAX_SOURCE_ID) if number not in taken)
+    by_image = dict(zip(alone, free, strict=False))
+    numbers |= junk
     if alone:
         report.note("image without identity, taken for a person of its own", alone[0], len(alone))
     for entry in records:
@@ -230,10 +273,10 @@ def _is_junk(name: str) -> bool:
 LAYOUT = Layout(
     source="own",
     folders=(),
-    files=("metadata.jsonl", "metadata.csv", "*.jsonl", "*.csv", "*.tsv"),
+    files=tuple(f"*{suffix}" for suffix in TABLES),
     camera=camera,
     load=load,
     image_folders=(),
     needs_captions=False,
-    folder_alone=True,
+    find=find,
 )

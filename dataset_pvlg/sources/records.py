@@ -40,7 +40,7 @@ class Layout:
     hold_out: tuple[str, ...] = ()  # splits that the source lacks, held out of train by identity
     image_folders: tuple[str, ...] = ("imgs",)  # beside the annotation file, where image paths may start
     needs_captions: bool = True
-    folder_alone: bool = False  # a folder without any annotation file is a source too
+    find: Callable[[Path], Path] | None = None  # the source in a folder, where names do not tell
     foreign: Mapping[str, str] = field(default_factory=dict)  # annotation files refused here -> whose they are
     check: Callable[[Mapping[str, Sequence["Record"]], ReadReport], None] | None = None  # gets the records by split
 
@@ -78,6 +78,8 @@ def find_annotations(layout: Layout, root: Path) -> Path:
         return root
     if not root.is_dir():
         raise SourceError(f"{root}: no such file or folder (source {layout.source})")
+    if layout.find:
+        return layout.find(root)
     refused, several = [], []
     above = [root.parent] if root.name == "annotations" else []  # "annotations/train.json" is looked for from above
     for folder in (root, *(root / name for name in layout.folders), *above):
@@ -88,8 +90,6 @@ def find_annotations(layout: Layout, root: Path) -> Path:
             if len(found) == 1:
                 return found[0]
             several = several or [path.name for path in found]
-    if layout.folder_alone and not several:
-        return root
     hint = f"; {refused[0].name} is a file of {layout.foreign[refused[0].name]}" if refused else ""
     hint += f"; name one of {', '.join(several[:5])} as the source" if several else ""
     raise SourceError(f"{root}: no annotation file of {layout.source} (looked for {', '.join(layout.files)}){hint}")
