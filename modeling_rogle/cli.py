@@ -74,8 +74,7 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
-        default="float32",
-        help="of embeddings on disk (default float32)",
+        help="of embeddings on disk (default float32, or the index's own)",
     )
     parser.add_argument(
         "--store", metavar="STORE", help="exact (default), faiss, milvus, a file for milvus-lite, or http://host:19530"

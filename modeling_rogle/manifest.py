@@ -111,7 +111,7 @@ def _check_values(file: Path, header: dict[str, Any]) -> None:
         and isinstance(store.get("upto"), int)
         and (store.get("file") is None or isinstance(store["file"], str) and _PART.fullmatch(store["file"]))
         and isinstance(store.get("effort", 1), int)
-        and _is_finite_number(store.get("recall", 1.0))
+        and all(_is_finite_number(store.get(name, 1.0)) for name in ("recall", "filtered", "gain"))
     ):
         raise GalleryError(f"{file}: field 'store' is no store; build the index again")
     collection = header.get("collection")
