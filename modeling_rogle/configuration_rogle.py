@@ -81,8 +81,8 @@ class RogleConfig(CLIPConfig):
         reliability_local, reliability_global (`str`): how far a region-sentence pair, or an image-caption pair, is
             trusted in training, see `reliability.py`: `"none"`, `"margin"` (ours), `"gmm_consensus"` (one mixture over
             two views together, so that a strong one may outvote the other: ours, after the consensus division of RDE
-            and CONQUER, arXiv 2601.18625), `"evidential"` (DECL, DURA, arXiv 2505.06566), `"places"` (of region-sentence
-            pairs: words and place must agree with those of the other pairs, see `word_places.py`; ours).
+            and CONQUER, arXiv 2601.18625), `"evidential"` (DECL, DURA, arXiv 2505.06566), `"places"` (of
+            region-sentence pairs: words and place must agree as in the other pairs, see `word_places.py`; ours).
         region_logit_scale_init_value (`float`, defaults to 2.6592): initial log of the region-sentence scale.
         local_weight (`float`, defaults to 0.0): w of `similarity = (1 - w) * global + w * local` at inference, fitted
             on a validation split (a fixed 0.1 in ACSA). 0 means global only.

@@ -56,7 +56,7 @@ def test_added_and_missing_files_are_named(folder: Path):
         verify(folder)
     (folder / "sitecustomize.py").unlink()
     (folder / "__pycache__").mkdir()
-    compiled = folder / "__pycache__" / "modeling_rogle.cpython-311.pyc"  # Python would run it, and not look at the code
+    compiled = folder / "__pycache__" / "modeling_rogle.cpython-311.pyc"  # Python would run it, unread
     compiled.write_bytes(b"")
     with pytest.raises(ChecksumError, match=r"311\.pyc: not in SHA256SUMS; somebody added it \(or Python left it"):
         verify(folder)

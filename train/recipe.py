@@ -84,7 +84,7 @@ class Recipe:
         default=0.5, metadata={"help": "probability of a mirror image, unless the words say left or right"}
     )
     crop: float = field(default=0.0, metadata={"help": "probability of a shift by up to 1/16 of height and width"})
-    erase: float = field(default=0.0, metadata={"help": "probability that a rectangle of 2 to 20 % is erased"})
+    erase: float = field(default=0.0, metadata={"help": "probability that a rectangle of 2 to 20 %% is erased"})
     drop_sentences: float = field(default=0.0, metadata={"help": "probability of each sentence to leave its caption"})
     reorder_sentences: float = field(default=0.0, metadata={"help": "probability that a caption's are shuffled"})
     approximate: float = field(

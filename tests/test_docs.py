@@ -1,0 +1,248 @@
+"""The pages of docs/: every ```bash and ```python block is run, in order, in a folder that holds what the pages name.
+
+The smallest things that work stand in for the pages' own, all of them listed in `stand_ins` and `MORE`: `synthetic` ->
+`synthetic-tiny`, CLIP ViT-B/16 -> a random CLIP, CUHK-PEDES -> six drawn people in its layout, the Hub -> hub_stand_in.
+Our programs run in this process, by the `main` that their command calls, since each start of torch takes seconds.
+"""
+
+import importlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from checkpoint_layouts import WIDTH, irra_state
+from hub_stand_in import StandIn, hub_stand_in, in_this_process
+from small_model import SPECIAL_TOKENS
+from source_layouts import write_source
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from dataset_pvlg.export import export_images
+from modeling_rogle import RogleConfig, RogleProcessor
+from modeling_rogle.cli import main as rogle
+from train import main as train
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = ("search", "research", "data", "contribute")
+TRAINING = ["--epochs", "1", "--batch-size", "16", "--threads", "1", "--trackers", "none"]
+MORE = {  # program -> flags behind the page's own
+    "train/train.py": TRAINING,
+    "eval/eval.py": ["--bootstrap", "20", "--failures", "2", "--threads", "1"],
+}
+OUTPUT_FLAGS = ("--out", "--save", "--save-map")
+PROGRAMS = ("rogle", "python", "accelerate", "ruff", "pip", "pytest")
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """(bash or python, text) of a page, in its order."""
+    return BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8"))
+
+
+def commands(text: str) -> list[list[str]]:
+    """Lines of a bash block as words."""
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+@pytest.fixture(scope="module")
+def furnished(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_config: RogleConfig,
+    tiny_processor: RogleProcessor,
+    tiny_checkpoint: Path,
+) -> Path:
+    """What the pages name: a trained model, pictures with metadata, CUHK-PEDES, CLIP, IRRA's checkpoint."""
+    folder = tmp_path_factory.mktemp("docs")
+    torch.manual_seed(0)
+    tower = tiny_config.vision_config.to_dict() | {"image_size": 64, "patch_size": 32}  # at 384 x 128 a grid of 12 x 4
+    text = tiny_config.text_config.to_dict()
+    CLIPModel(CLIPConfig(text_config=text, vision_config=tower, projection_dim=32)).save_pretrained(folder / "clip")
+    square = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    CLIPProcessor(square, tiny_processor.tokenizer).save_pretrained(folder / "clip")
+    shutil.copytree(tiny_checkpoint, folder / "tiny")
+    recipe = yaml.safe_load((ROOT / "train" / "configs" / "vitb16.yaml").read_text())
+    small = {"model": str(folder / "clip"), "mixed_precision": "no", "workers": 0}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe | small))
+    given = ["--dataset", "synthetic-tiny", "--model", str(folder / "tiny"), "--out", str(folder / "runs" / "small")]
+    train([*given, *TRAINING])
+    pictures = folder / "pictures"
+    export_images("synthetic-tiny", "test", pictures)
+    first, *_ = sorted(pictures.iterdir())
+    first.rename(pictures / "person.jpg")
+    named = [f"{path.name},c{n % 4}" for n, path in enumerate(sorted(pictures.iterdir()))]
+    (pictures / "metadata.csv").write_text("\n".join(["file_name,camera", *named]))
+    write_source(folder / "CUHK-PEDES", "cuhk_pedes")
+    words = sorted(set(tiny_processor.tokenizer.get_vocab()) - set(SPECIAL_TOKENS))  # CLIP's own order: these two last
+    vocab = {word: number for number, word in enumerate([*words, *SPECIAL_TOKENS])}
+    CLIPTokenizer(vocab=vocab, merges=[]).save_pretrained(folder / "clip-vit-base-patch16")
+    table = {"base_model.token_embedding.weight": torch.randn(len(vocab), WIDTH)}
+    torch.save(irra_state() | table, folder / "irra_best.pth")
+    return folder
+
+
+@pytest.fixture
+def workplace(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it for each page, laid into what looks like the repository's root."""
+    folder = tmp_path / "rogle"
+    shutil.copytree(furnished, folder)
+    for room in ("train", "eval", "hub", "benchmarks"):
+        (folder / room).symlink_to(ROOT / room)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    with hub_stand_in() as found:
+        in_this_process(found, monkeypatch)
+        yield found
+
+
+def stand_ins(folder: Path) -> dict[str, str]:
+    return {
+        "synthetic": "synthetic-tiny",
+        "openai/clip-vit-base-patch16": str(folder / "clip"),
+        "train/configs/vitb16.yaml": "tiny.yaml",
+        "USER/rogle": "me/rogle",
+    }
+
+
+def run_command(words: list[str], folder: Path) -> None:
+    """Runs a page's command; its exit status must be 0 and what it was to write must be there."""
+    words = [stand_ins(folder).get(word, word) for word in words]
+    if words[0] == "rogle":
+        status = rogle(words[1:])
+    elif words[:2] == ["python", "-m"] and words[2].startswith("dataset_pvlg."):
+        status = importlib.import_module(words[2]).main(words[3:])
+    elif words[0] in ("python", "accelerate") and (found := [word for word in words if word.endswith(".py")]):
+        at, program = words.index(found[0]), Path(found[0])
+        if words[0] == "accelerate":
+            assert words[1:at] == ["launch", "--num_processes", "1"], "this process is one"
+        given = words[at + 1 :]
+        if str(program) == "train/train.py" and "tiny.yaml" not in given:
+            given = ["--dataset", "synthetic-tiny", "--model", str(folder / "tiny"), *given]
+        assert program.is_file()
+        status = importlib.import_module(program.stem).main([*given, *MORE.get(str(program), [])])
+        status = 0 if isinstance(status, dict) else status  # train returns its scores
+    else:  # of the repository itself
+        words[:1] = [sys.executable] if words[0] == "python" else [sys.executable, "-m", words[0]]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        print(done.stdout, done.stderr)
+        status = done.returncode
+    assert not status, words
+    for flag, value in zip(words, words[1:], strict=False):
+        assert flag not in OUTPUT_FLAGS or Path(value).exists(), (flag, value)
+
+
+def run_python(text: str, folder: Path, names: dict) -> None:
+    for theirs, ours in stand_ins(folder).items():
+        text = text.replace(f'"{theirs}"', f'"{ours}"')
+    exec(compile(text, "a page's python block", "exec"), names)
+
+
+def run_page(page: str, folder: Path) -> None:
+    names: dict = {"__name__": "page"}
+    for kind, text in blocks(page):
+        if kind == "python":
+            run_python(text, folder, names)
+        else:
+            for words in commands(text):
+                run_command(words, folder)
+
+
+def test_search(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    run_page("search", workplace)
+    told = capsys.readouterr().out
+    assert '"camera": "c3"' in told and '"camera": "c1"' not in told  # --where
+    assert re.search(r"^ *1 .* person\.jpg", told, re.MULTILINE), "a picture finds itself"
+    assert "expected calibration error" in told and "deleted 1 of" in told
+    from modeling_rogle.gallery import Gallery
+
+    assert "person.jpg" not in Gallery.open("runs/index").paths
+
+
+def test_research(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    run_page("research", workplace)
+    told = capsys.readouterr().out
+    assert re.search(r"^66\.6\d* ", told, re.MULTILINE), "of three queries the page's metric block finds two"
+    assert json.loads((workplace / "runs/cuhk/results.json").read_text())["results"]
+    assert yaml.safe_load((workplace / "runs/irra/recipe.yaml").read_text())["head"] == "implicit_relations"
+    assert {"results.json", "results.csv", "results.md"} <= {path.name for path in (workplace / "runs/eval").iterdir()}
+    assert "(IRRA)" in told and (workplace / "runs/irra-theirs/processor_config.json").is_file()
+
+
+def test_data(workplace: Path, hub: StandIn, capsys: pytest.CaptureFixture) -> None:
+    run_page("data", workplace)
+    told = capsys.readouterr().out
+    assert "dry run: " in told and re.search(r"^pushed \d", told, re.MULTILINE)
+    assert re.search(r"^(\d+) of \1 rows have their picture again", told, re.MULTILINE)
+    pushed = hub.files("dataset", "me/pvlg")
+    assert "README.md" in pushed and any(name.endswith(".parquet") for name in pushed)
+    assert hub.private["dataset", "me/pvlg"], "of a source that may not be passed on"
+    assert (workplace / "runs/pvlg/build_report.json").is_file()
+
+
+def test_contribute(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    run_page("contribute", workplace)
+    told = capsys.readouterr().out
+    assert " passed" in told and "dry run: " in told
+    assert {"model", "data", "metric", "demo"} <= {path.name for path in (workplace / "runs/release").iterdir()}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_command_stands_outside_the_blocks_that_are_run(page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    assert text.count("```") == 2 * len(blocks(page)), "a block of another kind"
+    known = {" ".join(words) for kind, block in blocks(page) if kind == "bash" for words in commands(block)}
+    for inline in re.findall(r"`([^`\n]+)`", BLOCK.sub("", text)):
+        if inline.split()[0] in PROGRAMS and len(inline.split()) > 2 and "COMMAND" not in inline:
+            assert any(command.startswith(inline) for command in known), inline
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_links_is_there(page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    for path in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (DOCS / path).exists(), path
+    for path in re.findall(r"`((?:modeling_rogle|dataset_pvlg|train|eval|hub|benchmarks|tests|docs)/[^` ]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_quickstart_notebook_runs_from_top_to_bottom(
+    workplace: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code cells as they are, in order; without runs/small/best, so that the one that trains a model runs too."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    book = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
+    assert book["nbformat"] == 4 and len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
+    names: dict = {"__name__": "notebook"}
+    (workplace / "docs").mkdir()
+    shutil.rmtree(workplace / "runs")
+    monkeypatch.chdir(workplace / "docs")  # where Jupyter starts
+    for cell in book["cells"]:
+        if cell["cell_type"] == "code":
+            assert {"execution_count", "metadata", "outputs", "source"} <= set(cell)
+            run_python("".join(cell["source"]), workplace, names)
+    told = capsys.readouterr().out
+    assert Path.cwd() == workplace and "asked for person" in told and "runs/quickstart/model/best: " in told
+    assert len(names["matches"]) == 3 and torch.allclose(names["image"].norm(dim=-1), torch.ones(1))
+    for picture in ("row.png", "results.png", "map.png"):
+        assert (workplace / "runs" / "quickstart" / picture).stat().st_size > 1000
+
+
+def test_the_notebooks_outputs_come_from_a_run() -> None:
+    """Outputs are those of one run in order, without an error; text that they show is what a cell prints."""
+    book = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    counts = [cell["execution_count"] for cell in code]
+    assert counts in ([None] * len(code), list(range(1, len(code) + 1)))
+    assert all(output["output_type"] != "error" for cell in code for output in cell["outputs"])
+    assert counts[0] or not any(cell["outputs"] for cell in code)
