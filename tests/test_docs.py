@@ -122,7 +122,7 @@ def run_command(words: list[str], folder: Path) -> None:
         status = rogle(words[1:])
     elif words[:2] == ["python", "-m"] and words[2].startswith("dataset_pvlg."):
         status = importlib.import_module(words[2]).main(words[3:])
-    elif words[0] in ("python", "accelerate") and (found := [word for word in words if word.endswith(".py")]):
+    elif words[1] != "-m" and (found := [word for word in words if word.endswith(".py")]):
         at, program = words.index(found[0]), Path(found[0])
         if words[0] == "accelerate":
             assert words[1:at] == ["launch", "--num_processes", "1"], "this process is one"
