@@ -13,7 +13,7 @@ From the code that each project has published, read for its names and shapes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -197,25 +197,48 @@ def _clip(
 
 
 def _with_settings(layout: Layout, settings: Mapping[str, Any], width: int, name: str) -> Layout:
-    """What `open_clip_config.json` says: activation, heads, pixels."""
-    model, pixels = settings.get("model_cfg") or {}, settings.get("preprocess_cfg") or {}
-    vision, text = model.get("vision_cfg") or {}, model.get("text_cfg") or {}
+    """What `open_clip_config.json` says: activation, heads, pixels. Raises ConvertError on a value of another kind."""
+    model, pixels = (_dict(settings, field, name) for field in ("model_cfg", "preprocess_cfg"))
+    vision, text = (_dict(model, field, name) for field in ("vision_cfg", "text_cfg"))
     for tower, part in (("vision_cfg", vision), ("text_cfg", text)):
         for field, plain in _COMPUTED_OTHERWISE.items():
             if part.get(field) not in (None, False, {}, plain, "argmax"):
                 raise ConvertError(f"{name}: {tower} has {field} {part[field]!r} in its settings: not CLIP's towers")
-    heads, text_width = text.get("heads"), text.get("width")
+    heads, text_width = _count(text, "heads", name), _count(text, "width", name)
     mean, std = (
-        tuple(pixels.get(field) or default) for field, default in zip(("mean", "std"), CLIP_PIXELS, strict=True)
+        _channels(pixels, field, default, name) for field, default in zip(("mean", "std"), CLIP_PIXELS, strict=True)
     )
     return replace(
         layout,
         activation="quick_gelu" if model.get("quick_gelu") else "gelu",
-        vision_head=int(vision.get("head_width") or OPEN_CLIP_HEADS.get(width, HEAD_WIDTH)),
+        vision_head=(_count(vision, "head_width", name) or OPEN_CLIP_HEADS.get(width, HEAD_WIDTH)),
         text_head=text_width // heads if heads and text_width else HEAD_WIDTH,
         pixels=(mean, std),
         resample=BILINEAR if pixels.get("interpolation") == "bilinear" else BICUBIC,
     )
+
+
+def _dict(settings: Mapping[str, Any], field: str, name: str) -> Mapping[str, Any]:
+    found = settings.get(field) or {}
+    if not isinstance(found, Mapping):
+        raise ConvertError(f"{name}: {field!r} in its settings is no dict")
+    return found
+
+
+def _count(settings: Mapping[str, Any], field: str, name: str) -> int | None:
+    found = settings.get(field)
+    if found is not None and (type(found) is not int or found < 1):
+        raise ConvertError(f"{name}: {field!r} in its settings is {found!r}, not a number from 1")
+    return found
+
+
+def _channels(settings: Mapping[str, Any], field: str, default: tuple[float, ...], name: str) -> tuple[float, ...]:
+    found = settings.get(field) or default
+    if isinstance(found, str) or not isinstance(found, Sequence) or len(found) != 3:
+        raise ConvertError(f"{name}: {field!r} in its settings is {found!r}, not three numbers")
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in found):
+        raise ConvertError(f"{name}: {field!r} in its settings is {found!r}, not three numbers")
+    return tuple(map(float, found))
 
 
 __all__ = ["ACTIVATIONS", "Layout", "recognise", "source_grid"]

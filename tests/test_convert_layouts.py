@@ -80,3 +80,22 @@ def test_no_table_fits_two_grids():
     assert source_grid(197, "f") == (14, 14) and source_grid(193, "f") == (24, 8) and source_grid(129, "f") == (16, 8)
     with pytest.raises(ConvertError, match="311 rows"):
         source_grid(311, "f")  # 384 x 128 in overlapping patches, a stride of 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"model_cfg": {"vision_cfg": [1]}}, "'vision_cfg' in its settings is no dict"),
+        ({"model_cfg": {"text_cfg": "wide"}}, "'text_cfg' in its settings is no dict"),
+        (
+            {"model_cfg": {"vision_cfg": {"head_width": "64"}}},
+            "'head_width' in its settings is '64', not a number from",
+        ),
+        ({"model_cfg": {"text_cfg": {"heads": 0, "width": 64}}}, "'heads' in its settings is 0, not a number from 1"),
+        ({"preprocess_cfg": {"mean": 0.5}}, "'mean' in its settings is 0.5, not three numbers"),
+        ({"preprocess_cfg": {"std": [0.2, "x", 0.2]}}, "'std' in its settings is .*, not three numbers"),
+    ],
+)
+def test_settings_of_another_kind_are_named(settings: dict, told: str):
+    with pytest.raises(ConvertError, match=f"^file.bin: {told}"):
+        recognise(openai_state(), "file.bin", settings=settings)
