@@ -24,6 +24,7 @@ from dataset_pvlg.builder import LayoutError, parquet_files
 from dataset_pvlg.contact_sheet import region_colours
 from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.load import SYNTHETIC_NAMES
+from modeling_rogle.folder import FORMATS as READ
 from modeling_rogle.pictures import GREY, INK, PALE, PAPER
 
 MAX_ROWS = 500  # more pictures in one page than a browser likes
@@ -135,7 +136,7 @@ def _picture(row: dict[str, Any]) -> str:
     if not content:
         return "<div class=none>no picture inside</div>"
     try:
-        with PIL.Image.open(BytesIO(content)) as image:
+        with PIL.Image.open(BytesIO(content), formats=READ) as image:
             if image.width * image.height > MAX_PICTURE_PIXELS:
                 return "<div class=none>too large to show</div>"
             kind = FORMATS.get(image.format)

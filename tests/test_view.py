@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 from datasets import Dataset
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.view import main, row_html, write_page
@@ -131,3 +131,9 @@ def test_bad_input_is_one_line_and_leaves_no_page(tmp_path, capsys, arguments, m
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and re.search(message, told)
     assert [path.name for path in tmp_path.iterdir()] == ["test.parquet"]
+
+
+def test_a_picture_whose_reading_would_start_another_program_is_not_opened(monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was started"))
+    assert "does not decode" in row_html(make_row(kind="EPS"))
+    assert "data:image/png" in row_html(make_row(kind="BMP"))
