@@ -25,7 +25,9 @@ def agreement_of(pairs: PairDataset) -> torch.Tensor:
             boxes.append([x / width, y / height, (x + w) / width, (y + h) / height])
     agreement = torch.ones(pairs.n_pairs)
     if numbers:
-        agreement[numbers] = place_agreement(pairs.processor.tokenizer, texts, np.array(boxes, dtype=np.float32))[0]
+        found, _ = place_agreement(pairs.processor.tokenizer, texts, np.array(boxes, dtype=np.float32))
+        # More likely wrong than right is left out: weighed by its chance, such a pair still teaches what is wrong.
+        agreement[numbers] = torch.where(found > 0.5, found, 0.0)
     return agreement
 
 
