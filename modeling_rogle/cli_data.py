@@ -62,8 +62,9 @@ def add_join(commands: argparse._SubParsersAction) -> None:
 def add_push(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "push",
-        help="release a model, its data, metric and demo on the Hub (in a checkout of the repository)",
-        description="What `python hub/release.py` does, with its options: a dry run unless --push is given.",
+        help="release a model on the Hub; in a checkout of the repository its data, metric and demo too",
+        description="What `python hub/release.py` does, with its options: a dry run unless --push is given. Without a "
+        "checkout the model alone, with --push, --private and --base.",
     )
     parser.add_argument("model", help="folder of a Rogle model with its processor and card")
     parser.add_argument("repo_id", metavar="user/name", help="the model's repository on the Hub")
@@ -105,12 +106,32 @@ def _join(args: argparse.Namespace) -> None:
 def _push(args: argparse.Namespace) -> None:
     hub = Path(__file__).resolve().parents[1] / "hub"
     if not (hub / "release.py").is_file():
-        raise FileNotFoundError("hub/release.py is not installed with the package: run this in the repository")
+        return _push_model(args)
     sys.path.insert(0, str(hub))
     from release import main
 
     if code := main([args.model, args.repo_id, *args.options]):  # which has told why
         raise SystemExit(code)
+
+
+def _push_model(args: argparse.Namespace) -> None:
+    parser = argparse.ArgumentParser(prog="rogle push")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--dry-run", action="store_true")
+    mode.add_argument("--push", action="store_true")
+    parser.add_argument("--private", action="store_true")
+    parser.add_argument("--base")
+    options, others = parser.parse_known_args(args.options)
+    if others:
+        raise ValueError(f"{others[0]}: only in a checkout of the repository, as hub/release.py is not installed")
+    print(
+        "rogle push: the model alone; data, metric and demo are pushed from a checkout of the repository",
+        file=sys.stderr,
+    )
+    from .release.push import push_model
+
+    for line in push_model(args.model, args.repo_id, options.private, not options.push, options.base):
+        print(line)
 
 
 __all__ = ["add_join", "add_mine", "add_push"]

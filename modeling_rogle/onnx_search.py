@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .folder import shown
 from .manifest import GalleryError, read_manifest
 from .negation import negated_words, negation_warning, unread_script
 from .onnx_towers import OnnxError, OnnxTowers
@@ -202,13 +203,15 @@ def as_plain(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 
 def as_table(found: Sequence[Found]) -> str:
-    """A line a result: rank, scores, picture and the best region of each sentence."""
+    """A line a result: rank, scores, picture (its path escaped) and the best region of each sentence."""
     lines = [f"[{n}] {' '.join(best.sentence.split())}" for n, best in enumerate(found[0].sentences, start=1)] + [""]
-    width = max(len("picture"), *(len(one.path) for one in found))
+    width = max(len("picture"), *(len(shown(one.path)) for one in found))
     lines.append(f"{'rank':>4}  {'score':>6}  {'global':>6}  {'picture':<{width}}  best region of each sentence")
     for one in found:
         regions = ", ".join(f"[{n}] {best.label}" for n, best in enumerate(one.sentences, start=1))
-        lines.append(f"{one.rank:>4}  {one.score:>6.3f}  {one.global_score:>6.3f}  {one.path:<{width}}  {regions}")
+        lines.append(
+            f"{one.rank:>4}  {one.score:>6.3f}  {one.global_score:>6.3f}  {shown(one.path):<{width}}  {regions}"
+        )
     return "\n".join(lines)
 
 

@@ -1,8 +1,6 @@
 """`rogle mine`, `rogle join` and `rogle push`: what they leave behind, and one line for whatever is wrong."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from source_layouts import write_source
 
 from dataset_pvlg.build import Options, Source, build
 from dataset_pvlg.load import load_rows
+from modeling_rogle import cli_data
 from modeling_rogle.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -81,9 +80,19 @@ def test_push_is_the_release_of_the_repository(tmp_path, capsys):
     assert "--parts: 'nothing' is not known" in error and error.count("\n") == 1
 
 
-def test_push_says_that_it_needs_the_repository(tmp_path):
-    shutil.copytree(ROOT / "modeling_rogle", tmp_path / "modeling_rogle", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "modeling_rogle.cli", "push", "model", "me/rogle", "--push"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == ("rogle push: hub/release.py is not installed with the package: run this in the repository\n")
+def test_push_without_the_repository_is_of_the_model_alone(tmp_path, tiny_checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(cli_data, "__file__", str(tmp_path / "modeling_rogle" / "cli_data.py"))
+    model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\nfrom_pretrained('PATH_OR_NAME')\n")
+    code, out, error = run(capsys, "push", model, "me/rogle", "--dry-run")
+    assert code == 0 and out.splitlines()[-1].endswith("files would be pushed to me/rogle")
+    assert error.startswith("rogle push: the model alone; data, metric and demo are pushed from a checkout of the repo")
+
+
+def test_push_without_the_repository_names_what_needs_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli_data, "__file__", str(tmp_path / "modeling_rogle" / "cli_data.py"))
+    assert run(capsys, "push", "model", "me/rogle", "--parts", "data") == (
+        2,
+        "",
+        "rogle push: --parts: only in a checkout of the repository, as hub/release.py is not installed\n",
+    )

@@ -16,7 +16,7 @@ from onnx_files import exported_folder  # noqa: E402
 from test_gallery import QUERY, make_pictures  # noqa: E402
 
 from modeling_rogle.gallery import Gallery, GalleryError, load_model  # noqa: E402
-from modeling_rogle.onnx_search import OnnxGallery, as_plain, as_table  # noqa: E402
+from modeling_rogle.onnx_search import Found, OnnxGallery, as_plain, as_table  # noqa: E402
 from modeling_rogle.onnx_towers import OnnxError, OnnxTowers  # noqa: E402
 
 # The `rogle` command's package: without its name in argv the package registers itself with transformers.
@@ -109,3 +109,9 @@ def test_the_table_names_sentences_and_regions(indexed: Path, exported: Path):
     lines = as_table(found).splitlines()
     assert lines[0] == "[1] A man wears a red jacket." and len(lines) == 6 and found[0].path in lines[4]
     assert json.loads(json.dumps(as_plain(found)))[0]["rank"] == 1
+
+
+def test_the_table_escapes_what_a_terminal_would_obey():
+    evil = Found(1, "a\x1b[2J\nb.jpg", 0.5, 0.5, ())
+    lines = as_table([evil]).splitlines()
+    assert len(lines) == 3 and r"a\x1b[2J\nb.jpg" in lines[2] and "\x1b" not in lines[2]
