@@ -2,7 +2,8 @@
 
 After the text side of proximity data generation (arXiv 2311.09084): synonyms, deletion or a crop, at a rate of 0.2.
 Synonyms there come from WordNet; here from a small table of the words that pedestrian captions are made of, so that a
-colour or a garment never turns into another one. Words that deny are neither replaced nor dropped.
+colour or a garment never turns into another one. What is denied stays denied: deletion keeps all from a word that
+denies to the next punctuation mark, and no crop begins behind such a word in its sentence or ends amid what it denies.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
+
+from modeling_rogle.sentences import split_sentences
 
 WAYS = ("synonyms", "deletion", "crop")
 RATE = 0.2
@@ -30,7 +33,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     word: tuple(other for other in group if other != word) for group in _GROUPS for word in group if " " not in word
 }
 del SYNONYMS["top"]  # the top of the picture is no shirt
-_KEPT = frozenset({"no", "not", "without", "none", "never", "neither", "nor", "left", "right"})
+_KEPT = frozenset({"left", "right"})
+_DENIAL = re.compile(r"\b(?:no|not|without|none|never|neither|nor|cannot)\b|n['\u2019]t\b", re.IGNORECASE)
+_MARK = re.compile(r"[.,;:!?](?!\d)")
 _WORD = re.compile(r"\S+")
 _CORE = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 
@@ -43,7 +48,7 @@ def approximate(
     way: str | None = None,
 ) -> tuple[str, list[dict], list[int]]:
     """The caption changed in one of `WAYS`: each known word replaced or each word dropped with probability `rate`, or a
-    stretch of `1 - rate` of the words kept.
+    stretch of `1 - rate` of the words kept (or a few more, see above).
 
     Args:
         caption: any text.
@@ -77,10 +82,16 @@ def approximate(
         if chosen == "deletion":
             keep = rng.random(len(words)) >= rate
             keep |= [(core := _CORE.search(text)) is not None and core[0].lower() in _KEPT for text in texts]
+            for first, last, _ in _denied(caption, words, sentences):
+                keep[first : last + 1] = True
         else:
             length = max(1, round(len(words) * (1 - rate)))
-            first = int(rng.integers(len(words) - length + 1))
-            keep = (np.arange(len(words)) >= first) & (np.arange(len(words)) < first + length)
+            denied = _denied(caption, words, sentences)
+            starts = [n for n in range(len(words) - length + 1) if not any(at < n <= end for at, _, end in denied)]
+            first = starts[int(rng.integers(len(starts)))]  # 0 is always among them
+            stop = first + length
+            stop = max([stop, *[last + 1 for at, last, _ in denied if at < stop <= last]])
+            keep = (np.arange(len(words)) >= first) & (np.arange(len(words)) < stop)
         if not keep.any():
             keep[int(rng.integers(len(words)))] = True
         new = [text if kept else "" for text, kept in zip(texts, keep, strict=True)]
@@ -109,6 +120,22 @@ def approximate(
             kept_sentences.append({"text": result[start:end], "start": start, "end": end})
             origins.append(number)
     return result, kept_sentences, origins
+
+
+def _denied(caption: str, words: Sequence[tuple[int, int]], sentences: Sequence[Mapping]) -> list[tuple[int, int, int]]:
+    """Of each word that denies: its number, that of the last word before the next mark, of the last in its sentence."""
+    ends = [sentence["end"] for sentence in sentences] or [end for _, _, end in split_sentences(caption)]
+    found = []
+    for number, (start, stop) in enumerate(words):
+        match = _DENIAL.search(caption, start, stop)
+        if match is None:
+            continue
+        end = min((end for end in ends if end > match.start()), default=len(caption))
+        mark = _MARK.search(caption, match.end(), end)
+        until = mark.start() if mark else end
+        last, close = (max(n for n, word in enumerate(words) if word[0] < max(at, stop)) for at in (until, end))
+        found.append((number, last, close))
+    return found
 
 
 def _words(caption: str, cuts: Set[int]) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from dataset_pvlg.boxes import clip_regions
-from dataset_pvlg.build_stages import end_with_parent
+from dataset_pvlg.build_stages import worker_pool
 from dataset_pvlg.duplicates import THUMB, signature
 from modeling_rogle.folder import EXIF_ORIENTATION, FORMATS, PictureError, decode_picture
 
@@ -40,6 +39,9 @@ def look(parts: Sequence[Dataset], num_proc: int = 1, progress: bool = True) -> 
         parts: data sets whose `image` is not decoded (a path, bytes, or null).
         num_proc: processes; the answer does not depend on it.
         progress: show a bar.
+
+    Raises:
+        OSError: a process died.
     """
     total = sum(map(len, parts))
     looks = Looks(
@@ -73,7 +75,7 @@ def _in_processes(images: Iterator[dict[str, Any] | None], num_proc: int) -> Ite
     if num_proc <= 1:
         yield from map(_see, images)
         return
-    with ProcessPoolExecutor(num_proc, initializer=end_with_parent) as pool:
+    with worker_pool(num_proc, [__name__]) as pool:
         while batch := list(islice(images, num_proc * _AT_ONCE)):
             yield from pool.map(_see, batch, chunksize=32)
 

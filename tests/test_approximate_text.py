@@ -58,6 +58,25 @@ def test_a_crop_is_a_stretch_and_a_denial_stays_denied() -> None:
         assert "no" in caption.split()
 
 
+WITHOUT = "Without a hat, a man in a blue coat walks to the left."
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.6, 1.0])
+def test_what_is_denied_is_neither_lost_nor_moved(rate: float) -> None:
+    glued = "He isn't tall, and he has neither a red bag nor a hat.She walks, no coat on"
+    for said, seed in ((said, seed) for said in ([], placed(WITHOUT)) for seed in range(10)):
+        for way in ("deletion", "crop"):
+            caption = approximate(WITHOUT, said, np.random.default_rng(seed), rate, way)[0]
+            assert caption.startswith("Without a hat,")
+    for seed in range(20):
+        caption = approximate(glued, placed(glued), np.random.default_rng(seed), rate, "deletion")[0]
+        for part in ("isn't tall,", "neither a red bag nor a hat.", "no coat on"):
+            assert part in caption
+        caption = approximate(glued, placed(glued), np.random.default_rng(seed), rate, "crop")[0]
+        assert caption in glued and caption.split()[0] in ("He", "isn't", "She", "walks,", "no")
+        assert caption.split()[-1] not in ("isn't", "neither", "a", "red", "bag", "nor", "no", "coat")
+
+
 def test_synonyms_never_name_another_colour_or_garment() -> None:
     caption, _, _ = approximate(CAPTION, [], np.random.default_rng(3), 1.0, "synonyms")
     assert caption != CAPTION and "violet pullover" in caption and "gray trousers are long, and" in caption

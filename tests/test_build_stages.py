@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_pvlg.build_stages import RESULT, Stages
+from dataset_pvlg.build_stages import RESULT, Stages, worker_pool
 
 
 def count(folder: Path, log: Path, text: str) -> dict:
@@ -142,3 +142,10 @@ def _runs(process: str) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_pool_whose_worker_dies_says_so_and_none_is_forked_from_here(tmp_path):
+    with worker_pool(2) as pool:
+        assert pool.submit(os.getppid).result() != os.getpid()  # forked from a server without threads
+    with pytest.raises(OSError, match="a worker process died"), worker_pool(2) as pool:
+        list(pool.map(die, [tmp_path]))

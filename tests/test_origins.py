@@ -27,4 +27,12 @@ from dataset_pvlg.sources.origins import origin
     ],
 )
 def test_file_names_tell_the_older_sets_person(path, expected):
-    assert origin(path) == expected
+    assert origin(path, "cuhk_pedes") == expected
+
+
+@pytest.mark.parametrize("path", ["p12_s3.jpg", "train_query/p12_s3.jpg", "cam_a/001_2.jpg", "CUHK03/12_1.jpg"])
+@pytest.mark.parametrize("source", ["own", "ufine", None])
+def test_plain_names_do_not_tell_outside_cuhk_pedes(path, source):
+    assert origin(path, source) is None
+    assert origin(path, "cuhk_pedes") is not None
+    assert origin("0002_c1s1_000451_03.jpg", source) == ("market1501", "0002")

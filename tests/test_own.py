@@ -237,6 +237,39 @@ def test_the_highest_number_leaves_room_for_images_without_identity(folder):
     assert [person - 60_000_000 for person in data["train"]["person_id"]] == [999_999, 0, 1, 2]
 
 
+def test_a_person_of_two_splits_is_kept_in_the_later_one_alone(folder):
+    for n in range(4, 6):
+        draw_person(folder / f"{n}.jpg", n)
+    splits = [
+        ("alice", "train"),
+        ("alice", "test"),
+        ("bob", "val"),
+        ("bob", "test"),
+        ("cecil", "val"),
+        ("dan", "train"),
+    ]
+    rows = [[f"{n}.jpg", person, split] for n, (person, split) in enumerate(splits)]
+    write_table(folder / "a.csv", ["image", "person_id", "split"], rows)
+    data, report = read_source("own", folder)
+    assert {split: rows["path"][:] for split, rows in data.items()} == {
+        "train": ["5.jpg"],
+        "validation": ["4.jpg"],
+        "test": ["1.jpg", "3.jpg"],
+    }
+    assert report.skipped == {"person of train who is in test too": 1, "person of validation who is in test too": 1}
+    assert "2 people are in more than one split" in report.warnings[0]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_missing_picture_of_a_folder_is_not_taken_from_the_root(folder, there):
+    if there:
+        draw_person(folder / "alice" / "9.jpg", 1)
+    rows = [["alice/1.jpg", "alice", "train"], ["2.jpg", "bob", "train"]]
+    write_table(folder / "a.csv", ["image", "person_id", "split"], rows)
+    data, report = read_source("own", folder)
+    assert data["train"]["path"][:] == ["2.jpg"] and report.skipped == {"image missing": 1}
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

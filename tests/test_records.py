@@ -329,6 +329,13 @@ def test_names_that_copies_of_the_sets_differ_in_are_found_and_counted(source, w
     assert [change in reason for reason in report.repaired] == ([True] if change else [])
 
 
+def test_a_missing_file_of_a_folder_is_not_taken_from_above_it(source):
+    file, records = source
+    (file.parent / "imgs" / records[0]["file_path"]).rename(file.parent / "imgs" / "1_c1s1_000000_00.jpg")
+    records[0]["file_path"] = "Market/1_c1s1_000000_00.jpg"
+    assert read(file, records)[1].skipped == {"image missing": 1}
+
+
 def test_backslashes_do_not_lead_out_of_the_root_either(source):
     file, records = source
     draw_person(file.parent / "elsewhere.jpg", 0)

@@ -27,16 +27,17 @@ class ImageFile:
     mode: str
 
 
-def find_image(root: Path, name: str) -> tuple[Path, str, str | None] | None:
+def find_image(root: Path, name: str, first_folder_may_lack: bool = True) -> tuple[Path, str, str | None] | None:
     """The file that `name` names under `root`.
 
     A name that does not resolve as written is tried with what copies of the sets are known to differ in: without its
-    first folder (UFine's `images/`), with blanks and backslashes put right, with a doubled suffix (`.jpg.jpg`) taken
-    off or put on, with the suffix in the other case.
+    first folder (UFine's `images/`) where the root has none of that name, with blanks and backslashes put right, with
+    a doubled suffix (`.jpg.jpg`) taken off or put on, with the suffix in the other case.
 
     Args:
         root: the image root, already resolved.
         name: relative path.
+        first_folder_may_lack: False never tries the name without its first folder.
 
     Returns:
         The absolute path, the name under which it was found and what was changed to find it (None if nothing), or
@@ -47,7 +48,7 @@ def find_image(root: Path, name: str) -> tuple[Path, str, str | None] | None:
     """
     if "\0" in name or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
         raise RefusedPathError(name)
-    for candidate, change in _candidates(name):
+    for candidate, change in _candidates(root, name, first_folder_may_lack):
         depth = 0
         for part in PurePosixPath(candidate).parts:
             depth += -1 if part == ".." else 1
@@ -64,15 +65,17 @@ def find_image(root: Path, name: str) -> tuple[Path, str, str | None] | None:
     return None
 
 
-def _candidates(name: str) -> Iterator[tuple[str, str | None]]:
+def _candidates(root: Path, name: str, first_folder_may_lack: bool) -> Iterator[tuple[str, str | None]]:
     yield name, None
     plain = name.strip().replace("\\", "/")
     if plain != name:
         yield plain, "image found with blanks or backslashes of its path put right"
-    shorter = PurePosixPath(*PurePosixPath(plain).parts[1:]).as_posix()
-    if shorter not in ("", "."):
-        yield shorter, "image found without the first folder of its path"
-    for path in (plain, shorter):
+    paths, parts = [plain], PurePosixPath(plain).parts
+    # Of a folder that is there the file is missing: one of the same name above it is another picture.
+    if first_folder_may_lack and len(parts) > 1 and not _is_folder(root / parts[0]):
+        paths.append(PurePosixPath(*parts[1:]).as_posix())
+        yield paths[1], "image found without the first folder of its path"
+    for path in paths:
         stem, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix
         if not stem or not suffix:
             continue
@@ -80,6 +83,13 @@ def _candidates(name: str) -> Iterator[tuple[str, str | None]]:
         once = stem if stem.lower().endswith(suffix.lower()) else stem + 2 * suffix
         yield (folder / once).as_posix(), "image found with its suffix (.jpg.jpg) doubled or single"
         yield (folder / (stem + suffix.swapcase())).as_posix(), "image found with its suffix in the other case"
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for the file system
+        return False
 
 
 def check_image(path: Path) -> ImageFile:

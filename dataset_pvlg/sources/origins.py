@@ -9,8 +9,9 @@ from pathlib import PurePosixPath
 
 _MARKET = re.compile(r"(\d{4})_c\ds\d_\d{6}_\d{2}\.")
 _MSMT17 = re.compile(r"(\d{4})_\d{3}_\d{2}_\d{4}(?:morning|noon|afternoon)_")
+# Names of so plain a form that anybody's pictures may bear them: they tell in CUHK-PEDES alone.
 _SYSU = re.compile(r"p(\d+)_s\d+\.")
-_IN_FOLDER = {  # names of too plain a form to tell without their folder
+_IN_FOLDER = {
     "CUHK01": ("cuhk01", re.compile(r"(\d{4})\d{3}\.")),
     "CUHK03": ("cuhk03", re.compile(r"(\d+)_\d+\.")),
     "cam_a": ("viper", re.compile(r"(\d{3})_\d+\.")),
@@ -18,11 +19,12 @@ _IN_FOLDER = {  # names of too plain a form to tell without their folder
 }
 
 
-def origin(path: str) -> tuple[str, str] | None:
+def origin(path: str, source: str | None = None) -> tuple[str, str] | None:
     """(older set, its name of the person), or None where the name does not tell.
 
     Args:
         path: of the image relative to the image root, with forward slashes.
+        source: the set of the picture, as in a row's `source`; names that are plain tell in `cuhk_pedes` alone.
     """
     parts = PurePosixPath(path).parts
     if not parts:
@@ -30,11 +32,13 @@ def origin(path: str) -> tuple[str, str] | None:
     name = parts[-1]
     if match := _MARKET.match(name):
         return ("market1501", match[1]) if int(match[1]) else None  # 0000 are distractors
-    if match := _SYSU.match(name):
-        return "cuhk_sysu", str(int(match[1]))
     if match := _MSMT17.match(name):
         half = _msmt17_half(parts[:-1])
         return ("msmt17", f"{half}/{match[1]}") if half else None
+    if source != "cuhk_pedes":
+        return None
+    if match := _SYSU.match(name):
+        return "cuhk_sysu", str(int(match[1]))
     for folder in parts[:-1]:
         if folder in _IN_FOLDER:
             older, pattern = _IN_FOLDER[folder]

@@ -4,7 +4,8 @@ Columns (fields), the first name that is there:
 
 - image: `file_name`, `file_path`, `image`, `path`; relative to the file's folder. Needed.
 - captions: `captions`, `caption`, `text`; a list, or one text a row. Rows that name the same image are joined.
-- identity: `person_id`, `id`; a number or a name (names are numbered in sorted order). Without, each image is a person.
+- identity: `person_id`, `id`; a number or a name (names are numbered in sorted order), the same person in every
+  split. Without, each image is a person.
 - `split`: train, val, test. If no row has one, a tenth of the identities each is held out as validation and test.
 - `camera`; in JSON also `regions` (`{bbox: [x, y, w, h], label, sentence: its text}`).
 
@@ -279,4 +280,6 @@ LAYOUT = Layout(
     image_folders=(),
     needs_captions=False,
     find=find,
+    one_numbering=True,
+    first_folder_may_lack=False,
 )

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from datasets import DatasetDict
 from tqdm import tqdm
 
 from dataset_pvlg.boxes import clip_regions
-from dataset_pvlg.build_stages import end_with_parent
+from dataset_pvlg.build_stages import worker_pool
 from dataset_pvlg.clean_caption import clean_text
 from dataset_pvlg.features import SPLITS
 from dataset_pvlg.pack import pack_rows
@@ -76,14 +75,12 @@ def read_source(
     Raises:
         SourceError: (a ValueError) the source as a whole cannot be read: unknown name, no annotation file, broken
             JSON, no record with a split, or no record that gave a row. One line that names the file and the field.
+        OSError: a process that decodes images died.
     """
-    if name not in _LAYOUTS:
-        raise SourceError(f"source {name!r} is not known; known are {', '.join(SOURCE_NAMES)}")
     if unknown := set(splits or ()) - set(SPLITS):
         raise SourceError(f"splits: {sorted(unknown)} are not among {list(SPLITS)}")
+    file, images = find_source(name, root, image_root)
     layout = _LAYOUTS[name]
-    file = find_annotations(layout, Path(root))
-    images = _find_image_root(layout, file, image_root)
     report = ReadReport(source=layout.source, file=str(file), image_root=str(images))
 
     records = _checked_records(layout, file, report)
@@ -93,10 +90,13 @@ def read_source(
             by_split[record.split].append(record)
         layout.check(by_split, report)
         del by_split
-    apart = _ids_used_by_several_splits(records, report)
+    if layout.one_numbering:
+        records, apart = _without_shared_people(records, report), set()
+    else:
+        apart = _ids_used_by_several_splits(records, report)
     _hold_out(records, layout, report)  # before any image is looked for, or the split would depend on which are there
     _tell_captions(records, report)
-    records = _with_files(records, images, report)
+    records = _with_files(records, layout, images, report)
     records = _with_one_owner(records, splits, report)
 
     rows = _rows(records, layout, apart, report, num_proc)
@@ -109,6 +109,15 @@ def read_source(
         if split not in dataset:
             report.warn(f"split {split!r} was asked for and has no rows")
     return dataset, report
+
+
+def find_source(name: str, root: str | Path, image_root: str | Path | None = None) -> tuple[Path, Path]:
+    """The annotation file (or the folder of pictures alone) and the image root of a source; arguments and errors are
+    those of [`read_source`]."""
+    if name not in _LAYOUTS:
+        raise SourceError(f"source {name!r} is not known; known are {', '.join(SOURCE_NAMES)}")
+    file = find_annotations(_LAYOUTS[name], Path(root))
+    return file, _find_image_root(_LAYOUTS[name], file, image_root)
 
 
 def _find_image_root(layout: Layout, file: Path, image_root: str | Path | None) -> Path:
@@ -155,6 +164,28 @@ def _ids_used_by_several_splits(records: Iterable[Record], report: ReadReport) -
     return apart
 
 
+def _without_shared_people(records: list[Record], report: ReadReport) -> list[Record]:
+    """Without the training records of people who are in validation or test, and the validation records of those in
+    test: a person in two splits would be known from training when searched for."""
+    last: dict[int, int] = {}
+    for record in records:
+        last[record.person] = max(last.get(record.person, 0), SPLITS.index(record.split))
+    kept, shared = [], set()
+    for record in records:
+        later = SPLITS[last[record.person]]
+        if record.split == later:
+            kept.append(record)
+            continue
+        shared.add(record.person)
+        report.skip(f"person of {record.split} who is in {later} too", record.image_where)
+    if shared:
+        report.warn(
+            f"{len(shared)} people are in more than one split; they stay in test, or else in validation, alone, and "
+            f"{len(records) - len(kept)} records of the other splits were left out"
+        )
+    return kept
+
+
 def _hold_out(records: list[Record], layout: Layout, report: ReadReport) -> None:
     """Moves some training identities to the splits that the source lacks."""
     there = {record.split for record in records}
@@ -192,11 +223,11 @@ def _tell_captions(records: Iterable[Record], report: ReadReport) -> None:
         report.tell("the same caption of several identities", example, sum(uses[key] for key in several))
 
 
-def _with_files(records: list[Record], images: Path, report: ReadReport) -> list[Record]:
+def _with_files(records: list[Record], layout: Layout, images: Path, report: ReadReport) -> list[Record]:
     found, folders = [], Counter()
     for record in tqdm(records, desc=f"finding {report.source}", unit="image", disable=None):
         try:
-            file = find_image(images, record.name)
+            file = find_image(images, record.name, layout.first_folder_may_lack)
         except RefusedPathError:
             report.skip("image path leads out of the image root", record.image_where)
             continue
@@ -294,7 +325,7 @@ def _checked_images(records: list[Record], num_proc: int) -> Iterator[ImageFile 
     if num_proc <= 1:
         yield from map(_checked_image, paths)
         return
-    with ProcessPoolExecutor(num_proc, initializer=end_with_parent) as pool:
+    with worker_pool(num_proc, [__name__]) as pool:
         while batch := list(islice(paths, num_proc * 256)):
             yield from pool.map(_checked_image, batch, chunksize=32)
 

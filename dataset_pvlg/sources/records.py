@@ -42,6 +42,8 @@ class Layout:
     needs_captions: bool = True
     find: Callable[[Path], Path] | None = None  # the source in a folder, where names do not tell
     foreign: Mapping[str, str] = field(default_factory=dict)  # annotation files refused here -> whose they are
+    one_numbering: bool = False  # an id means the same person in every split; the public sets may number each from 0
+    first_folder_may_lack: bool = True  # a path may begin with a folder that the image root does not have
     check: Callable[[Mapping[str, Sequence["Record"]], ReadReport], None] | None = None  # gets the records by split
 
 
