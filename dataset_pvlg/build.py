@@ -20,9 +20,9 @@ import pyarrow
 
 from dataset_pvlg import build_steps as steps
 from dataset_pvlg.build_card import FREE_SOURCES, card, merge
-from dataset_pvlg.build_stages import Stages, Unit
+from dataset_pvlg.build_stages import RESULT, Stages, Unit, resolved_out
 from dataset_pvlg.build_steps import Source
-from dataset_pvlg.builder import code_hash
+from dataset_pvlg.builder import pipeline_hash
 from dataset_pvlg.curation import CurationOptions
 from dataset_pvlg.features import SPLITS
 from dataset_pvlg.proposals import PROPOSER_NAMES
@@ -57,6 +57,10 @@ class Options:
     shard_rows: int = SHARD_ROWS
     file_shards: int = FILE_SHARDS
 
+    def __post_init__(self) -> None:
+        if self.proposer is not None and self.matcher is None:
+            raise ValueError("--proposer: its candidates are for a --matcher, and there is none")
+
     def facts(self) -> dict[str, Any]:
         """JSON-able, with the age of local models."""
         return asdict(self) | {name: _model_facts(getattr(self, name)) for name in ("captioner", "matcher")}
@@ -81,26 +85,26 @@ def build(
 
     Raises:
         SourceError: (a ValueError) a source cannot be read.
-        ValueError: `out` holds something already, another build is at work on it, a model cannot be read, or a picture
-            has changed since it was read.
+        ValueError: `out` holds something already or is a mount point, another build is at work on it, a model cannot
+            be read, no row is left after curation, or a picture has changed since it was read.
         OSError: a worker process died, or a disk said no.
     """
-    out, options = Path(out), options or Options()
+    out, options = resolved_out(out), options or Options()
     work = out.parent / f".{out.name}.build"
     facts = {
-        "code": code_hash(),
+        "code": pipeline_hash(),
         "versions": [datasets.__version__, pyarrow.__version__],
         "sources": [steps.as_facts(source) for source in sources],
     }
     chosen = options.facts()
     command = json.dumps([facts, chosen], sort_keys=True)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not _is_complete(work, command):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not _is_complete(work, out, command):
         raise ValueError(f"{out}: exists and is not an empty folder; choose another --out")
     _try_models(options)
     if workers > 1:
         steps.let_go()  # the workers load it for themselves
     with Stages(work, workers, facts, preload=[steps.__name__]) as stages:
-        if _is_complete(work, command):  # killed while it was clearing up
+        if _is_complete(work, out, command):  # killed while it was clearing up
             stages.finish()
             return json.loads((out / "build_report.json").read_text(encoding="utf-8"))
         parts, report = _read(stages, sources)
@@ -110,6 +114,9 @@ def build(
         report |= {"curation": whole.result["curation"], "captioning": {}, "matching": {}}
         if options.curation is not None:
             print(whole.result["text"], file=sys.stderr)
+        if not shards:
+            by = "reading" if options.curation is None else "curation"
+            raise ValueError(f"{by} left no row; see {whole.folder / RESULT}")
 
         batch = options.batch_size
         if options.captioner is not None:
@@ -231,6 +238,7 @@ def _finish_report(report: dict[str, Any], written: Mapping[str, Unit], pictures
 def _put_together(work: Path, out: Path, written: Mapping[str, Unit], report: dict[str, Any], command: str) -> None:
     """Links the files into a folder of their own and moves that to `out` in one step."""
     part = work / "out"
+    (work / COMPLETE).unlink(missing_ok=True)  # first, as it speaks of a part that has been moved
     shutil.rmtree(part, ignore_errors=True)
     (part / "data").mkdir(parents=True)
     for name, unit in written.items():
@@ -251,10 +259,11 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     (folder / "README.md").write_text(card(report), encoding="utf-8")
 
 
-def _is_complete(work: Path, command: str) -> bool:
+def _is_complete(work: Path, out: Path, command: str) -> bool:
     """Whether this very command has moved its result to `out` and not yet removed the work folder."""
     try:
-        return (work / COMPLETE).read_text(encoding="utf-8") == command and not (work / "out").exists()
+        moved = not (work / "out").exists() and (out / "build_report.json").is_file()
+        return moved and (work / COMPLETE).read_text(encoding="utf-8") == command
     except OSError:
         return False
 
@@ -310,6 +319,8 @@ def parse_sources(sources: Sequence[str], image_roots: Sequence[str]) -> list[So
     images: dict[str, str] = {}
     for text in image_roots:
         name, equals, path = text.partition("=")
+        if not text or (equals and name in roots and not path):
+            raise ValueError(f"--image-root {text}: names no folder")
         if equals and name in roots:
             images[name] = path
         elif len(roots) == 1:
@@ -353,7 +364,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("--num-proc and --batch-size start at 1")
         if args.push_to_hub:
             check_push([source.name for source in sources], args.push_to_hub, not args.annotations_only)
-        curation = {each.name: getattr(args, each.name) for each in fields(CurationOptions)}
+        curation = {each.name: vars(args)[each.name] for each in fields(CurationOptions) if each.name in args}
+        if curation and not args.curation:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in curation)
+            raise ValueError(f"{flags}: of no use with --no-curation")
         options = Options(
             CurationOptions(**curation) if args.curation else None,
             args.captioner,
@@ -380,11 +394,10 @@ def _add_curation(parser: argparse.ArgumentParser) -> None:
     for each in fields(CurationOptions):
         flag = f"--{each.name.replace('_', '-')}"
         if isinstance(each.default, bool):
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=each.default)
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS)
         else:
-            group.add_argument(
-                flag, type=type(each.default), default=each.default, metavar="N", help="default %(default)s"
-            )
+            kind, told = type(each.default), f"default {each.default}"
+            group.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar="N", help=told)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ from dataset_pvlg.build_card import Histograms
 from dataset_pvlg.curation import CurationOptions, curate
 from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.mine import fit_matching, mine_rows
+from dataset_pvlg.pack import cut_by_bytes
 from dataset_pvlg.proposals import Proposer, load_proposer
-from dataset_pvlg.sources.own import TABLES
-from dataset_pvlg.sources.read import find_source, read_source
-from dataset_pvlg.sources.report import SourceError
+from dataset_pvlg.sources.read import read_source
 from dataset_pvlg.sources.synthetic import SyntheticConfig
 from dataset_pvlg.sources.synthetic import rows as synthetic_rows
 from modeling_rogle.mining import SAMPLE, propose_places, spread
@@ -32,7 +31,6 @@ SCHEMA = FEATURES.arrow_schema  # its metadata carry the features, so that `load
 ROWS_PER_GROUP = 100  # rows decoded together when a Parquet file is read at random
 ROWS_FILE = "rows.arrow"
 JUDGE_FILE = "judge.safetensors"
-REPORT_FILE = "build_report.json"  # in the folder of a finished build
 
 
 @dataclass(frozen=True)
@@ -242,15 +240,14 @@ def write(folder: Path, shards: Sequence[Path], name: str, pictures: bool, match
     people: set[int] = set()
     with pq.ParquetWriter(folder / name, SCHEMA) as writer:
         for table in (piece for shard in shards for piece in in_pieces(read_arrow(shard), size=ROWS_PER_GROUP)):
-            rows = table.to_pylist()
-            for row in rows:
-                row["image"] = stored_image(row) if pictures else None
-            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-            histograms.add(rows)
-            people.update(row["person_id"] for row in rows)
-            counts["rows"] += len(rows)
-            for column in ("captions", "sentences", "regions"):
-                counts[column] += sum(len(row[column]) for row in rows)
+            stored = (row | {"image": stored_image(row) if pictures else None} for row in table.to_pylist())
+            for rows in cut_by_bytes(stored):
+                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+                histograms.add(rows)
+                people.update(row["person_id"] for row in rows)
+                counts["rows"] += len(rows)
+                for column in ("captions", "sentences", "regions"):
+                    counts[column] += sum(len(row[column]) for row in rows)
     with open(folder / name, "rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {"counts": counts, "people": sorted(people), "histograms": histograms.as_dict(), "sha256": checksum}
@@ -278,36 +275,17 @@ def stored_image(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def as_facts(source: Source) -> dict[str, Any]:
-    """What the rows of a source follow from: where it lies, and its annotation files and pictures by size and age."""
+    """What the rows of a source follow from: where it lies, and its annotation files by size and age."""
     if source.name == "synthetic":
         return asdict(source)
     root = Path(source.root).resolve()
-    near = [*root.glob("*"), *root.glob("*/*")]
-    tables = sorted(path for path in near if path.suffix.lower() in TABLES and path.is_file())
-    files = [path for path in tables if not (path.parent / REPORT_FILE).exists()]
-    ages = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in ([root] if root.is_file() else files)}
-    try:
-        images = find_source(source.name, root, source.image_root)[1]
-    except SourceError:  # the reader will say so
-        return {"name": source.name, "root": str(root), "files": ages}
-    return {"name": source.name, "root": str(root), "image_root": str(images), "files": ages, "images": _ages(images)}
+    files = (
+        [root] if root.is_file() else sorted(p for form in ("json", "jsonl", "csv") for p in _two_levels(root, form))
+    )
+    ages = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+    images = None if source.image_root is None else str(Path(source.image_root).resolve())
+    return {"name": source.name, "root": str(root), "image_root": images, "files": ages}
 
 
-def _ages(root: Path) -> str:
-    """sha256 over path, size and age of all files under a folder but hidden ones and those of finished builds: a build
-    may work in the folder that it reads."""
-    digest = hashlib.sha256()
-    for parent, folders, names in os.walk(root):
-        if REPORT_FILE in names:
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        for name in sorted(name for name in names if name[0] != "."):
-            path = os.path.join(parent, name)
-            try:
-                found = os.stat(path)
-            except OSError:  # a broken link is no picture
-                continue
-            known = f"{os.path.relpath(path, root)}\0{found.st_size}\0{found.st_mtime_ns}\n"
-            digest.update(os.fsencode(known))
-    return digest.hexdigest()
+def _two_levels(root: Path, form: str) -> list[Path]:
+    return [*root.glob(f"*.{form}"), *root.glob(f"*/*.{form}")]

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
@@ -31,6 +32,16 @@ NAME = "pvlg"
 logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.parquet$")
+# Texts that must stand in every row, and lists with the parts that no entry may lack; for the list null is empty.
+NEVER_NULL = {
+    "caption": None,
+    "caption_origin": None,
+    "captions": (),
+    "sentences": ("text", "start", "end"),
+    "regions": ("score", "reliability"),
+}
+# Beside `dataset_pvlg`, what decides how a row is cut, matched and placed.
+_OF_THE_MODEL = ("sentences", "mining", "matching", "places", "position_prior", "region_matcher", "words", "folder")
 SHARD_IDENTITIES = 50  # what one process generates at a time; more processes than shards would be idle
 
 
@@ -169,6 +180,7 @@ def _parquet_rows(path: str) -> Iterator[dict]:
             columns = [name for name in FEATURES if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=64, columns=columns):
                 for row in batch.to_pylist():
+                    row |= empty_lists(row, f"pvlg: {path}")
                     yield {"image": None, **row, "regions": _checked_regions(row, path, counts)}
     except (pa.ArrowException, OSError) as error:
         raise LayoutError(f"pvlg: {path} is not readable as Parquet: {str(error).strip().splitlines()[0]}") from error
@@ -177,6 +189,33 @@ def _parquet_rows(path: str) -> Iterator[dict]:
             "pvlg: %s: %d boxes clipped to their image, %d dropped with under one pixel inside it",
             path, counts["clipped"], counts["dropped"],
         )  # fmt: skip
+
+
+def empty_lists(row: dict, path: str) -> dict[str, list]:
+    """What a row from elsewhere leaves null and may: its lists, to be empty ones.
+
+    Raises:
+        LayoutError: null where a value must stand ([`NEVER_NULL`]), which would surface hours later as a TypeError;
+            names file, row and field.
+    """
+    lists: dict[str, list] = {}
+    for name, parts in NEVER_NULL.items():
+        if name not in row:
+            continue
+        value, null = row[name], None
+        if value is None and parts is None:
+            null = name
+        elif value is None:
+            lists[name] = []
+        elif isinstance(value, list):
+            for n, item in enumerate(value):
+                missing = [part for part in parts if isinstance(item, dict) and item.get(part) is None]
+                if item is None or missing:
+                    null = f"{name}[{n}]" + "".join(f".{part}" for part in missing[:1])
+                    break
+        if null is not None:
+            raise LayoutError(f"{path}: image_id {row.get('image_id')!r}: field '{null}' is null")
+    return lists
 
 
 def _checked_regions(row: dict, path: str, counts: Counter) -> list[dict]:
@@ -210,6 +249,16 @@ def code_hash() -> str:
     root = Path(__file__).resolve().parent
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def pipeline_hash() -> str:
+    """[`code_hash`], and the prompts and the model's own code that rows follow from: the key of unfinished work."""
+    digest = hashlib.sha256(code_hash().encode())
+    root = Path(__file__).resolve().parent
+    model = Path(find_spec("modeling_rogle").origin).parent
+    for path in [*sorted((root / "prompts").glob("*.txt")), *(model / f"{name}.py" for name in _OF_THE_MODEL)]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -34,7 +34,8 @@ from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
 from dataset_pvlg.approximate_text import approximate
-from dataset_pvlg.builder import PVLG
+from dataset_pvlg.build_stages import resolved_out
+from dataset_pvlg.builder import PVLG, pipeline_hash
 from dataset_pvlg.edit_pictures import PictureEditor, choose_edit, swap_colour, swap_in_row
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.load import SYNTHETIC_NAMES, load_rows
@@ -77,7 +78,7 @@ def generate(data: str, out: str | Path, options: Options | None = None) -> dict
             with other options.
         ImportError: a model is asked for and diffusers is not installed.
     """
-    options, out = options or Options(), Path(out)
+    options, out = options or Options(), resolved_out(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is not an empty folder; choose another --out")
     rows, _ = load_rows(data) if data in SYNTHETIC_NAMES else load_rows("pvlg", data)
@@ -88,7 +89,7 @@ def generate(data: str, out: str | Path, options: Options | None = None) -> dict
     parents = np.flatnonzero(np.random.default_rng(options.seed).random(len(train)) < options.share)
     part = out.with_name(f"{out.name}.part")
     ids = crc32("\n".join(train["image_id"][:]).encode())
-    _claim(part, {"data": data, "image_ids": ids} | asdict(options))
+    _claim(part, {"data": data, "image_ids": ids, "code": pipeline_hash()} | asdict(options))
 
     why, shards = Counter(parents=len(parents)), []
     with tqdm(total=len(parents), desc="generate", unit="image") as bar:
@@ -166,9 +167,10 @@ def _shard(rows: Dataset, edit: Edit, options: Options) -> tuple[list[dict], dic
     made, why = [], Counter()
     for number in range(len(rows)):
         try:
-            found = edit(rows[number])
-        except (OSError, SyntaxError):  # PIL's for broken files
-            found = "broken picture"
+            parent = rows[number]
+        except Exception:  # decoders meet hostile bytes here and raise almost anything
+            parent = None
+        found = "broken picture" if parent is None else edit(parent)
         if isinstance(found, str):
             why[found] += 1
             continue

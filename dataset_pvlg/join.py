@@ -23,9 +23,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dataset_pvlg.build import write_report
+from dataset_pvlg.build_stages import resolved_out
 from dataset_pvlg.build_steps import ROWS_PER_GROUP, SCHEMA
 from dataset_pvlg.builder import LayoutError, parquet_files
 from dataset_pvlg.looks import MODE, ORIENTATION, store_anew, stored_as
+from dataset_pvlg.pack import cut_by_bytes
 from dataset_pvlg.sources.image_files import RefusedPathError, find_image
 
 SHOWN = 5  # rows left out that are named on the terminal; build_report.json has them all
@@ -68,7 +70,7 @@ def join(annotations: str | Path, images: Mapping[str, str | Path], out: str | P
         ValueError: `annotations` is no P-VLG folder, `out` holds something, an image root is no folder, and nothing is
             written if no row finds its picture.
     """
-    root, out = Path(annotations), Path(out)
+    root, out = Path(annotations), resolved_out(out)
     files = {split: [Path(name) for name in names] for split, names in parquet_files(root).items()}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is not an empty folder; choose another --out")
@@ -135,13 +137,13 @@ def _join_file(
             total = parquet.metadata.num_rows
             with tqdm(total=total, desc=f"joining {file.name}", unit="row", disable=None) as bar:
                 for piece in _pieces(parquet, columns):
-                    rows = [row for row in piece.to_pylist() if _attach(row, roots, curation, report)]
-                    if rows:
+                    found = (row for row in piece.to_pylist() if _attach(row, roots, curation, report))
+                    for rows in cut_by_bytes(found):
                         writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-                    people.update(row["person_id"] for row in rows)
-                    counts["rows"] += len(rows)
-                    for column in ("captions", "sentences", "regions"):
-                        counts[column] += sum(len(row[column] or []) for row in rows)
+                        people.update(row["person_id"] for row in rows)
+                        counts["rows"] += len(rows)
+                        for column in ("captions", "sentences", "regions"):
+                            counts[column] += sum(len(row[column] or []) for row in rows)
                     bar.update(len(piece))
     except pa.ArrowException as error:
         raise LayoutError(f"{file}: not readable as Parquet: {str(error).strip().splitlines()[0]}") from error

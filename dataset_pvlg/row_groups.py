@@ -21,7 +21,8 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 from tqdm import tqdm
 
-from dataset_pvlg.builder import code_hash, parquet_files
+from dataset_pvlg.build_stages import resolved_out
+from dataset_pvlg.builder import NEVER_NULL, empty_lists, parquet_files, pipeline_hash
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.load import SYNTHETIC_NAMES, load_rows
 
@@ -45,6 +46,8 @@ class FolderRows:
 
     Raises:
         ValueError: no such folder, no P-VLG, or a file that cannot be read; one line that names it.
+
+    [`table`] raises LayoutError (a ValueError) on a null where a value must stand, see `builder.empty_lists`.
     """
 
     def __init__(self, root: str | Path):
@@ -72,7 +75,15 @@ class FolderRows:
             table = parquet.read_row_group(group.number, columns=there)
         if "image" in columns and "image" not in there:
             table = table.append_column("image", pa.nulls(len(table), _SCHEMA.field("image").type))
-        return table.select(list(columns)).cast(_schema(columns))
+        table = table.select(list(columns)).cast(_schema(columns))
+        there = [name for name in NEVER_NULL if name in columns]
+        named = ["image_id"] if "image_id" in columns else []
+        found = [empty_lists(row, str(self.root / group.file)) for row in table.select([*named, *there]).to_pylist()]
+        for name in {name for lists in found for name in lists}:
+            values = [lists.get(name, value) for lists, value in zip(found, table[name].to_pylist(), strict=True)]
+            column = pa.array(values, _SCHEMA.field(name).type)
+            table = table.set_column(table.schema.get_field_index(name), _SCHEMA.field(name), column)
+        return table
 
 
 class GeneratedRows:
@@ -124,9 +135,10 @@ def check_out(out: str | Path, name: str) -> None:
     """A typo must not cost the loading of a model.
 
     Raises:
-        ValueError: `out` holds something, and no [`Job`] of that name was killed just after it had finished it.
+        ValueError: `out` holds something, and no [`Job`] of that name was killed just after it had finished it; or it
+            is a mount point.
     """
-    out = Path(out)
+    out = resolved_out(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (_folder(out, name) / _FINISHED).exists():
         raise ValueError(f"{out}: exists and is not an empty folder; choose another --out")
 
@@ -154,9 +166,9 @@ class Job:
 
     def __init__(self, rows: Rows, out: str | Path, name: str, settings: Mapping[str, Any], changed: Sequence[str]):
         self.state = processes()
-        self.rows, self.out, self.changed = rows, Path(out), list(changed)
+        self.rows, self.out, self.changed = rows, resolved_out(out), list(changed)
         self.parts = _folder(self.out, name)
-        facts = {**settings, **rows.facts, "code": code_hash()}
+        facts = {**settings, **rows.facts, "code": pipeline_hash()}
         self._settings = json.dumps(facts, indent=2, sort_keys=True)
         self.counts: Counts | None = self._by_main(lambda: self._begin(name))
 

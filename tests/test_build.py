@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from datasets import load_dataset
@@ -245,6 +246,55 @@ def test_command_line_fails_in_one_line(tmp_path, capsys):
     assert main(["--source", "mars=x", "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith("error: --source mars=x: NAME=PATH is expected")
     assert not (tmp_path / "out").exists()
+
+
+def test_options_that_do_nothing_are_one_line(tmp_path, capsys):
+    (tmp_path / "own").mkdir()
+    command = ["--source", f"own={tmp_path / 'own'}", "--out", str(tmp_path / "out")]
+    for more, told in (
+        (["--proposer", "grid"], "--proposer: its candidates are for a --matcher, and there is none"),
+        (["--no-curation", "--min-width", "9"], "--min-width: of no use with --no-curation"),
+        (["--no-rgb", "--no-curation"], "--rgb: of no use with --no-curation"),
+        (["--image-root", "own="], "--image-root own=: names no folder"),
+    ):
+        assert main([*command, *more]) == 1
+        assert capsys.readouterr().err == f"error: {told}\n"
+
+
+@pytest.mark.parametrize("matcher", [False, True])
+def test_a_curation_that_leaves_no_row_is_one_line(tmp_path, capsys, tiny_checkpoint, matcher):
+    write_source(tmp_path / "set", "cuhk_pedes", people=3)
+    command = ["--source", f"cuhk_pedes={tmp_path / 'set'}", "--out", str(tmp_path / "out"), "--min-width", "9999"]
+    command += ["--no-train-only", *(["--matcher", str(tiny_checkpoint)] if matcher else [])]
+    assert main(command) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: curation left no row; see ") and not (tmp_path / "out").exists()
+    told = json.loads(Path(last.rpartition("see ")[2]).read_text())
+    assert set(told["shards"].values()) <= {0} and told["curation"]
+
+
+def test_out_may_be_a_link_or_this_folder_and_no_mount_point(tmp_path, monkeypatch, capsys):
+    (tmp_path / "target" / "here").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "target" / "there")
+    assert main(["--source", "synthetic=4x1", "--no-curation", "--out", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "target" / "there" / "build_report.json").is_file() and (tmp_path / "link").is_symlink()
+    monkeypatch.chdir(tmp_path / "target" / "here")
+    assert main(["--source", "synthetic=4x1", "--no-curation", "--out", "."]) == 0
+    assert (tmp_path / "target" / "here" / "build_report.json").is_file()
+    capsys.readouterr()
+    for out in ("/", "/proc"):
+        assert main(["--source", "synthetic=4x1", "--out", out]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {out}: is a mount point, onto which no folder can be moved")
+
+
+def test_a_mark_of_completion_without_the_folder_is_not_believed(tmp_path):
+    out, work = tmp_path / "out", tmp_path / "work"
+    work.mkdir()
+    (work / dataset_pvlg.build.COMPLETE).write_text("command")
+    assert not dataset_pvlg.build._is_complete(work, out, "command"), "its folder was taken away"
+    out.mkdir()
+    (out / "build_report.json").write_text("{}")
+    assert dataset_pvlg.build._is_complete(work, out, "command")
 
 
 def test_arguments_name_their_source():

@@ -234,6 +234,48 @@ def test_cache_key_follows_every_source_file(tmp_path, monkeypatch):
     assert builder.code_hash() != before
 
 
+def test_key_of_unfinished_work_follows_the_prompts_too(tmp_path, monkeypatch):
+    copy = tmp_path / "dataset_pvlg"
+    shutil.copytree(Path(builder.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(builder, "__file__", str(copy / "builder.py"))
+    cache, before = builder.code_hash(), builder.pipeline_hash()
+    with open(next((copy / "prompts").glob("*.txt")), "a") as file:
+        file.write("More.")
+    after = builder.pipeline_hash()
+    assert after != before and builder.code_hash() == cache
+    monkeypatch.setattr(builder, "_OF_THE_MODEL", builder._OF_THE_MODEL[1:])
+    assert builder.pipeline_hash() != after
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda row: row.update(caption=None), "caption"),
+        (lambda row: row.update(caption_origin=None), "caption_origin"),
+        (lambda row: row["captions"].append(None), r"captions\[\d+\]"),
+        (lambda row: row["sentences"][0].update(text=None), r"sentences\[0\].text"),
+        (lambda row: row["regions"][0].update(score=None), r"regions\[0\].score"),
+        (lambda row: row["regions"][0].update(reliability=None), r"regions\[0\].reliability"),
+    ],
+)
+def test_null_where_a_value_must_stand_is_named(small, tmp_path, change, field):
+    rows = small["test"].remove_columns("image").to_list()
+    change(rows[1])
+    schema = small["test"].remove_columns("image").features.arrow_schema
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "test-0.parquet")
+    with pytest.raises(ValueError, match=f"test-0.parquet: image_id '{rows[1]['image_id']}': field '{field}' is null"):
+        load_rows("pvlg", tmp_path)
+
+
+def test_lists_may_be_null(small, tmp_path):
+    rows = small["test"].remove_columns("image").to_list()
+    rows[0] |= {"captions": None, "sentences": None, "regions": None}
+    schema = small["test"].remove_columns("image").features.arrow_schema
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "test-0.parquet")
+    row = load_rows("pvlg", tmp_path)[0]["test"][0]
+    assert row["captions"] == row["sentences"] == row["regions"] == [] and row["caption"]
+
+
 def test_other_packaged_builders_still_work(tmp_path, cache):
     (tmp_path / "rows.json").write_text('[{"a": 1}, {"a": 2}]')
     loaded = load_dataset("json", data_files=str(tmp_path / "rows.json"), split="train", cache_dir=cache)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -214,11 +215,22 @@ def test_a_diffusion_model_edits_any_folder(made: Path, pipeline: Path, tmp_path
             assert there.mean() < 6
 
 
+def test_pictures_that_do_not_decode_are_counted() -> None:
+    class Hostile(list):
+        def __getitem__(self, number: int) -> dict:
+            error = (Image.DecompressionBombError, ValueError, struct.error)[number]
+            raise error("no picture")
+
+    made, why = stage._shard(Hostile(range(3)), lambda row: pytest.fail("it was edited"), Options())
+    assert made == [] and why == {"broken picture": 3}
+
+
 def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     for argv, words in (
         (["synthetic-tiny", "--out", str(tmp_path / "full")], "is not an empty folder"),
+        (["synthetic-tiny", "--out", "/"], "is a mount point"),
         ([str(tmp_path / "none"), "--out", str(tmp_path / "o")], "is not a folder"),
         (["synthetic-tiny", "--out", str(tmp_path / "o"), "--share", "2"], "--share must lie in"),
         (["synthetic-tiny", "--out", str(tmp_path / "o"), "--editor", str(tmp_path / "no")], "--editor"),

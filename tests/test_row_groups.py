@@ -8,7 +8,7 @@ from processes import fresh
 
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.load import load_rows
-from dataset_pvlg.row_groups import GROUP_ROWS, GeneratedRows, Job, add_to_card, as_dataset, open_rows
+from dataset_pvlg.row_groups import GROUP_ROWS, GeneratedRows, Job, add_to_card, as_dataset, check_out, open_rows
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +111,27 @@ def test_a_card_gets_a_section_more(tmp_path):
     assert (tmp_path / "out" / "README.md").read_text() == "# Card\n\n## More\n"
     add_to_card(None, tmp_path / "out", "## More")
     assert (tmp_path / "out" / "README.md").read_text() == "# P-VLG rows\n\n## More\n"
+
+
+def test_nulls_of_a_folder_are_named_or_become_empty_lists(folder, tmp_path):
+    rows = pq.read_table(folder / "test.parquet").to_pylist()[:2]
+    rows[0]["captions"] = rows[0]["regions"] = None
+    schema = FEATURES.arrow_schema.remove(0)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "test.parquet")
+    found = open_rows(tmp_path)
+    assert found.table(found.groups[0])["captions"].to_pylist() == [[], rows[1]["captions"]]
+    assert found.table(found.groups[0], ["regions"])["regions"].to_pylist() == [[], rows[1]["regions"]]
+    rows[1]["caption_origin"] = None
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "test.parquet")
+    found = open_rows(tmp_path)
+    with pytest.raises(ValueError, match=f"test.parquet: image_id '{rows[1]['image_id']}': field 'caption_origin' is"):
+        found.table(found.groups[0])
+
+
+def test_out_that_is_a_link_is_followed_and_a_mount_point_is_refused(folder, tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    work(open_rows(folder), tmp_path / "link")
+    assert (tmp_path / "target" / "report.json").is_file()
+    with pytest.raises(ValueError, match="/: is a mount point"):
+        check_out("/", "testing")
