@@ -12,9 +12,10 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ except ImportError:  # Windows: two builds of one folder at once are the user's 
     fcntl = None
 
 RESULT = "result.json"
+_DIED = "a worker process died, perhaps for want of memory; run again to go on from here"
+_preload: list[str] = []  # of the one server that all pools of this process fork from
 
 
 def resolved_out(out: str | Path) -> Path:
@@ -63,8 +66,8 @@ class Stages:
 
     def __init__(self, folder: Path, workers: int = 1, facts: Any = None, preload: Sequence[str] = ()):
         self.folder = folder
-        self.preload = preload
         self.workers = workers
+        self._context = worker_context(preload)  # before the first pool that a task opens for itself
         self._key = _hash("", facts)
         self._count = 0
         self._pool: ProcessPoolExecutor | None = None
@@ -135,14 +138,14 @@ class Stages:
 
     def _make_in_workers(self, task: Callable[..., dict], units: Mapping[Path, tuple], bar: tqdm) -> None:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, _context(self.preload), initializer=end_with_parent)
+            self._pool = ProcessPoolExecutor(self.workers, self._context, initializer=end_with_parent)
         futures: list[Future] = [self._pool.submit(_make, task, *unit) for unit in units.items()]
         try:
             for future in as_completed(futures):
                 future.result()
                 bar.update()
         except BrokenProcessPool as error:
-            raise OSError("a worker process died, perhaps for want of memory; run again to go on from here") from error
+            raise OSError(_DIED) from error
         finally:
             for future in futures:
                 future.cancel()
@@ -168,13 +171,26 @@ def _hash(before: str, facts: Any) -> str:
     return hashlib.sha256((before + json.dumps(facts, sort_keys=True)).encode()).hexdigest()
 
 
-def _context(preload: Sequence[str]) -> multiprocessing.context.BaseContext:
+def worker_context(preload: Sequence[str] = ()) -> multiprocessing.context.BaseContext:
+    """How workers are started; `preload` adds to the modules that are imported once for all of them, as long as none
+    has been started."""
     # Forked straight from here a worker would inherit torch's and Arrow's threads as locks that nobody opens.
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
+    _preload.extend(name for name in preload if name not in _preload)
+    context.set_forkserver_preload(list(_preload))
     return context
+
+
+@contextmanager
+def worker_pool(workers: int, preload: Sequence[str] = ()) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that end with this one. Raises OSError where one of them dies."""
+    try:
+        with ProcessPoolExecutor(workers, worker_context(preload), initializer=end_with_parent) as pool:
+            yield pool
+    except BrokenProcessPool as error:
+        raise OSError(_DIED) from error
 
 
 def end_with_parent() -> None:
@@ -206,4 +222,4 @@ def _locked(folder: Path) -> int | None:
         os.close(lock)
 
 
-__all__ = ["Stages", "Unit", "end_with_parent", "resolved_out"]
+__all__ = ["Stages", "Unit", "end_with_parent", "resolved_out", "worker_context", "worker_pool"]

@@ -21,7 +21,9 @@ from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.mine import fit_matching, mine_rows
 from dataset_pvlg.pack import cut_by_bytes
 from dataset_pvlg.proposals import Proposer, load_proposer
-from dataset_pvlg.sources.read import read_source
+from dataset_pvlg.sources.own import TABLES
+from dataset_pvlg.sources.read import find_source, read_source
+from dataset_pvlg.sources.report import SourceError
 from dataset_pvlg.sources.synthetic import SyntheticConfig
 from dataset_pvlg.sources.synthetic import rows as synthetic_rows
 from modeling_rogle.mining import SAMPLE, propose_places, spread
@@ -31,6 +33,7 @@ SCHEMA = FEATURES.arrow_schema  # its metadata carry the features, so that `load
 ROWS_PER_GROUP = 100  # rows decoded together when a Parquet file is read at random
 ROWS_FILE = "rows.arrow"
 JUDGE_FILE = "judge.safetensors"
+REPORT_FILE = "build_report.json"  # in the folder of a finished build
 
 
 @dataclass(frozen=True)
@@ -275,17 +278,36 @@ def stored_image(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def as_facts(source: Source) -> dict[str, Any]:
-    """What the rows of a source follow from: where it lies, and its annotation files by size and age."""
+    """What the rows of a source follow from: where it lies, and its annotation files and pictures by size and age."""
     if source.name == "synthetic":
         return asdict(source)
     root = Path(source.root).resolve()
-    files = (
-        [root] if root.is_file() else sorted(p for form in ("json", "jsonl", "csv") for p in _two_levels(root, form))
-    )
-    ages = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
-    images = None if source.image_root is None else str(Path(source.image_root).resolve())
-    return {"name": source.name, "root": str(root), "image_root": images, "files": ages}
+    near = [*root.glob("*"), *root.glob("*/*")]
+    tables = sorted(path for path in near if path.suffix.lower() in TABLES and path.is_file())
+    files = [path for path in tables if not (path.parent / REPORT_FILE).exists()]
+    ages = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in ([root] if root.is_file() else files)}
+    try:
+        images = find_source(source.name, root, source.image_root)[1]
+    except SourceError:  # the reader will say so
+        return {"name": source.name, "root": str(root), "files": ages}
+    return {"name": source.name, "root": str(root), "image_root": str(images), "files": ages, "images": _ages(images)}
 
 
-def _two_levels(root: Path, form: str) -> list[Path]:
-    return [*root.glob(f"*.{form}"), *root.glob(f"*/*.{form}")]
+def _ages(root: Path) -> str:
+    """sha256 over path, size and age of all files under a folder but hidden ones and those of finished builds: a build
+    may work in the folder that it reads."""
+    digest = hashlib.sha256()
+    for parent, folders, names in os.walk(root):
+        if REPORT_FILE in names:
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        for name in sorted(name for name in names if name[0] != "."):
+            path = os.path.join(parent, name)
+            try:
+                found = os.stat(path)
+            except OSError:  # a broken link is no picture
+                continue
+            known = f"{os.path.relpath(path, root)}\0{found.st_size}\0{found.st_mtime_ns}\n"
+            digest.update(os.fsencode(known))
+    return digest.hexdigest()
