@@ -217,7 +217,8 @@ def _drop(
 def _drop_by_identity(parts: list[Dataset], rank: np.ndarray, reasons: list, ids: list, report: CurationReport) -> None:
     people = np.concatenate([np.asarray(part["person_id"], np.int64) for part in parts])
     sources = [source for part in parts for source in part["source"]]
-    origins = [origin(path or "") for part in parts for path in part["path"]]
+    paths = [path or "" for part in parts for path in part["path"]]
+    origins = [origin(path, source) for path, source in zip(paths, sources, strict=True)]
     shown: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)  # older set's person -> (source, rank)
     for source, place, split in zip(sources, origins, rank, strict=True):
         if place:
