@@ -75,6 +75,7 @@ def test_what_cannot_be_pushed_is_one_line(model_dir: Path, tmp_path: Path):
 
 def test_a_model_pushed_by_its_own_method_brings_its_code(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     model = RogleModel.from_pretrained(tiny_checkpoint)
+    before = RogleModel._auto_class, getattr(model.config, "auto_map", None)
     with hub_stand_in() as hub:
         in_this_process(hub, monkeypatch)
         model.push_to_hub("me/own")
@@ -83,4 +84,4 @@ def test_a_model_pushed_by_its_own_method_brings_its_code(tiny_checkpoint: Path,
         pushed
     )
     assert json.loads(pushed["config.json"])["auto_map"]["AutoModel"] == "modeling_rogle.RogleModel"
-    assert RogleModel._auto_class is None and getattr(model.config, "auto_map", None) is None
+    assert (RogleModel._auto_class, getattr(model.config, "auto_map", None)) == before
