@@ -2,17 +2,21 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hub_stand_in import hub_stand_in, in_this_process
+from hub_stand_in import as_user, hub_stand_in, in_this_process
 from safetensors.torch import save_file
 
 from modeling_rogle import RogleModel
 from modeling_rogle.release.checksums import NAME, verify
 from modeling_rogle.release.push import push_model
 from modeling_rogle.release.upload import ReleaseError
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -73,15 +77,21 @@ def test_what_cannot_be_pushed_is_one_line(model_dir: Path, tmp_path: Path):
         push_model(model_dir, "me/rogle")
 
 
-def test_a_model_pushed_by_its_own_method_brings_its_code(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
-    model = RogleModel.from_pretrained(tiny_checkpoint)
-    before = RogleModel._auto_class, getattr(model.config, "auto_map", None)
-    with hub_stand_in() as hub:
-        in_this_process(hub, monkeypatch)
-        model.push_to_hub("me/own")
+OWN_METHOD = """
+import sys
+from modeling_rogle import RogleModel
+
+model = RogleModel.from_pretrained(sys.argv[1])
+model.push_to_hub("me/own")
+assert RogleModel._auto_class is None and getattr(model.config, "auto_map", None) is None
+"""
+
+
+def test_a_model_pushed_by_its_own_method_brings_its_code(tiny_checkpoint: Path, tmp_path: Path):
+    with hub_stand_in() as hub:  # a process of its own: libraries read the Hub's address when they are imported
+        command = [sys.executable, "-c", OWN_METHOD, str(tiny_checkpoint)]
+        done = subprocess.run(command, env=as_user(hub, tmp_path), cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         pushed = hub.files("model", "me/own")
-    assert {"config.json", "model.safetensors", "modeling_rogle.py", "configuration_rogle.py", "losses.py"} <= set(
-        pushed
-    )
+    assert {"config.json", "model.safetensors", "modeling_rogle.py", "losses.py"} <= set(pushed)
     assert json.loads(pushed["config.json"])["auto_map"]["AutoModel"] == "modeling_rogle.RogleModel"
-    assert (RogleModel._auto_class, getattr(model.config, "auto_map", None)) == before
