@@ -60,7 +60,8 @@ class FolderRows:
                 self.facts["files"][file] = [os.path.getsize(name), os.stat(name).st_mtime_ns]
                 try:
                     with pq.ParquetFile(name) as parquet:
-                        missing = [c for c in FEATURES if c not in parquet.schema_arrow.names and c != "image"]
+                        stored = parquet.schema_arrow.names
+                        missing = [c for c in FEATURES if c not in stored and c != "image"]
                         self.groups += [Group(split, file, n) for n in range(parquet.num_row_groups)]
                 except pa.ArrowException as error:
                     line = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -71,7 +72,8 @@ class FolderRows:
     def table(self, group: Group, columns: Sequence[str] = tuple(FEATURES)) -> pa.Table:
         """Rows of a group in the schema of P-VLG; pictures are null where the file has none."""
         with pq.ParquetFile(self.root / group.file) as parquet:
-            there = [name for name in columns if name in parquet.schema_arrow.names]
+            stored = parquet.schema_arrow.names
+            there = [name for name in columns if name in stored]
             table = parquet.read_row_group(group.number, columns=there)
         if "image" in columns and "image" not in there:
             table = table.append_column("image", pa.nulls(len(table), _SCHEMA.field("image").type))
