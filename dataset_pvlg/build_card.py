@@ -51,13 +51,14 @@ pictures back, found by `path` and checked by `sha256`:
 # Pictures of these may be passed on by whoever built the folder; all others' authors forbid it.
 FREE_SOURCES = ("synthetic", "own")
 LICENCES = {
-    "cuhk_pedes": "non-commercial research and education; may not be distributed",
-    "icfg_pedes": "given on request, pictures of MSMT17; research only, may not be distributed",
-    "rstpreid": "pictures of MSMT17; research only, may not be distributed",
-    "ufine": "signed agreement (UFineBench); research only, may not be distributed",
-    "ufine3c": "signed agreement (UFineBench); research only, may not be distributed",
-    "own": "whoever built this folder answers for them",
-    "synthetic": "Apache-2.0: drawn by Rogle, no photograph in them",
+    "synthetic": "Apache-2.0; drawn by a program, nobody is in it",
+    "cuhk_pedes": "non-commercial research and education; its owners forbid distributing it",
+    "icfg_pedes": "on request from its owners, research only; its pictures are MSMT17's",
+    "rstpreid": "research only; its pictures are MSMT17's",
+    "ufine": "on a signed agreement with its owners, research only",
+    "ufine3c": "on a signed agreement with its owners, research only",
+    "own": "the builder's own; people can be recognised in its pictures",
+    "generated": "made from pictures of another source, whose terms hold",
 }
 
 # Lower edges of the bins; the last one is open.

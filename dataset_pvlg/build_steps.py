@@ -156,17 +156,12 @@ def let_go() -> None:
     _held = (None, None)
 
 
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def load_captioner(name: str) -> Any:
     """The [`dataset_pvlg.captioner.Captioner`] of that name. Raises ValueError if it cannot be read."""
     from dataset_pvlg.captioner import Captioner
+    from modeling_rogle.devices import best_device
 
-    return _hold(("captioner", name), lambda: Captioner(name, device=_device()))
+    return _hold(("captioner", name), lambda: Captioner(name, device=best_device()))
 
 
 def load_matcher(matcher: str) -> tuple[Any, Any]:
@@ -175,12 +170,12 @@ def load_matcher(matcher: str) -> tuple[Any, Any]:
     Raises:
         ValueError: it cannot be read.
     """
-    from modeling_rogle import RogleModel, RogleProcessor  # the one place where the data needs the model
+    from modeling_rogle.loading import load_model  # the one place where the data needs the model
 
     def load() -> tuple[Any, Any]:
         try:
-            model = RogleModel.from_pretrained(matcher).eval().to(_device())
-            return model, RogleProcessor.from_pretrained(matcher)
+            model, processor = load_model(matcher)
+            return model.eval(), processor
         except (OSError, ValueError) as error:  # the Hub's own message does not say which argument it is about
             raise ValueError(f"--matcher {matcher} cannot be read: {str(error).strip().splitlines()[0]}") from error
 

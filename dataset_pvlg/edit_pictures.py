@@ -148,6 +148,8 @@ class PictureEditor:
             )
         except ImportError as error:
             raise ImportError("--editor MODEL needs diffusers: pip install 'rogle[pdg]'") from error
+        from modeling_rogle.devices import best_device
+
         try:
             config = DiffusionPipeline.load_config(model)
             self.instructed = "InstructPix2Pix" in config["_class_name"]
@@ -161,7 +163,7 @@ class PictureEditor:
                 self.pipeline.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2
             )
         self.pipeline.set_progress_bar_config(disable=True)
-        self.pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.pipeline.to(device or best_device())
         self.steps, self._torch = steps, torch
         self.side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dataset_pvlg.caption_hygiene import clean_caption, reject_reason
 from dataset_pvlg.captioner import DEFAULT_CAPTIONER, Captioner, CaptionOptions
 from dataset_pvlg.features import FEATURES
-from dataset_pvlg.row_groups import FolderRows, Job, add_to_card, check_out, processes
+from dataset_pvlg.row_groups import FolderRows, Job, add_to_card, check_out, end_processes, processes
 from dataset_pvlg.sources.read import join_captions
 from modeling_rogle.sentences import split_sentences
 
@@ -180,12 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if state.num_processes > 1:
-        state.destroy_process_group()
-    if state.is_main_process:
-        for split, count in counts.items():
-            print(f"{split}: " + ", ".join(f"{number} {name}" for name, number in count.items()))
-        print(args.out)
+    end_processes(state, counts, args.out)
     return 0
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from dataset_pvlg.phrases import noun_phrases
 from dataset_pvlg.proposals import Proposals, Proposer, propose_templates, tidy
+from modeling_rogle.devices import best_device
 
 TASKS = {"sam": "mask-generation", "open_vocabulary": "zero-shot-object-detection", "parser": "image-segmentation"}
 _POINTS_AT_ONCE = 128
@@ -49,9 +50,8 @@ def load_model_proposer(name: str, model: str, most: int = 120) -> Proposer:
             "proposer sam: mask generation needs torchvision, of the very build that fits torch; "
             "the proposers open_vocabulary, parser and templates+felzenszwalb do without"
         )
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     try:
-        run = pipeline(TASKS[name], model=model, device=device)
+        run = pipeline(TASKS[name], model=model, device=best_device())
     except Exception as error:  # transformers raises almost anything for a folder that is something else
         reason = " ".join(str(error).split("\n")[0].split())
         raise ValueError(f"proposer {name}: {model} cannot be loaded for {TASKS[name]} ({reason})") from error

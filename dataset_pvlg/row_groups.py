@@ -133,6 +133,16 @@ def processes() -> PartialState:
     return PartialState(cpu=cpu, timeout=timedelta(days=7))
 
 
+def end_processes(state: PartialState, counts: Counts, out: str | Path) -> None:
+    """The last lines of a command: counts by split and where the rows are, told once; the processes part."""
+    if state.num_processes > 1:
+        state.destroy_process_group()
+    if state.is_main_process:
+        for split, count in counts.items():
+            print(f"{split}: " + ", ".join(f"{number} {name}" for name, number in count.items()))
+        print(out)
+
+
 def check_out(out: str | Path, name: str) -> None:
     """A typo must not cost the loading of a model.
 
@@ -313,6 +323,7 @@ __all__ = [
     "add_to_card",
     "as_dataset",
     "check_out",
+    "end_processes",
     "open_rows",
     "processes",
     "write_atomically",

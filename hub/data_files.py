@@ -14,6 +14,7 @@ from datasets import Dataset
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
+from dataset_pvlg.build_card import LICENCES
 from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.load import SYNTHETIC_NAMES, load_rows
 from modeling_rogle.release.model_files import check_empty, read_json
@@ -35,16 +36,8 @@ class Terms:
     pictures: bool = False
 
 
-TERMS = {
-    "synthetic": Terms("Apache-2.0; drawn by a program, nobody is in it", pictures=True),
-    "cuhk_pedes": Terms("non-commercial research and education; its owners forbid distributing it"),
-    "icfg_pedes": Terms("on request from its owners, research only; its pictures are MSMT17's"),
-    "rstpreid": Terms("research only; its pictures are MSMT17's"),
-    "ufine": Terms("on a signed agreement with its owners, research only"),
-    "ufine3c": Terms("on a signed agreement with its owners, research only"),
-    "own": Terms("the builder's own; people can be recognised in its pictures"),
-    "generated": Terms("made from pictures of another source, whose terms hold"),
-}
+# Public for all: only what a program has drawn. What is one's own may hold people who never agreed to that.
+TERMS = {name: Terms(licence, pictures=name == "synthetic") for name, licence in LICENCES.items()}
 
 
 @dataclass

@@ -34,7 +34,7 @@ def add_mine(commands: argparse._SubParsersAction) -> None:
         help="each sentence its best box (default), no box twice, or optimal transport",
     )
     parser.add_argument(
-        "--threshold", type=float, metavar="T", help="probability under which a sentence gets no region (default: 0.4)"
+        "--threshold", type=float, metavar="T", help="probability under which a sentence gets no region (default: 0.45)"
     )
     parser.add_argument("--sample", type=int, default=4000, metavar="N", help="images to learn from (default 4000)")
     parser.add_argument(
@@ -79,7 +79,7 @@ def _mine(args: argparse.Namespace) -> None:
 
     model_name = _checked_model(args.model)
     from dataset_pvlg.mine import MineOptions, check_mining, mine_folder
-    from dataset_pvlg.row_groups import processes
+    from dataset_pvlg.row_groups import end_processes, processes
 
     names = ("proposer", "rule", "threshold", "sample", "ignore_pairs", "batch_size", "seed")
     options = MineOptions(tuple(args.split), **{name: getattr(args, name) for name in names})
@@ -88,12 +88,7 @@ def _mine(args: argparse.Namespace) -> None:
     from .loading import load_model
 
     counts = mine_folder(*load_model(model_name), args.data, args.out, options, sys.stderr.isatty())
-    if state.num_processes > 1:
-        state.destroy_process_group()
-    if state.is_main_process:
-        for split, count in counts.items():
-            print(f"{split}: " + ", ".join(f"{number} {name}" for name, number in count.items()))
-        print(args.out)
+    end_processes(state, counts, args.out)
 
 
 def _join(args: argparse.Namespace) -> None:

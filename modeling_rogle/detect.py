@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
+from .devices import best_device
 from .manifest import GalleryError
 
 PERSON = ("person", "pedestrian", "people", "human")
@@ -38,9 +38,8 @@ class Detector:
 
         self.name = str(Path(name).resolve()) if Path(name).is_dir() else str(name)
         self.threshold = threshold
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         try:
-            self.pipeline: Any = pipeline("object-detection", model=self.name, device=device)
+            self.pipeline: Any = pipeline("object-detection", model=self.name, device=best_device())
         except Exception as error:  # transformers raises almost anything for a folder that is something else
             reason = " ".join(str(error).split("\n")[0].split())
             raise GalleryError(

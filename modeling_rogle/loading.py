@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from .configuration_rogle import RogleConfig
+from .devices import best_device
 from .manifest import GalleryError
 from .modeling_rogle import RogleModel
 from .processing_rogle import RogleProcessor
@@ -44,7 +45,7 @@ def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
     end, ends = processor.tokenizer.eos_token_id, model.config.text_config.eos_token_id
     if len(processor.tokenizer) > model.config.text_config.vocab_size or (end != ends and ends != 2):
         raise GalleryError(f"{name}: the tokenizer is not this model's (end token {end}, config.json says {ends})")
-    return model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"), processor
+    return model.to(best_device()), processor
 
 
 def fingerprint(model: RogleModel) -> str:
