@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import forks  # noqa: F401  its children are killed
 import numpy as np
 
 from dataset_pvlg.build import Options, Source, build, parse_sources

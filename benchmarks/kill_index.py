@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import forks  # noqa: F401  its children are killed
 import numpy as np
 import torch
 from PIL import Image

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import forks  # noqa: F401  its children are killed
 import torch
 from safetensors.torch import load_file
 

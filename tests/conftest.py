@@ -13,6 +13,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 from pathlib import Path  # noqa: E402
 
+import forks  # noqa: E402, F401  tests kill forked children too
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from small_model import train_tokenizer  # noqa: E402

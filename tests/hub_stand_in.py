@@ -245,10 +245,11 @@ def as_user(hub: StandIn, home: object, token: str | None = "hf_stand_in_token")
 
 def in_this_process(hub: StandIn, monkeypatch: object, token: str = "hf_stand_in_token") -> None:
     """Makes the running process take the stand-in for the Hub until `monkeypatch` is undone."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     settings = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
     settings["HUGGINGFACE_CO_URL_TEMPLATE"] = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)  # what the module's functions ask has read it at its import
     monkeypatch.setenv("HF_TOKEN", token)
