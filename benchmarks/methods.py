@@ -2,9 +2,10 @@
 
 ROGLE beside the other systems of the field on synthetic P-VLG: one small backbone, one recipe but for what the system's
 file in train/configs says, the same number of steps for all, trained once on long and short captions and scored on both
-from the one checkpoint. Nothing was searched, for anybody; the checkpoint (R@1 of long captions) and the weight of each
-system's local similarity are chosen on validation, test is scored once. CTLG's generated data are near copies drawn by
-the renderer (`python -m dataset_pvlg.generate`); with them it sees more pictures in fewer epochs, in as many steps.
+from the one checkpoint. Every system has the same search, over three learning rates in short runs of seed 0; that
+rate, the checkpoint (R@1 of long captions) and the weight of each system's local similarity are chosen on validation,
+test is scored once. CTLG's generated data are near copies drawn by the renderer (`python -m dataset_pvlg.generate`);
+with them it sees more pictures in fewer epochs, in as many steps.
 
 Every system x seed is a cell. Cells that are finished are kept, a killed one goes on, and one that another process is
 training is left to it: run the same command twice to use two cores. `--only` trains the cells whose name holds a text,
@@ -14,6 +15,7 @@ training is left to it: run the same command twice to use two cores. `--only` tr
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,31 +31,39 @@ from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.protocols import SplitEmbeddings, caption_similarities, encode_split, fuse, joint_protocol
 from modeling_rogle.ranking import cosine
 
+sys.path.insert(0, str(ROOT / "train"))  # a script's folder, no package
+from recipe import read_recipe  # noqa: E402
+
 
 @dataclass(frozen=True)
 class System:
     """title: in the table. config: file in train/configs; None is train.py's own defaults. flags: over it. copies:
-    trained on the data with generated near copies."""
+    trained on the data with generated near copies. told: what it learns from beside captions and identities."""
 
     title: str
     config: str | None
     flags: tuple[str, ...] = ()
     copies: bool = False
+    told: str = "-"
 
 
 SYSTEMS = {
-    "rogle": System("ROGLE (ours)", None),
+    "rogle": System("ROGLE (ours)", None, told="true region-sentence pairs"),
+    "rogle_mined": System("ROGLE (ours), mined pairs", None, ("--regions", "mined")),
     "clip_itc": System("CLIP, fine-tuned", "clip_itc.yaml"),
     "longclip": System("Long-CLIP", "longclip.yaml"),
-    "goal": System("GOAL", "goal.yaml"),
+    "goal": System("GOAL", "goal.yaml", told="true region-sentence pairs"),
     "irra": System("IRRA (SDM, IRR)", "irra.yaml"),
     "rde": System("RDE (TAL, clean pairs)", "rde.yaml"),
     "ctlg": System("CTLG", "ctlg.yaml"),
-    "ctlg_pdg": System("CTLG + PDG", "ctlg.yaml", ("--approximate", "0.5", "--mix", "0.5"), copies=True),
+    "ctlg_pdg": System(
+        "CTLG + PDG", "ctlg.yaml", ("--approximate", "0.5", "--mix", "0.5"), copies=True, told="near copies"
+    ),
     "acsa": System("ACSA", "acsa.yaml"),
     "parts": System("part-level correspondence", "parts.yaml"),
 }
-OURS = "rogle"
+OURS = ("rogle", "rogle_mined")
+RATES = (0.5, 1.0, 2.0)  # of the recipe's learning rate: what is searched, for all alike
 CURVE = "validation/global/long/R@1"
 BEGIN, END = "<!-- measured by benchmarks/methods.py -->", "<!-- end of what was measured -->"
 TIMED_QUERIES = 64
@@ -63,14 +73,37 @@ def cell_name(system: str, seed: int) -> str:
     return f"{system}_seed-{seed}"
 
 
-def flags_of(system: str, seed: int, out: Path, dataset: str, epochs: int, make: bool) -> tuple[list[str], list[str]]:
-    """A cell's own flags of train.py, and those that all cells of this data share."""
+def flags_of(
+    system: str, seed: int, out: Path, dataset: str, epochs: int, make: bool, rate: float = 1.0
+) -> tuple[list[str], list[str]]:
+    """A cell's own flags of train.py, and those by which a finished cell is known to be this one.
+
+    Args:
+        make: whether generated data may be made now. rate: of the recipe's learning rate.
+    """
     chosen = SYSTEMS[system]
     own = ["--config", str(ROOT / "train" / "configs" / chosen.config)] if chosen.config else []
+    own = [*own, *chosen.flags, "--seed", str(seed)]
     shared = ["--dataset", dataset, "--epochs", str(epochs), "--threads", "1"]
-    return [*own, *chosen.flags, "--seed", str(seed)], with_copies(
-        out, dataset, epochs, make
-    ) if chosen.copies else shared
+    if chosen.copies:
+        shared = with_copies(out, dataset, epochs, make)
+    return own, [*shared, "--learning-rate", str(rate * read_recipe(own).learning_rate)]
+
+
+def search_cell(out: Path, system: str, rate: float) -> Path:
+    """Folder of the short run that tries a learning rate."""
+    return out / "search" / f"{system}_rate-{rate:g}"
+
+
+def searched(out: Path, system: str) -> dict[float, float]:
+    """Rate -> the best validation R@1 of long captions (global) that its short run came to, of those that are done."""
+    runs = {rate: read_cell(search_cell(out, system, rate)) for rate in RATES}
+    return {rate: max(entry[CURVE] for entry in run["curve"]) for rate, run in runs.items() if run}
+
+
+def best_rate(tried: Mapping[float, float]) -> float:
+    """The rate that scored best; of equal ones that nearest to the recipe's."""
+    return max(tried, key=lambda rate: (tried[rate], -abs(rate - 1.0)))
 
 
 def score_cell(folder: Path, rows: Dataset) -> None:
@@ -158,10 +191,10 @@ def report(found: Mapping[str, Sequence[Mapping]]) -> str:
         return spread([cell[name] for cell in cells])
 
     scores = ["long", "long, global", "long mAP", "short", "short, global", "short mAP", "local", "pointing", "joint"]
-    titles = ["", "seeds", "long R@1", "global alone", "long mAP", "short R@1", "global alone", "short mAP"]
-    titles += ["sentence → region R@10", "pointing", "joint mAP"]
+    titles = ["", "told besides", "seeds", "long R@1", "global alone", "long mAP", "short R@1", "global alone"]
+    titles += ["short mAP", "sentence → region R@10", "pointing", "joint mAP"]
     rows = [
-        [SYSTEMS[name].title, str(len(cells)), *(column(score, cells) for score in scores)]
+        [SYSTEMS[name].title, SYSTEMS[name].told, str(len(cells)), *(column(score, cells) for score in scores)]
         for name, cells in found.items()
     ]
     parts = [table(titles, rows)]
@@ -174,8 +207,19 @@ def report(found: Mapping[str, Sequence[Mapping]]) -> str:
         rows.append([SYSTEMS[name].title, column("steps", cells), column("minutes", cells), spread(early), weight])
         rows[-1] += [column("encoding", cells), column("ranking", cells)]
     parts += ["At equal steps above; at equal time, and what it costs:", table(titles, rows)]
-    verdicts = [_verdict(found, score, title) for score, title in LEADS.items()]
+    verdicts = [_verdict(found, ours, score, title) for ours in OURS for score, title in LEADS.items()]
     return "\n\n".join([*parts, "\n".join(filter(None, verdicts))]).rstrip()
+
+
+def search_report(tried: Mapping[str, Mapping[float, float]]) -> str:
+    """A markdown table of what [`searched`] gives for each system, the chosen rate in bold."""
+    rows = []
+    for name, scores in tried.items():
+        best = best_rate(scores) if len(scores) == len(RATES) else None
+        told = {rate: f"{score:.1f}" for rate, score in scores.items()}
+        told |= {best: f"**{told[best]}**"} if best else {}
+        rows.append([SYSTEMS[name].title, *(told.get(rate, "-") for rate in RATES)])
+    return table(["learning rate", *(f"x {rate:g}" for rate in RATES)], rows)
 
 
 LEADS = {
@@ -186,16 +230,16 @@ LEADS = {
 }
 
 
-def _verdict(found: Mapping[str, Sequence[Mapping]], score: str, title: str) -> str:
-    """Whether ROGLE leads, and by how much it does or does not; empty as long as there is nothing to compare."""
+def _verdict(found: Mapping[str, Sequence[Mapping]], ours: str, score: str, title: str) -> str:
+    """Whether one of ours leads the others, and by how much or not; empty while there is nothing to compare."""
     means = {name: statistics.mean(cell[score] for cell in cells) for name, cells in found.items() if cells}
-    ours = means.pop(OURS, None)
-    if ours is None or not means:
+    others = {name: mean for name, mean in means.items() if name not in OURS}
+    if ours not in means or not others:
         return ""
-    best = max(means, key=means.get)
-    gap = ours - means[best]
-    says = f"ROGLE leads by {gap:.1f}" if gap > 0 else f"**ROGLE does not lead**: it is {abs(gap):.1f} behind"
-    return f"- {title}: {says} ({ours:.1f}; the best other is {SYSTEMS[best].title} with {means[best]:.1f})."
+    best = max(others, key=others.get)
+    gap, name = means[ours] - others[best], SYSTEMS[ours].title
+    says = f"{name} leads by {gap:.1f}" if gap > 0 else f"**{name} does not lead**: it is {abs(gap):.1f} behind"
+    return f"- {title}: {says} ({means[ours]:.1f}; the best other is {SYSTEMS[best].title} with {others[best]:.1f})."
 
 
 def write_between(path: Path, text: str) -> None:
@@ -218,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=5, help="the budget of each cell, in epochs of the plain data")
+    parser.add_argument("--search-epochs", type=int, default=2, help="of the runs that choose the learning rate")
     parser.add_argument("--dataset", default="synthetic")
     parser.add_argument("--only", help="train only cells whose name (system_seed-N) holds this text")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
@@ -228,9 +273,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = [(system, seed) for seed in args.seeds for system in args.systems]
     wanted = [(s, seed) for s, seed in wanted if not args.only or args.only in cell_name(s, seed)]
     test = load_rows(args.dataset)[0]["test"]
+    tried = _search(args, out, sorted({system for system, _ in wanted}, key=list(SYSTEMS).index))
     for number, (system, seed) in enumerate(wanted, 1):
         folder = out / "cells" / cell_name(system, seed)
-        flags, shared = flags_of(system, seed, out, args.dataset, args.epochs, make=not args.report_only)
+        if len(tried[system]) < len(RATES):
+            print(f"[{number}/{len(wanted)}] {folder.name}: its search is not finished", flush=True)
+            continue
+        rate, make = best_rate(tried[system]), not args.report_only
+        flags, shared = flags_of(system, seed, out, args.dataset, args.epochs, make, rate)
         check_cell(folder, shared)
         if args.report_only:
             continue
@@ -250,12 +300,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     cells = [cell for each in found.values() for cell in each]
     text = [
         f"`python benchmarks/methods.py --dataset {args.dataset} --epochs {args.epochs} --seeds "
-        f"{' '.join(map(str, args.seeds))}`: {args.epochs} epochs of the plain data a cell, or as many steps; nothing "
-        f"searched; checkpoint and weight chosen on validation; R@1, R@10 and mAP on the test split "
+        f"{' '.join(map(str, args.seeds))}`: {args.epochs} epochs of the plain data a cell, or as many steps; "
+        f"learning rate, checkpoint and weight chosen on validation; R@1, R@10 and mAP on the test split "
         f"({len(test)} pictures), in %, mean and standard deviation over the seeds.",
         report(found),
         f"{len(cells)} of {len(args.systems) * len(args.seeds)} cells, {sum(c['minutes'] for c in cells) / 60:.2f} "
         "hours of training.",
+        f"The search, the same for all: {args.search_epochs} epochs at each of {len(RATES)} learning rates, seed 0; "
+        "validation R@1 of long captions (global), the chosen one in bold:",
+        search_report(tried),
     ]
     write_whole(out / "report.md", "\n\n".join(text))
     write_whole(out / "report.json", json.dumps(found, indent=1))
@@ -263,6 +316,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.write:
         write_between(args.write, "\n\n".join(text))
     print("\n\n".join(text))
+
+
+def _search(args: argparse.Namespace, out: Path, systems: Sequence[str]) -> dict[str, dict[float, float]]:
+    """Runs what is missing of the search, and gives for each system what its rates scored so far."""
+    for system in systems:
+        for rate in RATES:
+            folder, make = search_cell(out, system, rate), not args.report_only
+            flags, shared = flags_of(system, 0, out, args.dataset, args.search_epochs, make, rate)
+            check_cell(folder, shared)
+            if make and not (folder / "results.json").exists():
+                print(f"[search] {folder.name}", flush=True)
+                run_cell(folder, flags, shared)
+    return {system: searched(out, system) for system in systems}
 
 
 if __name__ == "__main__":

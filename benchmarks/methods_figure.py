@@ -50,9 +50,8 @@ def draw_methods(found: Mapping[str, Sequence[Mapping]], titles: Mapping[str, st
             [statistics.mean(cell["curve"][e][key] for cell in found[name]) for e in range(epochs)]
             for key in ("minutes", line)
         )
-        curves.plot(
-            [0, *minutes], [0, *scores], marker="o", markersize=3, color=colours(number % 10), label=titles[name]
-        )
+        style = {"color": colours(number % 10), "linestyle": "-" if number < 10 else "--"}
+        curves.plot([0, *minutes], [0, *scores], marker="o", markersize=3, label=titles[name], **style)
     curves.set_xlabel("minutes of training")
     curves.set_ylabel("validation R@1, long captions, global, %")
     curves.legend(frameon=False, fontsize=8)
