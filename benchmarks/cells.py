@@ -76,11 +76,12 @@ def run_cell(folder: Path, flags: Sequence[str], common: Sequence[str]) -> bool:
             return False
         if (folder / "results.json").exists():
             return True
+        log_file = folder.with_name(f"{folder.name}.log")
         command = [sys.executable, str(ROOT / "train" / "train.py"), *common, *flags, "--out", str(folder)]
         if folder.exists() and any(folder.iterdir()):
             command.append("--resume")
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        with open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
+        with open(log_file, "a", encoding="utf-8") as log:
             code = subprocess.run(
                 command,
                 stdout=log,
@@ -89,7 +90,7 @@ def run_cell(folder: Path, flags: Sequence[str], common: Sequence[str]) -> bool:
                 pass_fds=[lock],
             ).returncode
     if code:
-        raise SystemExit(f"{' '.join(command)}\nended with {code}; its messages: {folder.with_suffix('.log')}")
+        raise SystemExit(f"{' '.join(command)}\nended with {code}; its messages: {log_file}")
     return True
 
 
