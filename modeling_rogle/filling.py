@@ -13,6 +13,7 @@ from .manifest import HEADER, GalleryError, read_manifest, remove_unnamed, write
 from .shards import Index
 from .store import EXACT_ROWS, TRUSTED, Tuned, VectorStore, open_store, tune
 
+PAYS = 0.9  # times as fast as the exact search under which a store is said not to pay; nearer to 1 none can tell
 _AT_ONCE = 65_536  # vectors in memory while a store is filled
 _TRAINED_AT_ONCE = 262_144  # of the first ones, which train faiss' cells: 512 MB at width 512
 # Queries that a store's recall is measured on: texts lie apart from pictures, so pictures would measure something else.
@@ -86,7 +87,7 @@ def _say(uri: str, tuned: Tuned, images: int) -> None:
     line = None
     if tuned.recall < TRUSTED:
         line = f"finds {100 * tuned.recall:.1f} % of the best ten; searches will be exact"
-    elif tuned.gain < 1.0 and images > EXACT_ROWS:  # in a small index neither is felt
+    elif tuned.gain < PAYS and images > EXACT_ROWS:  # in a small index neither is felt
         line = f"does not pay here, a search takes {1 / tuned.gain:.1f} times as long as an exact one (--store exact)"
     elif tuned.filtered < TRUSTED:
         share = f"{100 * tuned.filtered:.1f} %"

@@ -31,6 +31,7 @@ AIMED = 0.99  # recall@10 that its effort is raised to
 EXACT_SHARE = 0.1  # a filter that lets at most this share of the rows through is answered exactly
 EXACT_ROWS = 20_000  # and so is any that lets no more rows through than this
 MARGIN = 1.5  # how many more than the share of the filter demands are asked for
+TIMED = 20  # queries that a store is raced on against the exact search
 LEAST = 64  # that a store is asked for: its order is rough where its vectors are codes, the shards put it right
 _WIDE = 0.25  # a filter that lets more through is a mask over a scan: gathering the rows would cost more than they do
 _BLOCK = 8192  # bfloat16 rows turned into float32 at once: they stay in the cache
@@ -221,33 +222,38 @@ def tune(store: VectorStore, index: Index, queries: np.ndarray, count: int = 10)
     and measures what that costs."""
     upto = int(index.ids[-1]) + 1
     rows = np.flatnonzero(np.random.default_rng(0).random(len(index)) < 0.5)
-    exact_seconds, wanted = _timed(lambda query: exact_search(index, query, count)[0], queries)
+
+    def exact(query: np.ndarray) -> np.ndarray:
+        return exact_search(index, query, count)[0]
 
     def found(query: np.ndarray) -> np.ndarray:
         return exact_search(index, query, count, _candidates(index, query, count, None, store, upto))[0]
 
-    while True:
-        seconds, got = _timed(found, queries)
-        recall = _recall(got, wanted)
-        if recall >= AIMED or store.effort >= store.max_effort:
-            break
+    wanted = [exact(query) for query in queries]
+    while (recall := _recall([found(query) for query in queries], wanted)) < AIMED and store.effort < store.max_effort:
         store.effort = min(2 * store.effort, store.max_effort)
+    gain = _times_as_fast(found, exact, queries[:TIMED])
     through = recall
     if len(rows) > EXACT_ROWS:
         wanted = [exact_search(index, query, count, rows)[0] for query in queries]
         through = _recall([_candidates(index, query, count, rows, store, upto) for query in queries], wanted)
-    return Tuned(recall, through, exact_seconds / max(seconds, 1e-9))
+    return Tuned(recall, through, gain)
 
 
-def _timed(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray) -> tuple[float, list[np.ndarray]]:
-    """The median of seconds over queries (a store may lie on another machine: not this process' time), and what each
-    found."""
-    seconds, found = [], []
+def _times_as_fast(
+    one: Callable[[np.ndarray], object], other: Callable[[np.ndarray], object], queries: np.ndarray
+) -> float:
+    """How many times as fast as `other` a search by `one` is: the median over queries of the ratio of two calls, one
+    straight after the other, so that whatever else the machine does meets both. Of the clock on the wall: a store may
+    lie on another machine, whose work is not this process' time."""
+    ratios = []
     for query in queries:
-        started = time.perf_counter()
-        found.append(search(query))
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds)), found
+        before = time.perf_counter()
+        one(query)
+        between = time.perf_counter()
+        other(query)
+        ratios.append((time.perf_counter() - between) / max(between - before, 1e-9))
+    return float(np.median(ratios))
 
 
 def _recall(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:

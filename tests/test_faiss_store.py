@@ -1,6 +1,7 @@
 """faiss beside the shards: recall, deletion, files written whole."""
 
 import os
+import warnings
 from dataclasses import asdict
 
 import numpy as np
@@ -68,6 +69,11 @@ def test_a_store_that_does_not_pay_or_loses_too_much_says_so(tmp_path, monkeypat
         with pytest.warns(UserWarning, match=f"store faiss: {line}"):
             saved = fill(tmp_path, "faiss", lambda: clustered(3))
         assert {name: saved[name] for name in ("recall", "filtered", "gain")} == asdict(tuned)
+    fill(tmp_path, "exact")
+    monkeypatch.setattr(filling, "tune", lambda *_: Tuned(1.0, 1.0, 0.95))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fill(tmp_path, "faiss", lambda: clustered(3))  # no clock tells 0.95 from 1
 
 
 def test_a_filled_store_is_found_again_and_finds(tmp_path, uri):

@@ -145,6 +145,38 @@ def test_the_effort_rises_until_the_recall_is_reached_or_cannot_be(index):
     assert 0.1 < tune(poor, index, queries).recall < 0.5 and poor.effort == 2
 
 
+class Clock:
+    """Time that passes with the work done, `slower` times as fast from the moment `busy` on, when others work too."""
+
+    def __init__(self, busy: float, slower: float):
+        self.now, self.busy, self.slower = 0.0, busy, slower
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds * (self.slower if self.now >= self.busy else 1.0)
+
+
+@pytest.mark.parametrize("busy", [0.0, 45.0, 70.0, 90.0, 1e9])
+def test_how_much_faster_a_store_is_does_not_depend_on_what_else_the_machine_does(index, monkeypatch, busy):
+    clock, exactly = Clock(busy, 10.0), stores.exact_search
+
+    def exact(index, query, count, rows=None):
+        if rows is None:
+            clock.work(4.0)
+        return exactly(index, query, count, rows)
+
+    class Quick(Exhaustive):
+        def search(self, query, count):
+            clock.work(1.0)
+            return super().search(query, count)
+
+    monkeypatch.setattr(stores, "time", clock)
+    monkeypatch.setattr(stores, "exact_search", exact)
+    assert tune(Quick(index), index, clustered(12)).gain == pytest.approx(4.0)
+
+
 def test_recall_through_a_filter_is_measured_by_itself(index, monkeypatch):
     monkeypatch.setattr(stores, "EXACT_ROWS", 10)
     monkeypatch.setattr(stores, "LEAST", 1)
