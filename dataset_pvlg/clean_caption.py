@@ -87,9 +87,9 @@ def clean_text(text: str, cjk: bool | None = None) -> tuple[str, tuple[str, ...]
 def clean_row(row: dict[str, Any]) -> tuple[str, ...]:
     """Puts `caption` right in place, with `sentences` true to it; `captions` stay.
 
-    Sentences are cleaned one by one and joined by single blanks, so that they stay the sentences that regions point
-    to. A sentence of which nothing is left goes, and regions that pointed to it get sentence -1. A caption of which
-    nothing would be left stays as it is.
+    Sentences are cleaned one by one and joined by single blanks (clauses by their comma too), so that they stay the
+    sentences that regions point to. A sentence of which nothing is left goes, and regions that pointed to it get
+    sentence -1. A caption of which nothing would be left stays as it is.
 
     Returns:
         The faults that were put right, by name listed above, each once.
@@ -106,10 +106,11 @@ def clean_row(row: dict[str, Any]) -> tuple[str, ...]:
         text, found = clean_text(sentence["text"], cjk)
         faults += [fault for fault in found if fault != GLUED]
         gap = caption[sentences[number - 1]["end"] : sentence["start"]] if number else ""
-        blank = " " if not cjk or gap else ""  # Chinese and Japanese have none between sentences
+        mark = gap.strip() if gap.strip() in (",", ";") else ""  # between clauses
+        blank = mark + (" " if not cjk or gap else "")  # Chinese and Japanese have none between sentences
         if number and not cjk and not gap:
             faults.append(GLUED)
-        elif gap not in ("", " "):
+        elif gap not in ("", " ", f"{mark} "):
             faults.append(BLANKS)
         if not any(map(str.isalpha, text)):
             continue

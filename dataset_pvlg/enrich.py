@@ -111,7 +111,8 @@ def _human_caption(row: dict) -> tuple[str, str]:
 def _with_caption(row: dict, caption: str, origin: str) -> dict:
     if caption == row["caption"]:
         return row | {"caption_origin": origin}
-    sentences = [{"text": text, "start": start, "end": end} for text, start, end in split_sentences(caption)]
+    parts = split_sentences(caption, clauses=True)
+    sentences = [{"text": text, "start": start, "end": end} for text, start, end in parts]
     regions = [region for region in row["regions"] if region["origin"] != "rsm"]
     return row | {"caption": caption, "caption_origin": origin, "sentences": sentences, "regions": regions}
 

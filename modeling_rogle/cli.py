@@ -241,7 +241,7 @@ def _search(args: argparse.Namespace) -> None:
         from .query import MAX_SENTENCES
         from .sentences import split_sentences
 
-        count = min(len(split_sentences(args.query)), MAX_SENTENCES)
+        count = min(len(split_sentences(args.query, clauses=True)), MAX_SENTENCES)
         if not 1 <= args.heatmap <= count:
             raise ValueError(f"--heatmap: no sentence {args.heatmap}, the query has {count}")
     if args.save or args.save_map:

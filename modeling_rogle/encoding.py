@@ -156,7 +156,7 @@ def plan_split(
         if row["caption"]:
             long_set.add(row["caption"], n, sentences)
         for caption in row["captions"]:
-            short_set.add(caption, n, [text for text, _, _ in split_sentences(caption)])
+            short_set.add(caption, n, [text for text, _, _ in split_sentences(caption, clauses=True)])
         if regions == "templates":
             sentence_region += [-1] * len(sentences)
             continue

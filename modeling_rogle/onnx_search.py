@@ -95,7 +95,7 @@ class OnnxGallery:
         if top_k < 1 or reranked < 0 or not 0.0 <= weight <= 1.0:
             asked = f"top-k {top_k}, reranked {reranked}, local weight {weight}"
             raise GalleryError(f"{asked}: at least 1, at least 0, and in [0, 1] are wanted")
-        sentences = split_sentences(query)[:MAX_SENTENCES]
+        sentences = split_sentences(query, clauses=True)[:MAX_SENTENCES]
         if not sentences:
             raise GalleryError('query: no words in it; describe a person, as in "a man in a red coat"')
         if not len(self):

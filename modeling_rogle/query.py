@@ -41,7 +41,7 @@ def encode_query(
         UserWarning: the text has more than 64 sentences, of which the rest is left out, or is longer than the model
             reads; says how many sentences or tokens were cut.
     """
-    sentences = split_sentences(text)
+    sentences = split_sentences(text, clauses=True)  # a short query is one sentence that names several parts
     if len(sentences) > MAX_SENTENCES:
         warnings.warn(
             f"query: {len(sentences)} sentences, at most {MAX_SENTENCES} are read: the rest is left out", stacklevel=3

@@ -72,7 +72,8 @@ def test_words_are_never_lost_or_changed(pieces):
 
 
 def row_of(caption: str, regions: list[int] = ()) -> dict:
-    sentences = [{"text": text, "start": start, "end": end} for text, start, end in split_sentences(caption)]
+    parts = split_sentences(caption, clauses=True)
+    sentences = [{"text": text, "start": start, "end": end} for text, start, end in parts]
     return {"caption": caption, "captions": [caption], "sentences": sentences,
             "regions": [{"sentence": number} for number in regions]}  # fmt: skip
 
@@ -80,6 +81,19 @@ def row_of(caption: str, regions: list[int] = ()) -> dict:
 def check(row: dict) -> None:
     for sentence in row["sentences"]:
         assert row["caption"][sentence["start"] : sentence["end"]] == sentence["text"]
+
+
+def test_clauses_keep_their_commas():
+    row = row_of("A man wears a red  shirt, black pants and carries a bag.", [1])
+    faults = clean_row(row)
+    assert row["caption"] == "A man wears a red shirt, black pants and carries a bag."
+    assert [sentence["text"] for sentence in row["sentences"]] == [
+        "A man wears a red shirt",
+        "black pants",
+        "and carries a bag.",
+    ]
+    check(row)
+    assert set(faults) == {BLANKS}
 
 
 def test_row_keeps_its_own_captions_and_true_offsets():

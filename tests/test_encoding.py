@@ -103,6 +103,13 @@ def test_sizes_follow_the_rows(model, tiny_processor: RogleProcessor, rows) -> N
     assert found.image_person_ids.tolist() == [row["person_id"] for row in rows]
 
 
+def test_a_short_caption_is_met_clause_by_clause(tiny_processor, rows) -> None:
+    row = rows[0] | {"captions": ["A man wears a red shirt, black pants and white shoes."]}
+    assert {"A man wears a red shirt", "black pants", "and white shoes."} <= plan_split(
+        tiny_processor, [row]
+    ).texts.keys()
+
+
 def test_rows_without_regions_or_texts_are_a_gallery_still(model, tiny_processor, rows) -> None:
     bare = [row | {"regions": [], "caption": "", "sentences": [], "captions": []} for row in rows]
     found = encode_split(model, tiny_processor, bare, progress=False)

@@ -43,6 +43,15 @@ def test_folder_of_images_gives_a_person_an_image_and_no_captions(folder):
     assert report.records == sum(report.rows.values()) == 4
 
 
+def test_a_sentence_alone_is_parted_into_clauses_and_several_stay(folder, tmp_path):
+    said = ["A man wears a red shirt, black pants and white shoes.", "He walks. A red shirt, black pants."]
+    write_table(tmp_path / "t.csv", ["image", "caption"], [[f"photos/{n}.jpg", text] for n, text in enumerate(said)])
+    rows = all_rows(read_source("own", tmp_path / "t.csv")[0])
+    found = {row["caption"]: [sentence["text"] for sentence in row["sentences"]] for row in rows.values()}
+    assert found[said[0]] == ["A man wears a red shirt", "black pants", "and white shoes."]
+    assert found[said[1]] == ["He walks.", "A red shirt, black pants."]
+
+
 def test_other_files_in_the_folder_are_counted(folder):
     for name in (".DS_Store", "Thumbs.db", "notes.txt"):
         (folder / name).write_text("x")

@@ -23,6 +23,13 @@ def test_text_picture_and_the_mean_of_both(tiny_model, tiny_processor, tmp_path)
     np.testing.assert_array_equal(both.sentence_embeds, text.sentence_embeds)
 
 
+def test_one_sentence_that_names_several_parts_is_met_part_by_part(tiny_model, tiny_processor):
+    query = encode_query(tiny_model, tiny_processor, "A man wears a red jacket, black pants and white shoes.")
+    said = [one for one, _, _ in query.sentences]
+    assert said == ["A man wears a red jacket", "black pants", "and white shoes."]
+    assert len(query.sentence_embeds) == 3
+
+
 def test_pictures_that_cannot_be_read_are_named(tiny_model, tiny_processor, tmp_path):
     (tmp_path / "q.png").write_text("x")
     with pytest.raises(GalleryError, match=r"query picture .*q.png: not a picture that Pillow can read"):

@@ -289,7 +289,8 @@ def _rows(
         if not record.captions:
             report.note("image without caption", record.image_where)
         caption, origin = join_captions(record.captions)
-        sentences = [{"text": text, "start": start, "end": end} for text, start, end in split_sentences(caption)]
+        parts = split_sentences(caption, clauses=True)  # a sentence alone names several parts, each with its region
+        sentences = [{"text": text, "start": start, "end": end} for text, start, end in parts]
         person = PERSON_ID_OFFSETS[layout.source] + record.person
         if record.person in apart:
             person += SPLITS.index(record.split) * MAX_SOURCE_ID
