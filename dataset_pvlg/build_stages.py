@@ -74,7 +74,7 @@ class Stages:
         self._lock: int | None = None
 
     def __enter__(self) -> "Stages":
-        self._lock = _locked(self.folder)
+        self._lock = lock_folder(self.folder)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -203,8 +203,12 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _locked(folder: Path) -> int | None:
-    """Makes the folder and takes its lock. Raises ValueError if another process holds it."""
+def lock_folder(folder: Path) -> int | None:
+    """Makes the folder and takes its lock, which `os.close` gives back; None where the system has no such locks.
+
+    Raises:
+        ValueError: another process holds it.
+    """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
@@ -218,8 +222,8 @@ def _locked(folder: Path) -> int | None:
             pass  # removed by the one who had it, between our two calls
         except OSError as error:
             os.close(lock)
-            raise ValueError(f"{folder}: another build is at work in it") from error
+            raise ValueError(f"{folder}: another process is at work in it") from error
         os.close(lock)
 
 
-__all__ = ["Stages", "Unit", "end_with_parent", "resolved_out", "worker_context", "worker_pool"]
+__all__ = ["Stages", "Unit", "end_with_parent", "lock_folder", "resolved_out", "worker_context", "worker_pool"]

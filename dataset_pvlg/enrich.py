@@ -133,13 +133,13 @@ def enrich_folder(
         ValueError: `data_dir` is no P-VLG folder, `out` holds something, or was begun with other settings.
     """
     rows = FolderRows(data_dir)
-    job = Job(rows, out, _WORK, captioner.settings | {"batch_size": batch_size}, _CHANGED)
-    if job.counts is not None:
-        return job.counts
-    splits = list(dict.fromkeys(group.split for group in rows.groups))
-    counts = job.each(lambda part: enrich_rows(captioner, part, batch_size, progress=False), splits, progress)
-    job.finish(counts, lambda folder: _write_report(rows.root, folder, counts, captioner))
-    return counts
+    with Job(rows, out, _WORK, captioner.settings | {"batch_size": batch_size}, _CHANGED) as job:
+        if job.counts is not None:
+            return job.counts
+        splits = list(dict.fromkeys(group.split for group in rows.groups))
+        counts = job.each(lambda part: enrich_rows(captioner, part, batch_size, progress=False), splits, progress)
+        job.finish(counts, lambda folder: _write_report(rows.root, folder, counts, captioner))
+        return counts
 
 
 def _write_report(root: Path, folder: Path, counts: dict[str, dict[str, int]], captioner: Captioner) -> None:

@@ -216,31 +216,31 @@ def mine_folder(
         "model": Path(model.name_or_path).name,
         "fingerprint": fingerprint(model),
     }
-    job = Job(rows, out, _WORK, settings, ["regions"])
-    if job.counts is not None:
-        return job.counts
-    model = model.eval().to(job.state.device)
-    taught = "train" if any(group.split == "train" for group in rows.groups) else splits[0]
-    blind = options.ignore_pairs
+    with Job(rows, out, _WORK, settings, ["regions"]) as job:
+        if job.counts is not None:
+            return job.counts
+        model = model.eval().to(job.state.device)
+        taught = "train" if any(group.split == "train" for group in rows.groups) else splits[0]
+        blind = options.ignore_pairs
 
-    def fit(path: Path) -> None:
-        scratch = path.with_name("sample.arrow")
-        sample = _sample(rows, taught, options.sample, blind and taught in splits, scratch, progress)
-        judge = fit_matching(model, processor, sample, options.seed, options.sample, options.batch_size, progress)
-        judge.save(path)
-        scratch.unlink()
+        def fit(path: Path) -> None:
+            scratch = path.with_name("sample.arrow")
+            sample = _sample(rows, taught, options.sample, blind and taught in splits, scratch, progress)
+            judge = fit_matching(model, processor, sample, options.seed, options.sample, options.batch_size, progress)
+            judge.save(path)
+            scratch.unlink()
 
-    judge = RegionMatcher.load(job.once(JUDGE_FILE, fit))
+        judge = RegionMatcher.load(job.once(JUDGE_FILE, fit))
+        choices = (judge, propose, options.rule, options.threshold)
 
-    def mine(part: Dataset) -> tuple[Dataset, dict[str, int]]:
-        part = with_regions(part, [[] for _ in range(len(part))]) if blind else part
-        return mine_rows(
-            model, processor, part, options.batch_size, judge, propose, options.rule, options.threshold, progress=False
-        )
+        def mine(part: Dataset) -> tuple[Dataset, dict[str, int]]:
+            part = with_regions(part, [[] for _ in range(len(part))]) if blind else part
+            return mine_rows(model, processor, part, options.batch_size, *choices, progress=False)
 
-    counts = job.each(mine, splits, progress)
-    job.finish(counts, lambda folder: _write_reports(rows, folder, job.parts / JUDGE_FILE, settings, counts, taught))
-    return counts
+        counts = job.each(mine, splits, progress)
+        file = job.parts / JUDGE_FILE
+        job.finish(counts, lambda folder: _write_reports(rows, folder, file, settings, counts, taught))
+        return counts
 
 
 def _sample(rows: Rows, split: str, images: int, blind: bool, file: Path, progress: bool) -> Dataset:

@@ -21,7 +21,7 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 from tqdm import tqdm
 
-from dataset_pvlg.build_stages import resolved_out
+from dataset_pvlg.build_stages import lock_folder, resolved_out
 from dataset_pvlg.builder import NEVER_NULL, empty_lists, parquet_files, pipeline_hash
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.load import SYNTHETIC_NAMES, load_rows
@@ -162,6 +162,8 @@ def _folder(out: Path, name: str) -> Path:
 class Job:
     """One piece of work on all rows of a data set: [`once`] as often as needed, then [`each`], then [`finish`].
 
+    A context manager that keeps other commands out of the same work.
+
     Args:
         rows: what it works on.
         out: the folder that the result goes to; it must not hold anything.
@@ -173,7 +175,8 @@ class Job:
         counts: of an earlier run that had finished `out` and was killed while it cleared up; else None.
 
     Raises:
-        ValueError: (in all processes) `out` holds something, or the work was begun with other settings.
+        ValueError: (on entering, in all processes) `out` holds something, the work was begun with other settings, or
+            another command is at it.
     """
 
     def __init__(self, rows: Rows, out: str | Path, name: str, settings: Mapping[str, Any], changed: Sequence[str]):
@@ -182,10 +185,26 @@ class Job:
         self.parts = _folder(self.out, name)
         facts = {**settings, **rows.facts, "code": pipeline_hash()}
         self._settings = json.dumps(facts, indent=2, sort_keys=True)
-        self.counts: Counts | None = self._by_main(lambda: self._begin(name))
+        self.name = name
+        self.counts: Counts | None = None
+        self._lock: int | None = None
 
-    def _begin(self, name: str) -> Counts | None:
-        check_out(self.out, name)
+    def __enter__(self) -> "Job":
+        try:
+            self.counts = self._by_main(self._begin)
+        except ValueError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _begin(self) -> Counts | None:
+        check_out(self.out, self.name)
+        self._lock = lock_folder(self.parts)
         begun, finished = self.parts / _SETTINGS, self.parts / _FINISHED
         if finished.exists() and self.out.exists() and any(self.out.iterdir()):
             known = json.loads(finished.read_text(encoding="utf-8"))
@@ -199,7 +218,6 @@ class Job:
                     f"{self.parts}: was begun with other settings or data; remove it or choose another --out"
                 )
         else:
-            self.parts.mkdir(parents=True, exist_ok=True)
             write_atomically(begun, self._settings)
         return None
 

@@ -97,7 +97,7 @@ def test_nothing_finished_leaves_nothing_behind(tmp_path):
 def test_two_at_once_are_refused(tmp_path):
     with (
         Stages(tmp_path / "work"),
-        pytest.raises(ValueError, match="another build is at work"),
+        pytest.raises(ValueError, match="another process is at work"),
         Stages(tmp_path / "work"),
     ):
         pass

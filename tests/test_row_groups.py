@@ -32,13 +32,13 @@ def work(rows, out, splits=("train",), settings=None):
     found = {}
 
     def run():
-        job = Job(rows, out, "testing", settings or {}, ["caption"])
-        counts = job.counts
-        if counts is None:
-            job.once("note.txt", lambda path: path.write_text("once"))
-            counts = job.each(recaption, splits, progress=False)
-            job.finish(counts, lambda folder: (folder / "report.json").write_text(json.dumps(counts)))
-        found.update(counts)
+        with Job(rows, out, "testing", settings or {}, ["caption"]) as job:
+            counts = job.counts
+            if counts is None:
+                job.once("note.txt", lambda path: path.write_text("once"))
+                counts = job.each(recaption, splits, progress=False)
+                job.finish(counts, lambda folder: (folder / "report.json").write_text(json.dumps(counts)))
+            found.update(counts)
 
     fresh(run)
     return found
@@ -98,10 +98,25 @@ def test_an_error_of_the_one_who_prepares_is_told(folder, tmp_path):
         raise OSError("disk full")
 
     def run():
-        Job(open_rows(folder), tmp_path / "out", "testing", {}, ["caption"]).once("x", refuse)
+        with Job(open_rows(folder), tmp_path / "out", "testing", {}, ["caption"]) as job:
+            job.once("x", refuse)
 
     with pytest.raises(ValueError, match="disk full"):
         fresh(run)
+
+
+def test_two_commands_at_once_are_refused_and_the_lock_goes_with_the_first(folder, tmp_path):
+    def second():
+        with Job(open_rows(folder), tmp_path / "out", "testing", {}, ["caption"]):
+            pass
+
+    def first():
+        with Job(open_rows(folder), tmp_path / "out", "testing", {}, ["caption"]):
+            with pytest.raises(ValueError, match="another process is at work in it"):
+                second()
+        second()
+
+    fresh(first)
 
 
 def test_a_card_gets_a_section_more(tmp_path):
