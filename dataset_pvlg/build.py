@@ -25,7 +25,8 @@ from dataset_pvlg.build_steps import Source
 from dataset_pvlg.builder import pipeline_hash
 from dataset_pvlg.curation import CurationOptions
 from dataset_pvlg.features import SPLITS
-from dataset_pvlg.proposals import PROPOSER_NAMES
+from dataset_pvlg.mine import find_proposer
+from dataset_pvlg.proposals import DEFAULT_PROPOSER, PROPOSER_NAMES
 from dataset_pvlg.sources.read import SOURCE_NAMES
 from dataset_pvlg.sources.report import ReadReport
 from modeling_rogle.release.upload import check_name, push_folder
@@ -42,9 +43,9 @@ class Options:
     """What a build does beside reading. Names of models are folders or names on the Hub.
 
     curation: its switches, None leaves all rows as read. captioner: a vision-language model that writes long captions.
-    matcher: a Rogle or CLIP checkpoint that mines regions, from the candidates of `proposer` (a name of
-    `dataset_pvlg.proposals`; None: the places of upright people). batch_size: images a forward. pictures: False leaves
-    `image` null in every row, for a folder that may be passed on. shard_rows: rows that are worked on together;
+    matcher: a Rogle or CLIP checkpoint that mines regions, from the candidates of `proposer` (see
+    [`dataset_pvlg.mine.find_proposer`]; None: templates+felzenszwalb). batch_size: images a forward. pictures: False
+    leaves `image` null in every row, for a folder that may be passed on. shard_rows: rows that are worked on together;
     file_shards: of these shards, in one Parquet file.
     """
 
@@ -128,9 +129,10 @@ def build(
             fitted = stages.run(
                 "learn", steps.learn, {"judge": (taught, options.matcher)}, chosen["matcher"], here=True
             )
-            given = options.matcher, fitted["judge"].folder / steps.JUDGE_FILE, options.proposer, batch
+            proposer = options.proposer or DEFAULT_PROPOSER
+            given = options.matcher, fitted["judge"].folder / steps.JUDGE_FILE, proposer, batch
             units = {name: (path, *given) for name, path in shards.items()}
-            done = stages.run("match", steps.match, units, [options.proposer, batch])
+            done = stages.run("match", steps.match, units, [proposer, batch])
             shards, report["matching"] = _rows_of(done), _by_split(done)
 
         units = {
@@ -146,8 +148,8 @@ def build(
 
 def _try_models(options: Options) -> None:
     """A typo must not cost a read: loads each model once."""
-    if options.proposer is not None:
-        steps.find_proposer(options.proposer)
+    if options.matcher is not None:
+        find_proposer(options.proposer or DEFAULT_PROPOSER)
     if options.captioner is not None:
         steps.load_captioner(options.captioner)
     if options.matcher is not None:
@@ -343,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--proposer",
         metavar="NAME[=MODEL]",
-        help=f"whose candidates are matched: {', '.join(PROPOSER_NAMES)} (default: where upright people have parts)",
+        help=f"whose candidates are matched: places, {', '.join(PROPOSER_NAMES)} (default: {DEFAULT_PROPOSER})",
     )
     parser.add_argument("--batch-size", "--batch_size", type=int, default=32, help="images a forward (default 32)")
     parser.add_argument("--num-proc", "--num_proc", type=int, default=1, metavar="N", help="processes (default 1)")

@@ -18,15 +18,14 @@ from datasets import Dataset, concatenate_datasets
 from dataset_pvlg.build_card import Histograms
 from dataset_pvlg.curation import CurationOptions, curate
 from dataset_pvlg.features import FEATURES, SPLITS
-from dataset_pvlg.mine import fit_matching, mine_rows
+from dataset_pvlg.mine import find_proposer, fit_matching, mine_rows
 from dataset_pvlg.pack import cut_by_bytes
-from dataset_pvlg.proposals import Proposer, load_proposer
 from dataset_pvlg.sources.own import TABLES
 from dataset_pvlg.sources.read import find_source, read_source
 from dataset_pvlg.sources.report import SourceError
 from dataset_pvlg.sources.synthetic import SyntheticConfig
 from dataset_pvlg.sources.synthetic import rows as synthetic_rows
-from modeling_rogle.mining import SAMPLE, propose_places, spread
+from modeling_rogle.mining import SAMPLE, spread
 from modeling_rogle.region_matcher import RegionMatcher
 
 SCHEMA = FEATURES.arrow_schema  # its metadata carry the features, so that `load_dataset` gives the same types back
@@ -182,15 +181,6 @@ def load_matcher(matcher: str) -> tuple[Any, Any]:
     return _hold(("matcher", matcher), load)
 
 
-def find_proposer(text: str) -> Proposer:
-    """`NAME` or, for one that reads weights, `NAME=MODEL`. Raises ValueError, see `load_proposer`."""
-    name, _, model = text.partition("=")
-    try:
-        return load_proposer(name, model or None)
-    except (ValueError, ImportError) as error:
-        raise ValueError(f"--proposer {text}: {error}") from error
-
-
 def caption(folder: Path, shard: Path, captioner: str, batch_size: int) -> dict[str, int]:
     """Long captions by a vision-language model for a shard -> `rows.arrow`."""
     from dataset_pvlg.enrich import enrich_rows
@@ -208,12 +198,9 @@ def learn(folder: Path, shards: Sequence[Path], matcher: str) -> dict[str, Any]:
     return {}
 
 
-def match(
-    folder: Path, shard: Path, matcher: str, judge: Path, proposer: str | None, batch_size: int
-) -> dict[str, int]:
+def match(folder: Path, shard: Path, matcher: str, judge: Path, proposer: str, batch_size: int) -> dict[str, int]:
     """Regions for the sentences of a shard -> `rows.arrow`."""
-    propose = propose_places if proposer is None else find_proposer(proposer)
-    models, rows = load_matcher(matcher), read_arrow(shard)
+    models, rows, propose = load_matcher(matcher), read_arrow(shard), find_proposer(proposer)
     rows, counts = mine_rows(*models, rows, batch_size, RegionMatcher.load(judge), propose, progress=False)
     write_arrow(in_pieces(rows), folder / ROWS_FILE)
     return counts

@@ -19,7 +19,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from dataset_pvlg.features import FEATURES
-from dataset_pvlg.proposals import PROPOSER_NAMES, load_proposer
+from dataset_pvlg.proposals import DEFAULT_PROPOSER, PROPOSER_NAMES, load_proposer
 from dataset_pvlg.row_groups import Counts, Job, Rows, add_to_card, check_out, open_rows
 from modeling_rogle.loading import fingerprint
 from modeling_rogle.matching import assign
@@ -132,14 +132,14 @@ def mine_rows(
 class MineOptions:
     """What mining follows from beside the data and the model.
 
-    splits: those that are mined; the others are copied as they are; none named: all. proposer: `places`, a name of
-    `dataset_pvlg.proposals`, or `NAME=MODEL` for one that reads weights. rule, threshold, batch_size: see
+    splits: those that are mined; the others are copied as they are; none named: all. proposer: see
+    [`find_proposer`]. rule, threshold, batch_size: see
     [`modeling_rogle.mining.match_rows`]. sample, seed: of the judge, see [`fit_matching`]. ignore_pairs: regions that
     the mined splits have are dropped first, whatever their origin: how one measures mining that is shown no true box.
     """
 
     splits: tuple[str, ...] = ()
-    proposer: str = "places"
+    proposer: str = DEFAULT_PROPOSER
     rule: str = "best"
     threshold: float | None = None
     sample: int = SAMPLE["matcher"]
@@ -168,17 +168,27 @@ def check_mining(data: str | Path, out: str | Path, options: MineOptions) -> tup
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise ValueError(f"--threshold must lie in [0, 1], not {options.threshold}")
-    name, _, weights = options.proposer.partition("=")
-    try:
-        assign(torch.zeros(1, 1), options.rule)
-        propose = propose_places if options.proposer == "places" else load_proposer(name, weights or None)
-    except ImportError as error:
-        raise ValueError(str(error)) from error
-    except ValueError as error:
-        hint = "" if name in PROPOSER_NAMES or options.proposer == "places" else "; so is places"
-        raise ValueError(f"{error}{hint}") from error
+    assign(torch.zeros(1, 1), options.rule)
+    propose = find_proposer(options.proposer)
     check_out(out, _WORK)
     return rows, propose, options.splits or there
+
+
+def find_proposer(text: str) -> Proposer:
+    """`places` (the same forty-eight boxes of every image), a name of `dataset_pvlg.proposals`, or `NAME=MODEL` for one
+    that reads weights.
+
+    Raises:
+        ValueError: one line: no such name, no weights or needless ones, or a library is missing.
+    """
+    if text == "places":
+        return propose_places
+    name, _, weights = text.partition("=")
+    try:
+        return load_proposer(name, weights or None)
+    except (ValueError, ImportError) as error:
+        hint = "" if name in PROPOSER_NAMES else "; so is places"
+        raise ValueError(f"--proposer {text}: {error}{hint}") from error
 
 
 def mine_folder(

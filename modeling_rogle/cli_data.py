@@ -22,10 +22,10 @@ def add_mine(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--proposer",
-        default="places",
+        default="templates+felzenszwalb",
         metavar="NAME",
-        help="where candidates come from: places (default), templates, templates+felzenszwalb, grid, sam=MODEL, "
-        "open_vocabulary=MODEL or parser=MODEL",
+        help="where candidates come from: templates+felzenszwalb (default), templates, grid, places (the same boxes of "
+        "every image, which costs nothing), sam=MODEL, open_vocabulary=MODEL or parser=MODEL",
     )
     parser.add_argument(
         "--rule",
@@ -34,7 +34,7 @@ def add_mine(commands: argparse._SubParsersAction) -> None:
         help="each sentence its best box (default), no box twice, or optimal transport",
     )
     parser.add_argument(
-        "--threshold", type=float, metavar="T", help="probability under which a sentence gets no region (default: 0.45)"
+        "--threshold", type=float, metavar="T", help="probability under which a sentence gets no region (default: 0.5)"
     )
     parser.add_argument("--sample", type=int, default=4000, metavar="N", help="images to learn from (default 4000)")
     parser.add_argument(

@@ -14,7 +14,8 @@ from .manifest import GalleryError, new_name
 
 HNSW_LINKS = 32
 HNSW_BUILD = 200  # efConstruction
-TRAINED_ON = 64  # vectors a cell that k-means sees
+CELLS = 2  # times the root of the vectors; with fewer cells, or fewer vectors a cell for k-means, clusters of the data
+TRAINED_ON = 128  # are torn between cells, and ten times as many must be looked into for the same recall
 
 
 class FaissStore:
@@ -84,9 +85,9 @@ class FaissStore:
             graph.hnsw.efConstruction = HNSW_BUILD
             self.index = faiss.IndexIDMap2(graph)
         elif self.index is None:
-            # sqrt(n) balances looking at the cells with looking into them; more are slower to make (n cells D), and
-            # never so many that k-means would have too little to go on.
-            self.cells = max(1, min(int(self.expected**0.5), len(embeds) // 39))
+            # Near sqrt(n) looking at the cells costs what looking into a few does; more are slower to make (n cells D),
+            # and never so many that k-means would have too little to go on.
+            self.cells = max(1, min(int(CELLS * self.expected**0.5), len(embeds) // 39))
             self.index = faiss.IndexIVFScalarQuantizer(
                 faiss.IndexFlatIP(self.dimension),
                 self.dimension,

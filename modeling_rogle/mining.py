@@ -19,13 +19,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from .matching import TEMPLATE_LABELS, assign, device_of, match_sentences
-from .places import place_boxes, place_labels
+from .places import boxes_around, place_boxes, place_labels
 from .position_prior import PositionPrior
-from .region_matcher import RegionMatcher, SeenPlaces
+from .region_matcher import RegionMatcher, SeenBoxes
 from .regions import crop_boxes
 from .reliability import margin_reliability
 
 SAMPLE = {"prior": 800, "matcher": 4000}  # images fitted on
+_BETWEEN = 40  # boxes an image, beside the places, that the matcher is fitted on
 _MAX_REMEMBERED = 50_000  # sentence embeddings kept at once: 100 MB at width 512
 
 
@@ -192,16 +193,22 @@ def fit_matcher(
     Raises:
         ValueError: no sentence of the sample is paired.
     """
-    sample = spread(rows, images)
-    regions, sentences, texts, image, boxes, weight = [], [], [], [], [], []
+    sample, rng = spread(rows, images), np.random.default_rng(seed)
+
+    def propose(image: Image.Image, sentences: Sequence[str]) -> Candidates:
+        between = np.concatenate([place_boxes(), boxes_around(_BETWEEN, rng), [[0, 0, 1, 1]]])
+        return _Places(between.astype(np.float32), ("",) * len(between))
+
+    candidates, regions, sentences, texts, image, boxes, weight = [], [], [], [], [], [], []
     name = "seeing pairs" if progress else None
-    for seen in see_rows(model, processor, sample, propose_places, batch_size, progress=name):
+    for seen in see_rows(model, processor, sample, propose, batch_size, progress=name):
         if not seen.readable:
             continue
         row, paired = seen.row, {}
         for region in sorted(seen.row["regions"], key=lambda region: region["reliability"]):
             paired[region["sentence"]] = region
-        regions.append(seen.region_embeds[:-1].half())  # of the whole image nothing is asked
+        candidates.append(seen.candidates.boxes[:-1])  # of the whole image nothing is asked
+        regions.append(seen.region_embeds[:-1].half())
         sentences.append(seen.sentence_embeds)
         texts += seen.texts
         for sentence in range(len(seen.texts)):
@@ -212,7 +219,8 @@ def fit_matcher(
             weight.append(1.0 if region is None else region["reliability"])
     if not texts:
         raise ValueError("matching needs rows with sentences; these have none")
-    seen_places = SeenPlaces(
+    found = SeenBoxes(
+        np.stack(candidates),
         torch.stack(regions),
         torch.cat(sentences),
         texts,
@@ -220,7 +228,7 @@ def fit_matcher(
         np.array(boxes, dtype=np.float32),
         torch.tensor(weight),
     )
-    return RegionMatcher.fit(processor.tokenizer, seen_places, seed=seed, progress=progress)
+    return RegionMatcher.fit(processor.tokenizer, found, seed=seed, progress=progress)
 
 
 def match_rows(

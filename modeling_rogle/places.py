@@ -34,6 +34,19 @@ def place_boxes() -> np.ndarray:
     return np.array(_PLACES, dtype=np.float32)
 
 
+def boxes_around(count: int, rng: np.random.Generator) -> np.ndarray:
+    """float32 `[count, 4]`: places drawn at random, moved and stretched, one half a little, the other far.
+
+    What lies between places, for a judge that will meet proposals of all kinds.
+    """
+    drawn = place_boxes()[rng.integers(len(_PLACES), size=count)]
+    size, little = drawn[:, 2:] - drawn[:, :2], np.arange(count)[:, None] < count // 2
+    centre = (drawn[:, 2:] + drawn[:, :2]) / 2 + size * rng.normal(0, np.where(little, 0.12, 0.35), size.shape)
+    half = size * np.exp(rng.normal(0, np.where(little, 0.2, 0.5), size.shape)) / 2
+    low, high = np.clip(centre - half, 0, 0.98), np.clip(centre + half, 0.02, 1)
+    return np.concatenate([low, np.maximum(high, low + 0.02)], axis=1).astype(np.float32)
+
+
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union of every pair of boxes, `[A, 4]` and `[B, 4]` as x0, y0, x1, y1: float64 `[A, B]`."""
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
@@ -65,4 +78,4 @@ def place_labels(boxes: np.ndarray) -> list[str]:
     return [TEMPLATE_LABELS[i] for i in overlap(boxes, template_boxes()).argmax(1)]
 
 
-__all__ = ["NEAREST", "overlap", "place_boxes", "place_labels", "place_shares"]
+__all__ = ["NEAREST", "boxes_around", "overlap", "place_boxes", "place_labels", "place_shares"]

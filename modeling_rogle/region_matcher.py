@@ -24,19 +24,21 @@ from tqdm import tqdm
 from .places import overlap, place_boxes, place_shares
 from .words import WordBags
 
-_KIND = "rogle region matcher"
+_KIND = "rogle region matcher 2"
 BATCH = 16  # images a step
 LEAST_STEPS = 300  # of a small sample
 RANK = 16  # of the agreement between words and what is seen at a place
 _AT_ONCE = 1024  # sentences whose cosines are taken together
+_EXTENTS = 14  # numbers that say where a box lies and how large it is
 _WORD_GAIN = 5.0  # bags are of unit length: their weights would else be slow to grow
 
 
 @dataclass(frozen=True)
-class SeenPlaces:
-    """A sample of images to fit on: what the model made of their places, and their sentences' boxes."""
+class SeenBoxes:
+    """A sample of images to fit on: what the model made of boxes in them, and where their sentences' regions are."""
 
-    region_embeds: torch.Tensor  # [B, K, D] unit length, at the places of places.py
+    candidates: np.ndarray  # [B, M, 4] x0, y0, x1, y1 in [0, 1]; the first K are the places of places.py
+    region_embeds: torch.Tensor  # [B, M, D] unit length
     sentence_embeds: torch.Tensor  # [S, D] unit length
     texts: Sequence[str]  # S
     image: torch.Tensor  # [S] int64, the image of each sentence
@@ -45,18 +47,18 @@ class SeenPlaces:
 
 
 class RegionMatcher(nn.Module):
-    """How right a box is (1 from IoU 0.75 with the sentence's region, half at 0.5, 0 to 0.25), a logistic model whose
-    coefficients belong to places.
+    """How right a box is (1 from IoU 0.65 with the sentence's region, half at 0.5, 0 to 0.35), a logistic model.
 
     logit(place k) = words' own preference for k + agreement of words and what is seen at k (a bilinear form of rank
-    16) + c_k x cosine. A box that is no place takes the weighted mean of its nearest three.
+    16) + c_k x cosine + words' preference for its extent (a quadratic form of centre and log size). A box that is no
+    place takes the weighted mean of its nearest three, but its own extent: boxes lie closer than places do.
 
     Args:
         bags: the words it knows.
         width: D, the length of an embedding.
     """
 
-    threshold = 0.45  # a best box less probable than this is no region; chosen on synthetic validation
+    threshold = 0.5  # a best box less probable than this is no region; chosen on synthetic validation
 
     def __init__(self, bags: WordBags, width: int, rank: int = RANK):
         super().__init__()
@@ -67,6 +69,7 @@ class RegionMatcher(nn.Module):
         self.ask = nn.Parameter(torch.randn(words, rank) * words**-0.5)
         self.see = nn.Parameter(torch.randn(places, width, rank) * 0.02)
         self.cosine = nn.Parameter(torch.full((places,), 0.5))
+        self.extent = nn.Parameter(torch.zeros(words, _EXTENTS))
         self.register_buffer("embed_mean", torch.zeros(places, width))
         self.register_buffer("embed_std", torch.ones(places, width))
         self.register_buffer("cosine_mean", torch.zeros(places))
@@ -74,12 +77,12 @@ class RegionMatcher(nn.Module):
 
     @classmethod
     def fit(
-        cls, tokenizer: Any, seen: SeenPlaces, epochs: int = 5, seed: int = 0, progress: bool = False
+        cls, tokenizer: Any, seen: SeenBoxes, epochs: int = 12, seed: int = 0, progress: bool = False
     ) -> "RegionMatcher":
         """Fits on pairs; deterministic on one device and thread count.
 
         Args:
-            seen: see [`SeenPlaces`]; sentences without a box teach that there are such.
+            seen: see [`SeenBoxes`]; sentences without a box teach that there are such.
 
         Raises:
             ValueError: no sentence has a box, or an embedding is not finite.
@@ -94,50 +97,51 @@ class RegionMatcher(nn.Module):
             matcher._fit(matcher.bags(tokenizer, seen.texts), seen, epochs, progress)
         return matcher.eval().requires_grad_(False)
 
-    def _fit(self, bags: torch.Tensor, seen: SeenPlaces, epochs: int, progress: bool) -> None:
-        regions = seen.region_embeds.float()
+    def _fit(self, bags: torch.Tensor, seen: SeenBoxes, epochs: int, progress: bool) -> None:
+        regions, (images, count) = seen.region_embeds, seen.candidates.shape[:2]
         cosines = torch.cat(
             [
-                torch.einsum("sd,skd->sk", sentences.float(), regions[image])
+                torch.einsum("sd,snd->sn", sentences.float(), regions[image].float())
                 for sentences, image in zip(
                     seen.sentence_embeds.split(_AT_ONCE), seen.image.split(_AT_ONCE), strict=True
                 )
             ]
         )
-        self.embed_mean.copy_(regions.mean(0))
-        self.embed_std.copy_(regions.std(0, correction=0).clamp(min=1e-3))
-        self.cosine_mean.copy_(cosines.mean(0))
-        self.cosine_std.copy_(cosines.std(0, correction=0).clamp(min=1e-3))
-        known = np.isfinite(seen.boxes).all(1)
-        right = torch.from_numpy(_rightness(overlap(np.nan_to_num(seen.boxes), place_boxes()))).float()
-        right[~torch.from_numpy(known)] = 0
-        places = torch.arange(len(place_boxes()))
-        share = torch.ones(len(places), 1)
-        counts = torch.bincount(seen.image, minlength=len(regions))
-        of_image = seen.image.argsort(stable=True).split(counts.tolist())
-        epochs = max(epochs, math.ceil(LEAST_STEPS / math.ceil(len(regions) / BATCH)))
+        places = len(place_boxes())
+        self.embed_mean.copy_(regions[:, :places].float().mean(0))
+        self.embed_std.copy_(regions[:, :places].float().std(0, correction=0).clamp(min=1e-3))
+        self.cosine_mean.copy_(cosines[:, :places].mean(0))
+        self.cosine_std.copy_(cosines[:, :places].std(0, correction=0).clamp(min=1e-3))
+        near, share = (each.view(images, count, -1) for each in place_shares(seen.candidates.reshape(-1, 4)))
+        extents = _extents(seen.candidates)
+        right = torch.zeros(len(bags), count)
+        of_image = seen.image.argsort(stable=True).split(torch.bincount(seen.image, minlength=images).tolist())
+        for sentences, boxes in zip(of_image, seen.candidates, strict=True):
+            true = seen.boxes[sentences.numpy()]
+            iou = overlap(np.nan_to_num(true), boxes) * np.isfinite(true).all(1, keepdims=True)
+            right[sentences] = torch.from_numpy(_rightness(iou)).float()
+        epochs = max(epochs, math.ceil(LEAST_STEPS / math.ceil(images / BATCH)))
         optimizer = torch.optim.AdamW(self.parameters(), lr=3e-3, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
         for _ in tqdm(range(epochs), desc="fitting the matcher", unit="epoch", disable=not progress):
-            for images in torch.randperm(len(regions)).split(BATCH):
-                images = images.sort().values
-                sentences = torch.cat([of_image[n] for n in images.tolist()])
+            for batch in torch.randperm(images).split(BATCH):
+                batch = batch.sort().values
+                sentences = torch.cat([of_image[n] for n in batch.tolist()])
                 if not len(sentences):
                     continue
-                row = torch.searchsorted(images, seen.image[sentences])
-                logits = self._logits(
-                    bags[sentences],
-                    cosines[sentences],
-                    F.dropout((regions[images] - self.embed_mean) / self.embed_std, 0.3),
-                    row,
-                    places[:, None],
-                    share,
-                )
+                row, like = torch.searchsorted(batch, seen.image[sentences]), (near[batch], share[batch])
+                embeds = F.dropout(self._standard(regions[batch], *like), 0.3)
+                logits = self._logits(bags[sentences], cosines[sentences], embeds, row, *like, extents[batch])
                 loss = F.binary_cross_entropy_with_logits(logits, right[sentences], reduction="none").mean(1)
                 optimizer.zero_grad()
                 (10 * (loss * seen.weight[sentences]).mean()).backward()
                 optimizer.step()
             schedule.step()
+
+    def _standard(self, embeds: torch.Tensor, near: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """`[B, N, D]` by the mean and spread of the places that each box is like."""
+        mean = torch.einsum("bnk,bnkd->bnd", share, self.embed_mean[near])
+        return (embeds.float() - mean) / torch.einsum("bnk,bnkd->bnd", share, self.embed_std[near])
 
     def _logits(
         self,
@@ -147,19 +151,20 @@ class RegionMatcher(nn.Module):
         row: torch.Tensor,
         near: torch.Tensor,
         share: torch.Tensor,
+        extents: torch.Tensor,
     ) -> torch.Tensor:
         """`[S, N]`: bags `[S, V + 1]`, cosines `[S, N]`, standardised embeds `[B, N, D]`, row `[S]` the image of each
-        sentence, near and share `[N, n]` the places that each box is like."""
-        prefer = _WORD_GAIN * (bags @ self.prefer) + self.bias  # [S, K]
+        sentence, near and share `[B, N, 3]` the places that each box is like, extents `[B, N, E]`."""
         asked = bags @ self.ask  # [S, R]
-        logits = torch.zeros_like(cosines)
-        for n in range(near.shape[1]):  # a place at a time: see[near] of all boxes at once is B x N x D x R
-            at, part = near[:, n], share[:, n]
-            agree = torch.einsum("bnd,ndr->bnr", embeds, self.see[at])
+        agree = torch.einsum("bnd,kdr->bnkr", embeds, self.see)  # at all places: to gather `see` costs more
+        agree = torch.einsum("bnk,bnkr->bnr", share, agree.gather(2, near[..., None].expand(*near.shape, RANK)))
+        prefer = _WORD_GAIN * (bags @ self.prefer) + self.bias  # [S, K]
+        logits = _WORD_GAIN * torch.einsum("se,sne->sn", bags @ self.extent, extents[row])
+        for n in range(near.shape[2]):
+            at, part = near[row, :, n], share[row, :, n]
             standard = (cosines - self.cosine_mean[at]) / self.cosine_std[at]
-            found = prefer[:, at] + torch.einsum("sr,snr->sn", asked, agree[row]) + self.cosine[at] * standard
-            logits = logits + part * found
-        return logits
+            logits = logits + part * (prefer.gather(1, at) + self.cosine[at] * standard)
+        return logits + torch.einsum("sr,snr->sn", asked, agree[row])
 
     @torch.no_grad()
     def probabilities(
@@ -180,13 +185,11 @@ class RegionMatcher(nn.Module):
         Returns:
             `[S, N]` fp32 in [0, 1].
         """
-        near, share = place_shares(boxes)
+        like = tuple(each[None] for each in place_shares(boxes))
         cosines = sentence_embeds.float() @ region_embeds.float().T
-        mean = torch.einsum("nk,nkd->nd", share, self.embed_mean[near])
-        std = torch.einsum("nk,nkd->nd", share, self.embed_std[near])
-        embeds = ((region_embeds.float() - mean) / std)[None]
-        row = torch.zeros(len(texts), dtype=torch.long)
-        return torch.sigmoid(self._logits(self.bags(tokenizer, texts), cosines, embeds, row, near, share))
+        embeds, row = self._standard(region_embeds[None], *like), torch.zeros(len(texts), dtype=torch.long)
+        bags = self.bags(tokenizer, texts)
+        return torch.sigmoid(self._logits(bags, cosines, embeds, row, *like, _extents(boxes[None])))
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file, the words in its metadata; whole or not at all."""
@@ -216,10 +219,23 @@ class RegionMatcher(nn.Module):
         return matcher.eval().requires_grad_(False)
 
 
+def _extents(boxes: np.ndarray) -> torch.Tensor:
+    """`[..., 4]` boxes -> `[..., 14]`: centre and log size, relative to those of the places, and their products."""
+
+    def measures(each: np.ndarray) -> np.ndarray:
+        size = np.maximum(each[..., 2:] - each[..., :2], 0.01)
+        return np.concatenate([(each[..., 2:] + each[..., :2]) / 2, np.log(size)], axis=-1)
+
+    places = measures(place_boxes())
+    one = torch.from_numpy((measures(boxes) - places.mean(0)) / places.std(0)).float()
+    first, second = torch.triu_indices(4, 4)
+    return torch.cat([one, one[..., first] * one[..., second]], dim=-1)
+
+
 def _rightness(iou: np.ndarray) -> np.ndarray:
-    """Half right at IoU 0.5, and wholly from 0.75: with a step alone, pairs that an earlier round has set on one place
+    """Half right at IoU 0.5, and wholly from 0.65: with a step alone, pairs that an earlier round has set on one place
     for all images would leave every box around that place equally good."""
-    return np.clip(2 * iou - 0.5, 0, 1)
+    return np.clip((iou - 0.35) / 0.3, 0, 1)
 
 
-__all__ = ["RegionMatcher", "SeenPlaces"]
+__all__ = ["RegionMatcher", "SeenBoxes"]

@@ -2,22 +2,31 @@
 
 The smallest things that work stand in for the pages' own, all of them listed in `stand_ins` and `MORE`: `synthetic` ->
 `synthetic-tiny`, CLIP ViT-B/16 -> a random CLIP, CUHK-PEDES -> six drawn people in its layout, the Hub -> hub_stand_in.
-Our programs run in this process, by the `main` that their command calls, since each start of torch takes seconds.
+Our programs run in this process, by the `main` that their command calls, since each start of torch takes seconds; the
+demo, which serves until it is interrupted, has one of its own. What README.md and the pages of figures name in passing
+takes up to days: of these the words are only read, by the parser of the program that they name.
 """
 
+import argparse
 import importlib
+import importlib.util
 import json
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tomllib
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from checkpoint_layouts import WIDTH, irra_state
 from hub_stand_in import StandIn, hub_stand_in, in_this_process
 from small_model import SPECIAL_TOKENS
@@ -32,6 +41,7 @@ from train import main as train
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = ("search", "research", "data", "contribute")
+READ = ("README.md", *(f"docs/{page}.md" for page in ("training", "scale", "results", "measurements")))
 TRAINING = ["--epochs", "1", "--batch-size", "16", "--threads", "1", "--trackers", "none"]
 MORE = {  # program -> flags behind the page's own
     "train/train.py": TRAINING,
@@ -40,6 +50,16 @@ MORE = {  # program -> flags behind the page's own
 OUTPUT_FLAGS = ("--out", "--save", "--save-map")
 PROGRAMS = ("rogle", "python", "accelerate", "ruff", "pip", "pytest")
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+DEMO = """
+import signal
+from modeling_rogle.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background had it ignored
+raise SystemExit(main())
+"""
+
+
+class AcceptedError(Exception):
+    """A parser took the words; the program goes no further."""
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -118,7 +138,9 @@ def stand_ins(folder: Path) -> dict[str, str]:
 def run_command(words: list[str], folder: Path) -> None:
     """Runs a page's command; its exit status must be 0 and what it was to write must be there."""
     words = [stand_ins(folder).get(word, word) for word in words]
-    if words[0] == "rogle":
+    if words[:2] == ["rogle", "demo"]:
+        status = run_demo(words[1:], folder)
+    elif words[0] == "rogle":
         status = rogle(words[1:])
     elif words[:2] == ["python", "-m"] and words[2].startswith("dataset_pvlg."):
         status = importlib.import_module(words[2]).main(words[3:])
@@ -142,6 +164,31 @@ def run_command(words: list[str], folder: Path) -> None:
         assert flag not in OUTPUT_FLAGS or Path(value).exists(), (flag, value)
 
 
+def run_demo(words: list[str], folder: Path) -> int:
+    """Starts the server on a free port, asks it for its page and interrupts it; without Gradio, its refusal."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", DEMO, *words, "--port", str(port)]
+    with (folder / "demo.err").open("w+") as told:
+        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=told, text=True)
+        try:
+            line = server.stdout.readline()
+            if importlib.util.find_spec("gradio") is None:
+                assert server.wait(60) == 2 and not line
+                said = (folder / "demo.err").read_text()
+                assert said == "rogle demo: the demo needs Gradio: pip install 'rogle[demo]'\n"
+                return 0
+            assert re.fullmatch(rf"\d+ pictures at http://127\.0\.0\.1:{port}/ \(ctrl-c stops\)\n", line), line
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+                assert page.status == 200 and '<meta property="og:title" content="Rogle" />' in page.read().decode()
+            server.send_signal(signal.SIGINT)
+            return server.wait(60)
+        finally:
+            server.kill()
+            server.communicate()
+
+
 def run_python(text: str, folder: Path, names: dict) -> None:
     for theirs, ours in stand_ins(folder).items():
         text = text.replace(f'"{theirs}"', f'"{ours}"')
@@ -159,8 +206,11 @@ def run_page(page: str, folder: Path) -> None:
 
 
 def test_search(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    for extra in ("onnx", "onnxruntime", "onnxscript", "faiss"):
+        pytest.importorskip(extra)
     run_page("search", workplace)
     told = capsys.readouterr().out
+    assert "largest difference from the model in onnxruntime: " in told
     assert '"camera": "c3"' in told and '"camera": "c1"' not in told  # --where
     assert re.search(r"^ *1 .* person\.jpg", told, re.MULTILINE), "a picture finds itself"
     assert "expected calibration error" in told and "deleted 1 of" in told
@@ -205,6 +255,70 @@ def test_no_command_stands_outside_the_blocks_that_are_run(page: str) -> None:
     for inline in re.findall(r"`([^`\n]+)`", BLOCK.sub("", text)):
         if inline.split()[0] in PROGRAMS and len(inline.split()) > 2 and "COMMAND" not in inline:
             assert any(command.startswith(inline) for command in known), inline
+
+
+def named_commands(page: str) -> list[tuple[str, bool]]:
+    """What a page names of our programs, a line each, and whether it is whole: whether it stands in a bash block."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    shell = [block for kind, block in BLOCK.findall(text) if kind == "bash"]
+    found = [(step, True) for block in shell for step in re.split(r"(?<!\\)\n|&&", block)]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    found += [(inline, False) for inline in re.findall(r"`([^`]+)`", prose)]
+    ours = re.compile(r"(?:[A-Z_]+=\S+ )*((?:rogle \w|accelerate launch |python -m dataset_pvlg|python \w+/\w+\.py).*)")
+    lines = [(ours.fullmatch(" ".join(step.replace("\\\n", " ").split())), whole) for step, whole in found]
+    return list(dict.fromkeys((line[1], whole) for line, whole in lines if line))
+
+
+def ask_for_nothing(parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:
+        action.required = False
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                ask_for_nothing(each)
+    for group in parser._mutually_exclusive_groups:
+        group.required = False
+
+
+@pytest.mark.parametrize(("page", "line", "whole"), [(page, *named) for page in READ for named in named_commands(page)])
+def test_a_program_takes_the_words_of_the_pages(
+    page: str, line: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read are also [what may be left out], {a|b} as a, numbers S and N as 0; prose may leave out what is needed."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser: argparse.ArgumentParser, *given: object) -> None:
+        if not whole:
+            ask_for_nothing(parser)
+        parse(parser, *given)
+        raise AcceptedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.chdir(ROOT)
+    line = re.sub(r"\{(\w+)\|[^}]*\}", r"\1", line.replace("[", "").replace("]", "").replace("...", ""))
+    words = [{"S": "0", "N": "0"}.get(word, word) for word in shlex.split(line, comments=True)]
+    if words[0] == "accelerate":
+        with pytest.raises(AcceptedError):
+            launch_command_parser().parse_args(words[2:])
+    if words[0] == "rogle":
+        main, words = rogle, words[1:]
+    elif words[1] == "-m":
+        main, words = importlib.import_module(words[2]).main, words[3:]
+    elif programs := [n for n, word in enumerate(words) if word.endswith(".py")]:
+        program = importlib.import_module(Path(words[programs[0]]).stem)
+        assert Path(program.__file__) == ROOT / words[programs[0]]
+        main, words = program.main, words[programs[0] + 1 :]
+    else:
+        assert not whole, "launches nothing"
+        return
+    with pytest.raises(AcceptedError):
+        main(words)
+
+
+def test_the_extras_that_the_pages_name_are_there() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for page in (*READ, *(f"docs/{page}.md" for page in PAGES)):
+        for name in re.findall(r"rogle\[(\w+)\]", (ROOT / page).read_text(encoding="utf-8")):
+            assert name in extras, (page, name)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_rogle.places import overlap, place_boxes, place_labels, place_shares
+from modeling_rogle.places import boxes_around, overlap, place_boxes, place_labels, place_shares
 
 
 def test_places_are_boxes_of_the_image_from_the_head_down():
@@ -37,3 +37,12 @@ def test_shares_of_any_box_sum_to_one_and_favour_what_it_overlaps(drawn):
     found = overlap(box, place_boxes())[0]
     assert found[index[0, 0]] == pytest.approx(found.max())
     assert (share.diff(dim=1) <= 1e-6).all()
+
+
+def test_boxes_around_places_lie_in_the_image_near_and_far():
+    boxes = boxes_around(400, np.random.default_rng(0))
+    assert boxes.dtype == np.float32 and boxes.shape == (400, 4) and boxes.min() >= 0 and boxes.max() <= 1
+    assert (boxes[:, 2:] - boxes[:, :2] >= 0.0199).all()
+    near = overlap(boxes, place_boxes()).max(1)
+    assert near[:200].mean() > near[200:].mean() + 0.1 and (near[200:] < 0.5).any()
+    assert np.array_equal(boxes, boxes_around(400, np.random.default_rng(0)))

@@ -6,13 +6,13 @@ import torch
 from torch.nn.functional import normalize
 
 from modeling_rogle.places import overlap, place_boxes
-from modeling_rogle.region_matcher import RegionMatcher, SeenPlaces
+from modeling_rogle.region_matcher import RegionMatcher, SeenBoxes
 
 PLACES, WIDTH, IMAGES = len(place_boxes()), 16, 120
 SIDES = [int(overlap(np.array([box]), place_boxes()).argmax()) for box in ([0, 0.5, 0.3, 0.9], [0.7, 0.5, 1, 0.9])]
 
 
-def bags_on_two_sides(seed: int) -> SeenPlaces:
+def bags_on_two_sides(seed: int) -> SeenBoxes:
     """Images with a bag on one side or the other, to be told by looking alone; `no bag` has no region."""
     rng = np.random.default_rng(seed)
     bag = torch.eye(WIDTH)[0]
@@ -26,7 +26,10 @@ def bags_on_two_sides(seed: int) -> SeenPlaces:
         image += [n, n]
         boxes += [place_boxes()[side], np.full(4, np.nan)]
     sentences = torch.stack([bag, torch.eye(WIDTH)[1]] * IMAGES)
-    return SeenPlaces(regions, sentences, texts, torch.tensor(image), np.array(boxes), torch.ones(len(texts)))
+    candidates = np.broadcast_to(place_boxes(), (IMAGES, PLACES, 4))
+    return SeenBoxes(
+        candidates, regions, sentences, texts, torch.tensor(image), np.array(boxes), torch.ones(len(texts))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,26 @@ def test_nothing_to_learn_from_and_other_files_are_refused(tiny_processor, tmp_p
     (tmp_path / "judge.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="no region matcher"):
         RegionMatcher.load(tmp_path / "judge.safetensors")
+
+
+def test_a_box_too_large_is_told_from_one_that_fits(tiny_processor):
+    """What is seen is the same everywhere; only the extent, learnt between places, tells."""
+    rng = np.random.default_rng(0)
+    true = np.array([0.3, 0.3, 0.7, 0.6], dtype=np.float32)
+    candidates, images = [], 200
+    for _ in range(images):
+        centre, half = 0.5 + rng.normal(0, 0.1, (24, 2)), 0.2 * np.exp(rng.normal(0, 0.6, (24, 2)))
+        free = np.clip(np.concatenate([centre - half, centre + half], 1), 0, 1)
+        candidates.append(np.concatenate([place_boxes(), free]))
+    candidates = np.stack(candidates).astype(np.float32)
+    embeds = normalize(torch.ones(images, candidates.shape[1], WIDTH), dim=-1)
+    seen = SeenBoxes(
+        candidates, embeds, torch.eye(WIDTH)[:1].expand(images, -1), ["a red shirt"] * images, torch.arange(images),
+        np.tile(true, (images, 1)), torch.ones(images),
+    )  # fmt: skip
+    matcher = RegionMatcher.fit(tiny_processor.tokenizer, seen)
+    asked = np.array([true, [0.2, 0.2, 0.8, 0.8], [0.4, 0.4, 0.6, 0.5]], dtype=np.float32)
+    found = matcher.probabilities(
+        tiny_processor.tokenizer, ["a red shirt"], asked, seen.sentence_embeds[:1], embeds[0, :3]
+    )[0]
+    assert found[0] > 0.6 and found[1:].max() < 0.4

@@ -7,22 +7,24 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import release
 import torch
+from data_files import DataRelease
 from hub_stand_in import StandIn, as_user, hub_stand_in, in_this_process
 from huggingface_hub import ModelCard
 from lora import load_adapters
-from release import assemble, names_of
+from release import PARTS, assemble, names_of, push
 
 import dataset_pvlg  # noqa: F401  makes "pvlg" known
 from dataset_pvlg.load import load_rows
 from eval import main as evaluate_main
 from modeling_rogle import RogleModel, RogleProcessor
-from modeling_rogle.release.checksums import verify
+from modeling_rogle.release.checksums import verify, write_checksums
 from modeling_rogle.release.push import push_model
 from modeling_rogle.release.upload import ReleaseError
 from train import main as train
@@ -277,3 +279,73 @@ def test_bad_input_is_one_line(trained, capsys: pytest.CaptureFixture[str], argu
     assert release.main([str(trained[0]), *arguments]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("hub/release.py: ") and message in error
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch):
+    with hub_stand_in() as served:
+        in_this_process(served, monkeypatch)
+        yield served
+
+
+@pytest.fixture
+def assembled(tmp_path: Path) -> Path:
+    """Folders as `assemble` leaves them, a file in each."""
+    for part in PARTS:
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n{part}\n")
+        write_checksums(tmp_path / part)
+    return tmp_path
+
+
+def uploaded(hub: StandIn) -> list[tuple[str, str]]:
+    return [repo for repo, commits in hub.repos.items() if commits[-1][1]]
+
+
+def test_nothing_is_uploaded_where_a_later_repository_may_not_be_written(hub: StandIn, assembled: Path):
+    answer = hub.answer
+
+    def refusing(method: str, asked: str, body: bytes, token: str | None):
+        if asked == "/api/repos/create" and json.loads(body).get("type") == "space":
+            return 403, {"Content-Type": "application/json"}, b'{"error": "no Spaces for you"}'
+        return answer(method, asked, body, token)
+
+    hub.answer = refusing
+    with pytest.raises(ReleaseError, match="me/pvlg: not pushed: .*no Spaces for you"):
+        push(assembled, names_of("me/rogle"), PARTS, None)
+    assert hub.repos and not uploaded(hub)
+
+
+def test_nothing_is_uploaded_where_data_would_become_public(hub: StandIn, assembled: Path):
+    hub.repos["dataset", "me/pvlg"], hub.private["dataset", "me/pvlg"] = [("0" * 40, {})], False
+    with pytest.raises(ReleaseError, match="me/pvlg: a public dataset repository"):
+        push(assembled, names_of("me/rogle"), PARTS, DataRelease(sources=Counter(cuhk_pedes=1)))
+    assert list(hub.repos) == [("dataset", "me/pvlg")] and not uploaded(hub)
+
+
+def test_nothing_is_uploaded_where_a_later_part_holds_a_token(hub: StandIn, assembled: Path):
+    (assembled / "demo" / "app.py").write_text("TOKEN = 'hf_" + "aB3" * 11 + "'\n")
+    with pytest.raises(ReleaseError, match="demo/app.py: holds what looks like a token"):
+        push(assembled, names_of("me/rogle"), PARTS, None)
+    assert not hub.repos
+
+
+def test_the_demo_alone_runs_the_newest_commit_of_the_model(hub: StandIn, assembled: Path):
+    names = names_of("me/rogle")
+    for say in ("no such model on the Hub", "the model on the Hub has no config.json"):
+        with pytest.raises(ReleaseError, match=f"^me/rogle: {say}; push the model first$"):
+            push(assembled, names, ["demo"], None)
+        assert ("space", names.demo) not in hub.repos
+        push(assembled, names, ["model"], None)
+    for name in release.DEMO_RUNS:
+        (assembled / "model" / name).write_text("{}\n")
+    push(assembled, names, ["model"], None)
+    push(assembled, names, ["demo"], None)
+    held, newest = hub.files("space", names.demo), hub.repos["model", "me/rogle"][-1][0]
+    assert json.loads(held["model.json"]) == {"model": "me/rogle", "revision": newest}
+    assert b"  model.json\n" in held["SHA256SUMS"]
+
+
+def test_adapters_alone_of_a_model_without_any_are_no_release(tiny_checkpoint: Path, tmp_path: Path):
+    with pytest.raises(ReleaseError, match="adapter: not there, and no other part is asked for"):
+        assemble(tiny_checkpoint, names_of("me/rogle"), tmp_path / "out", parts=["adapter"])

@@ -143,6 +143,8 @@ def train(recipe: Recipe, command: str) -> dict:
             raise SystemExit("train.py: --stream: no paired regions; mine them first, or pass --regions none")
         if recipe.shuffle_sentences or recipe.shuffle_captions:
             raise SystemExit("train.py: --shuffle-... makes noise of the data's own pairs, and here RSM mines others")
+        if "FSDP" in str(accelerator.distributed_type):  # the main process mines, and alone it has not the whole model
+            raise SystemExit("train.py: under FSDP pairs cannot be mined; first run rogle mine, or pass --regions none")
         first = min(recipe.mine_epoch, recipe.epochs - 1)  # else none would be left to learn from them
         why = "no paired regions in the data: they" if recipe.regions == "rows" else "pairs"
         say(f"{why} will be mined (RSM) after {first} epochs")
