@@ -157,7 +157,8 @@ class RegionMatcher(nn.Module):
         sentence, near and share `[B, N, 3]` the places that each box is like, extents `[B, N, E]`."""
         asked = bags @ self.ask  # [S, R]
         agree = torch.einsum("bnd,kdr->bnkr", embeds, self.see)  # at all places: to gather `see` costs more
-        agree = torch.einsum("bnk,bnkr->bnr", share, agree.gather(2, near[..., None].expand(*near.shape, RANK)))
+        like = near[..., None].expand(*near.shape, agree.shape[-1])
+        agree = torch.einsum("bnk,bnkr->bnr", share, agree.gather(2, like))
         prefer = _WORD_GAIN * (bags @ self.prefer) + self.bias  # [S, K]
         logits = _WORD_GAIN * torch.einsum("se,sne->sn", bags @ self.extent, extents[row])
         for n in range(near.shape[2]):
