@@ -43,7 +43,7 @@ from modeling_rogle.store import exact_search, nearest, open_store
 
 IMAGES = {"tiny": 3_000, "20k": 20_000, "100k": 100_000, "1m": 1_000_000}
 TOP, RERANKED = 10, 200
-NOTES = ("effort", "fell back")
+NOTES = ("effort", "fell back", "chosen")
 CLOCK = time.perf_counter
 PARTS = ("exact", "faiss", "faiss-hnsw", "milvus", "rerank", "build")
 
@@ -73,9 +73,11 @@ def disk(path: Path) -> int:
 
 def measure_exact(index: Index, queries: np.ndarray, one_percent: np.ndarray) -> list[dict]:
     """The exact search, and what it is compared with, taking turns."""
+    before = resident_bytes()
+    exact_search(index, queries[0], RERANKED)
+    memory = resident_bytes() - before
     array = torch.from_numpy(index.global_rows())
     asked = torch.from_numpy(queries)
-    before = resident_bytes()
     rows = [
         ("bare torch.matmul + topk", lambda n: torch.topk(array @ asked[n], RERANKED)),
         ("exact", lambda n: exact_search(index, queries[n], RERANKED)),
@@ -92,7 +94,7 @@ def measure_exact(index: Index, queries: np.ndarray, one_percent: np.ndarray) ->
     wanted = [set(torch.topk(array @ row, TOP).indices.tolist()) for row in asked]
     exact = [set(exact_search(index, row, TOP)[0].tolist()) for row in queries]
     found[1]["recall"] = sum(len(a & b) for a, b in zip(wanted, exact, strict=True)) / (TOP * len(queries))
-    found[1] |= {"disk": disk(index.path), "memory": resident_bytes() - before}
+    found[1] |= {"disk": disk(index.path), "memory": memory}
     return found
 
 
@@ -105,6 +107,7 @@ def measure_store(index: Index, uri: str, queries: np.ndarray, filters: dict[str
     seconds = CLOCK() - started
     index = Index(index.path)
     known = index.header["store"]
+    exact_search(index, queries[0], TOP)  # the shards' own pages are none of the store's memory
     before = resident_bytes()
     store = open_store(uri, index.path, index.header)
     found = []
@@ -176,7 +179,8 @@ def measure_build(size: str, model_folder: str | None, pictures: int, batch_size
 
     chosen = embedding.fast_bfloat16
     rates: dict[str, list[float]] = {"plain loop over CLIPModel, fp32": [], "Gallery.build, fp32": []}
-    if embedding.image_encoder(model).dtype != torch.float32:
+    dtype = embedding.image_encoder(model).dtype
+    if dtype != torch.float32:
         rates["Gallery.build, bf16 (chosen)"] = []
     for turn in range(3):
         for name, values in rates.items():
@@ -190,6 +194,7 @@ def measure_build(size: str, model_folder: str | None, pictures: int, batch_size
             values.append(len(files) / (CLOCK() - started))
     embedding.fast_bfloat16 = chosen
     found = [{"part": name, "images/s": statistics.median(values)} for name, values in rates.items()]
+    found[-1]["chosen"] = str(dtype).removeprefix("torch.")
     gallery = Gallery.open(work / "0-fp32", model, processor)
     text = "A man in a red coat. He carries a black bag. His shoes are white."
     with warnings.catch_warnings():
