@@ -22,7 +22,15 @@ from modeling_rogle.release.checksums import ReleaseFile, write_checksums
 from modeling_rogle.release.model_card import finish_card, read_evaluation
 from modeling_rogle.release.model_files import assemble_adapter, assemble_model, clip_part
 from modeling_rogle.release.push import listing
-from modeling_rogle.release.upload import ReleaseError, check_name, check_secrets, push_folder
+from modeling_rogle.release.upload import (
+    ReleaseError,
+    check_name,
+    check_private,
+    check_secrets,
+    newest_commit,
+    open_repository,
+    push_folder,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval"))  # a script's folder, no package
 from card_entries import write_entries  # noqa: E402
@@ -32,6 +40,9 @@ PARTS = ("model", "adapter", "data", "metric", "demo")
 KINDS = {"model": "model", "adapter": "model", "data": "dataset", "metric": "space", "demo": "space"}
 # Files of an earlier release that would still be read go with it.
 REPLACED = {"model": ("*.py", "*.safetensors", "examples/*"), "data": ("data/*",), "demo": ("gallery/*",)}
+
+
+DEMO_RUNS = ("config.json", "modeling_rogle.py", "processor_config.json")  # of the model's repository
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,8 @@ def assemble(
     model_dir, out, held = Path(model_dir), Path(out), None
     adapters = model_dir / "adapter"
     parts = [part for part in PARTS if part in parts and (part != "adapter" or adapters.is_dir())]
+    if not parts:
+        raise ReleaseError(f"{adapters}: not there, and no other part is asked for")
     if evaluation is not None and evaluation["checkpoint_sha256"] != checkpoint_sha256(str(model_dir)):
         raise ReleaseError(f"--eval: its checkpoint_sha256 is not that of {model_dir}: other weights were scored")
     if "model" in parts:
@@ -119,25 +132,40 @@ def assemble(
 
 
 def push(out: Path, names: Names, parts: Sequence[str], held: DataRelease | None, private: bool = False) -> list[str]:
-    """Uploads what `assemble` put together, in order; the demo is tied to the model's commit.
+    """Uploads what `assemble` put together, in order; the demo is tied to the model's commit, without the model among
+    `parts` to the newest on the Hub.
+
+    Before the first upload all folders are searched for tokens, and all repositories are there and may be written to.
 
     Returns:
         The commits' addresses.
 
     Raises:
-        ReleaseError: the Hub cannot be reached, or refuses; what came before is pushed, and pushing again changes
-            nothing about it.
+        ReleaseError: something may not be pushed, and nothing was; or the Hub fails later: what came before is pushed,
+            and pushing again changes nothing about it.
     """
     commits: dict[str, Any] = {}
+    closed = held is not None and bool(held.restricted)
+    for part in parts:
+        check_secrets(out / part)
+    if "data" in parts and closed:
+        check_private(names.data, "dataset")
+    if "demo" in parts and "model" not in parts:
+        _tie_demo(out, names, newest_commit(names.model, DEMO_RUNS))
+    for part in parts:
+        open_repository(getattr(names, part), KINDS[part], private, closed and part == "data")
     for part in parts:
         if part == "demo" and "model" in commits:
-            write_revision(out / "demo", names.model, commits["model"].sha)
-            write_checksums(out / "demo")
-        closed = part == "data" and held is not None and bool(held.restricted)
+            _tie_demo(out, names, commits["model"].sha)
         commits[part] = push_folder(
-            out / part, getattr(names, part), KINDS[part], private, closed, REPLACED.get(part, ())
+            out / part, getattr(names, part), KINDS[part], private, closed and part == "data", REPLACED.get(part, ())
         )
     return [commit.url for commit in commits.values()]
+
+
+def _tie_demo(out: Path, names: Names, revision: str) -> None:
+    write_revision(out / "demo", names.model, revision)
+    write_checksums(out / "demo")
 
 
 def _print_files(names: Names, files: dict[str, list[ReleaseFile]]) -> None:
