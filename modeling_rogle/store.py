@@ -3,9 +3,9 @@
 The shards of an index are its exact store and hold everything. A store beside them (faiss in a file of the index,
 Milvus in a file or a cluster) finds candidates without reading all of it and may miss some, so it is believed only as
 far as it was measured: its recall on sentences like those that people ask is measured when it is filled, its effort is
-raised until 0.99 and once more, and a store under 0.95 is not asked. Whether it is faster than the exact search on these very vectors
-is measured with it, and said where it is not. Whatever it finds is scored again from the shards, so scores never depend
-on the store. What the store does not hold yet is read exactly and merged.
+raised until 0.99 and once more, and a store under 0.95 is not asked. Whether it is faster than the exact search on
+these very vectors is measured with it, and said where it is not. Whatever it finds is scored again from the shards, so
+scores never depend on the store. What the store does not hold yet is read exactly and merged.
 
 Filters: to few rows, exactly those are read; to many, the store is asked for as many more as the filter takes away
 (stores that filter inside their graph lose hits: 0.77 and 0.35 were measured). That recall is measured as well; under
