@@ -177,7 +177,8 @@ def run_demo(words: list[str], folder: Path) -> int:
             if importlib.util.find_spec("gradio") is None:
                 assert server.wait(60) == 2 and not line
                 said = (folder / "demo.err").read_text()
-                assert said == "rogle demo: the demo needs Gradio: pip install 'rogle[demo]'\n"
+                assert "Traceback" not in said
+                assert said.splitlines()[-1] == "rogle demo: the demo needs Gradio: pip install 'rogle[demo]'"
                 return 0
             assert re.fullmatch(rf"\d+ pictures at http://127\.0\.0\.1:{port}/ \(ctrl-c stops\)\n", line), line
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
