@@ -116,16 +116,16 @@ def measure_store(index: Index, uri: str, queries: np.ndarray, filters: dict[str
             wanted = [set(exact_search(index, query, TOP, rows)[0].tolist()) for query in queries[half:]]
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
-                got = [
-                    nearest(index, query, TOP, rows, store, known["upto"], known["filtered"])[0]
-                    for query in queries[half:]
-                ]
-                p50, p95 = timed(
-                    lambda n, rows=rows: nearest(index, queries[half:][n], RERANKED, rows, store, known["upto"]), half
-                )
+
+                def ask(n: int, count: int = RERANKED, rows: np.ndarray | None = rows) -> np.ndarray:
+                    return nearest(index, queries[half:][n], count, rows, store, known["upto"], known["filtered"])[0]
+
+                got = [ask(n, TOP) for n in range(len(wanted))]
+                fallen = len(told)
+                p50, p95 = timed(ask, half)
             hits = sum(len(a & set(b.tolist())) for a, b in zip(wanted, got, strict=True))
             recall = hits / sum(len(one) for one in wanted)
-            found.append({"part": f"{uri}{name}", "p50": p50, "p95": p95, "recall": recall, "fell back": len(told)})
+            found.append({"part": f"{uri}{name}", "p50": p50, "p95": p95, "recall": recall, "fell back": fallen})
         memory = resident_bytes() - before
     finally:
         store.close()
@@ -303,11 +303,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
             found += told(measure_build(args.model_size, args.model, args.pictures, args.batch, work))
     words = shlex.join(sys.argv[1:] if argv is None else argv)
     print(f"`python benchmarks/search.py {words}`\n")
-    drawn = f"pictures of {args.embeddings}" if args.embeddings else f"{clusters:,} clusters"
-    print(
-        f"{count:,} x {width}, {drawn}, noise {args.noise}, seed {args.seed}, "
-        f"{args.threads} threads, {args.clock} clock\n"
-    )
+    if set(parts) - {"build"}:
+        drawn = f"pictures of {args.embeddings}" if args.embeddings else f"{clusters:,} clusters"
+        print(f"{count:,} x {width}, {drawn}, noise {args.noise}, seed {args.seed}, ", end="")
+    print(f"{args.threads} threads, {args.clock} clock\n")
     print(markdown(found))
     if args.json:
         Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
