@@ -52,9 +52,9 @@ def fit_matching(
 ) -> RegionMatcher:
     """The judge of these rows' matches, learnt from the pairs that a person or the generator made, if there are enough.
 
-    With fewer than 500 nothing is needed but images and sentences: a position prior learnt from crops pairs a sample,
-    and the judge learns from that; it sees each image, which the prior does not. Pairs mined before (origin `"rsm"`)
-    are not read, so that a better model starts afresh.
+    With fewer than 500 it learns from those mined before (origin `"rsm"`), as a model that was trained on them sees
+    them: the next round. And where there are none either, nothing is needed but images and sentences: a position prior
+    learnt from crops pairs a sample, and the judge learns from that; it sees each image, which the prior does not.
 
     Args:
         model, processor, batch_size: the matcher, see [`modeling_rogle.mining.see_rows`].
@@ -70,10 +70,11 @@ def fit_matching(
         sample = spread(with_regions(rows.select(paired), [given[n] for n in paired]), images)
     else:
         sample = spread(rows, images)
-        crops = min(SAMPLE["prior"], images)
-        prior = fit_prior(model, processor, sample, images=crops, batch_size=batch_size, progress=progress)
-        mined, _ = match_rows(model, processor, sample, prior, batch_size=batch_size, progress=progress)
-        sample = with_regions(sample, mined)
+        if sum(region["sentence"] >= 0 for regions in sample["regions"][:] for region in regions) < LEAST_PAIRS:
+            crops = min(SAMPLE["prior"], images)
+            prior = fit_prior(model, processor, sample, images=crops, batch_size=batch_size, progress=progress)
+            mined, _ = match_rows(model, processor, sample, prior, batch_size=batch_size, progress=progress)
+            sample = with_regions(sample, mined)
     return fit_matcher(model, processor, sample, images, batch_size, seed, progress)
 
 

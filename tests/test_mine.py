@@ -11,6 +11,7 @@ from kill_build import checksums
 from processes import Run, fresh, in_processes
 
 import dataset_pvlg  # noqa: F401, registers "pvlg"
+import dataset_pvlg.mine as mine_module
 from dataset_pvlg.load import load_rows
 from dataset_pvlg.mine import MineOptions, check_mining, fit_matching, mine_folder, mine_rows, with_regions
 from modeling_rogle.loading import load_model
@@ -33,7 +34,8 @@ def test_without_pairs_a_judge_is_learnt_from_pictures_and_sentences_alone(rows,
     assert counts_again == counts and again["regions"][:] == mined["regions"][:]
 
 
-def test_given_pairs_are_learnt_from_and_stay_and_mined_ones_are_not(rows, tiny_model, tiny_processor):
+def test_given_pairs_are_learnt_from_and_stay_and_mined_ones_are_not(rows, tiny_model, tiny_processor, monkeypatch):
+    monkeypatch.setattr(mine_module, "LEAST_PAIRS", 100)
     half = len(rows) // 2
     given = [regions if n < half else [] for n, regions in enumerate(rows["regions"])]
     some = with_regions(rows, given)
@@ -50,6 +52,17 @@ def test_given_pairs_are_learnt_from_and_stay_and_mined_ones_are_not(rows, tiny_
     assert (
         mine_rows(tiny_model, tiny_processor, some, judge=again, progress=False)[0]["regions"][:] == mined["regions"][:]
     )
+
+
+def test_where_nobody_gave_pairs_those_of_the_last_round_teach(rows, tiny_model, tiny_processor, monkeypatch):
+    said = with_regions(rows, [[region | {"origin": "rsm"} for region in regions] for regions in rows["regions"][:]])
+    afresh = fit_matching(tiny_model, tiny_processor, said, progress=False).state_dict()  # too few to learn from
+    monkeypatch.setattr(mine_module, "LEAST_PAIRS", 100)
+    given, taught = (
+        fit_matching(tiny_model, tiny_processor, each, progress=False).state_dict() for each in (rows, said)
+    )
+    assert all(torch.equal(given[name], taught[name]) for name in given)
+    assert not torch.equal(afresh["prefer"], taught["prefer"])
 
 
 def write_folder(root, rows, group=4):

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from accelerate import Accelerator
 from datasets import load_dataset
@@ -5,6 +7,7 @@ from mining_rounds import MiningRounds
 from pairs import PairDataset
 
 import dataset_pvlg  # noqa: F401, registers "pvlg"
+from dataset_pvlg import mine
 from dataset_pvlg.mine import with_regions
 
 
@@ -30,6 +33,22 @@ def test_a_round_is_mined_once_and_read_again(tmp_path, bare, tiny_model, tiny_p
     assert tiny_model.training
     assert sum(map(len, found)) > 0 and len(said) == 1 and "assigned" in said[0]
     assert MiningRounds(tmp_path / "mined", 1, 0).enter(2, accelerator, None, tiny_processor, bare) == found
+
+
+def test_a_later_round_learns_from_the_pairs_of_the_one_before(tmp_path, tiny_model, tiny_processor, monkeypatch):
+    monkeypatch.setattr(mine, "LEAST_PAIRS", 100)
+    rows = load_dataset("pvlg", "synthetic-tiny", split="train")
+    bare = with_regions(rows, [[]] * len(rows))
+    accelerator = Accelerator(cpu=True)
+
+    def second(folder, first: list) -> list:
+        folder.mkdir()
+        (folder / "epoch-1.json").write_text(json.dumps(first))
+        return MiningRounds(folder, 1, 1, print).enter(2, accelerator, tiny_model, tiny_processor, bare)
+
+    true = [[region | {"origin": "rsm"} for region in regions] for regions in rows["regions"][:]]
+    afresh, taught = second(tmp_path / "nothing", [[]] * len(rows)), second(tmp_path / "pairs", true)
+    assert taught != afresh and sum(map(len, taught)) > 0
 
 
 def test_a_sentence_keeps_the_number_of_its_pair_from_round_to_round(tmp_path, bare, tiny_model, tiny_processor):

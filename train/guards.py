@@ -122,10 +122,11 @@ def batches(loader: DataLoader, enter: Callable[[int], None], start: int, say: C
             lost = not isinstance(error, RuntimeError)
             if not lost and "DataLoader worker" not in str(error):
                 raise
+            why = " ".join(str(error).split()) or type(error).__name__  # an EOFError has no words
             if restarts == WORKER_RESTARTS:
-                raise RuntimeError(f"a DataLoader worker was killed {restarts + 1} times: {error}") from error
+                raise RuntimeError(f"a DataLoader worker was killed {restarts + 1} times: {why}") from error
             restarts += 1
-            say(f"the data workers are started again ({restarts} of {WORKER_RESTARTS}): {' '.join(str(error).split())}")
+            say(f"the data workers are started again ({restarts} of {WORKER_RESTARTS}): {why}")
 
 
 def to_device(batch: dict, device: torch.device) -> dict:

@@ -10,14 +10,14 @@ from accelerate.utils import broadcast_object_list
 from checkpoints import write_text
 from datasets import Dataset
 
-from dataset_pvlg.mine import fit_matching, mine_rows
+from dataset_pvlg.mine import fit_matching, mine_rows, with_regions
 from modeling_rogle import RogleModel, RogleProcessor
 
 Regions = list[list[dict[str, Any]]]
 
 
 class MiningRounds:
-    """The training rows' regions, mined anew after some epochs.
+    """The training rows' regions, mined anew after some epochs, each round from the pairs of the one before.
 
     Each round is a file in the run's folder, so that a run that goes on in the middle of an epoch draws the same pairs.
 
@@ -60,7 +60,11 @@ class MiningRounds:
             if not file.exists():
                 was_training = model.training
                 model.eval()
-                judge = fit_matching(model, processor, rows)
+                last = self.folder / f"epoch-{round_ - self.every}.json"
+                known = rows
+                if self.every and last.exists():
+                    known = with_regions(rows, json.loads(last.read_text(encoding="utf-8")))
+                judge = fit_matching(model, processor, known)
                 mined, counts = mine_rows(model, processor, rows, judge=judge)
                 model.train(was_training)
                 self.folder.mkdir(parents=True, exist_ok=True)
