@@ -12,10 +12,12 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ except ImportError:  # Windows: two builds of one folder at once are the user's 
     fcntl = None
 
 RESULT = "result.json"
+_AT_ONCE = 256  # items a worker is given of each batch
 _DIED = "a worker process died, perhaps for want of memory; run again to go on from here"
 _preload: list[str] = []  # of the one server that all pools of this process fork from
 
@@ -203,6 +206,32 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def map_in_workers(
+    task: Callable[[Any], Any], items: Iterable[Any], workers: int, preload: Sequence[str] = ()
+) -> Iterator[Any]:
+    """`map` by worker processes, in order: the next are made while the caller works on what came.
+
+    Args:
+        workers: 1 or fewer: this process does it.
+        preload: modules that the workers begin with.
+
+    Raises:
+        OSError: a worker died.
+    """
+    left = iter(items)
+    if workers <= 1:
+        yield from map(task, left)
+        return
+    with worker_pool(workers, preload) as pool:
+        ahead: deque[Iterator[Any]] = deque()
+        while True:
+            while len(ahead) < 2 and (batch := list(islice(left, workers * _AT_ONCE))):
+                ahead.append(pool.map(task, batch, chunksize=_AT_ONCE // 8))
+            if not ahead:
+                return
+            yield from ahead.popleft()
+
+
 def lock_folder(folder: Path) -> int | None:
     """Makes the folder and takes its lock, which `os.close` gives back; None where the system has no such locks.
 
@@ -226,4 +255,13 @@ def lock_folder(folder: Path) -> int | None:
         os.close(lock)
 
 
-__all__ = ["Stages", "Unit", "end_with_parent", "lock_folder", "resolved_out", "worker_context", "worker_pool"]
+__all__ = [
+    "Stages",
+    "Unit",
+    "end_with_parent",
+    "lock_folder",
+    "map_in_workers",
+    "resolved_out",
+    "worker_context",
+    "worker_pool",
+]

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from dataset_pvlg.boxes import clip_regions
-from dataset_pvlg.build_stages import worker_pool
+from dataset_pvlg.build_stages import map_in_workers
 from dataset_pvlg.duplicates import THUMB, signature
 from modeling_rogle.folder import EXIF_ORIENTATION, FORMATS, PictureError, decode_picture
 
@@ -51,7 +50,7 @@ def look(parts: Sequence[Dataset], num_proc: int = 1, progress: bool = True) -> 
     images = (image for part in parts for image in _images(part))
     bar = tqdm(total=total, desc="looking at pictures", unit="image", disable=None if progress else True)
     with bar:
-        for number, seen in enumerate(_in_processes(images, num_proc)):
+        for number, seen in enumerate(map_in_workers(_see, images, num_proc, [__name__])):
             bar.update()
             if seen is None:
                 continue
@@ -69,15 +68,6 @@ def _images(part: Dataset) -> Iterator[dict[str, Any] | None]:
     column = part.select_columns(["image"]).with_format("arrow")
     for start in range(0, len(part), _AT_ONCE):
         yield from column[start : start + _AT_ONCE]["image"].to_pylist()
-
-
-def _in_processes(images: Iterator[dict[str, Any] | None], num_proc: int) -> Iterator[Any]:
-    if num_proc <= 1:
-        yield from map(_see, images)
-        return
-    with worker_pool(num_proc, [__name__]) as pool:
-        while batch := list(islice(images, num_proc * _AT_ONCE)):
-            yield from pool.map(_see, batch, chunksize=32)
 
 
 def _see(image: dict[str, Any] | None) -> Any:

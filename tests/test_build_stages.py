@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_pvlg.build_stages import RESULT, Stages, worker_pool
+from dataset_pvlg.build_stages import RESULT, Stages, map_in_workers, worker_pool
 
 
 def count(folder: Path, log: Path, text: str) -> dict:
@@ -149,3 +149,17 @@ def test_a_pool_whose_worker_dies_says_so_and_none_is_forked_from_here(tmp_path)
         assert pool.submit(os.getppid).result() != os.getpid()  # forked from a server without threads
     with pytest.raises(OSError, match="a worker process died"), worker_pool(2) as pool:
         list(pool.map(die, [tmp_path]))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_map_by_workers_keeps_the_order_and_does_not_run_far_ahead(workers: int):
+    taken = []
+
+    def items():
+        for n in range(2000):
+            taken.append(n)
+            yield n
+
+    found = map_in_workers(abs, items(), workers)
+    assert next(found) == 0 and len(taken) <= 2 * workers * 256
+    assert list(found) == list(range(1, 2000))

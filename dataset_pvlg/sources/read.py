@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from datasets import DatasetDict
 from tqdm import tqdm
 
 from dataset_pvlg.boxes import clip_regions
-from dataset_pvlg.build_stages import worker_pool
+from dataset_pvlg.build_stages import map_in_workers
 from dataset_pvlg.clean_caption import clean_text
 from dataset_pvlg.features import SPLITS
 from dataset_pvlg.pack import pack_rows
@@ -322,13 +321,7 @@ def _rows(
 
 def _checked_images(records: list[Record], num_proc: int) -> Iterator[ImageFile | str]:
     """What is known of each record's image, in order, or why it does not decode."""
-    paths = (record.path for record in records)
-    if num_proc <= 1:
-        yield from map(_checked_image, paths)
-        return
-    with worker_pool(num_proc, [__name__]) as pool:
-        while batch := list(islice(paths, num_proc * 256)):
-            yield from pool.map(_checked_image, batch, chunksize=32)
+    return map_in_workers(_checked_image, (record.path for record in records), num_proc, [__name__])
 
 
 def _checked_image(path: Path) -> ImageFile | str:
