@@ -251,5 +251,7 @@ def in_this_process(hub: StandIn, monkeypatch: object, token: str = "hf_stand_in
     settings["HUGGINGFACE_CO_URL_TEMPLATE"] = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)  # what the module's functions ask has read it at its import
+    # What has read the address before: the client of the module's functions, and that of transformers.
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
     monkeypatch.setenv("HF_TOKEN", token)
