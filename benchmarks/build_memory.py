@@ -3,9 +3,9 @@
 Memory and time of `python -m dataset_pvlg.build` over the number of rows, every process of it counted. The rows are a
 set in the layout of CUHK-PEDES that is drawn here: pictures of 64 x 128 pixels, every one different (coloured blocks,
 about 2 kB; real ones are larger, and so is the share of the work that processes can take over), four an identity, two
-captions each. Nothing is matched. Printed: for each stage its seconds and the peak
-of the processes' memory in MB, shared pages counted once (PSS), and how much of it is not pages of mapped files, which
-the system takes back when it wants to.
+captions each. Nothing is matched. Printed: for each stage its seconds and the peak of the processes' memory in MB,
+shared pages counted once (PSS), and how much of it is not pages of mapped files, which the system takes back when it
+wants to.
 """
 
 import argparse

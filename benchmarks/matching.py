@@ -1,10 +1,11 @@
-"""python benchmarks/matching.py --global-model DIR [--mined-model DIR] [--true-model DIR] --out FILE.md
+"""python benchmarks/matching.py --global-model DIR [--mined-model DIR [--mined-rows DIR]] [--true-model DIR] --out FILE
 
 How well Region-to-Sentence Matching finds the true regions of synthetic P-VLG: precision, recall and F1 of "this
 sentence has no region", each judge and rule a row, the proposals' ceiling beside. The models are train/train.py's:
 
 - `--global-model`: `--regions none`; has never seen a box. Plain rules and the position prior are its rows.
-- `--mined-model`: trained on pairs that the first mined, no box either; the second round.
+- `--mined-model`: trained on pairs that the first mined, no box either; the second round, begun afresh, and with
+  `--mined-rows`, what it was trained on, learnt from the pairs of the first.
 - `--true-model`: trained with true pairs of the training identities, which validation and test do not share.
 """
 
@@ -95,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python benchmarks/matching.py", description=__doc__.split("\n\n")[1])
     parser.add_argument("--global-model", required=True)
     parser.add_argument("--mined-model")
+    parser.add_argument("--mined-rows", help="the folder that `rogle mine` made with the global model")
     parser.add_argument("--true-model")
     parser.add_argument("--proposer", default="templates+felzenszwalb", help="or places, or another of proposals.py")
     parser.add_argument("--dataset", default="synthetic")
@@ -102,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=0, help="of the split; 0: all")
     parser.add_argument("--out", required=True)
     args = parser.parse_args(argv)
+    if args.mined_rows and not args.mined_model:
+        parser.error("--mined-rows: what --mined-model was trained on, and there is none")
     torch.set_num_threads(1)
     data, _ = load_rows(args.dataset)
     rows, train = data[args.split], data["train"]
@@ -133,7 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         model, processor = _load(folder)
         for rule in RULES:
             add(name, "cosine", rule, measure(model, processor, rows, propose=propose, rule=rule))
-        sample = spread(untaught, SAMPLE["matcher"])  # from here on as dataset_pvlg.mine.fit_matching does
+        sample = spread(
+            untaught, SAMPLE["matcher"]
+        )  # from here on as dataset_pvlg.mine.fit_matching does without pairs
         prior = fit_prior(model, processor, sample, progress=False)
         add(name, "position prior", "best", measure(model, processor, rows, judge=prior, propose=propose))
         sample = with_regions(sample, match_rows(model, processor, sample, prior, progress=False)[0])
@@ -141,6 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for rule in RULES:
             found = measure(model, processor, rows, judge=judge, propose=propose, rule=rule)
             add(name, "matcher of the prior's pairs", rule, found)
+        if name == "mined pairs" and args.mined_rows:  # and as it does with those of the last round
+            judge = fit_matcher(model, processor, load_rows("pvlg", args.mined_rows)[0]["train"], progress=False)
+            found = measure(model, processor, rows, judge=judge, propose=propose)
+            add(name, "matcher of the first round's pairs", "best", found)
     if args.true_model:
         model, processor = _load(args.true_model)
         add("true pairs", "cosine", "best", measure(model, processor, rows, propose=propose))

@@ -133,10 +133,10 @@ def mine_rows(
 class MineOptions:
     """What mining follows from beside the data and the model.
 
-    splits: those that are mined; the others are copied as they are; none named: all. proposer: see
-    [`find_proposer`]. rule, threshold, batch_size: see
-    [`modeling_rogle.mining.match_rows`]. sample, seed: of the judge, see [`fit_matching`]. ignore_pairs: regions that
-    the mined splits have are dropped first, whatever their origin: how one measures mining that is shown no true box.
+    splits: those that are mined; the others are copied as they are; none named: all. proposer: see [`find_proposer`].
+    rule, threshold, batch_size: see [`modeling_rogle.mining.match_rows`]. sample, seed: of the judge, see
+    [`fit_matching`]. ignore_pairs: regions that the mined splits have are dropped first, whatever their origin: how one
+    measures mining that is shown no true box.
     """
 
     splits: tuple[str, ...] = ()

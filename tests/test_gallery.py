@@ -315,10 +315,11 @@ def test_deleting_is_all_or_nothing(copied, tools):
 
 def test_an_index_of_another_model_is_refused(indexed, tools, tiny_config):
     torch.manual_seed(1)
-    other = RogleModel(RogleConfig.from_dict(tiny_config.to_dict())).eval()
-    with pytest.raises(GalleryError, match="made by another model"):
-        Gallery.open(indexed, other, tools[1])
-    assert fingerprint(other) != fingerprint(tools[0])
+    for width in (tiny_config.projection_dim, 2 * tiny_config.projection_dim):
+        other = RogleModel(RogleConfig.from_dict(tiny_config.to_dict() | {"projection_dim": width})).eval()
+        with pytest.raises(GalleryError, match="made by another model"):
+            Gallery.open(indexed, other, tools[1])
+        assert fingerprint(other) != fingerprint(tools[0])
 
 
 def test_an_index_whose_model_moved_asks_for_it(copied, tiny_checkpoint):

@@ -61,7 +61,11 @@ def test_the_ceiling_is_of_the_regions_alone(rows):
 def test_the_table_has_a_row_for_each_judge_and_rule(tiny_checkpoint, tmp_path, capsys):
     out = tmp_path / "table.md"
     model, options = str(tiny_checkpoint), ["--dataset", "synthetic-tiny", "--rows", "2"]
-    main(["--global-model", model, "--true-model", model, "--proposer", "places", *options, "--out", str(out)])
+    mined = tmp_path / "mined" / "data"
+    mined.mkdir(parents=True)
+    load_dataset("pvlg", "synthetic-tiny", split="train").to_parquet(mined / "train-00000-of-00001.parquet")
+    options += ["--mined-model", model, "--mined-rows", str(mined.parent), "--true-model", model]
+    main(["--global-model", model, "--proposer", "places", *options, "--out", str(out)])
     lines = [line for line in out.read_text().splitlines() if line.startswith("| ")][1:]
     names = [tuple(cell.strip() for cell in line.split("|")[1:4]) for line in lines]
     rules = ("best", "one_to_one", "transport")
@@ -69,6 +73,10 @@ def test_the_table_has_a_row_for_each_judge_and_rule(tiny_checkpoint, tmp_path, 
         *(("global", "cosine", rule) for rule in rules),
         ("global", "position prior", "best"),
         *(("global", "matcher of the prior's pairs", rule) for rule in rules),
+        *(("mined pairs", "cosine", rule) for rule in rules),
+        ("mined pairs", "position prior", "best"),
+        *(("mined pairs", "matcher of the prior's pairs", rule) for rule in rules),
+        ("mined pairs", "matcher of the first round's pairs", "best"),
         ("true pairs", "cosine", "best"),
         *(("true pairs", "matcher of true pairs", rule) for rule in rules),
     ]
