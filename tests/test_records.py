@@ -2,12 +2,16 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from source_layouts import draw_person, write_records, write_source
 
+from dataset_pvlg.sources import records
 from dataset_pvlg.sources.read import read_source
 from dataset_pvlg.sources.report import ReadReport, SourceError
 
@@ -414,3 +418,43 @@ def test_examples_are_few_however_many_records_fail(source):
     _, report = read(file, records + [{}] * 50)
     assert report.skipped == {"field 'split' missing": 50}
     assert len(report.examples["field 'split' missing"]) == 5
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=12), st.integers(1, 40), st.sampled_from([None, 1]), st.booleans())
+def test_a_list_is_read_record_by_record_as_if_it_were_parsed_whole(tmp_path_factory, entries, at_once, indent, plain):
+    file = tmp_path_factory.mktemp("list") / "list.json"
+    file.write_text(json.dumps(entries, indent=indent, ensure_ascii=plain) + "\n", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_AT_ONCE", at_once)  # every border between pieces is met
+        found = list(records.load_records(file, ReadReport("cuhk_pedes")))
+    assert [entry for _, entry in found] == entries
+    assert [where for where, _ in found] == [f"list.json: record {number}" for number in range(len(entries))]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "[]", "{}", "[1, 2", "[1, 2,]", "[1 2]", "[1, 2] 3", "[1, {]", '[1, "a', "[1, 2]]", "3", "[,1]"]
+)
+def test_a_list_that_is_none_is_refused_as_a_whole_file_is(tmp_path, text):
+    file = tmp_path / "list.json"
+    file.write_text(text)
+    with pytest.raises(SourceError, match="list.json: (not valid JSON at line|a list of records|the list of records)"):
+        list(records.load_records(file, ReadReport("cuhk_pedes")))
+
+
+def test_a_list_is_not_held_as_a_whole(tmp_path):
+    entry = {"split": "train", "id": 1, "file_path": "a.jpg", "captions": ["A man in a red jacket. " * 10]}
+    (tmp_path / "list.json").write_text(json.dumps([entry] * 30_000))  # 9 MB
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in records.load_records(tmp_path / "list.json", ReadReport("cuhk_pedes"))) == 30_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6e6

@@ -23,8 +23,8 @@ def test_a_part_of_the_set_is_warned_about(tmp_path):
     assert "train 4/8" in report.warnings[0]
 
 
-def records(people: int, images: int) -> list[Record]:
-    return [Record("", "", n % people, "img_path", f"{n}.jpg", []) for n in range(images)]
+def records(split: str, people: int, images: int) -> list[Record]:
+    return [Record("", split, n % people, "img_path", f"{n}.jpg", []) for n in range(images)]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def records(people: int, images: int) -> list[Record]:
 )
 def test_both_releases_are_told_apart_by_their_counts(sizes, warning):
     report = ReadReport("rstpreid")
-    check({split: records(*size) for split, size in sizes.items()}, report)
+    check([record for split, size in sizes.items() for record in records(split, *size)], report)
     assert [warning in line for line in report.warnings] == ([True] if warning else [])
 
 

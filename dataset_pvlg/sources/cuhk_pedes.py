@@ -9,6 +9,7 @@ All three give the same `person_id`. The images come from five older sets; four 
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from dataset_pvlg.sources.records import (
     Entries,
     Layout,
     held_out,
+    load_records,
+    one_by_one,
     person_number,
     read_json,
-    record_list,
 )
 from dataset_pvlg.sources.report import ReadReport, SourceError
 
@@ -39,31 +41,43 @@ def camera(name: str) -> str | None:
     return f"c{market.group(1)}" if market else None
 
 
-def load(file: Path, report: ReadReport) -> Entries:
+def load(file: Path, report: ReadReport) -> Iterable[tuple[str, Any]]:
     """The records of any of the three annotations, as `reid_raw.json` would hold them.
 
     Raises:
         SourceError: none of the three.
     """
-    content = read_json(file, report)
-    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        return _load_textreid(file, report)
-    entries = record_list(content, file)
-    if not any(isinstance(entry, dict) and entry.get("split") is not None for _, entry in entries):
-        _give_splits(entries, report)
-    return entries
+    scratch = ReadReport(report.source)  # what reading itself finds is told once, below
+    if _is_object(file):
+        content = read_json(file, scratch)
+        if isinstance(content.get("annotations"), list):
+            return _load_textreid(file, report)
+    if any(isinstance(entry, dict) and entry.get("split") is not None for _, entry in load_records(file, scratch)):
+        return load_records(file, report)
+    return _with_splits(file, report)
 
 
-def _give_splits(entries: Entries, report: ReadReport) -> None:
+def _is_object(file: Path) -> bool:
+    """Whether a JSON file begins as an object does."""
+    try:
+        with open(file, encoding="utf-8-sig", errors="replace") as text:
+            return text.read(1000).lstrip().startswith("{")
+    except OSError:
+        return False
+
+
+def _with_splits(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
     """Fills `split` by the ranges of the official ids, or by identities held out where the ids are others."""
-    records = [entry for _, entry in entries if isinstance(entry, dict)]
-    people = {person for entry in records if (person := person_number(entry.get("id"))) is not None}
-    total = LAST_IDS["test"]
+    people, records = set(), 0
+    for _, entry in load_records(file, ReadReport(report.source)):
+        if isinstance(entry, dict):
+            records += 1
+            people.add(person_number(entry.get("id")))
+    people.discard(None)
+    total, first = LAST_IDS["test"], 1
     if 0 in people and len(people) == total:  # somebody has counted from 0
-        for entry in records:
-            if (person := person_number(entry.get("id"))) is not None:
-                entry["id"] = person + 1
-        report.repair("id counted from 0", report.file_name, len(records))
+        first = 0
+        report.repair("id counted from 0", report.file_name, records)
         people = {person + 1 for person in people}
     by_id = {person: _official_split(person) for person in people}
     if set(by_id.values()) == set(LAST_IDS):
@@ -79,16 +93,21 @@ def _give_splits(entries: Entries, report: ReadReport) -> None:
             f"test to 13003): of {len(people)} identities {len(moved)} are held out as validation and test, chosen by "
             "a hash of the id. Results do not compare with the official split"
         )
-    for entry in records:
-        # A record whose id is past repair is skipped for that, whatever its split.
-        entry["split"] = by_id.get(person_number(entry.get("id")), "train")
+    for where, entry in load_records(file, report):
+        if isinstance(entry, dict):
+            person = person_number(entry.get("id"))
+            if person is not None and first == 0:
+                entry["id"] = person = person + 1
+            # A record whose id is past repair is skipped for that, whatever its split.
+            entry["split"] = by_id.get(person, "train")
+        yield where, entry
 
 
 def _official_split(person: int) -> str | None:
     return next((split for split, last in LAST_IDS.items() if 1 <= person <= last), None)
 
 
-def _load_textreid(file: Path, report: ReadReport) -> Entries:
+def _load_textreid(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
     """One record an image out of TextReID's one row a sentence; rows without image or id stay by themselves."""
     if file.name not in TEXTREID_FILES:
         raise SourceError(f"{file}: is of TextReID's form; its files are called {', '.join(TEXTREID_FILES)}")
@@ -105,7 +124,7 @@ def _load_textreid(file: Path, report: ReadReport) -> Entries:
         entries += _by_image(rows, part, SPLIT_NAMES[part.stem], report)
     if not entries:
         raise SourceError(f"{file}: field 'annotations': no sentence in any of {', '.join(TEXTREID_FILES)}")
-    return entries
+    return one_by_one(entries)
 
 
 def _by_image(rows: list[Any], part: Path, split: str, report: ReadReport) -> Entries:

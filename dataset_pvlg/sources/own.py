@@ -18,6 +18,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from dataset_pvlg.sources.records import (
     Entries,
     Layout,
     held_out,
+    one_by_one,
     person_number,
     read_json,
     read_text,
@@ -75,7 +77,7 @@ def _tables(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def load(file: Path, report: ReadReport) -> Entries:
+def load(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
     """Records as the public layouts have them, from any of the forms.
 
     Raises:
@@ -100,7 +102,7 @@ def load(file: Path, report: ReadReport) -> Entries:
         report.warn(f"{file.name} was read; what {others} beside it may say was not")
     _number_people(entries, report)
     _give_splits([entry for _, entry in entries if isinstance(entry, dict)], report)
-    return entries
+    return one_by_one(entries)
 
 
 def _folder(folder: Path, report: ReadReport) -> Entries:

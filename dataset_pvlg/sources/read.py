@@ -1,10 +1,14 @@
 """One door to all layouts, and the walk that they share: checked records with image files -> P-VLG rows."""
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from datasets import DatasetDict
 from tqdm import tqdm
 
@@ -15,8 +19,9 @@ from dataset_pvlg.features import SPLITS
 from dataset_pvlg.pack import pack_rows
 from dataset_pvlg.sources import cuhk_pedes, icfg_pedes, own, rstpreid, ufine
 from dataset_pvlg.sources.image_files import ImageFile, RefusedPathError, check_image, find_image
+from dataset_pvlg.sources.record_file import RecordFile, text_key
 from dataset_pvlg.sources.records import MAX_SOURCE_ID, Layout, Record, find_annotations, held_out, parse_record
-from dataset_pvlg.sources.report import ReadReport, SourceError
+from dataset_pvlg.sources.report import MAX_EXAMPLES, ReadReport, SourceError
 from modeling_rogle.sentences import split_sentences
 
 _LAYOUTS = {
@@ -82,24 +87,22 @@ def read_source(
     layout = _LAYOUTS[name]
     report = ReadReport(source=layout.source, file=str(file), image_root=str(images))
 
-    records = _checked_records(layout, file, report)
-    if layout.check:
-        by_split = defaultdict(list)
-        for record in records:
-            by_split[record.split].append(record)
-        layout.check(by_split, report)
-        del by_split
-    if layout.one_numbering:
-        records, apart = _without_shared_people(records, report), set()
-    else:
-        apart = _ids_used_by_several_splits(records, report)
-    _hold_out(records, layout, report)  # before any image is looked for, or the split would depend on which are there
-    _tell_captions(records, report)
-    records = _with_files(records, layout, images, report)
-    records = _with_one_owner(records, splits, report)
-
-    rows = _rows(records, layout, apart, report, num_proc)
-    dataset = pack_rows(rows, work_dir)
+    if work_dir is not None:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="records-", dir=work_dir) as scratch:
+        records = RecordFile(Path(scratch, "checked"), _checked_records(layout, file, report), layout.path_field)
+        if layout.check:
+            layout.check(records, report)
+        apart = set()
+        if layout.one_numbering:
+            _strike_shared_people(records, report)
+        else:
+            apart = _ids_used_by_several_splits(records, report)
+        _hold_out(records, layout, report)  # before images are looked for, or the split would depend on which are there
+        _tell_captions(records, report, num_proc)
+        found = RecordFile(Path(scratch, "found"), _with_files(records, layout, images, report), layout.path_field)
+        _strike_second_owners(found, splits, report)
+        dataset = pack_rows(_rows(found, layout, apart, report, num_proc), work_dir)
     if not dataset:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in report.skipped.items())
         first = next((report.examples[reason][0] for reason in report.skipped), "")
@@ -133,28 +136,23 @@ def _find_image_root(layout: Layout, file: Path, image_root: str | Path | None) 
     return images.resolve()
 
 
-def _checked_records(layout: Layout, file: Path, report: ReadReport) -> list[Record]:
-    entries = layout.load(file, report)
-    report.records = len(entries)
-    objects = [entry for _, entry in entries if isinstance(entry, dict)]
-    if objects and all(entry.get("split") is None for entry in objects):
+def _checked_records(layout: Layout, file: Path, report: ReadReport) -> Iterator[Record]:
+    objects = splits = False
+    for where, entry in layout.load(file, report):
+        report.records += 1
+        if isinstance(entry, dict):
+            objects, splits = True, splits or entry.get("split") is not None
+        if record := parse_record(where, entry, layout, report):
+            yield record
+    if objects and not splits:
         raise SourceError(f"{file}: field 'split': no record has one")
-    del objects
-    records = []
-    for index, (where, entry) in enumerate(entries):
-        entries[index] = None  # parsed JSON is several times as large as what is kept of it
-        record = parse_record(where, entry, layout, report)
-        if record:
-            records.append(record)
-    return records
 
 
-def _ids_used_by_several_splits(records: Iterable[Record], report: ReadReport) -> set[int]:
+def _ids_used_by_several_splits(records: RecordFile, report: ReadReport) -> set[int]:
     """Numbers that stand for one person here and another there: some sets number each split from 0."""
-    splits = defaultdict(set)
-    for record in records:
-        splits[record.person].add(record.split)
-    apart = {person for person, names in splits.items() if len(names) > 1}
+    pairs = np.unique(np.stack([records.people, records.splits], 1), axis=0)
+    ids, counts = np.unique(pairs[:, 0], return_counts=True)
+    apart = set(ids[counts > 1].tolist())
     if apart:
         report.warn(
             f"{len(apart)} ids occur in more than one split (first: {min(apart)}) and are taken for different people. "
@@ -163,37 +161,32 @@ def _ids_used_by_several_splits(records: Iterable[Record], report: ReadReport) -
     return apart
 
 
-def _without_shared_people(records: list[Record], report: ReadReport) -> list[Record]:
-    """Without the training records of people who are in validation or test, and the validation records of those in
+def _strike_shared_people(records: RecordFile, report: ReadReport) -> None:
+    """Strikes out the training records of people who are in validation or test, and the validation records of those in
     test: a person in two splits would be known from training when searched for."""
-    last: dict[int, int] = {}
-    for record in records:
-        last[record.person] = max(last.get(record.person, 0), SPLITS.index(record.split))
-    kept, shared = [], set()
-    for record in records:
-        later = SPLITS[last[record.person]]
-        if record.split == later:
-            kept.append(record)
-            continue
-        shared.add(record.person)
-        report.skip(f"person of {record.split} who is in {later} too", record.image_where)
-    if shared:
+    last = np.zeros(MAX_SOURCE_ID, np.int8)
+    np.maximum.at(last, records.people, records.splits)
+    shared = records.splits != last[records.people]
+    for record in records.those(shared):
+        report.skip(f"person of {record.split} who is in {SPLITS[last[record.person]]} too", record.image_where)
+    records.left &= ~shared
+    if shared.any():
         report.warn(
-            f"{len(shared)} people are in more than one split; they stay in test, or else in validation, alone, and "
-            f"{len(records) - len(kept)} records of the other splits were left out"
+            f"{len(np.unique(records.people[shared]))} people are in more than one split; they stay in test, or else "
+            f"in validation, alone, and {shared.sum()} records of the other splits were left out"
         )
-    return kept
 
 
-def _hold_out(records: list[Record], layout: Layout, report: ReadReport) -> None:
+def _hold_out(records: RecordFile, layout: Layout, report: ReadReport) -> None:
     """Moves some training identities to the splits that the source lacks."""
-    there = {record.split for record in records}
-    people = {record.person for record in records if record.split == "train"}
+    there = {SPLITS[split] for split in np.unique(records.splits[records.left])}
+    train = records.left & (records.splits == SPLITS.index("train"))
+    people = np.unique(records.people[train]).tolist()
     lacking = [split for split in layout.hold_out if split not in there]
     moved = held_out(people, layout.source, lacking, HELD_OUT) if lacking else {}
-    for record in records:
-        if record.split == "train":
-            record.split = moved.get(record.person, "train")
+    for split in set(moved.values()):
+        chosen = [person for person, name in moved.items() if name == split]
+        records.splits[train & np.isin(records.people, chosen)] = SPLITS.index(split)
     if moved:
         report.warn(
             f"the source has no {' and no '.join(lacking)} split: {len(moved)} of its {len(people)} training "
@@ -201,30 +194,42 @@ def _hold_out(records: list[Record], layout: Layout, report: ReadReport) -> None
         )
 
 
-def _tell_captions(records: Iterable[Record], report: ReadReport) -> None:
+def _tell_captions(records: RecordFile, report: ReadReport, num_proc: int) -> None:
     """Counts the faults of captions, which stay as they are, and captions that are said of several people."""
-    said_of: dict[str, int | None] = {}
-    uses: Counter[str] = Counter()
-    for record in records:
-        keys = [" ".join(caption.casefold().split()) for caption in record.captions]
-        for caption, key in zip(record.captions, keys, strict=True):
-            for fault in clean_text(caption)[1]:
-                report.tell(fault, f"{record.where}: field 'captions': {caption[:80]!r}")
-            uses[key] += 1
-            if said_of.setdefault(key, record.person) != record.person:
-                said_of[key] = None
-        if len(set(keys)) < len(keys):
-            report.tell("the same caption twice", record.where, len(keys) - len(set(keys)))
-    several = [key for key, person in said_of.items() if person is None]
-    if several:
-        most = max(several, key=lambda key: uses[key])
-        example = f"{most[:80]!r}, {uses[most]} times"
-        report.tell("the same caption of several identities", example, sum(uses[key] for key in several))
+    keys, people = array("Q"), array("i")
+    looked = map_in_workers(_look_at_captions, (record.captions for record in records), num_proc, [__name__])
+    for record, (faults, said) in zip(records, looked, strict=True):
+        for number, fault in faults:
+            report.tell(fault, f"{record.where}: field 'captions': {record.captions[number][:80]!r}")
+        keys.extend(said)
+        people.extend([record.person] * len(said))
+        if len(set(said)) < len(said):
+            report.tell("the same caption twice", record.where, len(said) - len(set(said)))
+    _, first, which, uses = np.unique(
+        np.array(keys, np.uint64), return_index=True, return_inverse=True, return_counts=True
+    )
+    person = np.array(people, np.int32)
+    shared = np.zeros(len(first), bool)
+    shared[which[person != person[first][which]]] = True
+    if shared.any():
+        most = min(np.flatnonzero(shared), key=lambda number: (-uses[number], first[number]))
+        texts = (" ".join(text.casefold().split()) for record in records for text in record.captions)
+        text = next(islice(texts, int(first[most]), None))
+        report.tell(
+            "the same caption of several identities", f"{text[:80]!r}, {uses[most]} times", int(uses[shared].sum())
+        )
 
 
-def _with_files(records: list[Record], layout: Layout, images: Path, report: ReadReport) -> list[Record]:
-    found, folders = [], Counter()
-    for record in tqdm(records, desc=f"finding {report.source}", unit="image", disable=None):
+def _look_at_captions(captions: list[str]) -> tuple[list[tuple[int, str]], list[int]]:
+    """(number of a caption, its fault) for every fault of a record's captions, and by what each caption is known."""
+    faults = [(number, fault) for number, caption in enumerate(captions) for fault in clean_text(caption)[1]]
+    return faults, [text_key(" ".join(caption.casefold().split())) for caption in captions]
+
+
+def _with_files(records: RecordFile, layout: Layout, images: Path, report: ReadReport) -> Iterator[Record]:
+    """The records whose image file is there, with its path and the name under which it was found."""
+    folders = Counter()
+    for record in tqdm(records, desc=f"finding {report.source}", unit="image", total=len(records), disable=None):
         try:
             file = find_image(images, record.name, layout.first_folder_may_lack)
         except RefusedPathError:
@@ -239,63 +244,53 @@ def _with_files(records: list[Record], layout: Layout, images: Path, report: Rea
         if change:
             report.repair(change, record.image_where)
         record.name = name
-        found.append(record)
+        yield record
     for folder, count in folders.items():  # the commonest failure: people get only some of the folders
         if folder and not (images / folder).is_dir():
             report.warn(f"folder {folder!r} is missing in the image root; {count} records name images of it")
-    return found
 
 
-def _with_one_owner(records: list[Record], splits: Collection[str] | None, report: ReadReport) -> list[Record]:
-    """Without those that claim an image for a second identity, and those of splits that were not asked for."""
-    kept: list[Record] = []
-    owners: dict[Path, tuple[str, int]] = {}
-    for record in records:
-        owner = (record.split, record.person)
-        if owners.setdefault(record.path, owner) != owner:
-            report.skip("image already used by another identity or split", record.image_where)
-        elif splits and record.split not in splits:
-            report.skip("split not asked for", f"{record.where}: {record.split}")
-        else:
-            kept.append(record)
-    return kept
+def _strike_second_owners(records: RecordFile, splits: Collection[str] | None, report: ReadReport) -> None:
+    """Strikes out those that claim an image for a second identity, and those of splits that were not asked for."""
+    owners = np.stack([records.people, records.splits], 1)
+    _, first, image = np.unique(records.paths, return_index=True, return_inverse=True)
+    claimed = (owners != owners[first][image]).any(1)
+    wanted = np.isin(records.splits, [SPLITS.index(split) for split in splits or SPLITS])
+    for record in records.those(claimed):
+        report.skip("image already used by another identity or split", record.image_where)
+    for record in records.those(~wanted & ~claimed):
+        report.skip("split not asked for", f"{record.where}: {record.split}")
+    records.left &= wanted & ~claimed
 
 
 def _rows(
-    records: list[Record], layout: Layout, apart: set[int], report: ReadReport, num_proc: int
+    records: RecordFile, layout: Layout, apart: set[int], report: ReadReport, num_proc: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(split, row) of every record whose image decodes; fills the report's counts at the end."""
-    people: dict[str, set[int]] = defaultdict(set)
-    rows, captions, uses = Counter(), Counter(), Counter()
-    by_content: dict[str, tuple[str, int, str]] = {}
-    checked = zip(records, _checked_images(records, num_proc), strict=True)
-    for record, image in tqdm(checked, desc=f"reading {layout.source}", unit="image", total=len(records), disable=None):
+    keys, counts = np.unique(records.names[records.left], return_counts=True)
+    several, uses = set(keys[counts > 1].tolist()), Counter()
+    contents, captions = np.zeros(len(records.left), np.uint64), Counter()
+    given = ((record.path, record.captions) for record in records)
+    made = map_in_workers(_look_at_record, given, num_proc, [__name__])
+    numbered = zip(np.flatnonzero(records.left), records, made, strict=True)
+    bar = tqdm(numbered, desc=f"reading {layout.source}", unit="image", total=len(records), disable=None)
+    for number, record, (image, caption, caption_origin, sentences) in bar:
         if isinstance(image, str):
             report.skip("image does not decode", f"{record.image_where}: {image}")
+            records.left[number] = False
             continue
         if image.mode != "RGB":
             report.note(f"image mode {image.mode}", record.image_where)
-        owner = (record.split, record.person)
-        twin = by_content.setdefault(image.sha256, (*owner, record.name))
-        if twin[:2] != owner:
-            what = "splits" if twin[0] != record.split else "identities"
-            report.note(f"byte-identical image in two {what}", f"{record.image_where} and {twin[2]!r}")
-        uses[record.name] += 1
+        contents[number] = text_key(image.sha256)
         suffix = ""
-        if uses[record.name] > 1:
-            suffix = f"#{uses[record.name]}"
-            report.note("image named by several records", record.image_where)
+        if int(records.names[number]) in several:
+            uses[record.name] += 1
+            if uses[record.name] > 1:
+                suffix = f"#{uses[record.name]}"
+                report.note("image named by several records", record.image_where)
         if not record.captions:
             report.note("image without caption", record.image_where)
-        caption, origin = join_captions(record.captions)
-        parts = split_sentences(caption, clauses=True)  # a sentence alone names several parts, each with its region
-        sentences = [{"text": text, "start": start, "end": end} for text, start, end in parts]
-        person = PERSON_ID_OFFSETS[layout.source] + record.person
-        if record.person in apart:
-            person += SPLITS.index(record.split) * MAX_SOURCE_ID
-        people[record.split].add(person)
         captions[record.split] += len(record.captions)
-        rows[record.split] += 1
         row = {
             "image": str(record.path),
             "path": record.name,
@@ -303,32 +298,60 @@ def _rows(
             "image_id": f"{layout.source}/{record.name}{suffix}",
             "width": image.width,
             "height": image.height,
-            "person_id": person,
+            "person_id": _person_id(record, layout, apart),
             "source": layout.source,
             "camera": record.camera or layout.camera(record.name),
             "parent": None,
             "captions": record.captions,
             "caption": caption,
-            "caption_origin": origin,
+            "caption_origin": caption_origin,
             "sentences": sentences,
             "regions": _own_regions(record, sentences, image.width, image.height, report),
         }
         yield record.split, row
-    report.rows = {split: rows[split] for split in SPLITS if split in rows}
-    report.identities = {split: len(people[split]) for split in report.rows}
-    report.captions = {split: captions[split] for split in report.rows}
+    _note_copies(records, contents, report)
+    for number, split in enumerate(SPLITS):
+        there = records.left & (records.splits == number)
+        if there.any():
+            report.rows[split] = int(there.sum())
+            report.identities[split] = len(np.unique(records.people[there]))
+            report.captions[split] = captions[split]
 
 
-def _checked_images(records: list[Record], num_proc: int) -> Iterator[ImageFile | str]:
-    """What is known of each record's image, in order, or why it does not decode."""
-    return map_in_workers(_checked_image, (record.path for record in records), num_proc, [__name__])
+def _person_id(record: Record, layout: Layout, apart: set[int]) -> int:
+    own = SPLITS.index(record.split) * MAX_SOURCE_ID if record.person in apart else 0
+    return PERSON_ID_OFFSETS[layout.source] + record.person + own
 
 
-def _checked_image(path: Path) -> ImageFile | str:
+def _look_at_record(given: tuple[Path, list[str]]) -> tuple[ImageFile | str, str, str, list[dict[str, Any]]]:
+    """What follows from an image and its captions alone: what is known of the image, or why it does not decode; the
+    long caption, its origin and its sentences."""
+    path, captions = given
     try:
-        return check_image(path)
+        image = check_image(path)
     except ValueError as error:
-        return str(error)
+        return str(error), "", "", []
+    caption, caption_origin = join_captions(captions)
+    parts = split_sentences(caption, clauses=True)  # a sentence alone names several parts, each with its region
+    return image, caption, caption_origin, [{"text": text, "start": start, "end": end} for text, start, end in parts]
+
+
+def _note_copies(records: RecordFile, contents: np.ndarray, report: ReadReport) -> None:
+    """Counts images of the same bytes (`contents`, a key for each record) as one of another person or split before."""
+    left = np.flatnonzero(records.left)
+    _, first, image = np.unique(contents[left], return_index=True, return_inverse=True)
+    twins = left[first][image]
+    for what, numbers in (("splits", records.splits), ("identities", records.people)):
+        differ = numbers[left] != numbers[twins]
+        if what == "identities":
+            differ &= records.splits[left] == records.splits[twins]
+        pairs = np.stack([left[differ], twins[differ]], 1)
+        told = np.zeros(len(contents), bool)
+        told[pairs[:MAX_EXAMPLES].ravel()] = True
+        known = dict(zip(np.flatnonzero(told).tolist(), records.those(told), strict=True))
+        for number, (copy, twin) in enumerate(pairs.tolist()):
+            example = f"{known[copy].image_where} and {known[twin].name!r}" if number < MAX_EXAMPLES else ""
+            report.note(f"byte-identical image in two {what}", example)
 
 
 def join_captions(captions: list[str]) -> tuple[str, str]:

@@ -7,10 +7,11 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from json.decoder import WHITESPACE
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from dataset_pvlg.sources.report import ReadReport, SourceError
 from modeling_rogle.sentences import split_sentences
@@ -20,11 +21,68 @@ SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation", "va
 _NUMBER = re.compile(r"\s*[0-9]{1,9}\s*")
 
 Entries = list[tuple[str, Any]]  # ("file.json: record 17", the record as parsed)
+_AT_ONCE = 2**20  # characters of a JSON list that are looked at together
+_DECODER = json.JSONDecoder()
 
 
-def load_records(file: Path, report: ReadReport) -> Entries:
-    """The records of a JSON list; see [`read_json`] and [`record_list`] for what is raised."""
-    return record_list(read_json(file, report), file)
+def load_records(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
+    """The records of a JSON list with their places in it, one after the other: the list is never parsed as a whole.
+
+    Raises:
+        SourceError: (while it is read) see [`read_json`] and [`record_list`].
+    """
+    count, whole = 0, False
+    try:
+        with open(file, encoding="utf-8") as text:
+            for entry in _elements(text):
+                yield f"{file.name}: record {count}", entry
+                count += 1
+        whole = count > 0
+    except (OSError, ValueError, RecursionError):
+        pass
+    if not whole:  # a mark at its start, no list, an empty one, or broken: who reads all of it can say what and where
+        yield from one_by_one(record_list(read_json(file, report), file)[count:])
+
+
+def _elements(text: TextIO) -> Iterator[Any]:
+    """The elements of a JSON list. Raises ValueError where this is none, after those before the fault."""
+    waiting = text.read(_AT_ONCE)
+    at = _after_blanks(waiting, 0)
+    if not waiting.startswith("[", at):
+        raise ValueError("not a list")
+    at, may_end = at + 1, True
+    while True:
+        start = _after_blanks(waiting, at)
+        if may_end and waiting.startswith("]", start):
+            if (waiting[start + 1 :] + text.read()).strip():
+                raise ValueError("something after the list")
+            return
+        try:
+            entry, end = _DECODER.raw_decode(waiting, start)
+            end = _after_blanks(waiting, end)
+            mark = waiting[end : end + 1]
+            if mark not in (",", "]"):  # a number may go on in what is not read yet
+                raise ValueError("no end of an element")
+        except ValueError:
+            more = text.read(max(_AT_ONCE, len(waiting) - at))  # a long element must not be parsed a hundred times
+            if not more:
+                raise
+            waiting, at = waiting[at:] + more, 0
+            continue
+        yield entry
+        at, may_end = end + (mark == ","), mark == "]"
+
+
+def _after_blanks(text: str, start: int) -> int:
+    return WHITESPACE.match(text, start).end()
+
+
+def one_by_one(entries: Entries) -> Iterator[tuple[str, Any]]:
+    """A list's entries, each let go when the next is asked for: parsed JSON is several times as large as what is kept
+    of it."""
+    for index in range(len(entries)):
+        entry, entries[index] = entries[index], None
+        yield entry
 
 
 @dataclass(frozen=True)
@@ -36,7 +94,7 @@ class Layout:
     files: tuple[str, ...]  # annotation files in order of preference; a pattern is used if it matches exactly one file
     camera: Callable[[str], str | None]  # from the relative path of an image
     path_field: str = "file_path"
-    load: Callable[[Path, ReadReport], Entries] = load_records
+    load: Callable[[Path, ReadReport], Iterable[tuple[str, Any]]] = load_records
     hold_out: tuple[str, ...] = ()  # splits that the source lacks, held out of train by identity
     image_folders: tuple[str, ...] = ("imgs",)  # beside the annotation file, where image paths may start
     needs_captions: bool = True
@@ -44,7 +102,7 @@ class Layout:
     foreign: Mapping[str, str] = field(default_factory=dict)  # annotation files refused here -> whose they are
     one_numbering: bool = False  # an id means the same person in every split; the public sets may number each from 0
     first_folder_may_lack: bool = True  # a path may begin with a folder that the image root does not have
-    check: Callable[[Mapping[str, Sequence["Record"]], ReadReport], None] | None = None  # gets the records by split
+    check: Callable[[Iterable["Record"], ReadReport], None] | None = None  # may go through the records several times
 
 
 @dataclass(slots=True)

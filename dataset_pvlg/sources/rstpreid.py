@@ -5,7 +5,8 @@ The path stands in `img_path`, `id` is 0-based, five images an identity, two cap
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 
 from dataset_pvlg.sources.records import Layout, Record
 from dataset_pvlg.sources.report import ReadReport
@@ -23,9 +24,13 @@ def camera(name: str) -> str | None:
     return f"c{match.group(1)}" if match else None
 
 
-def check(records: Mapping[str, Sequence[Record]], report: ReadReport) -> None:
+def check(records: Iterable[Record], report: ReadReport) -> None:
     """Says which release of the split this is. Identities decide: some copies lack a picture or a caption."""
-    sizes = {split: (len({r.person for r in part}), len({r.name for r in part})) for split, part in records.items()}
+    people, names = defaultdict(set), defaultdict(set)
+    for record in records:
+        people[record.split].add(record.person)
+        names[record.split].add(record.name)
+    sizes = {split: (len(people[split]), len(names[split])) for split in people}
     found = ", ".join(f"{split} {people}/{images}" for split, (people, images) in sizes.items())
     identities = {split: people for split, (people, _) in sizes.items()}
     if identities == _identities(BEFORE_2022_10_17):

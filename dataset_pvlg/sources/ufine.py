@@ -6,8 +6,9 @@ validation split: training identities are held out. UFine3C is for evaluation on
 varying number of captions and says in `source` which set it was taken from, under numbers of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 
+from dataset_pvlg.features import SPLITS
 from dataset_pvlg.sources import cuhk_pedes, icfg_pedes, rstpreid
 from dataset_pvlg.sources.records import Layout, Record
 from dataset_pvlg.sources.report import ReadReport, SourceError
@@ -25,18 +26,20 @@ def camera(name: str) -> str | None:
     return None
 
 
-def check_6926(records: Mapping[str, Sequence[Record]], report: ReadReport) -> None:
+def check_6926(records: Iterable[Record], report: ReadReport) -> None:
     """Refuses UFine3C: read as UFine6926, its people would get the numbers of others."""
-    if set(records) == {"test"} and all(record.origin for record in records["test"]):
+    if {(record.split, bool(record.origin)) for record in records} == {("test", True)}:
         raise SourceError(f"{report.file}: every record is 'test' and has a field 'source': this is ufine3c, not ufine")
 
 
-def check_3c(records: Mapping[str, Sequence[Record]], report: ReadReport) -> None:
+def check_3c(records: Iterable[Record], report: ReadReport) -> None:
     """Counts where the pictures come from, and warns of records to train on, which UFine3C has none of."""
-    for record in (record for split in records.values() for record in split):
+    splits = set()
+    for record in records:
+        splits.add(record.split)
         if record.origin:
             report.note(f"taken from {record.origin}", record.where)
-    if wrong := [split for split in records if split != "test"]:
+    if wrong := [split for split in SPLITS if split in splits - {"test"}]:
         report.warn(f"UFine3C is for evaluation only, and there are records of {', '.join(wrong)}: is this UFine6926?")
 
 
