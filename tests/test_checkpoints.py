@@ -109,11 +109,14 @@ def same_bits(one: Path, two: Path) -> None:
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize(("processes", "kills"), [(1, 3), (2, 1)])
+MINED = ("--regions", "mined", "--mine-epoch", "1", "--mine-every", "1")
+
+
+@pytest.mark.parametrize(("processes", "kills", "more"), [(1, 3, ()), (2, 1, ()), (2, 1, MINED)])
 def test_a_run_killed_at_any_moment_ends_in_the_same_bits(
-    tiny_checkpoint: Path, tmp_path: Path, processes: int, kills: int
+    tiny_checkpoint: Path, tmp_path: Path, processes: int, kills: int, more: tuple[str, ...]
 ) -> None:
-    given = ["--epochs", "3", "--batch-size", str(8 // processes)]
+    given = ["--epochs", "3", "--batch-size", str(8 // processes), *more]
     whole, killed, output = tmp_path / "whole", tmp_path / "killed", tmp_path / "output"
     assert Run(output, train.main, flags(tiny_checkpoint, whole, *given), processes=processes).join() == 0
     draw, seen = random.Random(processes), 0
@@ -128,6 +131,9 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_bits(
     assert run.join() == 0, output.read_text()[-2000:]
     same_bits(whole, killed)
     assert f"step {seen} of 18" in output.read_text()
+    mined = [sorted((run / "mined").glob("*.json")) for run in (whole, killed)]
+    assert [[file.read_bytes() for file in files] for files in mined] == 2 * [[f.read_bytes() for f in mined[0]]]
+    assert len(mined[0]) == 2 * bool(more)
 
 
 def test_sigterm_saves_and_a_truncated_checkpoint_is_passed_over(tiny_checkpoint: Path, tmp_path: Path) -> None:
