@@ -3,9 +3,9 @@
 Memory and time of `python -m dataset_pvlg.build` over the number of rows, every process of it counted. The rows are a
 set in the layout of CUHK-PEDES that is drawn here: pictures of 64 x 128 pixels, every one different (coloured blocks,
 about 2 kB; real ones are larger, and so is the share of the work that processes can take over), four an identity, two
-captions each. Nothing is matched. Printed: for each stage its seconds and the peak of the processes' memory in MB,
-shared pages counted once (PSS), and how much of it is not pages of mapped files, which the system takes back when it
-wants to.
+captions each. Nothing is captioned or matched unless --options say so (`--options --matcher MODEL`). Printed: for each
+stage its seconds and the peak of the processes' memory in MB, shared pages counted once (PSS), and how much of it is
+not pages of mapped files, which the system takes back when it wants to.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 IMAGES = 4  # of an identity
-STAGES = ("read", "curate", "write")
+STAGES = ("read", "curate", "caption", "learn", "match", "write")
 WORDS = ("red", "green", "blue", "white", "black", "grey", "yellow", "brown")
 ROOT = Path(__file__).parents[1]
 
@@ -120,8 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--picture", type=int, nargs=2, default=(64, 128), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="the rest goes to the build")
     args = parser.parse_args(argv)
-    columns = [f"{name}: s, MB (own)" for name in STAGES]
-    print(f"| rows | processes | s | {' | '.join(columns)} |\n|---|---|---|{'---|' * len(STAGES)}", flush=True)
+    done = {"caption": "--captioner", "learn": "--matcher", "match": "--matcher"}
+    stages = [name for name in STAGES if name not in done or done[name] in args.options]
+    columns = [f"{name}: s, MB (own)" for name in stages]
+    print(f"| rows | processes | s | {' | '.join(columns)} |\n|---|---|---|{'---|' * len(stages)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
             source = draw_set(Path(folder, str(size)), size, tuple(args.picture))
@@ -129,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 cost = measure(source, size, Path(folder, "out"), workers, args.options)
                 cells = [
                     f"{cost.stage_seconds.get(name, 0):.0f}, {cost.peak.get(name, 0):.0f} ({cost.own.get(name, 0):.0f})"
-                    for name in STAGES
+                    for name in stages
                 ]
                 print(f"| {size:,} | {workers} | {cost.seconds:.0f} | {' | '.join(cells)} |", flush=True)
                 shutil.rmtree(Path(folder, "out"))
