@@ -5,24 +5,29 @@ when their picture does not decode: published numbers are over all of them. Leak
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Image
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
 from tqdm import tqdm
 
+from dataset_pvlg.build_stages import worker_pool
 from dataset_pvlg.clean_caption import clean_row
+from dataset_pvlg.curation_rows import DIGEST, MAX_EXAMPLES, CurationReport, CurationRows, digests, joined
 from dataset_pvlg.duplicates import duplicate_groups
-from dataset_pvlg.features import SPLITS
+from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.looks import MODE, ORIENTATION, Looks, look, store_anew
-from dataset_pvlg.pack import pack_rows
+from dataset_pvlg.pack import ROWS_AT_ONCE, pack_tables, to_table
 from dataset_pvlg.sources.origins import origin
 
-MAX_EXAMPLES = 5
+_BYTES_AT_ONCE = 16 * 2**20  # of the pictures of a piece: every process has some pieces on their way
 
 
 @dataclass(frozen=True)
@@ -65,51 +70,6 @@ class CurationOptions:
         return self.decode or self.rgb or self.upright or self.near_duplicates
 
 
-@dataclass
-class CurationReport:
-    """What was done, by reason; `before` less all of `removed` is `after`, split by split."""
-
-    options: dict[str, Any]
-    before: dict[str, int] = field(default_factory=dict)  # rows, by split
-    after: dict[str, int] = field(default_factory=dict)
-    removed: dict[str, Counter[str]] = field(default_factory=dict)  # rows, by split and reason
-    changed: Counter[str] = field(default_factory=Counter)  # pictures stored anew, by reason
-    cleaned: Counter[str] = field(default_factory=Counter)  # rows whose `caption` had the fault, which was put right
-    noted: Counter[str] = field(default_factory=Counter)  # rows found and kept, by finding
-    examples: dict[str, list[str]] = field(default_factory=dict)  # image_ids
-
-    def example(self, reason: str, text: str) -> None:
-        examples = self.examples.setdefault(reason, [])
-        if len(examples) < MAX_EXAMPLES:
-            examples.append(text)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain dicts and lists, for JSON."""
-        return {
-            "options": self.options,
-            "before": self.before,
-            "after": self.after,
-            "removed": {split: dict(counts) for split, counts in self.removed.items()},
-            "changed": dict(self.changed),
-            "cleaned": dict(self.cleaned),
-            "noted": dict(self.noted),
-            "examples": self.examples,
-        }
-
-    def __str__(self) -> str:
-        lines = ["curation:"]
-        for split, count in self.before.items():
-            lines.append(f"  {split}: {count} rows, {self.after[split]} kept")
-            lines += [self._line(f"removed from {split}", *each) for each in self.removed.get(split, {}).items()]
-        for title, counts in (("changed", self.changed), ("caption cleaned", self.cleaned), ("noted", self.noted)):
-            lines += [self._line(title, reason, count) for reason, count in counts.items()]
-        return "\n".join(lines)
-
-    def _line(self, title: str, reason: str, count: int) -> str:
-        example = self.examples.get(reason, [""])[0]
-        return f"  {title}: {count} x {reason}" + (f", as {example}" if example else "")
-
-
 def curate(
     rows_by_split: Mapping[str, Dataset],
     options: CurationOptions | None = None,
@@ -123,9 +83,10 @@ def curate(
         rows_by_split: P-VLG rows by split, of any number of sources; images as paths or bytes, or null.
         options: the switches; None for the defaults.
         progress: show bars.
-        num_proc: processes that decode pictures; the result does not depend on it.
+        num_proc: processes that decode pictures and clean captions; the result does not depend on it.
         work_dir: a folder for the curated rows as Arrow files, which are mapped and cost no memory; it must outlive
-            them. By default they stay in memory. Pictures are held only where they had to be stored anew.
+            them. What is kept of a row meanwhile is about 100 bytes, and 300 more on this folder's disk. By default all
+            stays in memory. Pictures are held only where they had to be stored anew.
 
     Returns:
         The rows that remain, in their order (a split that has lost them all is absent), and the report. `sha256`
@@ -134,59 +95,47 @@ def curate(
     options = options or CurationOptions()
     report = CurationReport(asdict(options))
     splits = [split for split in SPLITS if split in rows_by_split]
-    parts = [rows_by_split[split].cast_column("image", Image(decode=False)) for split in splits]
-    if not parts:
+    if not splits:
         return {}, report
-    report.before = {split: len(part) for split, part in zip(splits, parts, strict=True)}
-    reasons: list[str | None] = [None] * sum(map(len, parts))  # why a row goes, all splits in one line
-    ids = [image_id for part in parts for image_id in part["image_id"]]
-    rank = np.concatenate([np.full(len(part), SPLITS.index(s)) for s, part in zip(splits, parts, strict=True)])
+    report.before = {split: len(rows_by_split[split]) for split in splits}
+    rows = CurationRows(splits, [rows_by_split[split] for split in splits], report)
 
-    looks = look(parts, num_proc, progress) if options.looks_at_pictures else None
-    if looks is not None:
-        _drop_by_picture(looks, rank, options, reasons, ids, report)
+    looks = None
+    if options.looks_at_pictures:
+        looks = look(rows.parts, num_proc, progress, work_dir)
+        _drop_by_picture(rows, looks, options)
     if options.min_width or options.min_height or options.min_aspect or options.max_aspect < math.inf:
-        _drop_by_size(parts, looks, rank, options, reasons, ids, report)
+        _drop_by_size(rows, looks, options)
     if options.shared_identities:
-        _drop_by_identity(parts, rank, reasons, ids, report)
+        _drop_by_identity(rows)
     if options.max_people_per_caption:
-        _drop_by_caption(parts, rank, options.max_people_per_caption, reasons, ids, report)
+        _drop_by_caption(rows, options.max_people_per_caption)
     if options.exact_duplicates:
-        _drop_exact(parts, rank, reasons, ids, report)
+        _drop_exact(rows)
     if options.near_duplicates:
-        _drop_near(parts, looks, rank, options, reasons, ids, report)
+        _drop_near(rows, looks, options)
+    rows.count_removed()
 
-    for number, reason in enumerate(reasons):
-        if reason:
-            report.removed.setdefault(SPLITS[rank[number]], Counter())[reason] += 1
-            report.example(reason, ids[number])
-    del ids
-    kept = pack_rows(_kept_rows(splits, parts, reasons, looks, options, report, progress), work_dir)
+    kept = pack_tables(_kept(rows, looks, options, num_proc, progress), work_dir)
     report.after = {split: len(kept[split]) if split in kept else 0 for split in splits}
     return dict(kept), report
 
 
-def _drop_by_picture(
-    looks: Looks, rank: np.ndarray, options: CurationOptions, reasons: list, ids: list, report: CurationReport
-) -> None:
-    for number, problem in looks.problems.items():
-        if options.decode:
-            reasons[number] = "picture does not decode"
-        else:
-            report.noted["picture does not decode"] += 1
-        report.example("picture does not decode", f"{ids[number]}: {problem}")
+def _drop_by_picture(rows: CurationRows, looks: Looks, options: CurationOptions) -> None:
+    reason, found = "picture does not decode", np.array(list(looks.problems), int)
+    for number in found[:MAX_EXAMPLES].tolist():
+        rows.report.example(reason, f"{rows.image_id(number)}: {looks.problems[number]}")
+    if options.decode:
+        rows.drop(found, reason, evaluation=True)
+    elif len(found):
+        rows.report.noted[reason] += len(found)
 
 
-def _drop_by_size(
-    parts: list[Dataset], looks: Looks | None, rank: np.ndarray, options: CurationOptions, reasons: list, ids: list,
-    report: CurationReport,
-) -> None:  # fmt: skip
-    written = [np.stack([np.asarray(part[name], np.int32) for name in ("width", "height")], 1) for part in parts]
-    sizes = np.concatenate(written)
+def _drop_by_size(rows: CurationRows, looks: Looks | None, options: CurationOptions) -> None:
+    width, height = rows.numbers("width"), rows.numbers("height")
     if looks is not None:  # what was seen is right, where the row says otherwise
         seen = looks.sizes.any(1)
-        sizes[seen] = looks.sizes[seen]
-    width, height = sizes[:, 0], sizes[:, 1]
+        width[seen], height[seen] = looks.sizes[seen].T
     aspect = height / np.maximum(width, 1)
     findings = {
         f"picture under {options.min_width} x {options.min_height} pixels": (width < options.min_width)
@@ -196,149 +145,166 @@ def _drop_by_size(
     }
     known = (width > 0) & (height > 0)
     for reason, found in findings.items():
-        _drop(np.flatnonzero(found & known), reason, rank, reasons, ids, report, evaluation=not options.train_only)
+        rows.drop(np.flatnonzero(found & known), reason, evaluation=not options.train_only)
 
 
-def _drop(
-    found: np.ndarray, reason: str, rank: np.ndarray, reasons: list, ids: list, report: CurationReport,
-    evaluation: bool = False,
-) -> None:  # fmt: skip
-    """Marks rows to go; those of validation and test only if `evaluation`, else they are noted."""
-    for number in found:
-        if reasons[number] is not None:
-            continue
-        if rank[number] == 0 or evaluation:
-            reasons[number] = reason
-        else:
-            report.noted[f"{reason}, kept in {SPLITS[rank[number]]}"] += 1
-            report.example(f"{reason}, kept in {SPLITS[rank[number]]}", ids[number])
+def _drop_by_identity(rows: CurationRows) -> None:
+    sources: dict[str, int] = {}
+    source, places = [], []  # of a row; a place is an older set's person
+    for piece in rows.pieces("path", "source"):
+        paths, names = piece["path"].to_pylist(), piece["source"].to_pylist()
+        source.append(np.array([sources.setdefault(name, len(sources)) for name in names], np.int32))
+        origins = [origin(path or "", name) for path, name in zip(paths, names, strict=True)]
+        places.append(digests("\n".join(place) if place else None for place in origins))
+    source, places = joined(source, np.int32), joined(places, DIGEST)
+    known = np.flatnonzero(places != b"")
+    place = np.unique(places[known], return_inverse=True)[1]
+    in_source = place * len(sources) + source[known]
+    train = rows.rank[known] == 0
+    held_out = np.unique(in_source[~train])
+    own = np.isin(in_source, held_out)  # the source has the person in validation or test too
+    others = np.bincount(held_out // max(1, len(sources)), minlength=len(known))[place] - own
+    # The authors' own split; changing it would make another benchmark.
+    within = known[train & own & (others == 0)]
+    rows.note(within, "identity of train in an evaluation split of the same source")
+    people = rows.numbers("person_id")
+    leaked = np.isin(people, people[known[train & (others > 0)]])
+    rows.drop(np.flatnonzero(leaked & (rows.rank == 0)), "identity in validation or test of another source")
 
 
-def _drop_by_identity(parts: list[Dataset], rank: np.ndarray, reasons: list, ids: list, report: CurationReport) -> None:
-    people = np.concatenate([np.asarray(part["person_id"], np.int64) for part in parts])
-    sources = [source for part in parts for source in part["source"]]
-    paths = [path or "" for part in parts for path in part["path"]]
-    origins = [origin(path, source) for path, source in zip(paths, sources, strict=True)]
-    shown: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)  # older set's person -> (source, rank)
-    for source, place, split in zip(sources, origins, rank, strict=True):
-        if place:
-            shown[place].add((source, int(split)))
-    leaked, within = set(), 0
-    for number in np.flatnonzero(rank == 0):
-        place = origins[number]
-        if place is None:
-            continue
-        others = {source for source, split in shown[place] if split > 0}
-        if others - {sources[number]}:
-            leaked.add(int(people[number]))
-        elif others:
-            within += 1
-            report.example("identity of train in an evaluation split of the same source", ids[number])
-    if within:  # the authors' own split; changing it would make another benchmark
-        report.noted["identity of train in an evaluation split of the same source"] += within
-    found = np.flatnonzero(np.isin(people, list(leaked)) & (rank == 0))
-    _drop(found, "identity in validation or test of another source", rank, reasons, ids, report)
+def _drop_by_caption(rows: CurationRows, most: int) -> None:
+    keys, counts = [], []
+    for piece in rows.pieces("captions"):
+        captions = piece["captions"].to_pylist()
+        counts.append(np.array([len(texts) for texts in captions], np.int32))
+        keys.append(digests(" ".join(text.casefold().split()) for texts in captions for text in texts))
+    counts, keys = joined(counts, np.int32), joined(keys, DIGEST)
+    caption = np.unique(keys, return_inverse=True)[1]
+    people, person = np.unique(rows.numbers("person_id"), return_inverse=True)
+    row = np.repeat(np.arange(len(rows)), counts)
+    said = np.unique(caption * len(people) + person[row])  # of whom
+    rare = np.bincount(said // max(1, len(people)), minlength=len(keys)) <= most
+    other = np.zeros(len(rows), bool)
+    other[row[rare[caption]]] = True
+    rows.drop(np.flatnonzero((counts > 0) & ~other), f"all captions said of more than {most} people")
 
 
-def _drop_by_caption(
-    parts: list[Dataset], rank: np.ndarray, most: int, reasons: list, ids: list, report: CurationReport
-) -> None:
-    said_of: dict[str, set[int]] = defaultdict(set)
-    for person, keys in _captions(parts):
-        for key in keys:
-            if len(said_of[key]) <= most:
-                said_of[key].add(person)
-    found = [n for n, (_, keys) in enumerate(_captions(parts)) if keys and all(len(said_of[k]) > most for k in keys)]
-    _drop(np.array(found, int), f"all captions said of more than {most} people", rank, reasons, ids, report)
+def _drop_exact(rows: CurationRows) -> None:
+    files = joined([digests(piece["sha256"].to_pylist()) for piece in rows.pieces("sha256")], DIGEST)
+    group = np.arange(len(rows))
+    known = np.flatnonzero(files != b"")
+    _, first, inverse = np.unique(files[known], return_index=True, return_inverse=True)
+    group[known] = known[first[inverse]]
+    _drop_copies(rows, group, np.empty((0, 2), np.int64), "file")
 
 
-def _captions(parts: list[Dataset]) -> Iterator[tuple[int, list[str]]]:
-    for part in parts:
-        arrow = part.select_columns(["person_id", "captions"]).with_format("arrow")
-        for start in range(0, len(part), 1000):
-            for row in arrow[start : start + 1000].to_pylist():
-                yield row["person_id"], [" ".join(caption.casefold().split()) for caption in row["captions"]]
-
-
-def _drop_exact(parts: list[Dataset], rank: np.ndarray, reasons: list, ids: list, report: CurationReport) -> None:
-    hashes = [value for part in parts for value in part["sha256"]]
-    groups: dict[str, int] = {}
-    group = np.array([groups.setdefault(value, n) if value else n for n, value in enumerate(hashes)], np.int64)
-    _drop_copies(group, np.empty((0, 2), np.int64), "file", parts, rank, reasons, ids, report)
-
-
-def _drop_near(
-    parts: list[Dataset], looks: Looks, rank: np.ndarray, options: CurationOptions, reasons: list, ids: list,
-    report: CurationReport,
-) -> None:  # fmt: skip
+def _drop_near(rows: CurationRows, looks: Looks, options: CurationOptions) -> None:
     group, pairs = duplicate_groups(looks.hashes, looks.thumbs, options.near_distance, options.near_correlation)
-    _drop_copies(group, pairs, "picture", parts, rank, reasons, ids, report)
+    _drop_copies(rows, group, pairs, "picture")
 
 
-def _drop_copies(
-    group: np.ndarray, pairs: np.ndarray, what: str, parts: list[Dataset], rank: np.ndarray, reasons: list, ids: list,
-    report: CurationReport,
-) -> None:  # fmt: skip
+def _drop_copies(rows: CurationRows, group: np.ndarray, pairs: np.ndarray, what: str) -> None:
     """Drops rows of train with a copy in another split, notes other copies. Rows that go for another reason count
     neither as copies nor as originals."""
-    alive = np.array([reason is None for reason in reasons])
-    rank_of = np.where(alive, rank, -1)
-    people = np.concatenate([np.asarray(part["person_id"], np.int64) for part in parts])
-    highest = np.full(len(group), -1)  # split that any copy is in, per group and then with its neighbours
-    np.maximum.at(highest, group, rank_of)
+    rank, alive = rows.rank, rows.why == 0
+    highest = np.full(len(group), -1, np.int8)  # split that any copy is in, per group and then with its neighbours
+    np.maximum.at(highest, group, np.where(alive, rank, np.int8(-1)))
     around = highest.copy()
     np.maximum.at(around, pairs[:, 0], highest[pairs[:, 1]])
     np.maximum.at(around, pairs[:, 1], highest[pairs[:, 0]])
     leak = alive & (rank == 0) & (around[group] > 0)
     crossing = alive & (rank == 1) & (around[group] == 2)
-    _note(np.flatnonzero(crossing), f"same {what} in validation and test", ids, report)
+    rows.note(np.flatnonzero(crossing), f"same {what} in validation and test")
 
     # Within a split: a second copy of a row that stays.
-    stays = alive & ~leak
-    first: dict[tuple[int, int], int] = {}
-    same, other = [], []
-    for number in np.flatnonzero(stays):
-        original = first.setdefault((int(group[number]), int(rank[number])), int(number))
-        if original != number:
-            (same if people[original] == people[number] else other).append(number)
-    for left, right in pairs:
-        for split in range(len(SPLITS)):
-            a, b = first.get((int(left), split)), first.get((int(right), split))
-            if a is not None and b is not None:
-                (same if people[a] == people[b] else other).append(max(a, b))
-    _note(sorted(set(same)), f"same {what} twice of one person in a split", ids, report)
-    _note(sorted(set(other)), f"same {what} of two people in a split", ids, report)
-    _drop(np.flatnonzero(leak), f"same {what} in validation or test", rank, reasons, ids, report)
+    stays = np.flatnonzero(alive & ~leak)
+    first = np.full(len(group) * len(SPLITS), len(group))  # of a group in a split
+    np.minimum.at(first, group[stays] * len(SPLITS) + rank[stays], stays)
+    first = first.reshape(-1, len(SPLITS))
+    original = first[group[stays], rank[stays]]
+    second = original != stays
+    left, right = first[pairs].transpose(1, 0, 2).reshape(2, -1)
+    both = np.maximum(left, right) < len(group)
+    earlier = np.concatenate([original[second], np.minimum(left, right)[both]])
+    later = np.concatenate([stays[second], np.maximum(left, right)[both]])
+    people = rows.numbers("person_id")
+    same = people[earlier] == people[later]
+    rows.note(np.unique(later[same]), f"same {what} twice of one person in a split")
+    rows.note(np.unique(later[~same]), f"same {what} of two people in a split")
+    rows.drop(np.flatnonzero(leak), f"same {what} in validation or test")
 
 
-def _note(found: Any, reason: str, ids: list, report: CurationReport) -> None:
-    for number in found:
-        report.noted[reason] += 1
-        report.example(reason, ids[number])
+# rows that stay -------------------------------------------------------------------------------------------------------
 
 
-def _kept_rows(
-    splits: list[str], parts: list[Dataset], reasons: list, looks: Looks | None, options: CurationOptions,
-    report: CurationReport, progress: bool,
-) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
-    number = -1
-    bar = tqdm(total=len(reasons), desc="curated rows", unit="row", disable=None if progress else True)
-    with bar:
-        for split, part in zip(splits, parts, strict=True):
-            arrow = part.with_format("arrow")
-            for start in range(0, len(part), 200):
-                for row in arrow[start : start + 200].to_pylist():
-                    number += 1
-                    bar.update()
-                    if reasons[number] is not None:
-                        continue
-                    if looks is not None and number in looks.odd:
-                        _store(row, looks.odd[number], options, report)
-                    if options.clean_captions:
-                        for fault in clean_row(row):
-                            report.cleaned[fault] += 1
-                            report.example(fault, row["image_id"])
-                    yield split, row
+@dataclass
+class _Piece:
+    """Some rows that stay, and how the picture of each is stored ("" as it should be)."""
+
+    split: str
+    rows: pa.Table
+    stored: list[str]
+    options: CurationOptions
+
+
+def _kept(
+    rows: CurationRows, looks: Looks | None, options: CurationOptions, num_proc: int, progress: bool
+) -> Iterator[tuple[str, pa.Table]]:
+    total = int((rows.why == 0).sum())
+    with tqdm(total=total, desc="curated rows", unit="row", disable=None if progress else True) as bar:
+        for split, table, report in _in_order(_cut(rows, looks, options), num_proc):
+            bar.update(len(table))
+            rows.report.add(report)
+            yield split, table
+
+
+def _cut(rows: CurationRows, looks: Looks | None, options: CurationOptions) -> Iterator[_Piece]:
+    """Pieces of at most `ROWS_AT_ONCE` rows and about `_BYTES_AT_ONCE` bytes of pictures."""
+    begin = 0
+    for split, part in zip(rows.splits, rows.parts, strict=True):
+        for start in range(0, len(part), ROWS_AT_ONCE):
+            table = part[start : start + ROWS_AT_ONCE].select(list(FEATURES))
+            numbers = slice(begin + start, begin + start + len(table))
+            stays = np.flatnonzero(rows.why[numbers] == 0)
+            held = pc.binary_length(pc.struct_field(table["image"], "bytes")).fill_null(0).to_numpy().astype(np.int64)
+            stored = np.zeros(len(table), np.uint8)
+            if looks is not None:  # a PNG is no larger than its pixels
+                stored = looks.stored[numbers]
+                held = np.maximum(held, (stored > 0) * 3 * looks.sizes[numbers].astype(np.int64).prod(1))
+            cuts = np.flatnonzero(np.diff(held[stays].cumsum() // _BYTES_AT_ONCE)) + 1
+            for chosen in np.split(stays, cuts):
+                if len(chosen):  # copied: a slice would take the whole table along to the other process
+                    ways = [looks.ways[way] if looks else "" for way in stored[chosen]]
+                    yield _Piece(split, table.take(pa.array(chosen)), ways, options)
+        begin += len(part)
+
+
+def _in_order(pieces: Iterator[_Piece], workers: int) -> Iterator[tuple[str, pa.Table, CurationReport]]:
+    """`_finished` of each, by worker processes where there are several, which have two each ahead at most."""
+    if workers <= 1:
+        yield from map(_finished, pieces)
+        return
+    with worker_pool(workers, [__name__]) as pool:
+        ahead: deque[Future] = deque()
+        for piece in pieces:
+            if len(ahead) == 2 * workers:
+                yield ahead.popleft().result()
+            ahead.append(pool.submit(_finished, piece))
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _finished(piece: _Piece) -> tuple[str, pa.Table, CurationReport]:
+    """The split, the rows with their pictures and captions put right, and what was done to them."""
+    rows, report = piece.rows.to_pylist(), CurationReport({})
+    for row, stored in zip(rows, piece.stored, strict=True):
+        if stored:
+            _store(row, stored, piece.options, report)
+        if piece.options.clean_captions:
+            for fault in clean_row(row):
+                report.cleaned[fault] += 1
+                report.example(fault, row["image_id"])
+    return piece.split, to_table(rows), report
 
 
 def _store(row: dict[str, Any], stored: str, options: CurationOptions, report: CurationReport) -> None:

@@ -51,19 +51,26 @@ def duplicate_groups(
         raise ValueError(f"distance is {distance}, not in 0 to 8 bits")
     group = np.arange(len(hashes))
     flat = _spread(thumbs) < FLAT
-    order = np.argsort(hashes, kind="stable")
-    order = order[~flat[order]]
-    for run in np.split(order, np.flatnonzero(np.diff(hashes[order])) + 1):
-        if len(run) > 1:
-            group[run] = _leaders(run, thumbs, correlation)
+    for run in _runs(hashes, flat):
+        group[run] = _leaders(run, thumbs, correlation)
     leaders = np.flatnonzero((group == np.arange(len(group))) & ~flat)
     found = []
     for left, right in _near(hashes[leaders], distance) if distance else ():
         left, right = leaders[left], leaders[right]
-        same = _correlation(thumbs[left], thumbs[right]) >= correlation
+        same = _correlation(thumbs, left, right) >= correlation
         found.append(np.sort(np.stack([left[same], right[same]], 1), 1))
     pairs = np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 2), np.int64)
     return group, pairs
+
+
+def _runs(hashes: np.ndarray, flat: np.ndarray) -> Iterator[np.ndarray]:
+    """Of each hash that several pictures have: these, in order."""
+    order = np.argsort(hashes, kind="stable")
+    order = order[~flat[order]]
+    differ = np.diff(hashes[order], prepend=~hashes[order[:1]], append=~hashes[order[-1:]]) != 0
+    edges = np.flatnonzero(differ)  # where runs begin, and the end
+    for at in np.flatnonzero(np.diff(edges) > 1):
+        yield order[edges[at] : edges[at + 1]]
 
 
 def _leaders(run: np.ndarray, thumbs: np.ndarray, correlation: float) -> np.ndarray:
@@ -71,7 +78,7 @@ def _leaders(run: np.ndarray, thumbs: np.ndarray, correlation: float) -> np.ndar
     leaders: list[int] = []
     answer = run.copy()
     for n, index in enumerate(run):
-        same = _correlation(thumbs[leaders], thumbs[index][None]) >= correlation if leaders else np.zeros(0, bool)
+        same = _correlation(thumbs, np.array(leaders, int), run[n : n + 1]) >= correlation
         if same.any():
             answer[n] = leaders[int(same.argmax())]
         else:
@@ -87,7 +94,7 @@ def _near(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.nd
         keys = hashes & np.uint64(sum(chosen))
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
-        starts = np.arange(len(order) - 1)
+        starts = np.flatnonzero(keys[1:] == keys[:-1])
         for step in range(1, len(order)):  # every row against the one `step` further on, while keys are equal
             starts = starts[starts + step < len(order)]
             starts = starts[keys[starts] == keys[starts + step]]
@@ -104,20 +111,23 @@ def _spread(thumbs: np.ndarray) -> np.ndarray:
     return np.concatenate([part.astype(np.float32).std(1) for part in _parts(thumbs)]) if len(thumbs) else np.zeros(0)
 
 
-def _correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Of grey pictures, row by row: brightness and contrast do not matter."""
+def _correlation(thumbs: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Of the grey pictures of these numbers, one by one, or all of `left` with the only one of `right`: brightness and
+    contrast do not matter."""
 
-    def unit(thumbs: np.ndarray) -> np.ndarray:
-        centred = thumbs.astype(np.float32)
+    def unit(rows: np.ndarray) -> np.ndarray:
+        centred = thumbs[rows].astype(np.float32)
         centred -= centred.mean(1, keepdims=True)
         return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
 
     if len(right) == 1:
-        return unit(left) @ unit(right)[0]
-    parts = [(unit(a) * unit(b)).sum(1) for a, b in zip(_parts(left), _parts(right), strict=True)]
+        one = unit(right)[0]
+        parts = [unit(rows) @ one for rows in _parts(left)]
+    else:
+        parts = [(unit(a) * unit(b)).sum(1) for a, b in zip(_parts(left), _parts(right), strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def _parts(thumbs: np.ndarray, rows: int = 10_000) -> Iterator[np.ndarray]:
-    for start in range(0, len(thumbs), rows):
-        yield thumbs[start : start + rows]
+def _parts(array: np.ndarray, rows: int = 256) -> Iterator[np.ndarray]:
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]

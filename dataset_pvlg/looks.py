@@ -1,6 +1,7 @@
 """One look at every picture of a set: whether it decodes, how large it is, how it is stored, its signature."""
 
 import io
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,30 +23,35 @@ MODE, ORIENTATION = "mode", "EXIF orientation"
 
 @dataclass
 class Looks:
-    """What is kept of N pictures: about 300 bytes each."""
+    """What is kept of N pictures: 17 bytes each and the thumb of 288, which may lie in a mapped file."""
 
     hashes: np.ndarray  # uint64 [N]
     thumbs: np.ndarray  # uint8 [N, 288]; zeros where there is no picture
     sizes: np.ndarray  # int32 [N, 2], width and height
+    ways: list[str]  # how pictures are stored that are not upright RGB ones; the first is "": as they should be
+    stored: np.ndarray  # uint8 [N], which of `ways`
     problems: dict[int, str]  # row -> why it does not decode
-    odd: dict[int, str]  # row -> how it is stored, if not as upright RGB
 
 
-def look(parts: Sequence[Dataset], num_proc: int = 1, progress: bool = True) -> Looks:
+def look(
+    parts: Sequence[Dataset], num_proc: int = 1, progress: bool = True, work_dir: str | Path | None = None
+) -> Looks:
     """Decodes the pictures of some data sets, one after the other, whole.
 
     Args:
         parts: data sets whose `image` is not decoded (a path, bytes, or null).
         num_proc: processes; the answer does not depend on it.
         progress: show a bar.
+        work_dir: a folder on whose disk the thumbs lie, in a file without a name that goes with them. By default they
+            stay in memory.
 
     Raises:
-        OSError: a process died.
+        OSError: a process died, or the disk is full.
     """
     total = sum(map(len, parts))
     looks = Looks(
-        np.zeros(total, np.uint64), np.zeros((total, THUMB[0] * THUMB[1]), np.uint8), np.zeros((total, 2), np.int32),
-        {}, {},
+        np.zeros(total, np.uint64), _room(total, work_dir), np.zeros((total, 2), np.int32), [""],
+        np.zeros(total, np.uint8), {},
     )  # fmt: skip
     images = (image for part in parts for image in _images(part))
     bar = tqdm(total=total, desc="looking at pictures", unit="image", disable=None if progress else True)
@@ -57,11 +63,24 @@ def look(parts: Sequence[Dataset], num_proc: int = 1, progress: bool = True) -> 
             if isinstance(seen, str):
                 looks.problems[number] = seen
                 continue
-            size, stored, looks.hashes[number], looks.thumbs[number] = seen
-            looks.sizes[number] = size
-            if stored:
-                looks.odd[number] = stored
+            looks.sizes[number], stored, looks.hashes[number], looks.thumbs[number] = seen
+            if stored not in looks.ways:
+                looks.ways.append(stored)
+            looks.stored[number] = looks.ways.index(stored)
     return looks
+
+
+def _room(count: int, work_dir: str | Path | None) -> np.ndarray:
+    """Thumbs of zeros."""
+    shape = (count, THUMB[0] * THUMB[1])
+    if work_dir is None or not count:
+        return np.zeros(shape, np.uint8)
+    Path(work_dir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=work_dir) as file:
+        for _ in range(0, shape[0] * shape[1], 2**20):  # in a file with holes a full disk would end the process
+            file.write(bytes(2**20))
+        file.flush()
+        return np.asarray(np.memmap(file, np.uint8, "r+", shape=shape))
 
 
 def _images(part: Dataset) -> Iterator[dict[str, Any] | None]:

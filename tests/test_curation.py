@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from PIL import Image
 from source_layouts import LAYOUTS, draw_person, write_records, write_source
 
+from dataset_pvlg import curation, curation_rows
 from dataset_pvlg.curation import CurationOptions, CurationReport, curate
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.sources.read import read_source
@@ -250,6 +252,50 @@ def test_result_depends_neither_on_processes_nor_on_where_it_is_kept(source, tmp
     for split, part in here.items():
         assert there[split].to_list() == part.to_list()
         assert there[split].cache_files[0]["filename"] == str(tmp_path / "work" / f"{split}.arrow")
+    assert {path.stem for path in (tmp_path / "work").iterdir()} == set(there)  # and nothing that was kept meanwhile
+
+
+@pytest.mark.parametrize("bound", ["rows", "bytes"])
+def test_result_does_not_depend_on_what_is_worked_on_at_once(source, monkeypatch, bound):
+    for number in (0, 1, 5, 9):
+        Image.open(image_file(source, number)).convert("L").save(image_file(source, number))
+    image_file(source, 2).write_bytes(image_file(source, 10).read_bytes())
+    rows, options = read(source), CurationOptions(max_people_per_caption=1)
+    whole, report = run(rows, options)
+    assert report.changed and report.removed
+    if bound == "rows":
+        monkeypatch.setattr(curation, "ROWS_AT_ONCE", 3)
+        monkeypatch.setattr(curation_rows, "ROWS_AT_ONCE", 2)
+    else:
+        monkeypatch.setattr(curation, "_BYTES_AT_ONCE", 24 * 60 * 3)
+    cut, told = run(rows, options)
+    assert told.as_dict() == report.as_dict() and str(told) == str(report)
+    assert {s: part.to_list() for s, part in cut.items()} == {s: part.to_list() for s, part in whole.items()}
+
+
+def test_memory_of_a_row_is_bounded(tmp_path, monkeypatch):
+    """A list of their names alone would be over 100 bytes a row."""
+    for module in (curation, curation_rows):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 50)  # what is held of a piece must not hide the rest
+    rng, peaks = np.random.default_rng(0), []
+    for count in (50, 300, 1500):  # the first time something is loaded
+        rows = []
+        for number in range(count):
+            picture = io.BytesIO()
+            Image.fromarray(rng.integers(0, 255, (16, 8), dtype=np.uint8)).convert("RGB").save(picture, "BMP")
+            name = f"Market/{number // 4:04d}_c1s1_{number:06d}_00.jpg"
+            row = dict.fromkeys(FEATURES) | {"image": {"bytes": picture.getvalue(), "path": name}, "path": name}
+            row |= {"image_id": f"cuhk_pedes/{name}", "sha256": f"{number // 2:064x}", "person_id": number // 4}
+            row |= {"captions": [f"Caption {number}."] * 2, "source": "cuhk_pedes", "width": 8, "height": 16}
+            rows.append(row | {"caption": "A man.", "sentences": [{"text": "A man.", "start": 0, "end": 6}]})
+        splits = {"train": rows[: count // 2], "test": rows[count // 2 :]}
+        splits = {split: Dataset.from_list(part, features=FEATURES) for split, part in splits.items()}
+        del rows
+        tracemalloc.start()
+        curate(splits, CurationOptions(max_people_per_caption=2), progress=False, work_dir=tmp_path / str(count))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[2] - peaks[1]) / 1200 < 80
 
 
 def test_rows_without_pictures_and_sets_without_rows_pass(source):

@@ -2,6 +2,7 @@
 
 import io
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -108,6 +109,22 @@ def test_time_grows_about_as_the_rows_do():
         seconds.append(time.process_time() - start)
         assert pairs.tolist() == [[0, 1]]
     assert seconds[1] < 10 * seconds[0]
+
+
+def test_memory_of_the_search_is_a_few_numbers_a_row():
+    """The grey pictures as float32 would be 1,152 bytes a row; half of the rows have a hash near that of another."""
+    rng = np.random.default_rng(0)
+    peaks = []
+    for count in (4_000, 12_000):
+        hashes = np.repeat(rng.integers(0, 2**63, count // 2, dtype=np.uint64), 2)
+        hashes[1::4] ^= np.uint64(1)
+        thumbs = rng.integers(0, 255, (count, 288), dtype=np.uint8)
+        tracemalloc.start()
+        group, pairs = duplicate_groups(hashes, thumbs)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert not len(pairs) and len(np.unique(group)) == count
+    assert peaks[1] - peaks[0] < 150 * 8_000
 
 
 def test_distance_out_of_range_is_refused():
