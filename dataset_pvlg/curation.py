@@ -85,7 +85,7 @@ def curate(
         progress: show bars.
         num_proc: processes that decode pictures and clean captions; the result does not depend on it.
         work_dir: a folder for the curated rows as Arrow files, which are mapped and cost no memory; it must outlive
-            them. What is kept of a row meanwhile is about 100 bytes, and 300 more on this folder's disk. By default all
+            them. What is held of a row meanwhile is about 200 bytes, and 300 more on this folder's disk. By default all
             stays in memory. Pictures are held only where they had to be stored anew.
 
     Returns:
