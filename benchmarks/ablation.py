@@ -10,8 +10,8 @@ of what is there.
                scored with global + local similarity); at equal steps, and at equal CPU time read off the validation
                curve
     trust      the kinds of reliability against each other with half of the pairs shuffled, on validation
-    noise      20 % and 50 % of the region-sentence pairs, and of the image-caption pairs, shuffled: none against the
-               chosen reliability, and how well it tells clean pairs
+    noise      none, 20 % and 50 % of the region-sentence pairs, and of the image-caption pairs, shuffled: no trust
+               against the reliability chosen for that kind of pair, and how well it tells clean pairs
     features   the region features: retrieval, grounding and leak, before and after training
     borrowed   what other systems know: negatives softened by commonality (after arXiv 2501.00318), and near copies of
                the training pictures with one colour swapped, as hard negatives (PDG, arXiv 2311.09084)
@@ -32,22 +32,20 @@ from dataset_pvlg.load import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.regions import leak
 
-LOCAL, GLOBAL = "gmm_consensus", "gmm_consensus"
-TRUST = ["--reliability-local", LOCAL, "--reliability-global", GLOBAL]
+TRUST = {  # the chosen reliability of each kind of pair
+    "region-sentence": ["--reliability-local", "places"],
+    "image-caption": ["--reliability-global", "gmm_consensus"],
+}
 TERMS = {
     "global only": ["--regions", "none"],
     "+ local contrastive": ["--tsl-text-weight", "0"],
     "+ TSL": [],
-    "+ reliability": TRUST,
+    "+ reliability": TRUST["region-sentence"],
 }
 DEFAULTS, FULL = "+ TSL", "full"  # the same checkpoints, the latter with late interaction at inference
-KINDS = ("none", "margin", "gmm_consensus", "evidential")
-NOISES = {
-    "20 % of region-sentence pairs": ["--shuffle-sentences", "0.2"],
-    "50 % of region-sentence pairs": ["--shuffle-sentences", "0.5"],
-    "20 % of image-caption pairs": ["--shuffle-captions", "0.2"],
-    "50 % of image-caption pairs": ["--shuffle-captions", "0.5"],
-}
+KINDS = ("none", "margin", "gmm_consensus", "evidential", "places")  # the last knows of regions alone
+SHUFFLES = {"region-sentence": "--shuffle-sentences", "image-caption": "--shuffle-captions"}
+SHARES = (0, 20, 50)  # %
 FEATURES = ("patch_mean", "dense_roi", "masked_cls")
 COPIES = "--copies"  # no flag of train.py: the cell's data are those with near copies
 BORROWED = {
@@ -70,11 +68,9 @@ def cells(studies: Sequence[str], seeds: Sequence[int]) -> dict[str, list[str]]:
         found["_".join([*words, f"seed-{seed}"])] = [*flags, "--seed", str(seed)]
 
     if "trust" in studies:
-        for noise in ("--shuffle-sentences", "--shuffle-captions"):
-            for kind in KINDS[1:]:
-                side = "--reliability-local" if noise == "--shuffle-sentences" else "--reliability-global"
-                add([noise, "0.5", side, kind], seeds[0])
-            add([noise, "0.5"], seeds[0])
+        for pairs in SHUFFLES:
+            for kind in KINDS:
+                add(trust_flags(pairs, kind), seeds[0])
     if "features" in studies:
         for feature in FEATURES[1:]:
             add(["--region-feature", feature], seeds[0])
@@ -86,12 +82,27 @@ def cells(studies: Sequence[str], seeds: Sequence[int]) -> dict[str, list[str]]:
             for flags in BORROWED.values():
                 add(flags, seed)
         if "noise" in studies:
-            add([], seed)
-            add(TRUST, seed)
-            for flags in NOISES.values():
-                add(flags, seed)
-                add([*flags, *TRUST], seed)
+            for pairs, chosen in TRUST.items():
+                for share in SHARES:
+                    add(shuffled(pairs, share), seed)
+                    add([*shuffled(pairs, share), *chosen], seed)
     return found
+
+
+def shuffled(pairs: str, share: int) -> list[str]:
+    """Flags that shuffle so many per cent of a kind of pair."""
+    return [SHUFFLES[pairs], f"{share / 100:g}"] if share else []
+
+
+def trust_flags(pairs: str, kind: str) -> list[str]:
+    """Flags of a kind of reliability with half of a kind of pair shuffled."""
+    side = "--reliability-local" if pairs == "region-sentence" else "--reliability-global"
+    return [*shuffled(pairs, 50), *([side, kind] if kind not in _unknowing(pairs) else [])]
+
+
+def _unknowing(pairs: str) -> tuple[str, ...]:
+    """Kinds of reliability that say nothing of such pairs."""
+    return ("none",) if pairs == "region-sentence" else ("none", "places")
 
 
 def folder_of(out: Path, flags: Sequence[str], seed: int) -> Path:
@@ -133,16 +144,15 @@ def report_terms(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[s
 def report_trust(out: Path, seed: int) -> str:
     """The kinds of reliability on validation, half of the pairs of one kind shuffled."""
     rows = []
-    for noise, title in (("--shuffle-sentences", "region-sentence"), ("--shuffle-captions", "image-caption")):
-        side = "local" if noise == "--shuffle-sentences" else "global"
-        for kind in KINDS:
-            flags = [noise, "0.5"] + ([f"--reliability-{side}", kind] if kind != "none" else [])
-            if cell := read_cell(folder_of(out, flags, seed)):
+    for pairs in SHUFFLES:
+        side = "local" if pairs == "region-sentence" else "global"
+        for kind in (kind for kind in KINDS if kind == "none" or kind not in _unknowing(pairs)):
+            if cell := read_cell(folder_of(out, trust_flags(pairs, kind), seed)):
                 best = max(cell["curve"], key=lambda entry: entry[f"validation/{LONG}"])
                 told = [cell["curve"][-1].get(f"trust/{side}/{name}") for name in ("precision", "recall")]
                 rows.append(
                     [
-                        f"{title}, {kind}",
+                        f"{pairs}, {kind}",
                         f"{best[f'validation/{LONG}']:.1f}",
                         f"{best['validation/global/long/mAP']:.1f}",
                     ]
@@ -156,24 +166,24 @@ def report_trust(out: Path, seed: int) -> str:
 def report_noise(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[str, list[float]]]]:
     """Test R@1 of long captions with shuffled pairs, without and with the chosen reliability, over the seeds."""
     rows, scores = [], {}
-    for noise, flags in {"clean": [], **NOISES}.items():
-        every = [[read_cell(folder_of(out, [*flags, *more], seed)) for more in ([], TRUST)] for seed in seeds]
-        found = [pair for pair in every if all(pair)]
-        none, ours = ([pair[k]["results"][LONG] for pair in found] for k in (0, 1))
-        scores[noise] = {"none": none, "chosen": ours}
-        whole = [read_cell(folder_of(out, [], seed)) for seed, pair in zip(seeds, every, strict=True) if all(pair)]
-        clean = statistics.mean(cell["results"][LONG] for cell in whole) if whole and all(whole) else 0.0
-        lost = [clean - statistics.mean(values) if values else 0.0 for values in (none, ours)]
-        side = "local" if "--shuffle-sentences" in flags else "global"
-        told = []
-        for name in ("precision", "recall"):
-            values = [pair[1]["curve"][-1].get(f"trust/{side}/{name}") for pair in found]
-            values = [value for value in values if value is not None]
-            told.append(statistics.mean(values) if values else None)
-        rows.append(
-            [noise, str(len(found)), spread(none), spread(ours), f"{lost[0]:.1f}", f"{lost[1]:.1f}"]
-            + ["-" if value is None else f"{value:.3f}" for value in told]
-        )
+    for pairs, chosen in TRUST.items():
+        side = "local" if pairs == "region-sentence" else "global"
+        for share in SHARES:
+            flags = shuffled(pairs, share)
+            every = [[read_cell(folder_of(out, [*flags, *more], seed)) for more in ([], chosen)] for seed in seeds]
+            found = [pair for pair in every if all(pair)]
+            none, ours = ([pair[k]["results"][LONG] for pair in found] for k in (0, 1))
+            scores[f"{share} % of {pairs} pairs"] = {"none": none, "chosen": ours}
+            whole = [read_cell(folder_of(out, [], seed)) for seed, pair in zip(seeds, every, strict=True) if all(pair)]
+            clean = statistics.mean(cell["results"][LONG] for cell in whole) if whole and all(whole) else None
+            row = [f"{share} % of {pairs} pairs", str(len(found)), spread(none), spread(ours)]
+            for values in (none, ours):
+                row.append("-" if clean is None or not values else f"{clean - statistics.mean(values):.1f}")
+            for name in ("precision", "recall"):
+                values = [pair[1]["curve"][-1].get(f"trust/{side}/{name}") for pair in found]
+                values = [value for value in values if value is not None]
+                row.append(f"{statistics.mean(values):.3f}" if values else "-")
+            rows.append(row)
     titles = ["shuffled", "seeds", "none: long R@1", "chosen: long R@1", "none loses", "chosen loses"]
     return table([*titles, "clean: precision", "recall"], rows), scores
 

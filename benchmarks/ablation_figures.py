@@ -47,15 +47,15 @@ def draw_terms(scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path) 
 
 def draw_noise(scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
     """R@1 over the share of shuffled pairs, with and without reliability, one panel a kind of pair."""
-    if not scores["clean"]["none"]:
+    if not any(values["none"] for values in scores.values()):
         return
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
     for axis, kind in zip(axes, ("region-sentence", "image-caption"), strict=True):
         for name, colour in (("none", GREY), ("chosen", BLUE)):
-            points = [(0, scores["clean"][name])]
-            points += [(share, scores[f"{share} % of {kind} pairs"][name]) for share in (20, 50)]
+            points = [(share, scores[f"{share} % of {kind} pairs"][name]) for share in (0, 20, 50)]
             points = [(share, *_spread(values)) for share, values in points if values]
-            axis.errorbar(*zip(*points, strict=True), color=colour, marker="o", capsize=3, label=name)
+            if points:
+                axis.errorbar(*zip(*points, strict=True), color=colour, marker="o", capsize=3, label=name)
         axis.set_xlabel(f"shuffled {kind} pairs, %")
         axis.set_xticks([0, 20, 50])
     axes[0].set_ylabel("long captions, R@1, %")

@@ -12,8 +12,9 @@ from modeling_rogle import RogleModel, RogleProcessor
 
 def test_studies_share_their_cells_and_every_row_has_one_for_each_seed(tmp_path: Path) -> None:
     both = cells(["terms", "noise"], [0, 1])
-    assert len(both) == 2 * len(TERMS) + 2 * 4 * 2  # the clean cells of `noise` are rows of `terms`
-    for flags in (*TERMS.values(), ["--shuffle-captions", "0.5", *TRUST]):
+    # Clean cells without trust, and with trust in regions, are rows of `terms`.
+    assert len(both) == 2 * len(TERMS) + 2 * (2 * 2 * 2 + 1)
+    for flags in (*TERMS.values(), ["--shuffle-captions", "0.5", *TRUST["image-caption"]]):
         for seed in (0, 1):
             assert both[folder_of(tmp_path, flags, seed).name] == [*flags, "--seed", str(seed)]
     assert len(cells(["terms", "borrowed"], [0])) == len(TERMS) + len(BORROWED) - 1
