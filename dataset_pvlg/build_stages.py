@@ -5,6 +5,7 @@ Every unit of a stage (a source that is read, a shard of rows, a Parquet file) i
 a hash of all that its content follows from; after a change of an option the stages from there on are made anew.
 """
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -141,7 +142,7 @@ class Stages:
 
     def _make_in_workers(self, task: Callable[..., dict], units: Mapping[Path, tuple], bar: tqdm) -> None:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, self._context, initializer=end_with_parent)
+            self._pool = ProcessPoolExecutor(self.workers, self._context, initializer=begin_worker)
         futures: list[Future] = [self._pool.submit(_make, task, *unit) for unit in units.items()]
         try:
             for future in as_completed(futures):
@@ -190,13 +191,13 @@ def worker_context(preload: Sequence[str] = ()) -> multiprocessing.context.BaseC
 def worker_pool(workers: int, preload: Sequence[str] = ()) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes that end with this one. Raises OSError where one of them dies."""
     try:
-        with ProcessPoolExecutor(workers, worker_context(preload), initializer=end_with_parent) as pool:
+        with ProcessPoolExecutor(workers, worker_context(preload), initializer=begin_worker) as pool:
             yield pool
     except BrokenProcessPool as error:
         raise OSError(_DIED) from error
 
 
-def end_with_parent() -> None:
+def begin_worker() -> None:
     """Initializer of a process pool: without it the workers of a killed process wait for work for ever."""
 
     def watch() -> None:
@@ -204,6 +205,7 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    gc.freeze()  # what the server has imported is shared until the collector writes to it: 75 MB a worker
 
 
 def map_in_workers(
@@ -258,7 +260,7 @@ def lock_folder(folder: Path) -> int | None:
 __all__ = [
     "Stages",
     "Unit",
-    "end_with_parent",
+    "begin_worker",
     "lock_folder",
     "map_in_workers",
     "resolved_out",
