@@ -70,7 +70,7 @@ class RecordFile:
         return int(self.left.sum())
 
     def __iter__(self) -> Iterator[Record]:
-        return self.those(self.left)
+        return self.those(self.left.copy())  # who goes through them may strike them out
 
     def those(self, chosen: np.ndarray) -> Iterator[Record]:
         """The records where `chosen` (bool [N]) is true, struck out or not."""
