@@ -62,7 +62,7 @@ SYSTEMS = {
     "ctlg_pdg": System(
         "CTLG + PDG", "ctlg.yaml", ("--approximate", "0.5", "--mix", "0.5"), copies=True, told="near copies"
     ),
-    "acsa": System("ACSA", "acsa.yaml"),
+    "acsa": System("ACSA", "acsa.yaml", told="sentences of true pairs, as phrases"),
     "parts": System("part-level correspondence", "parts.yaml"),
 }
 OURS = ("rogle", "rogle_mined")
