@@ -121,7 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="the rest goes to the build")
     args = parser.parse_args(argv)
     done = {"caption": "--captioner", "learn": "--matcher", "match": "--matcher"}
-    stages = [name for name in STAGES if name not in done or done[name] in args.options]
+    stages = [
+        name for name in STAGES if name not in done or any(flag.split("=")[0] == done[name] for flag in args.options)
+    ]
     columns = [f"{name}: s, MB (own)" for name in stages]
     print(f"| rows | processes | s | {' | '.join(columns)} |\n|---|---|---|{'---|' * len(stages)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from dataset_pvlg.features import FEATURES, SPLITS
 
@@ -44,7 +44,9 @@ def pack_tables(tables: Iterable[tuple[str, pa.Table]], work_dir: str | Path | N
         parts: dict[str, list[pa.Table]] = defaultdict(list)
         for split, table in tables:
             parts[split].append(table)
-        return DatasetDict({split: Dataset(pa.concat_tables(parts[split])) for split in SPLITS if split in parts})
+        return DatasetDict(
+            {split: concatenate_datasets(list(map(Dataset, parts[split]))) for split in SPLITS if split in parts}
+        )
     folder = Path(work_dir)
     folder.mkdir(parents=True, exist_ok=True)
     writers: dict[str, pa.RecordBatchStreamWriter] = {}

@@ -18,7 +18,13 @@ ODD = [
     record(0, captions=[]),
     record(1, split="test", camera="c1", origin="a set", path=Path("/pictures/1.jpg")),
     record(2, regions=[{"bbox": [1, 2.5, 3, 4], "label": "hat", "sentence": None}, "no object"]),
-    record(3, path=Path("/pictures/\udcff.jpg"), captions=["Ein Mädchen", "一个男人"], split="validation"),
+    record(
+        3,
+        where="\udcff.json: record 3",
+        path=Path("/pictures/\udcff.jpg"),
+        captions=["Ein Mädchen", "一个男人"],
+        split="validation",
+    ),
 ]
 
 

@@ -439,11 +439,27 @@ def test_a_list_is_read_record_by_record_as_if_it_were_parsed_whole(tmp_path_fac
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "[]", "{}", "[1, 2", "[1, 2,]", "[1 2]", "[1, 2] 3", "[1, {]", '[1, "a', "[1, 2]]", "3", "[,1]"]
+    "text",
+    [
+        "",
+        "[",
+        "[]",
+        "{}",
+        "[1, 2",
+        "[1, 2,]",
+        "[1 2]",
+        "[1, 2] 3",
+        "[1, {]",
+        '[1, "a',
+        "[1, 2]]",
+        "3",
+        "[,1]",
+        "[1]\u00a0",
+    ],
 )
 def test_a_list_that_is_none_is_refused_as_a_whole_file_is(tmp_path, text):
     file = tmp_path / "list.json"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(SourceError, match="list.json: (not valid JSON at line|a list of records|the list of records)"):
         list(records.load_records(file, ReadReport("cuhk_pedes")))
 
@@ -458,3 +474,13 @@ def test_a_list_is_not_held_as_a_whole(tmp_path):
     finally:
         tracemalloc.stop()
     assert peak < 6e6
+
+
+def test_what_cannot_be_written_as_text_does_not_end_the_read(tmp_path):
+    file = write_source(tmp_path, "cuhk_pedes")[0]
+    entries = json.loads(file.read_text())
+    entries[0]["regions"] = [{"bbox": [0, 0, 5, 5], "label": "\ud800"}]
+    odd = file.with_name("bad\udcff.json")
+    odd.write_text(json.dumps(entries))
+    data, report = read_source("cuhk_pedes", odd, image_root=file.parent / "imgs")
+    assert sum(report.rows.values()) == len(entries) and data["train"][0]["regions"][0]["label"] == "?"

@@ -61,7 +61,8 @@ def _is_object(file: Path) -> bool:
     """Whether a JSON file begins as an object does."""
     try:
         with open(file, encoding="utf-8-sig", errors="replace") as text:
-            return text.read(1000).lstrip().startswith("{")
+            pieces = iter(lambda: text.read(1000), "")  # not by lines: the whole file may be one
+            return next(filter(None, map(str.lstrip, pieces)), "").startswith("{")
     except OSError:
         return False
 

@@ -20,7 +20,15 @@ from dataset_pvlg.pack import pack_rows
 from dataset_pvlg.sources import cuhk_pedes, icfg_pedes, own, rstpreid, ufine
 from dataset_pvlg.sources.image_files import ImageFile, RefusedPathError, check_image, find_image
 from dataset_pvlg.sources.record_file import RecordFile, text_key
-from dataset_pvlg.sources.records import MAX_SOURCE_ID, Layout, Record, find_annotations, held_out, parse_record
+from dataset_pvlg.sources.records import (
+    MAX_SOURCE_ID,
+    Layout,
+    Record,
+    encodable,
+    find_annotations,
+    held_out,
+    parse_record,
+)
 from dataset_pvlg.sources.report import MAX_EXAMPLES, ReadReport, SourceError
 from modeling_rogle.sentences import split_sentences
 
@@ -66,7 +74,7 @@ def read_source(
         image_root: the folder that image paths are relative to; by default `imgs/` beside the annotation file, or
             the annotation file's folder.
         splits: read only these of `train`, `validation`, `test`; by default all that there are.
-        num_proc: processes that decode images; the rows do not depend on it.
+        num_proc: processes that decode images and split captions; the rows do not depend on it.
         work_dir: a folder to write the rows to as Arrow files, which are then mapped and cost no memory; it must
             outlive them. By default they stay in memory (without pixels).
 
@@ -79,7 +87,7 @@ def read_source(
     Raises:
         SourceError: (a ValueError) the source as a whole cannot be read: unknown name, no annotation file, broken
             JSON, no record with a split, or no record that gave a row. One line that names the file and the field.
-        OSError: a process that decodes images died.
+        OSError: a process died, or the disk is full: of `work_dir`, or of the system's temporary folder.
     """
     if unknown := set(splits or ()) - set(SPLITS):
         raise SourceError(f"splits: {sorted(unknown)} are not among {list(SPLITS)}")
@@ -89,7 +97,8 @@ def read_source(
 
     if work_dir is not None:
         Path(work_dir).mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="records-", dir=work_dir) as scratch:
+    # Errors: on Windows who raises may still hold one of the files open.
+    with TemporaryDirectory(prefix="records-", dir=work_dir, ignore_cleanup_errors=True) as scratch:
         records = RecordFile(Path(scratch, "checked"), _checked_records(layout, file, report), layout.path_field)
         if layout.check:
             layout.check(records, report)
@@ -389,7 +398,7 @@ def _own_regions(
         index = texts.index(sentence) if sentence in texts else -1
         if sentence is not None and index < 0:
             report.note("sentence of a region not found", f"{record.where}: field 'regions': {str(sentence)[:60]!r}")
-        label = str(region.get("label") or "")
+        label = encodable(str(region.get("label") or ""))
         regions.append(
             {"bbox": region.get("bbox"), "label": label, "sentence": index, "score": 1.0, "reliability": 1.0}
         )

@@ -19,7 +19,7 @@ from dataset_pvlg.sources.records import Record
 
 RECORDS_AT_ONCE = 500
 _WORDS = pa.schema(
-    [("where", pa.string()), ("name", pa.string()), ("captions", pa.list_(pa.string())), ("camera", pa.string()),
+    [("where", pa.binary()), ("name", pa.string()), ("captions", pa.list_(pa.string())), ("camera", pa.string()),
      ("origin", pa.string()), ("regions", pa.string()), ("path", pa.binary())]
 )  # fmt: skip
 
@@ -83,8 +83,9 @@ class RecordFile:
                 start += len(batch)
 
     def _record(self, number: int, words: dict[str, Any]) -> Record:
-        path, regions = words.pop("path"), words.pop("regions")
+        where, path, regions = words.pop("where"), words.pop("path"), words.pop("regions")
         return Record(
+            where=os.fsdecode(where),
             split=SPLITS[self.splits[number]],
             person=int(self.people[number]),
             path_field=self.path_field,
@@ -96,7 +97,7 @@ class RecordFile:
 
 def _words(record: Record) -> dict[str, Any]:
     return {
-        "where": record.where,
+        "where": os.fsencode(record.where),  # it names a file, and file names may be no text
         "name": record.name,
         "captions": record.captions,
         "camera": record.camera,

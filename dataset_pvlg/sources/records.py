@@ -54,7 +54,8 @@ def _elements(text: TextIO) -> Iterator[Any]:
     while True:
         start = _after_blanks(waiting, at)
         if may_end and waiting.startswith("]", start):
-            if (waiting[start + 1 :] + text.read()).strip():
+            rest = waiting[start + 1 :] + text.read()
+            if _after_blanks(rest, 0) < len(rest):
                 raise ValueError("something after the list")
             return
         try:
@@ -230,7 +231,7 @@ def parse_record(where: str, entry: Any, layout: Layout, report: ReadReport) -> 
         report.skip("field 'id' is not a number of a person", f"{where}: field 'id': {entry['id']!r}")
         return None
     name = entry[layout.path_field]
-    if not isinstance(name, str) or not name.strip() or _encodable(name) != name:
+    if not isinstance(name, str) or not name.strip() or encodable(name) != name:
         report.skip(f"field '{layout.path_field}' is not a path", f"{where}: field {layout.path_field!r}: {name!r}")
         return None
     captions = _captions(entry.get("captions") or [], where, report)
@@ -284,7 +285,7 @@ def _word(value: Any) -> str | None:
     """A short text of a record (its camera) as a string, None if it has none."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    return _encodable(str(value)).strip()[:64] or None
+    return encodable(str(value)).strip()[:64] or None
 
 
 def _captions(value: Any, where: str, report: ReadReport) -> list[str]:
@@ -298,13 +299,13 @@ def _captions(value: Any, where: str, report: ReadReport) -> list[str]:
         elif not split_sentences(caption):
             report.drop("caption is empty", f"{where}: field 'captions': {caption[:40]!r}")
         else:
-            clean = _encodable(caption)
+            clean = encodable(caption)
             if clean != caption:
                 report.repair("caption holds half a character", f"{where}: field 'captions'")
             captions.append(clean)
     return captions
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """JSON may hold lone surrogates, which no UTF-8 column takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
