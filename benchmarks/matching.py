@@ -137,9 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model, processor = _load(folder)
         for rule in RULES:
             add(name, "cosine", rule, measure(model, processor, rows, propose=propose, rule=rule))
-        sample = spread(
-            untaught, SAMPLE["matcher"]
-        )  # from here on as dataset_pvlg.mine.fit_matching does without pairs
+        # From here on as dataset_pvlg.mine.fit_matching does without pairs.
+        sample = spread(untaught, SAMPLE["matcher"])
         prior = fit_prior(model, processor, sample, progress=False)
         add(name, "position prior", "best", measure(model, processor, rows, judge=prior, propose=propose))
         sample = with_regions(sample, match_rows(model, processor, sample, prior, progress=False)[0])

@@ -306,9 +306,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for system, cells in names.items()
     }
     cells = [cell for each in found.values() for cell in each]
+    chosen = "" if args.systems == list(SYSTEMS) else f" --systems {' '.join(args.systems)}"
     text = [
         f"`python benchmarks/methods.py --dataset {args.dataset} --epochs {args.epochs} --seeds "
-        f"{' '.join(map(str, args.seeds))}`: {args.epochs} epochs of the plain data a cell, or as many steps; "
+        f"{' '.join(map(str, args.seeds))}{chosen}`: {args.epochs} epochs of the plain data a cell, or as many steps; "
         f"learning rate, checkpoint and weight chosen on validation; R@1, R@10 and mAP on the test split "
         f"({len(test)} pictures), in %, mean and standard deviation over the seeds.",
         report(found),
