@@ -34,7 +34,7 @@ from modeling_rogle.regions import leak
 
 TRUST = {  # the chosen reliability of each kind of pair
     "region-sentence": ["--reliability-local", "places"],
-    "image-caption": ["--reliability-global", "gmm_consensus"],
+    "image-caption": ["--reliability-global", "identity"],
 }
 TERMS = {
     "global only": ["--regions", "none"],
@@ -43,7 +43,7 @@ TERMS = {
     "+ reliability": TRUST["region-sentence"],
 }
 DEFAULTS, FULL = "+ TSL", "full"  # the same checkpoints, the latter with late interaction at inference
-KINDS = ("none", "margin", "gmm_consensus", "evidential", "places")  # the last knows of regions alone
+KINDS = ("none", "margin", "gmm_consensus", "evidential", "places", "identity")  # the last two of one kind of pair
 SHUFFLES = {"region-sentence": "--shuffle-sentences", "image-caption": "--shuffle-captions"}
 SHARES = (0, 20, 50)  # %
 FEATURES = ("patch_mean", "dense_roi", "masked_cls")
@@ -102,7 +102,7 @@ def trust_flags(pairs: str, kind: str) -> list[str]:
 
 def _unknowing(pairs: str) -> tuple[str, ...]:
     """Kinds of reliability that say nothing of such pairs."""
-    return ("none",) if pairs == "region-sentence" else ("none", "places")
+    return ("none", "identity") if pairs == "region-sentence" else ("none", "places")
 
 
 def folder_of(out: Path, flags: Sequence[str], seed: int) -> Path:

@@ -9,7 +9,7 @@ SAME_IDENTITY = ("positive", "excluded")
 ID_LOSSES = ("softmax", "cmpc")
 LOCAL_CONTRASTS = ("region", "crop")
 HEADS = ("none", "acsa", "parts", "implicit_relations")
-RELIABILITIES = ("none", "margin", "gmm_consensus", "evidential", "places")
+RELIABILITIES = ("none", "margin", "gmm_consensus", "evidential", "places", "identity")
 TEXT_POSITIONS = ("stretch", "interpolate")
 
 
@@ -82,7 +82,8 @@ class RogleConfig(CLIPConfig):
             trusted in training, see `reliability.py`: `"none"`, `"margin"` (ours), `"gmm_consensus"` (one mixture over
             two views together, so that a strong one may outvote the other: ours, after the consensus division of RDE
             and CONQUER, arXiv 2601.18625), `"evidential"` (DECL, DURA, arXiv 2505.06566), `"places"` (of
-            region-sentence pairs: words and place must agree as in the other pairs, see `word_places.py`; ours).
+            region-sentence pairs: words and place must agree as in the other pairs, see `word_places.py`; ours),
+            `"identity"` (of image-caption pairs: a person's captions must agree, see `caption_agreement.py`; ours).
         region_logit_scale_init_value (`float`, defaults to 2.6592): initial log of the region-sentence scale.
         local_weight (`float`, defaults to 0.0): w of `similarity = (1 - w) * global + w * local` at inference, fitted
             on a validation split (a fixed 0.1 in ACSA). 0 means global only.
@@ -153,8 +154,8 @@ class RogleConfig(CLIPConfig):
             ("local_contrast", LOCAL_CONTRASTS),
             ("id_loss", ID_LOSSES),
             ("head", HEADS),
-            ("reliability_local", RELIABILITIES),
-            ("reliability_global", RELIABILITIES[:-1]),
+            ("reliability_local", tuple(kind for kind in RELIABILITIES if kind != "identity")),
+            ("reliability_global", tuple(kind for kind in RELIABILITIES if kind != "places")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")

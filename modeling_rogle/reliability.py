@@ -12,6 +12,8 @@ import torch
 from .configuration_rogle import RELIABILITIES
 from .losses import cosines, same_by_any
 
+# Kinds that know all they will ever know before the first step.
+UNWATCHED = ("none", "places", "identity")
 # DURA's (arXiv 2505.06566); fixed, since with a scale of 100 any evidence would exceed any doubt.
 EVIDENCE_TEMPERATURE = 0.05
 # A mixture of five parameters is fitted to so many pairs at most; the others are only read.
@@ -73,7 +75,7 @@ def pair_views(
 
     Returns:
         Two `[n]` fp32 tensors, without gradient: a among the b, and b among the a. inf where the batch cannot tell:
-        without rivals (`gmm_consensus`: without two), and throughout for `none` and `places`.
+        without rivals (`gmm_consensus`: without two), and throughout for `none`, `places` and `identity`.
 
     Raises:
         ValueError: another kind.
@@ -88,7 +90,7 @@ def pair_views(
 
 def _view(kind: str, cosine: torch.Tensor, rival: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
     own, count = cosine.diagonal(), rival.sum(1)
-    if kind in ("none", "places") or len(cosine) == 0:
+    if kind in UNWATCHED or len(cosine) == 0:
         return torch.full_like(own, math.inf)
     if kind == "gmm_consensus":
         mean = (cosine * rival).sum(1) / count.clamp(min=1)
@@ -118,7 +120,7 @@ class PairReliability:
       and the answer stays a probability (ours): while a model still learns, the two kinds overlap.
     - `margin`: `sigmoid(margin)`, the probability of the pair against its best rival, mean of both views (ours).
     - `evidential`: mean of both views.
-    - `places`: `agreement` alone, from the start; nothing is observed (ours).
+    - `places`, `identity`: `agreement` alone, from the start; nothing is observed (ours).
 
     Whatever the kind but `none`, a weight is multiplied by the pair's `agreement`.
 
@@ -132,7 +134,7 @@ class PairReliability:
         momentum: of a pair's own past, in [0, 1); 0 keeps the latest value. A single value is noisy, since it hangs on
             which rivals the batch held.
         agreement: `[n_pairs]` in [0, 1], what is known of the pairs without any model, as by
-            `word_places.place_agreement`; None: nothing.
+            `word_places.place_agreement` or `caption_agreement.caption_agreement`; None: nothing.
 
     Raises:
         ValueError: an argument out of range.
@@ -164,7 +166,7 @@ class PairReliability:
     @property
     def watches(self) -> bool:
         """Whether steps are to be observed."""
-        return self.kind not in ("none", "places")
+        return self.kind not in UNWATCHED
 
     def observe(self, pair_index: torch.Tensor, view_a: torch.Tensor, view_b: torch.Tensor) -> None:
         """Takes note of a step.

@@ -124,7 +124,10 @@ class Recipe:
         default=None,
         metadata={"help": "trust in region-sentence pairs: none, margin, places, gmm_consensus, evidential"},
     )
-    reliability_global: str | None = field(default=None, metadata={"help": "trust in image-caption pairs, likewise"})
+    reliability_global: str | None = field(
+        default=None,
+        metadata={"help": "trust in image-caption pairs: none, margin, identity, gmm_consensus, evidential"},
+    )
     shuffle_captions: float = field(
         default=0.0, metadata={"help": "share of images given another's captions, on purpose"}
     )

@@ -46,7 +46,7 @@ from streaming import stream_rows
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
-from trust import BY_PLACES, agreement_of, close_epoch, observe, pairs_of_all
+from trust import BY_PLACES, agreement_of, agreement_of_captions, close_epoch, observe, pairs_of_all
 
 from dataset_pvlg.load import load_rows
 from dataset_pvlg.mine import with_regions
@@ -170,9 +170,11 @@ def train(recipe: Recipe, command: str) -> dict:
         "global": shuffle_captions(pairs, recipe.shuffle_captions, recipe.seed),
         "local": shuffle_sentences(pairs, recipe.shuffle_sentences, recipe.seed),
     }
-    kind = model.config.reliability_local
+    kind, of_captions = model.config.reliability_local, model.config.reliability_global
     trust = {
-        "global": PairReliability(model.config.reliability_global, len(pairs)),
+        "global": PairReliability(
+            of_captions, len(pairs), agreement=agreement_of_captions(pairs) if of_captions == "identity" else None
+        ),
         "local": PairReliability(kind, pairs.n_pairs, agreement=agreement_of(pairs) if kind in BY_PLACES else None),
     }
     sampler = GlobalBatchSampler(

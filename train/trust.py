@@ -6,6 +6,7 @@ from global_batch import GlobalBatch
 from pairs import PairDataset
 
 from modeling_rogle import RogleModel
+from modeling_rogle.caption_agreement import caption_agreement
 from modeling_rogle.reliability import PairReliability, pair_views
 from modeling_rogle.word_places import place_agreement
 
@@ -26,9 +27,19 @@ def agreement_of(pairs: PairDataset) -> torch.Tensor:
     agreement = torch.ones(pairs.n_pairs)
     if numbers:
         found, _ = place_agreement(pairs.processor.tokenizer, texts, np.array(boxes, dtype=np.float32))
-        # More likely wrong than right is left out: weighed by its chance, such a pair still teaches what is wrong.
-        agreement[numbers] = torch.where(found > 0.5, found, 0.0)
+        agreement[numbers] = _without_doubtful(found)
     return agreement
+
+
+def agreement_of_captions(pairs: PairDataset) -> torch.Tensor:
+    """`[rows]`: how well each row's captions, as it is trained with them, go together with those of the same person."""
+    texts = [" ".join([pairs.captions[told], *pairs.short[told]]) for told in pairs.caption_row]
+    return _without_doubtful(caption_agreement(pairs.processor.tokenizer, texts, pairs.person_ids)[0])
+
+
+def _without_doubtful(chance: torch.Tensor) -> torch.Tensor:
+    """0 for what is more likely wrong than right: weighed by its chance, such a pair still teaches what is wrong."""
+    return torch.where(chance > 0.5, chance, 0.0)
 
 
 @torch.no_grad()
@@ -109,4 +120,4 @@ def close_epoch(trust: dict[str, PairReliability], truth: dict[str, np.ndarray])
     return entry
 
 
-__all__ = ["BY_PLACES", "agreement_of", "close_epoch", "observe", "pairs_of_all"]
+__all__ = ["BY_PLACES", "agreement_of", "agreement_of_captions", "close_epoch", "observe", "pairs_of_all"]
