@@ -31,7 +31,7 @@ import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from global_batch import GlobalBatch, forward_step  # noqa: E402
-from pairs import PairDataset, normalize_pictures  # noqa: E402
+from pairs import UNREAD, PairDataset, normalize_pictures  # noqa: E402
 from picture_cache import picture_cache  # noqa: E402
 from PIL import Image  # noqa: E402
 from small_model import build_small_model  # noqa: E402
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
         def tensors_of(batch: dict) -> dict:
             batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
-            return {k: v for k, v in batch.items() if k not in ("image_ids", "faults", "row_numbers", "pair_numbers")}
+            return {k: v for k, v in batch.items() if k not in UNREAD}
 
         def on_disk_rows(name: str) -> PairDataset:
             cache = picture_cache(rows, processor, Path(folder, name))

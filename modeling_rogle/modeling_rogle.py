@@ -144,6 +144,15 @@ class RogleModel(CLIPModel):
                 for layer in tower.encoder.layers:
                     layer.mlp.activation_fn = QuickGELU()
         self.post_init()
+        # FSDP looks each of them up, and fails on one that this model does not have.
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of words: a model of two towers has no input embeddings of its own, and FSDP asks for some."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

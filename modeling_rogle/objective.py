@@ -92,7 +92,7 @@ def weighted_terms(
         loss = loss + config.head_loss_weight * terms["loss_head"]
 
     # Data-parallel training wants a gradient for every parameter in every step.
-    loss = loss + 0.0 * (region_scale + log_scale)
+    loss = loss + 0.0 * (region_scale.sum() + log_scale.sum())  # under FSDP a vector of one
     if "loss_id" not in terms and classifier is not None:
         loss = loss + 0.0 * classifier.weight.sum()
     return {"loss": loss, **terms}

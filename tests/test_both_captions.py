@@ -2,7 +2,7 @@
 
 import torch
 from both_captions import BothCaptions
-from pairs import PairDataset, normalize_pictures
+from pairs import UNREAD, PairDataset, normalize_pictures
 
 from dataset_pvlg.load import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
@@ -40,7 +40,7 @@ def test_the_batch_is_what_the_model_reads(tiny_processor: RogleProcessor, tiny_
     both = BothCaptions(load_rows("synthetic-tiny")[0]["train"].select(range(3)), tiny_processor)
     batch = both.collate([both[n] for n in range(3)])
     batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), tiny_processor)
-    for name in ("image_ids", "faults", "row_numbers", "pair_numbers"):
+    for name in UNREAD:
         batch.pop(name)
     tiny_model.config.short_loss_weight = 1.0
     assert tiny_model(**batch, return_loss=True).loss_short > 0

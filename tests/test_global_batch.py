@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
 from global_batch import GlobalBatch, forward_step, split_batch
-from pairs import PairDataset, normalize_pictures
+from pairs import UNREAD, PairDataset, normalize_pictures
 from processes import in_processes
 from safetensors.torch import load_file
 from torch import distributed
@@ -27,7 +27,7 @@ def batch(tiny_processor: RogleProcessor) -> dict:
     found = pairs.collate([pairs[n] for n in range(10)])
     found["pixel_values"] = normalize_pictures(found.pop("pictures"), tiny_processor)
     found["caption_weight"] = torch.linspace(0, 1, 10)
-    return {k: v for k, v in found.items() if k not in ("image_ids", "faults", "row_numbers", "pair_numbers")}
+    return {k: v for k, v in found.items() if k not in UNREAD}
 
 
 def gradients(model: RogleModel, batch: dict, parts: int) -> tuple[dict, dict[str, torch.Tensor]]:

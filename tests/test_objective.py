@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 from both_captions import BothCaptions
 from global_batch import GlobalBatch, forward_step
-from pairs import normalize_pictures
+from pairs import UNREAD, normalize_pictures
 
 from dataset_pvlg.load import load_rows
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
@@ -40,7 +40,7 @@ def batch(tiny_processor: RogleProcessor) -> dict:
     found["person_ids"] = torch.arange(9) % 4
     found["identities"] = torch.arange(9) % 4
     found["caption_weight"] = torch.linspace(0.2, 1, 9)
-    return {k: v for k, v in found.items() if k not in ("image_ids", "faults", "row_numbers", "pair_numbers")}
+    return {k: v for k, v in found.items() if k not in UNREAD}
 
 
 def model_of(config: RogleConfig, name: str) -> RogleModel:

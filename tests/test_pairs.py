@@ -60,7 +60,8 @@ def test_a_batch_trains_the_model(rows: Dataset, tiny_processor: RogleProcessor,
     assert batch["pair_weight"].tolist() == [1.0, 0.5] * 3
     assert batch["sentence_ids"].tolist() == [0, 1] * 3
     assert batch["part_ids"][0] == batch["part_ids"][2] != batch["part_ids"][4]  # the same part of the same person
-    assert batch.pop("row_numbers").tolist() == [0, 1, 2] and batch.pop("pair_numbers").tolist() == list(range(6))
+    assert batch.pop("row_numbers").tolist() == batch.pop("caption_rows").tolist() == [0, 1, 2]
+    assert batch.pop("pair_numbers").tolist() == list(range(6))
     batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), tiny_processor)
     output = tiny_model(**batch, return_loss=True)
     assert torch.isfinite(output.loss) and output.loss_local > 0 and output.loss_tsl_text > 0

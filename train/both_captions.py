@@ -14,7 +14,7 @@ class BothCaptions(PairDataset):
     """
 
     def _item(self, index: int) -> dict:
-        told = int(self.caption_row[index])
+        told = int(self.caption_row[self._caption_of(index)])
         short = self.short_ids[told] or self.sentence_ids[told][:1] or [self.long_ids[told]]
         # Draws of their own: all others are what they are without short captions.
         choice = np.random.default_rng((self.seed, self.epoch, index, 2)).integers(len(short))

@@ -180,6 +180,7 @@ class TrainingState:
         """
         model = self.accelerator.get_state_dict(self.model)
         moments = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE)
+        others = {name: each.state_dict() for name, each in self.extra.items()}
         random_states = gather_object([_random_state(self.accelerator.device)])
         if self.accelerator.is_main_process:
             tensors = {
@@ -187,7 +188,7 @@ class TrainingState:
                 "optimizer": {
                     f"{name}/{key}": value for name, each in moments["state"].items() for key, value in each.items()
                 },
-                **{name: each.state_dict() for name, each in self.extra.items()},
+                **others,
             }
             state = {
                 "progress": progress,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from sharding import gathered, scattered
 
 LAYER = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.")
 
@@ -77,11 +78,11 @@ class MovingAverage:
                 each.copy_(held[name])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return {name: each.cpu() for name, each in self.average.items()}
+        return {name: gathered(each).cpu() for name, each in self.average.items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         for name, each in self.average.items():
-            each.copy_(state[name])
+            each.copy_(scattered(state[name], each))
 
 
 __all__ = ["MovingAverage", "parameter_groups"]

@@ -24,6 +24,8 @@ MOST_FAULTS = 100  # of broken pictures in a row
 SIDES = re.compile(r"\b(left(?! open)|right)\b", re.IGNORECASE)  # a jacket "left open" has no side
 
 LEAST_TRUST = 0.05  # pairs that nobody draws could never win trust back
+# What a batch holds beside what `RogleModel.forward` reads, the pictures once they are normalised.
+UNREAD = ("image_ids", "faults", "row_numbers", "caption_rows", "pair_numbers")
 
 
 class PairDataset(Dataset):
@@ -84,6 +86,8 @@ class PairDataset(Dataset):
         self.sentence_ids = self._tokenize_nested(self.sentence_texts)
         # Row i is trained with the captions of row `caption_row[i]`, its own unless noise was asked for (noise.py).
         self.caption_row = np.arange(len(rows))
+        # Rows with doubted captions -> rows of the same person to draw a caption from instead (trust.py).
+        self.stand_ins: dict[int, np.ndarray] = {}
         self.trust: np.ndarray | None = None  # [n_pairs] in [0, 1]: what is trusted is drawn more often
         self.set_regions(text["regions"][:])
         numbers: dict[str, int] = {}
@@ -161,9 +165,17 @@ class PairDataset(Dataset):
                 index = (index + 1) % len(self)
         raise ValueError(f"{len(faults)} pictures in a row cannot be read, the first is {next(iter(faults))}")
 
+    def _caption_of(self, index: int) -> int:
+        """The row whose captions a row is trained with in this epoch, but for noise its own."""
+        others = self.stand_ins.get(index)
+        if others is None:
+            return index
+        return int(np.random.default_rng((self.seed, self.epoch, index, 3)).choice(others))
+
     def _item(self, index: int) -> dict:
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        told = int(self.caption_row[index])
+        source = self._caption_of(index)
+        told = int(self.caption_row[source])
         short = self.short_ids[told]
         is_long = not short or rng.random() < self.long_share
         choice = 0 if is_long else int(rng.integers(len(short)))
@@ -212,6 +224,7 @@ class PairDataset(Dataset):
             "person_id": person,
             "image_id": self.image_ids[index],
             "row_number": index,
+            "caption_row": source,
             "caption": caption,
             "boxes": boxes,
             "pair_numbers": [number for number, _, _, _ in drawn],
@@ -233,21 +246,22 @@ class PairDataset(Dataset):
             picture = mix_pictures(picture, self._picture(other))
         except (OSError, SyntaxError):
             return None
-        told = int(self.caption_row[other])
+        told = int(self.caption_row[self._caption_of(other)])
         short = [] if is_long else self.short_ids[told]
         theirs = short[int(rng.integers(len(short)))] if short else self.long_ids[told]
         return picture, join_captions(caption, theirs, self.processor.tokenizer.model_max_length)
 
     def collate(self, items: Sequence[dict]) -> dict:
         """Items -> `RogleModel.forward` arguments, plus what it does not read: `pictures` `[b, 3, h, w]` uint8,
-        `image_ids`, `faults` (message of each picture that could not be read), `row_numbers` `[b]` and `pair_numbers`
-        `[n]`, the rows and pairs of the split."""
+        `image_ids`, `faults` (message of each picture that could not be read), `row_numbers`, `caption_rows` `[b]`
+        and `pair_numbers` `[n]`: the rows of the split, those whose captions they are trained with, and its pairs."""
         pad = self.processor.tokenizer.pad_token_id
         batch = {
             "pictures": torch.from_numpy(np.stack([item["picture"] for item in items])),
             "image_ids": [item["image_id"] for item in items],
             "faults": {name: fault for item in items for name, fault in item["faults"].items()},
             "row_numbers": torch.tensor([item["row_number"] for item in items]),
+            "caption_rows": torch.tensor([item["caption_row"] for item in items]),
             "pair_numbers": torch.tensor([n for item in items for n in item["pair_numbers"]], dtype=torch.long),
             "person_ids": torch.tensor([item["person_id"] for item in items]),
             "identities": torch.tensor([self.identities[item["row_number"]] for item in items]),

@@ -41,12 +41,13 @@ from picture_cache import picture_cache
 from recipe import MODEL_FIELDS, Recipe, claim_folder, read_recipe
 from report import draw_curves, write_card
 from sampling import GlobalBatchSampler
+from sharding import as_published, in_shards, let_go, whole_in_every_call, without_scalars
 from small_model import build_small_model
 from streaming import stream_rows
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
-from trust import BY_PLACES, agreement_of, agreement_of_captions, close_epoch, observe, pairs_of_all
+from trust import BY_PLACES, agreement_of, close_epoch, doubt_captions, observe, pairs_of_all
 
 from dataset_pvlg.load import load_rows
 from dataset_pvlg.mine import with_regions
@@ -143,7 +144,7 @@ def train(recipe: Recipe, command: str) -> dict:
             raise SystemExit("train.py: --stream: no paired regions; mine them first, or pass --regions none")
         if recipe.shuffle_sentences or recipe.shuffle_captions:
             raise SystemExit("train.py: --shuffle-... makes noise of the data's own pairs, and here RSM mines others")
-        if "FSDP" in str(accelerator.distributed_type):  # the main process mines, and alone it has not the whole model
+        if in_shards(accelerator):  # the main process mines, and alone it has not the whole model
             raise SystemExit("train.py: under FSDP pairs cannot be mined; first run rogle mine, or pass --regions none")
         first = min(recipe.mine_epoch, recipe.epochs - 1)  # else none would be left to learn from them
         why = "no paired regions in the data: they" if recipe.regions == "rows" else "pairs"
@@ -173,7 +174,7 @@ def train(recipe: Recipe, command: str) -> dict:
     kind, of_captions = model.config.reliability_local, model.config.reliability_global
     trust = {
         "global": PairReliability(
-            of_captions, len(pairs), agreement=agreement_of_captions(pairs) if of_captions == "identity" else None
+            of_captions, len(pairs), agreement=doubt_captions(pairs) if of_captions == "identity" else None
         ),
         "local": PairReliability(kind, pairs.n_pairs, agreement=agreement_of(pairs) if kind in BY_PLACES else None),
     }
@@ -204,12 +205,15 @@ def train(recipe: Recipe, command: str) -> dict:
     bare = model  # with the adapters in it, if any
     if recipe.compile:
         bare.vision_model.compile()
+    if in_shards(accelerator):
+        without_scalars(bare)
     groups = parameter_groups(model, recipe.weight_decay, recipe.learning_rate, recipe.layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     steps = recipe.epochs * len(sampler)
     # Not prepared: Accelerate would step it once for each process.
     schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup_share * steps), steps)
     model, optimizer = accelerator.prepare(model.to(accelerator.device), optimizer)
+    whole_in_every_call(bare)
     average = MovingAverage(bare, recipe.ema_decay) if recipe.ema_decay else None
     parts = min(recipe.micro_batches, sampler.batch_size)
 
@@ -255,11 +259,12 @@ def train(recipe: Recipe, command: str) -> dict:
 
             for batch in _timed(batches(loader, enter, progress["position"], print), progress):
                 image_ids, rows, numbers = batch.pop("image_ids"), batch.pop("row_numbers"), batch.pop("pair_numbers")
+                told = batch.pop("caption_rows")
                 bad_images.note(batch.pop("faults"))
                 batch = to_device(batch, accelerator.device)
                 batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
                 if trust["global"].kind != "none":
-                    batch["caption_weight"] = trust["global"].weights(rows).to(accelerator.device)
+                    batch["caption_weight"] = trust["global"].weights(told).to(accelerator.device)
                 if trust["local"].kind != "none" and "pair_weight" in batch:
                     batch["pair_weight"] = batch["pair_weight"] * trust["local"].weights(numbers).to(accelerator.device)
 
@@ -412,8 +417,9 @@ def _validated(
     """Scores of the main process, the same in all. Where weights are in shards all take part in each forward."""
     model.eval()
     found = None
-    if accelerator.is_main_process or "FSDP" in str(accelerator.distributed_type):
+    if accelerator.is_main_process or in_shards(accelerator):
         found = both_protocols(encode_split(bare, processor, rows, progress=False, split="validation"))
+        let_go(bare)
     return broadcast_object_list([found])[0]
 
 
@@ -435,7 +441,7 @@ def _save_best(
             merged(adapted).save_pretrained(folder)
             adapted.save_pretrained(folder / "adapter")
         else:
-            bare.save_pretrained(folder, state_dict=weights)
+            bare.save_pretrained(folder, state_dict=as_published(weights))
         processor.save_pretrained(folder)
 
     save_folder(out / "best", write)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from global_batch import GlobalBatch
 from pairs import PairDataset
+from sharding import gathered
 
 from modeling_rogle import RogleModel
 from modeling_rogle.caption_agreement import caption_agreement
@@ -31,10 +32,20 @@ def agreement_of(pairs: PairDataset) -> torch.Tensor:
     return agreement
 
 
-def agreement_of_captions(pairs: PairDataset) -> torch.Tensor:
-    """`[rows]`: how well each row's captions, as it is trained with them, go together with those of the same person."""
+def doubt_captions(pairs: PairDataset) -> torch.Tensor:
+    """`[rows]`: how well each row's captions, as it is trained with them, go together with those of the same person.
+
+    Where they do not, `pairs` draws captions of the person's other rows instead, if any are trusted: else half of the
+    images would have nothing to learn from where half of the captions are wrong.
+    """
     texts = [" ".join([pairs.captions[told], *pairs.short[told]]) for told in pairs.caption_row]
-    return _without_doubtful(caption_agreement(pairs.processor.tokenizer, texts, pairs.person_ids)[0])
+    agreement = _without_doubtful(caption_agreement(pairs.processor.tokenizer, texts, pairs.person_ids)[0])
+    trusted: dict[str, list[int]] = {}
+    for row in agreement.nonzero().flatten().tolist():
+        trusted.setdefault(pairs.person_ids[row], []).append(row)
+    doubted = (row for row in (agreement == 0).nonzero().flatten().tolist() if pairs.person_ids[row] in trusted)
+    pairs.stand_ins = {row: np.array(trusted[pairs.person_ids[row]]) for row in doubted}
+    return agreement
 
 
 def _without_doubtful(chance: torch.Tensor) -> torch.Tensor:
@@ -64,7 +75,7 @@ def observe(
     """
     people, images, texts = seen["person_ids"], seen["image_embeds"], seen["text_embeds"]
     regions, sentences = seen.get("region_embeds"), seen.get("sentence_embeds")
-    side, scale = trust["global"], model.logit_scale.exp()
+    side, scale = trust["global"], gathered(model.logit_scale).exp()
     if side.watches:
         first = second = sum(pair_views(side.kind, images, texts, scale, (people,))) / 2
         if regions is not None:
@@ -72,7 +83,7 @@ def observe(
             together = torch.nn.functional.normalize(together, dim=-1)
             second = sum(pair_views(side.kind, together, texts, scale, (people,))) / 2
         side.observe(rows, first, second)
-    side, scale = trust["local"], model.region_head()
+    side, scale = trust["local"], gathered(model.region_head())
     if side.watches and regions is not None:
         ids = (seen["sentence_ids"], seen["part_ids"])
         first = sum(pair_views(side.kind, regions, sentences, scale, ids)) / 2
@@ -120,4 +131,4 @@ def close_epoch(trust: dict[str, PairReliability], truth: dict[str, np.ndarray])
     return entry
 
 
-__all__ = ["BY_PLACES", "agreement_of", "agreement_of_captions", "close_epoch", "observe", "pairs_of_all"]
+__all__ = ["BY_PLACES", "agreement_of", "close_epoch", "doubt_captions", "observe", "pairs_of_all"]
