@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from noise import shuffle_captions
+from pairs import PairDataset
+from trust import doubt_captions
+
+from dataset_pvlg.pack import pack_rows
+from dataset_pvlg.sources.synthetic import SyntheticConfig, rows
+from modeling_rogle import RogleProcessor
+
+CONFIG = SyntheticConfig(train_identities=40, validation_identities=0, test_identities=0)
+
+
+@pytest.fixture(scope="module")
+def people() -> Dataset:
+    """Four images of each of forty people."""
+    return pack_rows(("train", row) for row in rows("train", 0, 40, CONFIG))["train"]
+
+
+@pytest.fixture
+def pairs(people: Dataset, tiny_processor: RogleProcessor) -> PairDataset:
+    return PairDataset(people, tiny_processor)
+
+
+def test_clean_captions_are_trusted_and_told_of_their_own_images(pairs: PairDataset) -> None:
+    agreement = doubt_captions(pairs)
+    trusted = agreement.nonzero().flatten().tolist()
+    assert len(trusted) >= 0.97 * len(pairs) and agreement[trusted].min() > 0.5
+    assert set(pairs.stand_ins) == set(range(len(pairs))) - set(trusted)
+    assert all(pairs[n]["caption_row"] == n for n in trusted)
+
+
+def test_a_doubted_caption_gives_its_place_to_a_trusted_one_of_the_same_person(pairs: PairDataset) -> None:
+    true = shuffle_captions(pairs, 0.3, seed=0)
+    agreement = doubt_captions(pairs)
+    doubted = (agreement == 0).numpy()
+    assert doubted[~true].mean() > 0.6 > 0.2 > doubted[true].mean()
+    assert set(pairs.stand_ins) <= set(np.flatnonzero(doubted)) and pairs.stand_ins
+    for row, others in pairs.stand_ins.items():
+        item = pairs[row]
+        source = item["caption_row"]
+        assert source in others and agreement[source] > 0.5
+        assert pairs.person_ids[source] == pairs.person_ids[row] and item["row_number"] == row
+        told = pairs.caption_row[source]
+        assert item["caption"] in [pairs.long_ids[told], *pairs.short_ids[told]]
+        if told != row:
+            assert all(span == (-1, -1) for span in item["spans"])  # its sentences are not in that caption
+        assert item["image_id"] == pairs.image_ids[row]
+    batch = pairs.collate([pairs[row] for row in pairs.stand_ins])
+    assert batch["caption_rows"].tolist() != batch["row_numbers"].tolist()
+    assert (agreement[batch["caption_rows"]] > 0.5).all()
+    row = next(row for row, others in pairs.stand_ins.items() if len(others) > 1)
+    drawn = set()
+    for epoch in range(20):
+        pairs.set_epoch(epoch)
+        drawn.add(pairs[row]["caption_row"])
+    assert drawn == set(pairs.stand_ins[row])  # another one from epoch to epoch
