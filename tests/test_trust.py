@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
 from noise import shuffle_captions
 from pairs import PairDataset

@@ -107,6 +107,10 @@ def train(recipe: Recipe, command: str) -> dict:
         ],
     )
     say, processes = accelerator.print, accelerator.num_processes
+    if recipe.lora_rank and in_shards(accelerator):
+        raise SystemExit(
+            "train.py: --lora-rank: not under FSDP; adapters and their moments are small, train them with DDP"
+        )
     if accelerator.device.type == "cpu" and processes == 1:
         # `accelerate launch` leaves one thread to a process unless it is told otherwise.
         torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
