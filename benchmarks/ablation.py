@@ -11,7 +11,9 @@ of what is there.
                curve
     trust      the kinds of reliability against each other with half of the pairs shuffled, on validation
     noise      none, 20 % and 50 % of the region-sentence pairs, and of the image-caption pairs, shuffled: no trust
-               against the reliability chosen for that kind of pair, and how well it tells clean pairs
+               against the reliability chosen for that kind of pair, and how well it tells clean pairs; region-sentence
+               pairs from scratch; and both kinds as the field does it, from a model that has learnt before, here from
+               the first half of the training people, on the second (`learnt`)
     features   the region features: retrieval, grounding and leak, before and after training
     borrowed   what other systems know: negatives softened by commonality (after arXiv 2501.00318), and near copies of
                the training pictures with one colour swapped, as hard negatives (PDG, arXiv 2311.09084)
@@ -26,7 +28,7 @@ from pathlib import Path
 
 import torch
 from ablation_figures import draw_features, draw_noise, draw_similarity_map, draw_terms
-from cells import ROOT, at_budget, check_cell, read_cell, run_cell, spread, table, with_copies, write_whole
+from cells import ROOT, at_budget, check_cell, read_cell, run_cell, spread, table, with_copies, with_start, write_whole
 
 from dataset_pvlg.load import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
@@ -47,7 +49,9 @@ KINDS = ("none", "margin", "gmm_consensus", "evidential", "places", "identity") 
 SHUFFLES = {"region-sentence": "--shuffle-sentences", "image-caption": "--shuffle-captions"}
 SHARES = (0, 20, 50)  # %
 FEATURES = ("patch_mean", "dense_roi", "masked_cls")
-COPIES = "--copies"  # no flag of train.py: the cell's data are those with near copies
+# No flags of train.py: the cell's data are those with near copies; the cell goes on from a model that has learnt.
+COPIES, LEARNT = "--copies", "--learnt"
+STARTS = {"region-sentence": ([], [LEARNT]), "image-caption": ([LEARNT],)}  # of the study of noise
 BORROWED = {
     "the defaults": [],
     "softened negatives": ["--soft-negatives", "0.5"],
@@ -83,9 +87,9 @@ def cells(studies: Sequence[str], seeds: Sequence[int]) -> dict[str, list[str]]:
                 add(flags, seed)
         if "noise" in studies:
             for pairs, chosen in TRUST.items():
-                for share in SHARES:
-                    add(shuffled(pairs, share), seed)
-                    add([*shuffled(pairs, share), *chosen], seed)
+                for flags in ([*start, *shuffled(pairs, share)] for start in STARTS[pairs] for share in SHARES):
+                    add(flags, seed)
+                    add([*flags, *chosen], seed)
     return found
 
 
@@ -166,25 +170,27 @@ def report_trust(out: Path, seed: int) -> str:
 def report_noise(out: Path, seeds: Sequence[int]) -> tuple[str, dict[str, dict[str, list[float]]]]:
     """Test R@1 of long captions with shuffled pairs, without and with the chosen reliability, over the seeds."""
     rows, scores = [], {}
-    for pairs, chosen in TRUST.items():
+    for pairs, start, share in ((p, start, share) for p in TRUST for start in STARTS[p] for share in SHARES):
         side = "local" if pairs == "region-sentence" else "global"
-        for share in SHARES:
-            flags = shuffled(pairs, share)
-            every = [[read_cell(folder_of(out, [*flags, *more], seed)) for more in ([], chosen)] for seed in seeds]
-            found = [pair for pair in every if all(pair)]
-            none, ours = ([pair[k]["results"][LONG] for pair in found] for k in (0, 1))
-            scores[f"{share} % of {pairs} pairs"] = {"none": none, "chosen": ours}
-            whole = [read_cell(folder_of(out, [], seed)) for seed, pair in zip(seeds, every, strict=True) if all(pair)]
-            clean = statistics.mean(cell["results"][LONG] for cell in whole) if whole and all(whole) else None
-            row = [f"{share} % of {pairs} pairs", str(len(found)), spread(none), spread(ours)]
-            for values in (none, ours):
-                row.append("-" if clean is None or not values else f"{clean - statistics.mean(values):.1f}")
-            for name in ("precision", "recall"):
-                values = [pair[1]["curve"][-1].get(f"trust/{side}/{name}") for pair in found]
-                values = [value for value in values if value is not None]
-                row.append(f"{statistics.mean(values):.3f}" if values else "-")
-            rows.append(row)
-    titles = ["shuffled", "seeds", "none: long R@1", "chosen: long R@1", "none loses", "chosen loses"]
+        flags = [*start, *shuffled(pairs, share)]
+        every = [
+            [read_cell(folder_of(out, each, seed)) for each in (flags, [*flags, *TRUST[pairs]], start)]
+            for seed in seeds
+        ]
+        found = [three for three in every if all(three)]
+        none, ours, clean = ([three[k]["results"][LONG] for three in found] for k in range(3))
+        name = f"{share} % of {pairs} pairs" + (", learnt" if start else "")
+        scores[name] = {"none": none, "chosen": ours}
+        row = [name, str(len(found)), spread(none), spread(ours)]
+        lost = [statistics.mean(clean) - statistics.mean(values) for values in (none, ours)] if found else []
+        row += [f"{value:.1f}" for value in lost] or ["-", "-"]
+        row.append(f"{lost[1] / lost[0]:.0%}" if share and found and lost[0] > 0 else "-")
+        for told in ("precision", "recall"):
+            values = [three[1]["curve"][-1].get(f"trust/{side}/{told}") for three in found]
+            values = [value for value in values if value is not None]
+            row.append(f"{statistics.mean(values):.3f}" if values else "-")
+        rows.append(row)
+    titles = ["shuffled", "seeds", "none: long R@1", "chosen: long R@1", "none loses", "chosen loses", "of that"]
     return table([*titles, "clean: precision", "recall"], rows), scores
 
 
@@ -277,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--learnt-epochs", type=int, default=4, help="of the cells that go on from a learnt model")
     parser.add_argument("--dataset", default="synthetic")
     parser.add_argument("--only", help="train only cells whose folder name holds this text")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
@@ -286,7 +293,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def given(flags: Sequence[str], make: bool = False) -> tuple[list[str], list[str]]:
         """A cell's own flags, and those that it shares with the others."""
-        own = [flag for flag in flags if flag != COPIES]
+        own = [flag for flag in flags if flag not in (COPIES, LEARNT)]
+        if LEARNT in flags:
+            return own, with_start(out, args.dataset, args.learnt_epochs, make)
         return own, with_copies(out, args.dataset, args.epochs, make) if COPIES in flags else common
 
     wanted = {k: v for k, v in cells(args.studies, args.seeds).items() if not args.only or args.only in k}

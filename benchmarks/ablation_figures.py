@@ -46,20 +46,21 @@ def draw_terms(scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path) 
 
 
 def draw_noise(scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
-    """R@1 over the share of shuffled pairs, with and without reliability, one panel a kind of pair."""
+    """R@1 over the share of shuffled pairs, with and without reliability, a panel for each kind of pair and start."""
     if not any(values["none"] for values in scores.values()):
         return
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
-    for axis, kind in zip(axes, ("region-sentence", "image-caption"), strict=True):
+    kinds = list(dict.fromkeys(name.split(" % of ")[1] for name in scores))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(4 * len(kinds), 3.4), sharey=True, squeeze=False)
+    for axis, kind in zip(axes[0], kinds, strict=True):
         for name, colour in (("none", GREY), ("chosen", BLUE)):
-            points = [(share, scores[f"{share} % of {kind} pairs"][name]) for share in (0, 20, 50)]
+            points = [(share, scores[f"{share} % of {kind}"][name]) for share in (0, 20, 50)]
             points = [(share, *_spread(values)) for share, values in points if values]
             if points:
                 axis.errorbar(*zip(*points, strict=True), color=colour, marker="o", capsize=3, label=name)
-        axis.set_xlabel(f"shuffled {kind} pairs, %")
+        axis.set_xlabel(f"shuffled {kind}, %")
         axis.set_xticks([0, 20, 50])
-    axes[0].set_ylabel("long captions, R@1, %")
-    axes[0].legend(title="reliability", frameon=False)
+    axes[0, 0].set_ylabel("long captions, R@1, %")
+    axes[0, 0].legend(title="reliability", frameon=False)
     _save(figure, path)
 
 

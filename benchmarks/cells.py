@@ -17,8 +17,10 @@ from pathlib import Path
 import yaml
 
 from dataset_pvlg.generate import Options, generate
+from dataset_pvlg.load import load_rows
 
 ROOT = Path(__file__).resolve().parents[1]
+START_EPOCHS = 12
 
 
 @contextmanager
@@ -57,6 +59,36 @@ def with_copies(out: Path, dataset: str, epochs: int, make: bool = True) -> list
             if not folder.exists():
                 generate(dataset, folder, Options(share=share, approximate=0.0))
     return ["--dataset", "pvlg", "--data-root", str(folder), "--epochs", str(fewer), "--threads", "1"]
+
+
+def with_start(out: Path, dataset: str, epochs: int, make: bool = True) -> list[str]:
+    """Common flags of a cell that goes on, for `epochs` more, from a model that has learnt from other people.
+
+    As the field does, whose models start from CLIP: the training people are halved, the first half teaches the start
+    (`START_EPOCHS`, once), the second is the cell's. Validation and test are whole. `make` as in [`with_copies`].
+    """
+    halves, start = [out / "data" / f"{dataset}-{name}-half" for name in ("first", "second")], out / "start"
+    if make:
+        start.parent.mkdir(parents=True, exist_ok=True)
+        with open(out / "start.made", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits, and finds it done
+            if not halves[1].exists():
+                data = load_rows(dataset)[0]
+                who = data["train"]["person_id"][:]
+                people = list(dict.fromkeys(who))
+                first = set(people[: len(people) // 2])
+                for folder, mine in zip(halves, (True, False), strict=True):
+                    part = folder.with_name(f"{folder.name}.part")
+                    part.mkdir(parents=True, exist_ok=True)
+                    kept = [n for n, person in enumerate(who) if (person in first) == mine]
+                    for split, rows in data.items():
+                        rows = rows.select(kept) if split == "train" else rows
+                        rows.to_parquet(part / f"{split}-00000-of-00001.parquet")
+                    part.rename(folder)
+            common = ["--dataset", "pvlg", "--data-root", str(halves[0]), "--epochs", str(START_EPOCHS)]
+            run_cell(start, ["--seed", "0"], [*common, "--threads", "1"])
+    given = ["--dataset", "pvlg", "--data-root", str(halves[1]), "--model", str(start / "best")]
+    return [*given, "--epochs", str(epochs), "--learning-rate", "0.0003", "--threads", "1"]
 
 
 def run_cell(folder: Path, flags: Sequence[str], common: Sequence[str]) -> bool:
@@ -147,5 +179,5 @@ def write_whole(path: Path, text: str) -> None:
 
 __all__ = [
     "ROOT", "at_budget", "check_cell", "claimed", "read_cell", "run_cell", "spread", "table", "with_copies",
-    "write_whole",
+    "with_start", "write_whole",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from .configuration_rogle import RELIABILITIES
 from .losses import cosines, same_by_any
 
 # Kinds that know all they will ever know before the first step.
-UNWATCHED = ("none", "places", "identity")
+UNWATCHED = ("none", "places")
 # DURA's (arXiv 2505.06566); fixed, since with a scale of 100 any evidence would exceed any doubt.
 EVIDENCE_TEMPERATURE = 0.05
 # A mixture of five parameters is fitted to so many pairs at most; the others are only read.
@@ -58,10 +58,11 @@ def pair_views(
 
     Row n of both is one pair; its rivals are the other side's rows that share none of its ids.
 
-    - `gmm_consensus`: the pair's cosine minus the mean of its rivals', in standard deviations of its rivals', within
-      +-10. It stands for RDE's per-pair loss (ours): it orders pairs as the loss does, but has the same meaning in
-      every step, whatever model, batch and temperature, and a mismatched pair, being one more rival, has mean 0 and
-      deviation 1. One look-alike in the batch, which makes the loss of a hard true pair large, moves it little.
+    - `gmm_consensus`, `identity`: the pair's cosine minus the mean of its rivals', in standard deviations of its
+      rivals', within +-10. It stands for RDE's per-pair loss (ours): it orders pairs as the loss does, but has the same
+      meaning in every step, whatever model, batch and temperature, and a mismatched pair, being one more rival, has
+      mean 0 and deviation 1. One look-alike in the batch, which makes the loss of a hard true pair large, moves it
+      little.
     - `margin`: logit of the pair minus that of its best rival (ours).
     - `evidential`: with evidence `e = exp(cosine / 0.05)` for each of K candidates (DECL, DURA), the share of the
       Dirichlet that is no ignorance, `1 - K / sum(e + 1)`, times the pair's part in its own and its best rival's
@@ -75,7 +76,7 @@ def pair_views(
 
     Returns:
         Two `[n]` fp32 tensors, without gradient: a among the b, and b among the a. inf where the batch cannot tell:
-        without rivals (`gmm_consensus`: without two), and throughout for `none`, `places` and `identity`.
+        without rivals (`gmm_consensus`, `identity`: without two), and throughout for `none` and `places`.
 
     Raises:
         ValueError: another kind.
@@ -92,7 +93,7 @@ def _view(kind: str, cosine: torch.Tensor, rival: torch.Tensor, scale: torch.Ten
     own, count = cosine.diagonal(), rival.sum(1)
     if kind in UNWATCHED or len(cosine) == 0:
         return torch.full_like(own, math.inf)
-    if kind == "gmm_consensus":
+    if kind in ("gmm_consensus", "identity"):
         mean = (cosine * rival).sum(1) / count.clamp(min=1)
         variance = ((cosine - mean[:, None]).square() * rival).sum(1) / (count - 1).clamp(min=1)
         view = ((own - mean) / variance.sqrt().clamp(min=1e-4)).clamp(-10, 10)
@@ -120,12 +121,16 @@ class PairReliability:
       and the answer stays a probability (ours): while a model still learns, the two kinds overlap.
     - `margin`: `sigmoid(margin)`, the probability of the pair against its best rival, mean of both views (ours).
     - `evidential`: mean of both views.
-    - `places`, `identity`: `agreement` alone, from the start; nothing is observed (ours).
+    - `places`: `agreement` alone, from the start; nothing is observed (ours).
+    - `identity`: `agreement` from the start, and from the first epoch on the chance of `gmm_consensus` with `agreement`
+      in place of the mixture's share: where a person's captions leave open which is right, the model says. What is
+      more likely wrong than right weighs nothing (ours).
 
-    Whatever the kind but `none`, a weight is multiplied by the pair's `agreement`.
+    Whatever the kind but `none` and `identity`, a weight is multiplied by the pair's `agreement`.
 
-    A pair never seen gets the mean weight of those seen. A pair of weight 0 must go on being drawn and observed: so it
-    can come back. The state is plain tensors, on the CPU, and depends on the observations alone.
+    A pair never seen gets the mean weight of those seen (`identity`: its agreement). A pair of weight 0 must go on
+    being drawn and observed: so it can come back. The state is plain tensors, on the CPU, and depends on the
+    observations alone.
 
     Args:
         kind: one of `configuration_rogle.RELIABILITIES`.
@@ -158,10 +163,10 @@ class PairReliability:
         self.kind, self.n_pairs, self.warmup_epochs, self.momentum = kind, n_pairs, warmup_epochs, momentum
         self.epochs = 0
         self.views = torch.full((2, n_pairs), math.nan)  # NaN: never seen
-        self.trust = torch.ones(n_pairs)
         self.agreement = torch.ones(n_pairs) if agreement is None or kind == "none" else agreement.float()
         if self.agreement.shape != (n_pairs,):
             raise ValueError(f"agreement must be [{n_pairs}], not {[*self.agreement.shape]}")
+        self.trust = self.agreement.clone() if kind == "identity" else torch.ones(n_pairs)
 
     @property
     def watches(self) -> bool:
@@ -193,32 +198,35 @@ class PairReliability:
         """Makes the next epoch's weights.
 
         Returns:
-            For the log: `observed` (pairs seen so far), `mean_weight`, and for `gmm_consensus` the mixture's
-            `noisy_share` and `separation`, how far true pairs lie above mismatched ones, mean of both views.
+            For the log: `observed` (pairs seen so far), `mean_weight`, and for `gmm_consensus` and `identity` the
+            mixture's `noisy_share` and `separation`, how far true pairs lie above mismatched ones, mean of both views.
         """
         self.epochs += 1
         seen = ~self.views[0].isnan()
         report = {"observed": float(seen.sum())}
         views = self.views[:, seen]
         share = separation = 0.0
-        trust = torch.ones(views.shape[1])
+        by_agreement = self.kind == "identity"
+        trust = self.agreement[seen] if by_agreement else torch.ones(views.shape[1])
         if self.epochs >= self.warmup_epochs and len(trust):
             if self.kind == "margin":
                 trust = views.sigmoid().mean(0)
             elif self.kind == "evidential":
                 trust = views.clamp(0, 1).mean(0)
-            elif self.kind == "gmm_consensus":
-                trust, share, separation = mismatch_mixture(views)
-        self.trust = torch.full((self.n_pairs,), float(trust.mean()) if len(trust) else 1.0)
+            else:
+                trust, share, separation = mismatch_mixture(views, self.agreement[seen] if by_agreement else None)
+        unseen = float(trust.mean()) if len(trust) else 1.0
+        self.trust = self.agreement.clone() if by_agreement else torch.full((self.n_pairs,), unseen)
         self.trust[seen] = trust
         report["mean_weight"] = float(self.weights().mean()) if self.n_pairs else 1.0
-        if self.kind == "gmm_consensus":
+        if self.kind in ("gmm_consensus", "identity"):
             report |= {"noisy_share": share, "separation": separation}
         return report
 
     def weights(self, pair_index: torch.Tensor | None = None) -> torch.Tensor:
         """`[n]` fp32 in [0, 1], on the CPU, of the pairs asked for, or of all."""
-        weights = self.trust * self.agreement
+        by_agreement = self.kind == "identity"
+        weights = torch.where(self.trust > 0.5, self.trust, 0.0) if by_agreement else self.trust * self.agreement
         return weights if pair_index is None else weights[self._check(pair_index)]
 
     def clean(self, pair_index: torch.Tensor | None = None) -> torch.Tensor:
@@ -262,7 +270,7 @@ class PairReliability:
         return index
 
 
-def mismatch_mixture(views: torch.Tensor) -> tuple[torch.Tensor, float, float]:
+def mismatch_mixture(views: torch.Tensor, prior: torch.Tensor | None = None) -> tuple[torch.Tensor, float, float]:
     """Which standardised scores belong to true pairs (ours).
 
     A mismatched pair is one more rival of itself, so what it scores is known beforehand: mean 0, deviation at most 1
@@ -272,27 +280,30 @@ def mismatch_mixture(views: torch.Tensor) -> tuple[torch.Tensor, float, float]:
 
     Args:
         views: `[2, n]`, finite.
+        prior: `[n]` in [0, 1], each pair's own chance of being true before it is seen; None: the same for all, fitted.
 
     Returns:
-        The probability of being a true pair `[n]` fp32 (1 throughout for fewer than 50 pairs, or if the model cannot
-        tell), the share of mismatched pairs, and the true pairs' mean score.
+        The probability of being a true pair `[n]` fp32 (the prior, or 1 throughout, for fewer than 50 pairs or if the
+        model cannot tell), the share of mismatched pairs, and the true pairs' mean score.
     """
     n = views.shape[1]
     x = views.double()
     if n < 50 or float(x.mean()) < LEARNT:
-        return torch.ones(n), 0.0, 0.0
-    few = x if n <= MIXTURE_PAIRS else x[:, torch.linspace(0, n - 1, MIXTURE_PAIRS).round().long()]
+        return torch.ones(n) if prior is None else prior.float(), 0.0, 0.0
+    chosen = slice(None) if n <= MIXTURE_PAIRS else torch.linspace(0, n - 1, MIXTURE_PAIRS).round().long()
+    few = x[:, chosen]
+    before_seen = None if prior is None else torch.logit(prior.double(), eps=1e-3)
     mean = torch.quantile(few, 0.75, dim=1).clamp(min=0.5)
     null, variance = torch.ones_like(mean), torch.ones_like(mean)
     share = 0.5
 
-    def log_odds(x: torch.Tensor) -> torch.Tensor:
+    def log_odds(x: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         true = (x - mean[:, None]).square() / variance[:, None] + variance.log()[:, None]
         mismatched = x.square() / null[:, None] + null.log()[:, None]
-        return 0.5 * (mismatched - true).sum(0) + math.log((1 - share) / share)
+        return 0.5 * (mismatched - true).sum(0) + (math.log((1 - share) / share) if own is None else own)
 
     for _ in range(200):
-        p, before = log_odds(few).sigmoid(), share
+        p, before = log_odds(few, None if before_seen is None else before_seen[chosen]).sigmoid(), share
         mass, rest = p.sum().clamp(min=1e-9), (1 - p).sum().clamp(min=1e-9)
         share = float((1 - p).mean().clamp(1e-4, 1 - 1e-4))
         mean = ((few * p).sum(1) / mass).clamp(min=0.05)
@@ -302,7 +313,7 @@ def mismatch_mixture(views: torch.Tensor) -> tuple[torch.Tensor, float, float]:
             break
     # Beyond the true mean, and far below 0, the wider Gaussian would win again; the probability must not turn back.
     inside = torch.minimum(x, mean[:, None]).clamp(min=-3.0)
-    return log_odds(inside).sigmoid().float(), share, float(mean.mean())
+    return log_odds(inside, before_seen).sigmoid().float(), share, float(mean.mean())
 
 
 __all__ = ["PairReliability", "margin_reliability", "mismatch_mixture", "pair_views"]

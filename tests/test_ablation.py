@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from ablation import BORROWED, TERMS, TRUST, cells, folder_of, main, mean_leak
+import yaml
+from ablation import BORROWED, LEARNT, TERMS, TRUST, cells, folder_of, main, mean_leak
 
 from dataset_pvlg.load import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
@@ -12,9 +13,10 @@ from modeling_rogle import RogleModel, RogleProcessor
 
 def test_studies_share_their_cells_and_every_row_has_one_for_each_seed(tmp_path: Path) -> None:
     both = cells(["terms", "noise"], [0, 1])
-    # Clean cells without trust, and with trust in regions, are rows of `terms`.
-    assert len(both) == 2 * len(TERMS) + 2 * (2 * 2 * 2 + 1)
-    for flags in (*TERMS.values(), ["--shuffle-captions", "0.5", *TRUST["image-caption"]]):
+    # From scratch, clean cells without trust and with trust in regions are rows of `terms`; of a learnt model both
+    # kinds of pairs share the clean one without.
+    assert len(both) == 2 * (len(TERMS) + 2 * 2 + (3 * 2 + 3 * 2 - 1))
+    for flags in (*TERMS.values(), [LEARNT, "--shuffle-captions", "0.5", *TRUST["image-caption"]]):
         for seed in (0, 1):
             assert both[folder_of(tmp_path, flags, seed).name] == [*flags, "--seed", str(seed)]
     assert len(cells(["terms", "borrowed"], [0])) == len(TERMS) + len(BORROWED) - 1
@@ -37,6 +39,20 @@ def test_one_cell_trains_is_reported_and_is_not_trained_again(
     main(given)
     assert (folder / "results.json").stat().st_mtime_ns == before
     assert report == (tmp_path / "report.md").read_text()
+
+
+def test_noise_is_met_by_a_model_that_has_learnt_from_other_people(tmp_path: Path) -> None:
+    given = ["--out", str(tmp_path), "--dataset", "synthetic-tiny", "--learnt-epochs", "1", "--seeds", "0"]
+    main([*given, "--studies", "noise", "--only", "learnt_shuffle-captions_0.5_reliability-global_identity"])
+    cell = folder_of(tmp_path, [LEARNT, "--shuffle-captions", "0.5", *TRUST["image-caption"]], 0)
+    recipe = yaml.safe_load((cell / "recipe.yaml").read_text())
+    assert recipe["model"] == str(tmp_path / "start" / "best") and recipe["epochs"] == 1
+    halves = [load_rows("pvlg", tmp_path / "data" / f"synthetic-tiny-{name}-half")[0] for name in ("first", "second")]
+    first, second = (set(half["train"]["person_id"]) for half in halves)
+    assert not first & second and first | second == set(load_rows("synthetic-tiny")[0]["train"]["person_id"])
+    assert halves[0]["test"]["caption"][:] == halves[1]["test"]["caption"][:]
+    assert yaml.safe_load((tmp_path / "start" / "recipe.yaml").read_text())["data_root"].endswith("first-half")
+    assert "| 50 % of image-caption pairs, learnt | 0 |" in (tmp_path / "report.md").read_text()
 
 
 def test_a_cell_that_fails_says_so_and_where_its_messages_are(tmp_path: Path) -> None:

@@ -47,7 +47,15 @@ from streaming import stream_rows
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
-from trust import BY_PLACES, agreement_of, close_epoch, doubt_captions, observe, pairs_of_all
+from trust import (
+    BY_PLACES,
+    agreement_of,
+    agreement_of_captions,
+    close_epoch,
+    find_stand_ins,
+    observe,
+    pairs_of_all,
+)
 
 from dataset_pvlg.load import load_rows
 from dataset_pvlg.mine import with_regions
@@ -178,7 +186,7 @@ def train(recipe: Recipe, command: str) -> dict:
     kind, of_captions = model.config.reliability_local, model.config.reliability_global
     trust = {
         "global": PairReliability(
-            of_captions, len(pairs), agreement=doubt_captions(pairs) if of_captions == "identity" else None
+            of_captions, len(pairs), agreement=agreement_of_captions(pairs) if of_captions == "identity" else None
         ),
         "local": PairReliability(kind, pairs.n_pairs, agreement=agreement_of(pairs) if kind in BY_PLACES else None),
     }
@@ -253,6 +261,8 @@ def train(recipe: Recipe, command: str) -> dict:
                 pairs.set_regions(found, one_a_sentence=True)
                 if kind in BY_PLACES:
                     trust["local"].agreement = agreement_of(pairs)
+            if of_captions == "identity":
+                find_stand_ins(pairs, trust["global"].weights())
             if trust["local"].kind != "none":
                 pairs.trust = trust["local"].weights().numpy()
             model.train()
@@ -264,6 +274,7 @@ def train(recipe: Recipe, command: str) -> dict:
             for batch in _timed(batches(loader, enter, progress["position"], print), progress):
                 image_ids, rows, numbers = batch.pop("image_ids"), batch.pop("row_numbers"), batch.pop("pair_numbers")
                 told = batch.pop("caption_rows")
+                own = torch.where(told == rows, rows, -1)
                 bad_images.note(batch.pop("faults"))
                 batch = to_device(batch, accelerator.device)
                 batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
@@ -276,7 +287,7 @@ def train(recipe: Recipe, command: str) -> dict:
                 loss, ids = output.loss.item(), lambda image_ids=image_ids: gather_object(image_ids)
                 good = bad_steps.check("loss", loss, ids)
                 if good:
-                    observe(trust, bare, output.loss_inputs, **pairs_of_all(gather, trust, rows, numbers, batch))
+                    observe(trust, bare, output.loss_inputs, **pairs_of_all(gather, trust, own, numbers, batch))
                     backward()
                     norm = accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
                     # A scaler of fp16 meets infinite gradients by the way, and leaves such steps out itself.

@@ -28,29 +28,30 @@ def agreement_of(pairs: PairDataset) -> torch.Tensor:
     agreement = torch.ones(pairs.n_pairs)
     if numbers:
         found, _ = place_agreement(pairs.processor.tokenizer, texts, np.array(boxes, dtype=np.float32))
-        agreement[numbers] = _without_doubtful(found)
+        # More likely wrong than right is left out: weighed by its chance, such a pair still teaches what is wrong.
+        agreement[numbers] = torch.where(found > 0.5, found, 0.0)
     return agreement
 
 
-def doubt_captions(pairs: PairDataset) -> torch.Tensor:
-    """`[rows]`: how well each row's captions, as it is trained with them, go together with those of the same person.
-
-    Where they do not, `pairs` draws captions of the person's other rows instead, if any are trusted: else half of the
-    images would have nothing to learn from where half of the captions are wrong.
-    """
+def agreement_of_captions(pairs: PairDataset) -> torch.Tensor:
+    """`[rows]`: how well each row's captions, as it is trained with them, go together with those of the same person."""
     texts = [" ".join([pairs.captions[told], *pairs.short[told]]) for told in pairs.caption_row]
-    agreement = _without_doubtful(caption_agreement(pairs.processor.tokenizer, texts, pairs.person_ids)[0])
+    return caption_agreement(pairs.processor.tokenizer, texts, pairs.person_ids)[0]
+
+
+def find_stand_ins(pairs: PairDataset, weights: torch.Tensor) -> None:
+    """Where a row's captions weigh nothing, `pairs` draws from now on those of the person's other rows, if any do.
+
+    Else half of the images would have nothing to learn from where half of the captions are wrong.
+
+    Args:
+        weights: `[rows]`.
+    """
     trusted: dict[str, list[int]] = {}
-    for row in agreement.nonzero().flatten().tolist():
+    for row in weights.nonzero().flatten().tolist():
         trusted.setdefault(pairs.person_ids[row], []).append(row)
-    doubted = (row for row in (agreement == 0).nonzero().flatten().tolist() if pairs.person_ids[row] in trusted)
+    doubted = (row for row in (weights == 0).nonzero().flatten().tolist() if pairs.person_ids[row] in trusted)
     pairs.stand_ins = {row: np.array(trusted[pairs.person_ids[row]]) for row in doubted}
-    return agreement
-
-
-def _without_doubtful(chance: torch.Tensor) -> torch.Tensor:
-    """0 for what is more likely wrong than right: weighed by its chance, such a pair still teaches what is wrong."""
-    return torch.where(chance > 0.5, chance, 0.0)
 
 
 @torch.no_grad()
@@ -71,7 +72,8 @@ def observe(
     Args:
         trust: trackers `"global"` and `"local"`.
         seen: what [`RogleModel.losses`] read, of the global batch: every process takes note of all of it.
-        rows, numbers, owner: `[b]` and `[n]` name its pairs, `[n]` the image in it of each region.
+        rows, numbers, owner: `[b]` and `[n]` name its pairs, `[n]` the image in it of each region. A negative row has
+            another's caption, and nothing is noted of it.
     """
     people, images, texts = seen["person_ids"], seen["image_embeds"], seen["text_embeds"]
     regions, sentences = seen.get("region_embeds"), seen.get("sentence_embeds")
@@ -82,7 +84,8 @@ def observe(
             together = torch.zeros_like(images).index_add_(0, owner, regions.to(images.dtype))
             together = torch.nn.functional.normalize(together, dim=-1)
             second = sum(pair_views(side.kind, together, texts, scale, (people,))) / 2
-        side.observe(rows, first, second)
+        own = rows >= 0
+        side.observe(rows[own], first[own], second[own])
     side, scale = trust["local"], gathered(model.region_head())
     if side.watches and regions is not None:
         ids = (seen["sentence_ids"], seen["part_ids"])
@@ -131,4 +134,6 @@ def close_epoch(trust: dict[str, PairReliability], truth: dict[str, np.ndarray])
     return entry
 
 
-__all__ = ["BY_PLACES", "agreement_of", "close_epoch", "doubt_captions", "observe", "pairs_of_all"]
+__all__ = [
+    "BY_PLACES", "agreement_of", "agreement_of_captions", "close_epoch", "find_stand_ins", "observe", "pairs_of_all",
+]  # fmt: skip
