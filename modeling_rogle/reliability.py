@@ -20,6 +20,8 @@ EVIDENCE_TEMPERATURE = 0.05
 MIXTURE_PAIRS = 20_000
 # Mean standardised score of all pairs from which on the mixture is asked.
 LEARNT = 0.25
+# Log odds that the mixture may add to what is known of a pair without a model: one that still learns is wrong often.
+MOST_ODDS = 3.0
 
 
 def margin_reliability(margin: torch.Tensor, temperature: float = 0.01) -> torch.Tensor:
@@ -280,7 +282,8 @@ def mismatch_mixture(views: torch.Tensor, prior: torch.Tensor | None = None) -> 
 
     Args:
         views: `[2, n]`, finite.
-        prior: `[n]` in [0, 1], each pair's own chance of being true before it is seen; None: the same for all, fitted.
+        prior: `[n]` in [0, 1], each pair's own chance of being true before it is seen, whose odds the scores change by
+            a factor of 20 at most; None: the same for all, fitted.
 
     Returns:
         The probability of being a true pair `[n]` fp32 (the prior, or 1 throughout, for fewer than 50 pairs or if the
@@ -292,18 +295,21 @@ def mismatch_mixture(views: torch.Tensor, prior: torch.Tensor | None = None) -> 
         return torch.ones(n) if prior is None else prior.float(), 0.0, 0.0
     chosen = slice(None) if n <= MIXTURE_PAIRS else torch.linspace(0, n - 1, MIXTURE_PAIRS).round().long()
     few = x[:, chosen]
-    before_seen = None if prior is None else torch.logit(prior.double(), eps=1e-3)
+    known = None if prior is None else torch.logit(prior.double(), eps=1e-3)
     mean = torch.quantile(few, 0.75, dim=1).clamp(min=0.5)
     null, variance = torch.ones_like(mean), torch.ones_like(mean)
     share = 0.5
 
-    def log_odds(x: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+    def log_odds(x: torch.Tensor) -> torch.Tensor:
         true = (x - mean[:, None]).square() / variance[:, None] + variance.log()[:, None]
         mismatched = x.square() / null[:, None] + null.log()[:, None]
-        return 0.5 * (mismatched - true).sum(0) + (math.log((1 - share) / share) if own is None else own)
+        return 0.5 * (mismatched - true).sum(0)
+
+    def given(known: torch.Tensor | None) -> torch.Tensor | float:
+        return math.log((1 - share) / share) if known is None else known
 
     for _ in range(200):
-        p, before = log_odds(few, None if before_seen is None else before_seen[chosen]).sigmoid(), share
+        p, before = (log_odds(few) + given(None if known is None else known[chosen])).sigmoid(), share
         mass, rest = p.sum().clamp(min=1e-9), (1 - p).sum().clamp(min=1e-9)
         share = float((1 - p).mean().clamp(1e-4, 1 - 1e-4))
         mean = ((few * p).sum(1) / mass).clamp(min=0.05)
@@ -313,7 +319,8 @@ def mismatch_mixture(views: torch.Tensor, prior: torch.Tensor | None = None) -> 
             break
     # Beyond the true mean, and far below 0, the wider Gaussian would win again; the probability must not turn back.
     inside = torch.minimum(x, mean[:, None]).clamp(min=-3.0)
-    return log_odds(inside, before_seen).sigmoid().float(), share, float(mean.mean())
+    found = log_odds(inside) if known is None else log_odds(inside).clamp(-MOST_ODDS, MOST_ODDS)
+    return (found + given(known)).sigmoid().float(), share, float(mean.mean())
 
 
 __all__ = ["PairReliability", "margin_reliability", "mismatch_mixture", "pair_views"]

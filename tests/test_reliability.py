@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from modeling_rogle.losses import multi_positive_itc
 from modeling_rogle.reliability import PairReliability, margin_reliability, mismatch_mixture, pair_views
 
-LEARNT = ("margin", "gmm_consensus", "evidential")
+LEARNT = ("margin", "gmm_consensus", "evidential", "identity")
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -371,3 +371,58 @@ def test_agreement_is_part_of_every_weight_and_places_are_nothing_else():
     assert torch.equal(PairReliability("none", 3, agreement=agreement).weights(), torch.ones(3))
     with pytest.raises(ValueError, match="agreement"):
         PairReliability("places", 2, agreement=agreement)
+
+
+def test_identity_weighs_by_agreement_until_the_model_can_say_more():
+    agreement = torch.tensor([0.99, 0.4, 0.6, 0.01] * 30)
+    tracker = PairReliability("identity", 120, agreement=agreement)
+    assert tracker.watches
+    expected = torch.where(agreement > 0.5, agreement, 0.0)
+    assert torch.equal(tracker.weights(), expected) and torch.equal(tracker.clean(), agreement > 0.5)
+    tracker.observe(torch.arange(120), torch.zeros(120), torch.zeros(120))  # a model that cannot tell pairs yet
+    report = tracker.finish_epoch()
+    assert torch.equal(tracker.weights(), expected)
+    assert report["separation"] == 0 and report["mean_weight"] == pytest.approx(float(expected.mean()))
+
+
+def test_the_model_decides_where_agreement_leaves_it_open():
+    views, part = scores([(0.5, 0.0, 1.0), (0.5, 4.0, 1.0)], n=2000)
+    open_ones = torch.arange(2000) % 2 == 0
+    sure = torch.where(part == 1, 0.99, 0.01)
+    agreement = torch.where(open_ones, 0.4, sure)
+    agreement[-1] = 0.01  # sure, and the model says otherwise
+    views[:, -1] = 3.0
+    tracker = PairReliability("identity", 2001, agreement=torch.cat([agreement, torch.tensor([0.7])]))
+    tracker.observe(torch.arange(2000), *views)
+    report = tracker.finish_epoch()
+    found = tracker.clean()[:2000]
+    assert (found == (part == 1))[:-1].float().mean() > 0.97
+    assert (found == (part == 1))[:-1][open_ones[:-1]].float().mean() > 0.95
+    assert report["noisy_share"] == pytest.approx(0.5, abs=0.05) and report["separation"] == pytest.approx(4, abs=0.2)
+    assert float(tracker.weights()[2000]) == pytest.approx(0.7)  # never seen: what it was
+    alone = PairReliability("gmm_consensus", 2000)
+    alone.observe(torch.arange(2000), *views)
+    alone.finish_epoch()
+    assert (alone.clean() == (part == 1)).float().mean() < (found == (part == 1)).float().mean()
+
+
+def test_clean_pairs_that_agree_are_not_doubted_for_being_hard():
+    views, _ = scores([(0.9, 4.0, 1.0), (0.1, 0.5, 1.0)], n=2000)
+    tracker = PairReliability("identity", 2000, agreement=torch.full((2000,), 0.999))
+    tracker.observe(torch.arange(2000), *views)
+    tracker.finish_epoch()
+    assert tracker.clean().float().mean() > 0.97
+
+
+def test_a_restored_tracker_by_identity_goes_on_as_if_never_stopped():
+    views, _ = scores([(0.5, 0.0, 1.0), (0.5, 4.0, 1.0)], n=200)
+    agreement = torch.rand(200, generator=draw())
+    first, second = (PairReliability("identity", 200, agreement=agreement) for _ in range(2))
+    first.observe(torch.arange(200), *views)
+    first.finish_epoch()
+    second.load_state_dict(load(save(first.state_dict())))
+    assert torch.equal(first.weights(), second.weights())
+    for tracker in (first, second):
+        tracker.observe(torch.arange(100), *views.flip(1)[:, :100])
+        tracker.finish_epoch()
+    assert torch.equal(first.weights(), second.weights())
