@@ -81,7 +81,7 @@ def test_views_equal_loops(kind):
             own = float(left[i] @ right[i])
             if kind == "margin":
                 expected = 20 * (own - max(rivals))
-            elif kind == "gmm_consensus":
+            elif kind in ("gmm_consensus", "identity"):
                 mean = sum(rivals) / len(rivals)
                 expected = (own - mean) / math.sqrt(sum((r - mean) ** 2 for r in rivals) / (len(rivals) - 1))
             else:
