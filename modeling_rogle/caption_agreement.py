@@ -43,9 +43,11 @@ def caption_agreement(
     people: dict[Hashable, list[int]] = {}
     for n, person in enumerate(person_ids):
         people.setdefault(person, []).append(n)
-    groups = [
-        rows[part :: -(-len(rows) // TOGETHER)] for rows in people.values() for part in range(-(-len(rows) // TOGETHER))
-    ]
+    groups, owner = [], []
+    for number, rows in enumerate(people.values()):
+        parts = -(-len(rows) // TOGETHER)
+        groups += [rows[part::parts] for part in range(parts)]
+        owner += [number] * parts
     every = max(1, -(-len(texts) // SAMPLE))
     learnt = groups[::every]
     if sum(math.comb(len(rows), 2) for rows in learnt) < _LEAST:
@@ -54,25 +56,27 @@ def caption_agreement(
     bags = WordBags.of_texts(tokenizer, [texts[n] for rows in learnt for n in rows])
     bags = WordBags(bags.words[:WORDS])
     read = bags(tokenizer, [texts[n] for rows in learnt for n in rows])
-    first, second = _pairs([len(rows) for rows in learnt])
-    mean, variance = read.mean(0), read.var(0)
-    # How much of a word's variance is between people: what their texts share of it.
-    shared = ((read[first] - mean) * (read[second] - mean)).mean(0).clamp(min=0) / variance.clamp(min=1e-9)
-    scale = (shared / variance.clamp(min=1e-9)).sqrt()
+    sizes = [len(rows) for rows in learnt]
+    whose = torch.repeat_interleave(torch.arange(len(learnt)), torch.tensor(sizes))
+    mean, variance = read.mean(0), read.var(0).clamp(min=1e-9)
+    # How much of a word's variance is between people: its covariance in two texts of one, the mean of all such pairs.
+    sums = torch.zeros(len(learnt), len(mean)).index_add_(0, whose, read - mean)
+    pairs = sum(math.comb(size, 2) for size in sizes)
+    covariance = (sums.square().sum(0) - (read - mean).square().sum(0)) / (2 * pairs)
+    scale = covariance.clamp(min=0).sqrt() / variance
 
     def units(read: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.normalize((read - mean) * scale, dim=1)
 
     known = units(read)
-    cosines = (known[first] * known[second]).sum(1).double().numpy()
+    cosines = _cosines(known, sizes)
     moved = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
-    whose = torch.tensor([n for n, rows in enumerate(learnt) for _ in rows])
-    apart = whose != whose[moved]
-    strangers = (known[apart] * known[moved[apart]]).sum(1).double().numpy()
-    fit = _Agreement(cosines, strangers)
-    if not fit.tells:
+    who = torch.tensor(owner[::every])[whose]
+    strangers = (known * known[moved]).sum(1)[who != who[moved]].double().numpy()
+    fit = _Agreement(cosines, strangers) if len(strangers) else None
+    if fit is None or not fit.tells:
         return torch.ones(len(texts)), 1.0
-    right = fit.share_of_right(cosines, [len(rows) for rows in learnt])
+    right = fit.share_of_right(cosines, sizes)
 
     chances = torch.ones(len(texts))
 
@@ -85,8 +89,7 @@ def caption_agreement(
     for start in range(0, len(others), SAMPLE // TOGETHER):
         some = others[start : start + SAMPLE // TOGETHER]
         known = units(bags(tokenizer, [texts[n] for rows in some for n in rows]))
-        first, second = _pairs([len(rows) for rows in some])
-        judge(some, (known[first] * known[second]).sum(1).double().numpy())
+        judge(some, _cosines(known, [len(rows) for rows in some]))
     return chances, right
 
 
@@ -137,15 +140,13 @@ class _Agreement:
         return right
 
 
-def _pairs(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Every two places of each group, groups of these sizes lying end to end."""
-    first, second, start = [], [], 0
-    for size in sizes:
-        one, other = np.triu_indices(size, 1)
-        first.append(one + start)
-        second.append(other + start)
-        start += size
-    return np.concatenate(first), np.concatenate(second)
+def _cosines(units: torch.Tensor, sizes: Sequence[int]) -> np.ndarray:
+    """`[P]` of every two rows of a group, group after group, which lie end to end in these sizes."""
+    found = []
+    for rows in units.split(list(sizes)):
+        one, other = np.triu_indices(len(rows), 1)
+        found.append((rows @ rows.T)[one, other])
+    return torch.cat(found).double().numpy()
 
 
 def _right_together(odds: np.ndarray, sizes: Sequence[int], right: float) -> np.ndarray:
@@ -153,7 +154,7 @@ def _right_together(odds: np.ndarray, sizes: Sequence[int], right: float) -> np.
     likely as so many right and wrong texts times the odds of every two in it.
 
     Args:
-        odds: log odds of the pairs, as [`_pairs`] orders them; right: share of right texts in (0, 1).
+        odds: log odds of the pairs, as [`_cosines`] orders them; right: share of right texts in (0, 1).
     """
     sizes = np.array(sizes)
     texts = np.concatenate([[0], np.cumsum(sizes)])
