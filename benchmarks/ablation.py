@@ -9,7 +9,7 @@ of what is there.
     terms      global only | + local contrastive | + TSL | + reliability | full (the defaults, which are those of + TSL,
                scored with global + local similarity); at equal steps, and at equal CPU time read off the validation
                curve
-    trust      the kinds of reliability against each other with half of the pairs shuffled, on validation
+    trust      the kinds of reliability against each other with half of the pairs shuffled, on validation (`learnt`)
     noise      none, 20 % and 50 % of the region-sentence pairs, and of the image-caption pairs, shuffled: no trust
                against the reliability chosen for that kind of pair, and how well it tells clean pairs; region-sentence
                pairs from scratch; and both kinds as the field does it, from a model that has learnt before, here from
@@ -99,9 +99,9 @@ def shuffled(pairs: str, share: int) -> list[str]:
 
 
 def trust_flags(pairs: str, kind: str) -> list[str]:
-    """Flags of a kind of reliability with half of a kind of pair shuffled."""
+    """Flags of a kind of reliability with half of a kind of pair shuffled, of a model that has learnt before."""
     side = "--reliability-local" if pairs == "region-sentence" else "--reliability-global"
-    return [*shuffled(pairs, 50), *([side, kind] if kind not in _unknowing(pairs) else [])]
+    return [LEARNT, *shuffled(pairs, 50), *([side, kind] if kind not in _unknowing(pairs) else [])]
 
 
 def _unknowing(pairs: str) -> tuple[str, ...]:
