@@ -33,7 +33,7 @@ def caption_agreement(
 
     Returns:
         `[N]` fp32 in [0, 1], and the estimated share of right texts, which is also what a person's only text gets.
-        Where fewer than 50 pairs of texts are of one person, or words do not tell people apart, all are 1.
+        Where fewer than 50 pairs of texts are of one person, or of two, or words do not tell people apart, all are 1.
 
     Raises:
         ValueError: numbers of texts and people that differ.
@@ -73,7 +73,7 @@ def caption_agreement(
     moved = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
     who = torch.tensor(owner[::every])[whose]
     strangers = (known * known[moved]).sum(1)[who != who[moved]].double().numpy()
-    fit = _Agreement(cosines, strangers) if len(strangers) else None
+    fit = _Agreement(cosines, strangers) if len(strangers) >= _LEAST else None
     if fit is None or not fit.tells:
         return torch.ones(len(texts)), 1.0
     right = fit.share_of_right(cosines, sizes)
@@ -114,7 +114,9 @@ class _Agreement:
             if abs(self.share - before) < 1e-5:
                 break
         # Whose texts agree hardly better than strangers' do cannot be told from them.
-        self.tells = self.same[0] - self.other[0] > math.sqrt(self.other[1])
+        better = float(cosines.mean()) - self.other[0]
+        error = math.sqrt(float(cosines.var()) / len(cosines) + self.other[1] / len(strangers))
+        self.tells = better > 3 * error and self.same[0] - self.other[0] > math.sqrt(self.other[1])
 
     def _log_odds(self, x: np.ndarray) -> np.ndarray:
         (m0, v0), (m1, v1) = self.other, self.same

@@ -126,7 +126,8 @@ class PairReliability:
     - `places`: `agreement` alone, from the start; nothing is observed (ours).
     - `identity`: `agreement` from the start, and from the first epoch on the chance of `gmm_consensus` with `agreement`
       in place of the mixture's share: where a person's captions leave open which is right, the model says. What is
-      more likely wrong than right weighs nothing (ours).
+      more likely wrong than right weighs nothing; a caption that another of the person stands in for is not observed,
+      and keeps what it had (ours).
 
     Whatever the kind but `none` and `identity`, a weight is multiplied by the pair's `agreement`.
 

@@ -65,3 +65,17 @@ def test_a_doubted_caption_gives_its_place_to_a_trusted_one_of_the_same_person(p
         pairs.set_epoch(epoch)
         drawn.add(pairs[row]["caption_row"])
     assert drawn == set(pairs.stand_ins[row])  # another one from epoch to epoch
+
+
+def test_a_doubted_caption_tells_nothing_of_regions_either(pairs: PairDataset) -> None:
+    weights = torch.ones(len(pairs))
+    assert find_stand_ins(pairs, weights).startswith("captions of 0 of 160 images are doubted")
+    assert pairs[0]["sentences"] and pairs[1]["sentences"]
+    weights[:4] = 0  # all of one person's
+    weights[5] = 0
+    pairs.caption_row[1] = 7  # its captions are another's, the sentences of its regions its own
+    said = find_stand_ins(pairs, weights)
+    assert "captions of 5 of 160" in said and "stand in for 1, 4 are left without" in said
+    assert pairs.stand_ins.keys() == {5} and list(pairs.stand_ins[5]) == [4, 6, 7]
+    assert not pairs[0]["sentences"] and not pairs[5]["sentences"] and pairs[1]["sentences"] and pairs[4]["sentences"]
+    assert pairs[0]["caption_row"] == 0  # goes on being seen, with weight 0

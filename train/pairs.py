@@ -88,6 +88,7 @@ class PairDataset(Dataset):
         self.caption_row = np.arange(len(rows))
         # Rows with doubted captions -> rows of the same person to draw a caption from instead (trust.py).
         self.stand_ins: dict[int, np.ndarray] = {}
+        self.doubted: set[int] = set()  # with and without; what their captions say of regions is not told either
         self.trust: np.ndarray | None = None  # [n_pairs] in [0, 1]: what is trusted is drawn more often
         self.set_regions(text["regions"][:])
         numbers: dict[str, int] = {}
@@ -182,6 +183,8 @@ class PairDataset(Dataset):
         words = [self.captions[told] if is_long else self.short[told][choice]]
 
         usable = self.pairs[index]
+        if index in self.doubted:
+            usable = [pair for pair in usable if pair[2] != self.caption_row[index]]
         order = rng.permutation(len(usable))
         if self.trust is not None:
             # Exponential races: drawn without replacement in proportion to trust, the untrusted now and then.
@@ -240,7 +243,7 @@ class PairDataset(Dataset):
     ) -> tuple[np.ndarray, list[int]] | None:
         """The picture and caption mixed with those of a row drawn; None if that shows the same person or is broken."""
         other = int(rng.integers(len(self)))
-        if self.person_ids[other] == self.person_ids[index]:
+        if self.person_ids[other] == self.person_ids[index] or (other in self.doubted - self.stand_ins.keys()):
             return None
         try:
             picture = mix_pictures(picture, self._picture(other))

@@ -262,7 +262,7 @@ def train(recipe: Recipe, command: str) -> dict:
                 if kind in BY_PLACES:
                     trust["local"].agreement = agreement_of(pairs)
             if of_captions == "identity":
-                find_stand_ins(pairs, trust["global"].weights())
+                say(find_stand_ins(pairs, trust["global"].weights()))
             if trust["local"].kind != "none":
                 pairs.trust = trust["local"].weights().numpy()
             model.train()
@@ -274,7 +274,7 @@ def train(recipe: Recipe, command: str) -> dict:
             for batch in _timed(batches(loader, enter, progress["position"], print), progress):
                 image_ids, rows, numbers = batch.pop("image_ids"), batch.pop("row_numbers"), batch.pop("pair_numbers")
                 told = batch.pop("caption_rows")
-                own = torch.where(told == rows, rows, -1)
+                own = torch.where((told == rows) & (batch["person_ids"] >= 0), rows, -1)  # mixed ones have new people
                 bad_images.note(batch.pop("faults"))
                 batch = to_device(batch, accelerator.device)
                 batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
