@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,17 +12,17 @@ from accelerate import DistributedType
 from accelerate.state import PartialState
 from processes import in_processes
 from safetensors.torch import load_file
-from sharding import as_published, gathered, scattered, without_scalars
+from sharding import as_in_run, as_published, before_sharding, gathered, scattered, without_scalars
 
 import train
-from modeling_rogle import RogleModel
+from modeling_rogle import RogleModel, packing
 
 STEPS_AN_EPOCH = 3
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",  # accelerate launch's default
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",  # accelerate launch's defaults
 }
 
 
@@ -34,6 +35,11 @@ def in_shards(arguments: list[str]) -> None:
     assert PartialState(cpu=True).num_processes == 2
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     train.main(arguments)
+
+
+def uneven(arguments: list[str]) -> None:
+    packing.PACK_TOKENS = 200 if PartialState(cpu=True).process_index else 4000
+    in_shards(arguments)
 
 
 def refused(arguments: list[str], said: str) -> None:
@@ -67,6 +73,16 @@ def test_weights_in_shards_train_as_whole_ones_do_and_resume_to_the_bit(tiny_che
         torch.testing.assert_close(best[1][name], expected, rtol=0, atol=2e-4)
     RogleModel.from_pretrained(tmp_path / "shards" / "best")
 
+    # A run goes on in shards from whole weights, too.
+    last = tmp_path / "whole" / "checkpoints" / f"step-{2 * STEPS_AN_EPOCH:08d}"
+    expected = load_file(last / "model.safetensors")
+    shutil.rmtree(last)
+    (tmp_path / "whole" / "results.json").unlink()
+    in_processes(2, in_shards, flags(tiny_checkpoint, tmp_path / "whole"))
+    found = load_file(last / "model.safetensors")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].reshape(value.shape), value, rtol=0, atol=2e-4)
+
     checkpoints = tmp_path / "shards" / "checkpoints"
     last = checkpoints / f"step-{2 * STEPS_AN_EPOCH:08d}"
     expected = load_file(last / "model.safetensors")
@@ -84,10 +100,26 @@ def test_what_needs_whole_weights_is_refused_under_fsdp(tiny_checkpoint: Path, t
     assert "under FSDP" in (tmp_path / "said").read_text()
 
 
+def test_version_1_is_refused(tiny_model: RogleModel) -> None:
+    with pytest.raises(ValueError, match="--fsdp_version 2"):
+        before_sharding(SimpleNamespace(is_fsdp2=False), tiny_model)  # Accelerate has it for accelerators alone
+
+
+@pytest.mark.parametrize("more", [["--regions", "none"], ["--region-feature", "masked_cls", "--tsl-image-weight", "1"]])
+def test_whatever_is_trained_and_however_often_a_tower_is_called(
+    tiny_checkpoint: Path, tmp_path: Path, more: list[str]
+) -> None:
+    """Parts of layers are called beside their forward, and the text tower as often as a process's captions need."""
+    given = flags(tiny_checkpoint, tmp_path / "out", "--epochs", "1", "--batch-size", "24", *more)
+    in_processes(2, uneven, given)
+    assert log_of(tmp_path / "out")[0]["loss"] > 0
+
+
 def test_the_temperature_is_a_vector_in_shards_and_a_scalar_where_it_is_published(tiny_model: RogleModel) -> None:
     expected = {name: value.clone() for name, value in tiny_model.state_dict().items()}
     without_scalars(tiny_model)
     assert not [name for name, value in tiny_model.named_parameters() if value.ndim == 0]
+    assert as_in_run(expected, tiny_model)["logit_scale"].shape == (1,)
     found = as_published(tiny_model.state_dict())
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -96,4 +128,5 @@ def test_the_temperature_is_a_vector_in_shards_and_a_scalar_where_it_is_publishe
 
 def test_whole_weights_are_left_as_they_are() -> None:
     weight = torch.arange(3.0)
-    assert gathered(weight) is weight and scattered(weight, torch.zeros(3)) is weight
+    assert gathered(weight) is weight and torch.equal(scattered(weight, torch.zeros(3)), weight)
+    assert scattered(torch.tensor(2.0), torch.zeros(1)).shape == (1,)

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from sharding import as_in_run
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -214,12 +215,15 @@ class TrainingState:
                 f"{self.accelerator.num_processes} processes)"
             )
         try:
-            set_model_state_dict(self.model, tensors["model"], options=StateDictOptions(full_state_dict=True))
+            weights = as_in_run(tensors["model"], self.model)
+            set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True))
         except (RuntimeError, KeyError) as error:
             raise ValueError(f"{path}: another model: {' '.join(str(error).split())[:300]}") from error
         moments: dict[str, dict[str, torch.Tensor]] = {}
         for name, value in tensors["optimizer"].items():
             parameter, _, key = name.rpartition("/")
+            if key != "step":
+                value = as_in_run({parameter: value}, self.model)[parameter]
             moments.setdefault(parameter, {})[key] = value
         set_optimizer_state_dict(
             self.model,

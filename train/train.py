@@ -41,7 +41,7 @@ from picture_cache import picture_cache
 from recipe import MODEL_FIELDS, Recipe, claim_folder, read_recipe
 from report import draw_curves, write_card
 from sampling import GlobalBatchSampler
-from sharding import as_published, in_shards, let_go, whole_in_every_call, without_scalars
+from sharding import after_sharding, as_published, before_sharding, in_shards, let_go
 from small_model import build_small_model
 from streaming import stream_rows
 from torch.utils.data import DataLoader
@@ -218,14 +218,14 @@ def train(recipe: Recipe, command: str) -> dict:
     if recipe.compile:
         bare.vision_model.compile()
     if in_shards(accelerator):
-        without_scalars(bare)
+        before_sharding(accelerator, bare)
     groups = parameter_groups(model, recipe.weight_decay, recipe.learning_rate, recipe.layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     steps = recipe.epochs * len(sampler)
     # Not prepared: Accelerate would step it once for each process.
     schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup_share * steps), steps)
     model, optimizer = accelerator.prepare(model.to(accelerator.device), optimizer)
-    whole_in_every_call(bare)
+    after_sharding(bare)
     average = MovingAverage(bare, recipe.ema_decay) if recipe.ema_decay else None
     parts = min(recipe.micro_batches, sampler.batch_size)
 
@@ -318,6 +318,7 @@ def train(recipe: Recipe, command: str) -> dict:
 
             trusted = close_epoch(trust, truth)
             began = time.perf_counter()
+            let_go(bare)
             with average.in_place() if average else nullcontext():
                 found = _validated(accelerator, model, bare, processor, data["validation"])
                 improved = found["global/long/R@1"] > progress["best"]
