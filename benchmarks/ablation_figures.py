@@ -45,22 +45,25 @@ def draw_terms(scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path) 
     _save(figure, path)
 
 
-def draw_noise(scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+def draw_noise(scores: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: Path) -> None:
     """R@1 over the share of shuffled pairs, with and without reliability, a panel for each kind of pair and start."""
-    if not any(values["none"] for values in scores.values()):
+    if not any(values["global"]["none"] for values in scores.values()):
         return
     kinds = list(dict.fromkeys(name.split(" % of ")[1] for name in scores))
-    figure, axes = plt.subplots(1, len(kinds), figsize=(4 * len(kinds), 3.4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(kinds), figsize=(3.6 * len(kinds), 3.6), sharey=True, squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
-        for name, colour in (("none", GREY), ("chosen", BLUE)):
-            points = [(share, scores[f"{share} % of {kind}"][name]) for share in (0, 20, 50)]
-            points = [(share, *_spread(values)) for share, values in points if values]
-            if points:
-                axis.errorbar(*zip(*points, strict=True), color=colour, marker="o", capsize=3, label=name)
+        for heading, line in (("with late interaction", "--"), ("global", "-")):
+            for name, colour in (("chosen", BLUE), ("none", GREY)):
+                points = [(share, scores[f"{share} % of {kind}"][heading][name]) for share in (0, 20, 50)]
+                points = [(share, *_spread(values)) for share, values in points if values]
+                if points:
+                    label = f"{name}, {heading}"
+                    axis.errorbar(*zip(*points, strict=True), color=colour, ls=line, marker="o", capsize=3, label=label)
         axis.set_xlabel(f"shuffled {kind}, %")
         axis.set_xticks([0, 20, 50])
+        axis.set_ylim(0, 100)
     axes[0, 0].set_ylabel("long captions, R@1, %")
-    axes[0, 0].legend(title="reliability", frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), title="reliability", ncols=4, loc="outside upper center")
     _save(figure, path)
 
 

@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "train")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from cells import check_cell  # noqa: E402
 from datasets import DatasetDict  # noqa: E402
 from lora import add_adapters  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -68,12 +69,17 @@ def other_cameras(data: DatasetDict, people: int, folder: Path) -> Path:
     return folder
 
 
-def train(out: Path, args: argparse.Namespace, rate: float, rank: int) -> tuple[float, float]:
-    """R@1 on validation (of the epoch that is kept) and on test."""
+def train(out: Path, data: Path, args: argparse.Namespace, rate: float, rank: int) -> tuple[float, float]:
+    """R@1 on validation (of the epoch that is kept) and on test.
+
+    Raises:
+        SystemExit: the run failed, or what lies in `out` is one of another model, data or length.
+    """
+    common = ["--model", str(args.model), "--dataset", "pvlg", "--data-root", str(data), "--epochs", str(args.epochs)]
+    common += ["--learning-rate", str(rate), "--lora-rank", str(rank)]
+    check_cell(out, common)
     if not (out / "results.json").exists():
-        command = [sys.executable, str(ROOT / "train" / "train.py"), "--model", str(args.model), "--out", str(out)]
-        command += ["--dataset", "pvlg", "--data-root", str(args.out / "data"), "--epochs", str(args.epochs)]
-        command += ["--learning-rate", str(rate), "--lora-rank", str(rank)]
+        command = [sys.executable, str(ROOT / "train" / "train.py"), *common, "--out", str(out)]
         command += ["--trackers", "none", "--resume", "auto", *args.more]
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(out.with_suffix(".log"), "w", encoding="utf-8") as log:
@@ -144,11 +150,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     args.out.mkdir(parents=True, exist_ok=True)
     plain = load_rows(args.dataset)[0]
-    seen = load_rows("pvlg", other_cameras(plain, args.people, args.out / "data"))[0]
+    data = other_cameras(plain, args.people, args.out / f"{args.dataset}-{args.people}")
+    seen = load_rows("pvlg", data)[0]
     before, start = score_of(args.model, plain), score_of(args.model, seen)
     print(f"test R@1 of {args.model}: {before:.1f} on the pictures that it knows, {start:.1f} of other cameras\n")
-    whole = {rate: train(args.out / f"full-{rate}", args, rate, 0) for rate in args.whole_rates}
-    found = {rate: train(args.out / f"lora-{args.rank}-{rate}", args, rate, args.rank) for rate in args.rates}
+    whole = {rate: train(args.out / f"full-{rate}", data, args, rate, 0) for rate in args.whole_rates}
+    found = {rate: train(args.out / f"lora-{args.rank}-{rate}", data, args, rate, args.rank) for rate in args.rates}
     chosen = [max(each, key=lambda rate, each=each: each[rate][0]) for each in (whole, found)]
     gain = whole[chosen[0]][1] - start
     print(
