@@ -21,7 +21,7 @@ MIXTURE_PAIRS = 20_000
 # Mean standardised score of all pairs from which on the mixture is asked.
 LEARNT = 0.25
 # Log odds that the mixture may add to what is known of a pair without a model: one that still learns is wrong often.
-MOST_ODDS = 3.0
+MOST_ODDS = 5.0
 
 
 def margin_reliability(margin: torch.Tensor, temperature: float = 0.01) -> torch.Tensor:
@@ -284,7 +284,7 @@ def mismatch_mixture(views: torch.Tensor, prior: torch.Tensor | None = None) -> 
     Args:
         views: `[2, n]`, finite.
         prior: `[n]` in [0, 1], each pair's own chance of being true before it is seen, whose odds the scores change by
-            a factor of 20 at most; None: the same for all, fitted.
+            a factor of 150 at most; None: the same for all, fitted.
 
     Returns:
         The probability of being a true pair `[n]` fp32 (the prior, or 1 throughout, for fewer than 50 pairs or if the

@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from noise import shuffle_captions
 from pairs import PairDataset
-from trust import agreement_of_captions, find_stand_ins
+from trust import agreement_of_captions, find_stand_ins, observe
 
 from dataset_pvlg.pack import pack_rows
 from dataset_pvlg.sources.synthetic import SyntheticConfig, rows
@@ -70,12 +72,28 @@ def test_a_doubted_caption_gives_its_place_to_a_trusted_one_of_the_same_person(p
 def test_a_doubted_caption_tells_nothing_of_regions_either(pairs: PairDataset) -> None:
     weights = torch.ones(len(pairs))
     assert find_stand_ins(pairs, weights).startswith("captions of 0 of 160 images are doubted")
-    assert pairs[0]["sentences"] and pairs[1]["sentences"]
+    assert all(value == 1 for row in (0, 1) for value in pairs[row]["reliability"])
     weights[:4] = 0  # all of one person's
     weights[5] = 0
     pairs.caption_row[1] = 7  # its captions are another's, the sentences of its regions its own
     said = find_stand_ins(pairs, weights)
     assert "captions of 5 of 160" in said and "stand in for 1, 4 are left without" in said
     assert pairs.stand_ins.keys() == {5} and list(pairs.stand_ins[5]) == [4, 6, 7]
-    assert not pairs[0]["sentences"] and not pairs[5]["sentences"] and pairs[1]["sentences"] and pairs[4]["sentences"]
+    for row, weighs in ((0, False), (5, False), (1, True), (4, True)):
+        found = pairs[row]["reliability"]
+        assert found and all((value > 0) == weighs for value in found)
     assert pairs[0]["caption_row"] == 0  # goes on being seen, with weight 0
+
+
+def test_an_image_without_regions_is_seen_once_and_anothers_caption_not_at_all() -> None:
+    images, texts = (torch.nn.functional.normalize(torch.randn(6, 8), dim=-1) for _ in range(2))
+    owner = torch.tensor([0, 0, 1, 2, 3])  # none of images 4 and 5
+    regions = torch.nn.functional.normalize(torch.randn(5, 8), dim=-1)
+    seen = {"person_ids": torch.arange(6), "image_embeds": images, "text_embeds": texts, "region_embeds": regions}
+    trust = {"global": PairReliability("identity", 6), "local": PairReliability("none", 5)}
+    model = SimpleNamespace(logit_scale=torch.tensor(1.0), region_head=lambda: torch.tensor(1.0))
+    rows = torch.tensor([0, 1, 2, -1, 4, 5])
+    observe(trust, model, seen, rows, torch.arange(5), owner)
+    first, second = trust["global"].views
+    assert first.isnan().tolist() == [False, False, False, True, False, False]
+    assert torch.equal(first[4:], second[4:]) and not torch.isclose(first[:3], second[:3]).any()

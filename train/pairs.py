@@ -88,7 +88,7 @@ class PairDataset(Dataset):
         self.caption_row = np.arange(len(rows))
         # Rows with doubted captions -> rows of the same person to draw a caption from instead (trust.py).
         self.stand_ins: dict[int, np.ndarray] = {}
-        self.doubted: set[int] = set()  # with and without; what their captions say of regions is not told either
+        self.doubted: set[int] = set()  # with and without
         self.trust: np.ndarray | None = None  # [n_pairs] in [0, 1]: what is trusted is drawn more often
         self.set_regions(text["regions"][:])
         numbers: dict[str, int] = {}
@@ -183,8 +183,6 @@ class PairDataset(Dataset):
         words = [self.captions[told] if is_long else self.short[told][choice]]
 
         usable = self.pairs[index]
-        if index in self.doubted:
-            usable = [pair for pair in usable if pair[2] != self.caption_row[index]]
         order = rng.permutation(len(usable))
         if self.trust is not None:
             # Exponential races: drawn without replacement in proportion to trust, the untrusted now and then.
@@ -235,7 +233,11 @@ class PairDataset(Dataset):
             "spans": spans,
             "text_numbers": [self.text_number[row][sentence] for _, _, row, sentence in drawn],
             "labels": [self.label_number[region["label"]] for _, region, _, _ in drawn],
-            "reliability": [region["reliability"] for _, region, _, _ in drawn],
+            # What a doubted caption says of regions weighs nothing either.
+            "reliability": [
+                0.0 if index in self.doubted and row == self.caption_row[index] else region["reliability"]
+                for _, region, row, _ in drawn
+            ],
         }
 
     def _mixed(

@@ -42,8 +42,8 @@ def agreement_of_captions(pairs: PairDataset) -> torch.Tensor:
 def find_stand_ins(pairs: PairDataset, weights: torch.Tensor) -> str:
     """Where a row's captions weigh nothing, `pairs` draws from now on those of the person's other rows, if any do.
 
-    Else half of the images would have nothing to learn from where half of the captions are wrong. Nor does it tell any
-    more what sentences of doubted captions say of regions.
+    Else half of the images would have nothing to learn from where half of the captions are wrong. Nor does what doubted
+    captions say of regions weigh anything from now on.
 
     Args:
         weights: `[rows]`.
@@ -94,6 +94,8 @@ def observe(
             together = torch.zeros_like(images).index_add_(0, owner, regions.to(images.dtype))
             together = torch.nn.functional.normalize(together, dim=-1)
             second = sum(pair_views(side.kind, together, texts, scale, (people,))) / 2
+            told = torch.bincount(owner, minlength=len(images)) > 0
+            second = torch.where(told.to(second.device), second, first)  # of an image without regions there is one view
         own = rows >= 0
         side.observe(rows[own], first[own], second[own])
     side, scale = trust["local"], gathered(model.region_head())
