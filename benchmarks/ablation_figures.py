@@ -63,7 +63,14 @@ def draw_noise(scores: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
         axis.set_xticks([0, 20, 50])
         axis.set_ylim(0, 100)
     axes[0, 0].set_ylabel("long captions, R@1, %")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), title="reliability", ncols=4, loc="outside upper center")
+    axes[0, -1].legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        title="reliability",
+        frameon=False,
+        loc="lower left",
+        fontsize=8,
+        handlelength=3.5,
+    )
     _save(figure, path)
 
 
