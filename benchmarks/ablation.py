@@ -248,7 +248,7 @@ def mean_leak(
         _, regions = model.encode_images(pixels, boxes, owner)
         other = (owner[:, None] == owner[None, :]) & ~torch.eye(len(owner), dtype=torch.bool)
         spreads.append((1 - regions @ regions.T)[other])
-    return float(torch.cat(leaks).mean()), float(torch.cat(spreads).mean())
+    return max(float(torch.cat(leaks).mean()), 0.0), float(torch.cat(spreads).mean())
 
 
 def report_features(out: Path, seed: int, dataset: str) -> tuple[str, dict[str, dict[str, float]]]:
