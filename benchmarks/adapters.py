@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "train")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from cells import check_cell  # noqa: E402
+from cells import check_cell, write_splits  # noqa: E402
 from datasets import DatasetDict  # noqa: E402
 from lora import add_adapters  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -61,11 +61,7 @@ def other_cameras(data: DatasetDict, people: int, folder: Path) -> Path:
                 yield split, row | {"image": {"bytes": stored.getvalue(), "path": None}}
 
     if not folder.exists():
-        part = folder.with_name(f"{folder.name}.part")
-        part.mkdir(parents=True, exist_ok=True)
-        for split, table in pack_rows(rows()).items():
-            table.to_parquet(part / f"{split}-00000-of-00001.parquet")
-        part.rename(folder)
+        write_splits(folder, pack_rows(rows()))
     return folder
 
 

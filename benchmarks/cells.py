@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from datasets import Dataset
 
 from dataset_pvlg.generate import Options, generate
 from dataset_pvlg.load import load_rows
@@ -61,6 +62,15 @@ def with_copies(out: Path, dataset: str, epochs: int, make: bool = True) -> list
     return ["--dataset", "pvlg", "--data-root", str(folder), "--epochs", str(fewer), "--threads", "1"]
 
 
+def write_splits(folder: Path, splits: Mapping[str, Dataset]) -> None:
+    """P-VLG's rows as the Parquet that `--dataset pvlg --data-root` reads; the folder appears whole."""
+    part = folder.with_name(f"{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        rows.to_parquet(part / f"{split}-00000-of-00001.parquet")
+    part.rename(folder)
+
+
 def with_start(out: Path, dataset: str, epochs: int, make: bool = True) -> list[str]:
     """Common flags of a cell that goes on, for `epochs` more, from a model that has learnt from other people.
 
@@ -78,13 +88,8 @@ def with_start(out: Path, dataset: str, epochs: int, make: bool = True) -> list[
                 people = list(dict.fromkeys(who))
                 first = set(people[: len(people) // 2])
                 for folder, mine in zip(halves, (True, False), strict=True):
-                    part = folder.with_name(f"{folder.name}.part")
-                    part.mkdir(parents=True, exist_ok=True)
                     kept = [n for n, person in enumerate(who) if (person in first) == mine]
-                    for split, rows in data.items():
-                        rows = rows.select(kept) if split == "train" else rows
-                        rows.to_parquet(part / f"{split}-00000-of-00001.parquet")
-                    part.rename(folder)
+                    write_splits(folder, {**data, "train": data["train"].select(kept)})
             common = ["--dataset", "pvlg", "--data-root", str(halves[0]), "--epochs", str(START_EPOCHS)]
             run_cell(start, ["--seed", "0"], [*common, "--threads", "1"])
     given = ["--dataset", "pvlg", "--data-root", str(halves[1]), "--model", str(start / "best")]
@@ -179,5 +184,5 @@ def write_whole(path: Path, text: str) -> None:
 
 __all__ = [
     "ROOT", "at_budget", "check_cell", "claimed", "read_cell", "run_cell", "spread", "table", "with_copies",
-    "with_start", "write_whole",
+    "with_start", "write_splits", "write_whole",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from .words import WordBags
 SAMPLE = 20_000  # texts that are learnt from, and that are judged at a time
 WORDS = 1_000  # the commonest
 TOGETHER = 10  # texts of a person that are weighed against each other: 2^10 possibilities
-_LEAST = 50  # pairs of texts of one person; from fewer nothing is learnt
+_LEAST = 50  # pairs of texts of one person, and of two; from fewer nothing is learnt
 _DOUBT = 1e-3  # that there is at least, before a text is read
 
 

@@ -245,7 +245,7 @@ class PairDataset(Dataset):
     ) -> tuple[np.ndarray, list[int]] | None:
         """The picture and caption mixed with those of a row drawn; None if that shows the same person or is broken."""
         other = int(rng.integers(len(self)))
-        if self.person_ids[other] == self.person_ids[index] or (other in self.doubted - self.stand_ins.keys()):
+        if self.person_ids[other] == self.person_ids[index] or (other in self.doubted and other not in self.stand_ins):
             return None
         try:
             picture = mix_pictures(picture, self._picture(other))
