@@ -25,8 +25,8 @@ from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
 from dataset_pvlg.boxes import clip_regions
 from dataset_pvlg.features import FEATURES, SPLITS
-from dataset_pvlg.sources.noise import Noise
-from dataset_pvlg.sources.synthetic import SyntheticConfig, rows
+from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
+from dataset_pvlg.synthetic.noise import Noise
 
 NAME = "pvlg"
 logger = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ NEVER_NULL = {
     "regions": ("score", "reliability"),
 }
 # Beside `dataset_pvlg`, what decides how a row is cut, matched and placed.
-_OF_THE_MODEL = ("sentences", "mining", "matching", "places", "position_prior", "region_matcher", "words", "folder")
+# Files of modeling_rogle that decide what a built row holds.
+_MODEL_FILES = ("sentences.py", "matching/*.py", "inference/templates.py", "indexing/image_folder.py")
 SHARD_IDENTITIES = 50  # what one process generates at a time; more processes than shards would be idle
 
 
@@ -151,7 +152,7 @@ def parquet_files(data_dir: str | Path) -> dict[str, list[str]]:
     listing = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
     raise LayoutError(
         f"pvlg: {data_dir} holds no P-VLG Parquet (train-*.parquet, validation-*.parquet or test-*.parquet, "
-        f"here or in data/); found: {listing}. A public layout is turned into it by `python -m dataset_pvlg.build`."
+        f"here or in data/); found: {listing}. A public layout is turned into it by `python -m dataset_pvlg.build.build`."
     )
 
 
@@ -257,7 +258,8 @@ def pipeline_hash() -> str:
     digest = hashlib.sha256(code_hash().encode())
     root = Path(__file__).resolve().parent
     model = Path(find_spec("modeling_rogle").origin).parent
-    for path in [*sorted((root / "prompts").glob("*.txt")), *(model / f"{name}.py" for name in _OF_THE_MODEL)]:
+    files = (path for pattern in _MODEL_FILES for path in sorted(model.glob(pattern)))
+    for path in [*sorted((root / "captioning" / "prompts").glob("*.txt")), *files]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -21,10 +21,10 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 from tqdm import tqdm
 
-from dataset_pvlg.build_stages import lock_folder, resolved_out
 from dataset_pvlg.builder import NEVER_NULL, empty_lists, parquet_files, pipeline_hash
 from dataset_pvlg.features import FEATURES
-from dataset_pvlg.load import SYNTHETIC_NAMES, load_rows
+from dataset_pvlg.jobs.stages import lock_folder, resolved_out
+from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
 
 GROUP_ROWS = 100  # of rows that have no groups of their own
 _SCHEMA = FEATURES.arrow_schema

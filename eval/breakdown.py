@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dataset_pvlg.card import colours_named
-from dataset_pvlg.sources.caption_words import TYPE_WORDS
-from modeling_rogle.protocols import Ranked
+from dataset_pvlg.synthetic.caption_words import TYPE_WORDS
+from dataset_pvlg.synthetic.card import colours_named
+from modeling_rogle.evaluation.protocols import Ranked
 
 WORD_STEPS = {"caption": (20, 40, 60, 80, 100, 120, 160), "sentence": (5, 8, 11, 14, 20)}
 # Longest first: "hooded sweatshirt" is no shirt, "tennis shoes" are sneakers.

@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from modeling_rogle.encoding import CaptionSet, SplitEmbeddings, assemble, encode_part, plan_split
+from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings, assemble, encode_part, plan_split
 
 CAPTION_SETS = ("long", "short")
 

@@ -19,26 +19,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # a script started by path: the root, not its own folder, is where packages are found
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import PIL
 import tokenizers
 import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from breakdown import breakdown, groups_of_queries
-from card_entries import card_path, read_card, write_entries
 from datasets import Dataset, DatasetDict
-from embedding_cache import Encoded, cached_split
-from failures import draw_failures, worst_queries
-from intervals import bootstrap
-from outputs import dropped_lines, query_table, scores_table, texts_of_queries, write_outputs
-from provenance import checkpoint_sha256, code_version, data_fingerprint, model_code_sha256
 
-from dataset_pvlg.load import DATASET_NAMES, load_rows
-from modeling_rogle.counting import TIES
-from modeling_rogle.encoding import SplitEmbeddings, without_pictures
-from modeling_rogle.gallery import GalleryError, load_model
-from modeling_rogle.protocols import PROTOCOLS, Ranked, fit_local_weight, ranked_queries
+from dataset_pvlg.loading import DATASET_NAMES, load_rows
+from eval.breakdown import breakdown, groups_of_queries
+from eval.card_entries import card_path, read_card, write_entries
+from eval.embedding_cache import Encoded, cached_split
+from eval.failures import draw_failures, worst_queries
+from eval.intervals import bootstrap
+from eval.outputs import dropped_lines, query_table, scores_table, texts_of_queries, write_outputs
+from eval.provenance import checkpoint_sha256, code_version, data_fingerprint, model_code_sha256
+from modeling_rogle.evaluation.protocols import PROTOCOLS, Ranked, fit_local_weight, ranked_queries
+from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, without_pictures
+from modeling_rogle.metrics.ranks import TIES
+from modeling_rogle.search.gallery import GalleryError, load_model
 
 PICTURE, MAX_FAILURES = "failures.webp", 30  # WebP is 16,383 pixels tall at most
 NO_POSITIVE = {

@@ -7,7 +7,7 @@ them with.
 
 import numpy as np
 
-from modeling_rogle.ranking import Ranking
+from modeling_rogle.metrics.retrieval import Ranking
 
 NAMES = ("R@1", "mAP", "mINP")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from breakdown import breakdown_table
 
-from modeling_rogle.protocols import Ranked, format_table
+from eval.breakdown import breakdown_table
+from modeling_rogle.evaluation.protocols import Ranked, format_table
 
 # One line each under the table: what a reader must know before she compares the figures with others.
 TOLD = ("dataset", "dataset_fingerprint", "split", "rows", "identities", "checkpoint_sha256", "code", "command")

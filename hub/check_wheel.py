@@ -113,7 +113,7 @@ def check_content(wheel: Path, root: Path = ROOT) -> int:
         )
     if not any(name.startswith(f"{info}/") and name.endswith("LICENSE") for name in names):
         raise WheelError(f"{wheel.name}: no licence in it")
-    if "rogle = modeling_rogle.cli:main" not in commands:
+    if "rogle = modeling_rogle.cli.main:main" not in commands:
         raise WheelError(f"{wheel.name}: no `rogle` command in it")
     version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     changelog = root / "CHANGELOG.md"

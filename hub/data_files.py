@@ -14,9 +14,9 @@ from datasets import Dataset
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
-from dataset_pvlg.build_card import LICENCES
+from dataset_pvlg.build.card import LICENCES
 from dataset_pvlg.features import FEATURES, SPLITS
-from dataset_pvlg.load import SYNTHETIC_NAMES, load_rows
+from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
 from modeling_rogle.release.model_files import check_empty, read_json
 from modeling_rogle.release.upload import ReleaseError
 
@@ -61,7 +61,7 @@ def assemble_data(
     """Writes `data/<split>-*.parquet` and the card of a data set repository into a new or empty folder.
 
     Args:
-        source: `synthetic`, `synthetic-tiny`, or a folder that `python -m dataset_pvlg.build` wrote.
+        source: `synthetic`, `synthetic-tiny`, or a folder that `python -m dataset_pvlg.build.build` wrote.
         repo_id: `user/name` of the data set.
         pictures_of: sources whose pictures go along although TERMS holds them back; whoever names one answers for it.
 
@@ -91,7 +91,7 @@ def assemble_data(
     if missing:
         raise ReleaseError(f"--pictures-of {missing[0]}: no rows of it in {name}")
     if name not in SYNTHETIC_NAMES and (Path(source) / REPORT).is_file():
-        # `dataset_pvlg.join` reads from it how pictures were stored; the Parquet files are others now.
+        # `dataset_pvlg.build.join` reads from it how pictures were stored; the Parquet files are others now.
         report = read_json(Path(source) / REPORT) | {"files": {}}
         (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(data_card(repo_id, found), encoding="utf-8")

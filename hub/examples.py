@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 from transformers import pipeline
 
-from dataset_pvlg.sources.synthetic import SyntheticConfig, rows
+from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
 
 SHOWN = 3
 HEIGHT = 384  # pixels, of the stored picture

@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_files import DataRelease, assemble_data
-from examples import write_examples
-from huggingface_hub import ModelCard
-from space import assemble_demo, assemble_metric, check_metric_name, write_revision
+if __name__ == "__main__":  # a script started by path: the root, not its own folder, is where packages are found
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from huggingface_hub import ModelCard
+
+from eval.card_entries import write_entries
+from eval.provenance import checkpoint_sha256
+from hub.data_files import DataRelease, assemble_data
+from hub.examples import write_examples
+from hub.space import assemble_demo, assemble_metric, check_metric_name, write_revision
 from modeling_rogle.release.checksums import ReleaseFile, write_checksums
 from modeling_rogle.release.model_card import finish_card, read_evaluation
 from modeling_rogle.release.model_files import assemble_adapter, assemble_model, clip_part
@@ -31,10 +36,6 @@ from modeling_rogle.release.upload import (
     open_repository,
     push_folder,
 )
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval"))  # a script's folder, no package
-from card_entries import write_entries  # noqa: E402
-from provenance import checkpoint_sha256  # noqa: E402
 
 PARTS = ("model", "adapter", "data", "metric", "demo")
 KINDS = {"model": "model", "adapter": "model", "data": "dataset", "metric": "space", "demo": "space"}

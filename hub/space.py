@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 import modeling_rogle.release
-from dataset_pvlg.sources.synthetic import SyntheticConfig, rows
+from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
 from modeling_rogle.release.model_files import check_empty
 from modeling_rogle.release.upload import ReleaseError
 

@@ -14,17 +14,17 @@ from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .acsa import STRIPES, StripePhraseAttention
-from .activations import QuickGELU
+from .box_ops import check_box_image, crop_boxes, mean_patch_tokens, roi_align
 from .clip_weights import CAPTION_TOKENS, TEXT_POSITIONS, VISION_POSITIONS, rogle_weights  # noqa: F401, convert's
 from .configuration_rogle import RogleConfig
-from .dense import BlockInputs, RogleVisionEncoder, masked_class_tokens, value_only_block
-from .implicit_relations import ImplicitRelations
+from .head_acsa import STRIPES, StripePhraseAttention
+from .head_irr import ImplicitRelations
+from .head_parts import PartDecoder
+from .layers import QuickGELU
 from .objective import weighted_terms
-from .packing import encode_buckets, encode_packed, stack_texts, text_lengths
-from .parts import PartDecoder
 from .positions import resize_image_positions
-from .regions import check_box_image, crop_boxes, mean_patch_tokens, roi_align
+from .region_features import BlockInputs, RogleVisionEncoder, masked_class_tokens, value_only_block
+from .text_packing import encode_buckets, encode_packed, stack_texts, text_lengths
 
 HEADS = {"acsa": StripePhraseAttention, "parts": PartDecoder, "implicit_relations": ImplicitRelations}
 

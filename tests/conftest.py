@@ -13,13 +13,13 @@ os.environ["MPLBACKEND"] = "Agg"
 
 from pathlib import Path  # noqa: E402
 
-import forks  # noqa: E402, F401  tests kill forked children too
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from small_model import train_tokenizer  # noqa: E402
 from transformers import CLIPImageProcessorPil  # noqa: E402
 
+from benchmarks.common import forks  # noqa: E402, F401  tests kill forked children too
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor  # noqa: E402
+from train.small_model import train_tokenizer  # noqa: E402
 
 CAPTIONS = (
     "A man wears a red jacket and black pants. His shoes are white.",

@@ -27,16 +27,16 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
-from checkpoint_layouts import WIDTH, irra_state
-from hub_stand_in import StandIn, hub_stand_in, in_this_process
-from small_model import SPECIAL_TOKENS
-from source_layouts import write_source
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from dataset_pvlg.export import export_images
+from dataset_pvlg.inspection.export_images import export_images
 from modeling_rogle import RogleConfig, RogleProcessor
-from modeling_rogle.cli import main as rogle
-from train import main as train
+from modeling_rogle.cli.main import main as rogle
+from tests.helpers.checkpoint_layouts import WIDTH, irra_state
+from tests.helpers.hub_server import StandIn, hub_stand_in, in_this_process
+from tests.helpers.source_layouts import write_source
+from train.small_model import SPECIAL_TOKENS
+from train.train import main as train
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -52,7 +52,7 @@ PROGRAMS = ("rogle", "python", "accelerate", "ruff", "pip", "pytest")
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DEMO = """
 import signal
-from modeling_rogle.cli import main
+from modeling_rogle.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background had it ignored
 raise SystemExit(main())
 """
@@ -152,7 +152,9 @@ def run_command(words: list[str], folder: Path) -> None:
         if str(program) == "train/train.py" and "tiny.yaml" not in given:
             given = ["--dataset", "synthetic-tiny", "--model", str(folder / "tiny"), *given]
         assert program.is_file()
-        status = importlib.import_module(program.stem).main([*given, *MORE.get(str(program), [])])
+        status = importlib.import_module(".".join(program.with_suffix("").parts)).main(
+            [*given, *MORE.get(str(program), [])]
+        )
         status = 0 if isinstance(status, dict) else status  # train returns its scores
     else:  # of the repository itself
         words[:1] = [sys.executable] if words[0] == "python" else [sys.executable, "-m", words[0]]
@@ -215,7 +217,7 @@ def test_search(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     assert '"camera": "c3"' in told and '"camera": "c1"' not in told  # --where
     assert re.search(r"^ *1 .* person\.jpg", told, re.MULTILINE), "a picture finds itself"
     assert "expected calibration error" in told and "deleted 1 of" in told
-    from modeling_rogle.gallery import Gallery
+    from modeling_rogle.search.gallery import Gallery
 
     assert "person.jpg" not in Gallery.open("runs/index").paths
 
@@ -265,7 +267,9 @@ def named_commands(page: str) -> list[tuple[str, bool]]:
     found = [(step, True) for block in shell for step in re.split(r"(?<!\\)\n|&&", block)]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     found += [(inline, False) for inline in re.findall(r"`([^`]+)`", prose)]
-    ours = re.compile(r"(?:[A-Z_]+=\S+ )*((?:rogle \w|accelerate launch |python -m dataset_pvlg|python \w+/\w+\.py).*)")
+    ours = re.compile(
+        r"(?:[A-Z_]+=\S+ )*((?:rogle \w|accelerate launch |python -m (?:dataset_pvlg|benchmarks)|python \w+/\w+\.py).*)"
+    )
     lines = [(ours.fullmatch(" ".join(step.replace("\\\n", " ").split())), whole) for step, whole in found]
     return list(dict.fromkeys((line[1], whole) for line, whole in lines if line))
 
@@ -305,7 +309,7 @@ def test_a_program_takes_the_words_of_the_pages(
     elif words[1] == "-m":
         main, words = importlib.import_module(words[2]).main, words[3:]
     elif programs := [n for n, word in enumerate(words) if word.endswith(".py")]:
-        program = importlib.import_module(Path(words[programs[0]]).stem)
+        program = importlib.import_module(words[programs[0]].removesuffix(".py").replace("/", "."))
         assert Path(program.__file__) == ROOT / words[programs[0]]
         main, words = program.main, words[programs[0] + 1 :]
     else:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from pairs import PairDataset, pad_rows
+
+from train.data.pairs import PairDataset, pad_rows
 
 
 class BothCaptions(PairDataset):

@@ -15,13 +15,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from sharding import as_in_run
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+
+from train.sharding import as_in_run
 
 MANIFEST = "manifest.json"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from checkpoints import write_json
 from torch.utils.data import DataLoader
+
+from train.checkpoints import write_json
 
 WORKER_RESTARTS = 3
 

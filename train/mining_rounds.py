@@ -7,11 +7,11 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from checkpoints import write_text
 from datasets import Dataset
 
-from dataset_pvlg.mine import fit_matching, mine_rows, with_regions
+from dataset_pvlg.mining.mine_dataset import fit_matching, mine_rows, with_regions
 from modeling_rogle import RogleModel, RogleProcessor
+from train.checkpoints import write_text
 
 Regions = list[list[dict[str, Any]]]
 

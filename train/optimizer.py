@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from sharding import gathered, scattered
+
+from train.sharding import gathered, scattered
 
 LAYER = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.")
 

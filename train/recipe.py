@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import yaml
-from checkpoints import write_text
 from transformers import HfArgumentParser
+
+from train.checkpoints import write_text
 
 # Fields of RogleConfig that a recipe may override.
 MODEL_FIELDS = (

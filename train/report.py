@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-from modeling_rogle.protocols import format_table  # noqa: E402
+from modeling_rogle.evaluation.protocols import format_table  # noqa: E402
 
 COUNTS = ("queries", "dropped_queries", "gallery", "grounded", "median_rank")  # no percentages
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"

@@ -21,33 +21,42 @@ from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
+if __name__ == "__main__":  # a script started by path: the root, not its own folder, is where packages are found
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
-from augment import Augmentation
-from both_captions import BothCaptions
-from checkpoints import Checkpoints, TrainingState, broken, save_folder, write_json, write_text
 from datasets import Dataset
-from environment import describe_environment, tracker_names
-from global_batch import GlobalBatch, forward_step
-from guards import AskedToStop, BadImages, BadSteps, batches, to_device
 from huggingface_hub.errors import StrictDataclassError
-from lora import add_adapters, merged
-from mining_rounds import MiningRounds
-from noise import shuffle_captions, shuffle_sentences
-from optimizer import MovingAverage, parameter_groups
-from pairs import PairDataset, normalize_pictures
-from picture_cache import picture_cache
-from recipe import MODEL_FIELDS, Recipe, claim_folder, read_recipe
-from report import draw_curves, write_card
-from sampling import GlobalBatchSampler
-from sharding import after_sharding, as_published, before_sharding, in_shards, let_go
-from small_model import build_small_model
-from streaming import stream_rows
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
-from trust import (
+
+from dataset_pvlg.loading import load_rows
+from dataset_pvlg.mining.mine_dataset import with_regions
+from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
+from modeling_rogle.evaluation.protocols import both_protocols, encode_split, fit_local_weight, format_table
+from modeling_rogle.reliability.pair_reliability import PairReliability
+from train.both_captions import BothCaptions
+from train.checkpoints import Checkpoints, TrainingState, broken, save_folder, write_json, write_text
+from train.data.augment import Augmentation
+from train.data.image_cache import picture_cache
+from train.data.noise import shuffle_captions, shuffle_sentences
+from train.data.pairs import PairDataset, normalize_pictures
+from train.data.sampling import GlobalBatchSampler
+from train.data.streaming import stream_rows
+from train.environment import describe_environment, tracker_names
+from train.global_batch import GlobalBatch, forward_step
+from train.guards import AskedToStop, BadImages, BadSteps, batches, to_device
+from train.lora import add_adapters, merged
+from train.mining_rounds import MiningRounds
+from train.optimizer import MovingAverage, parameter_groups
+from train.recipe import MODEL_FIELDS, Recipe, claim_folder, read_recipe
+from train.report import draw_curves, write_card
+from train.sharding import after_sharding, as_published, before_sharding, in_shards, let_go
+from train.small_model import build_small_model
+from train.trust import (
     BY_PLACES,
     agreement_of,
     agreement_of_captions,
@@ -56,12 +65,6 @@ from trust import (
     observe,
     pairs_of_all,
 )
-
-from dataset_pvlg.load import load_rows
-from dataset_pvlg.mine import with_regions
-from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
-from modeling_rogle.protocols import both_protocols, encode_split, fit_local_weight, format_table
-from modeling_rogle.reliability import PairReliability
 
 
 def prepare_model(

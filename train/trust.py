@@ -2,14 +2,14 @@
 
 import numpy as np
 import torch
-from global_batch import GlobalBatch
-from pairs import PairDataset
-from sharding import gathered
 
 from modeling_rogle import RogleModel
-from modeling_rogle.caption_agreement import caption_agreement
-from modeling_rogle.reliability import PairReliability, pair_views
-from modeling_rogle.word_places import place_agreement
+from modeling_rogle.reliability.caption_agreement import caption_agreement
+from modeling_rogle.reliability.pair_reliability import PairReliability, pair_views
+from modeling_rogle.reliability.region_agreement import place_agreement
+from train.data.pairs import PairDataset
+from train.global_batch import GlobalBatch
+from train.sharding import gathered
 
 BY_PLACES = ("places", "gmm_consensus")  # kinds of trust that ask whether words and place belong together
 

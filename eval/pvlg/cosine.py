@@ -1,1 +1,1 @@
-../../modeling_rogle/cosine.py
+../../modeling_rogle/metrics/cosine.py

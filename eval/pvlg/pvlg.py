@@ -9,8 +9,8 @@ import datasets
 import evaluate
 
 from .cosine import cosine
-from .counting import TIES
-from .ranking import global_scores, grounding_scores, joint_scores, local_scores
+from .ranks import TIES
+from .retrieval import global_scores, grounding_scores, joint_scores, local_scores
 
 DESCRIPTION = """\
 Text-based person retrieval on P-VLG-shaped data. "global": captions against images, relevance by identity (or images

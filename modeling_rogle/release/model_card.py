@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 
-from .upload import ReleaseError
+from modeling_rogle.release.upload import ReleaseError
 
 TEMPLATE = Path(__file__).with_name("model_card_release.md")
 EVAL_RESULTS = Path(".eval_results") / "pvlg.yaml"

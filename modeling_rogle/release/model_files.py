@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 
 import modeling_rogle
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
-
-from .upload import ReleaseError
+from modeling_rogle.release.upload import ReleaseError
 
 PACKAGE = Path(modeling_rogle.__file__).parent
 MODEL_MAP = {

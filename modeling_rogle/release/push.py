@@ -3,10 +3,10 @@
 import tempfile
 from pathlib import Path
 
-from .checksums import NAME, ReleaseFile, write_checksums
-from .model_card import finish_card
-from .model_files import assemble_adapter, assemble_model, clip_part, is_adapter
-from .upload import ReleaseError, check_name, check_secrets, push_folder
+from modeling_rogle.release.checksums import NAME, ReleaseFile, write_checksums
+from modeling_rogle.release.model_card import finish_card
+from modeling_rogle.release.model_files import assemble_adapter, assemble_model, clip_part, is_adapter
+from modeling_rogle.release.upload import ReleaseError, check_name, check_secrets, push_folder
 
 REPLACED = ("*.py", "*.safetensors")  # an earlier release's would still be read
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.utils import httpx, validate_repo_id
 
-from .checksums import LEFTOVERS
+from modeling_rogle.release.checksums import LEFTOVERS
 
 KINDS = ("model", "dataset", "space")
 SECRET = re.compile(rb"hf_[A-Za-z0-9]{30,}")

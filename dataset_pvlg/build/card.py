@@ -1,0 +1,202 @@
+"""The data card of a built folder, a pure function of its `build_report.json`, and the histograms in both."""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# No `configs` in the card: with them, `load_dataset` keys its cache by folder name and file patterns alone and answers
+# with another folder's rows (datasets 5.2). The names data/<split>-00000-of-00001.parquet need none.
+CARD = """---
+license: {license}
+task_categories: [image-to-text, text-to-image]
+tags: [person-search, text-based-person-retrieval]
+---
+# P-VLG rows built from {sources}
+
+Built with Rogle, an independent implementation of ROGLE (arXiv 2606.01825); this is not the authors' P-VLG.
+{pictures}
+
+| split | rows | identities | captions | sentences | regions |
+|---|---|---|---|---|---|
+{table}
+
+{steps}
+
+## Licences
+| source | terms of its authors |
+|---|---|
+{licences}
+
+## Distributions
+{histograms}
+
+## What was skipped, dropped and repaired
+With examples in `build_report.json`, where the checksum of every file stands too.
+
+```
+{reports}
+```
+
+People in these pictures can be recognised and did not ask to be searchable. Use the data for research that the
+sources allow, and delete a person's rows when asked to.
+"""
+EMBEDDED = """The pictures are inside the Parquet files. They and the captions remain under the
+licences of their sources, below: keep this folder to yourself unless all of them allow to pass it on."""
+LEFT_OUT = """This folder holds annotations only: `image` is null in every row. Whoever has the sources puts the
+pictures back, found by `path` and checked by `sha256`:
+
+    python -m dataset_pvlg.build.join THIS_FOLDER {images} --out DIR"""
+
+# Pictures of these may be passed on by whoever built the folder; all others' authors forbid it.
+FREE_SOURCES = ("synthetic", "own")
+LICENCES = {
+    "synthetic": "Apache-2.0; drawn by a program, nobody is in it",
+    "cuhk_pedes": "non-commercial research and education; its owners forbid distributing it",
+    "icfg_pedes": "on request from its owners, research only; its pictures are MSMT17's",
+    "rstpreid": "research only; its pictures are MSMT17's",
+    "ufine": "on a signed agreement with its owners, research only",
+    "ufine3c": "on a signed agreement with its owners, research only",
+    "own": "the builder's own; people can be recognised in its pictures",
+    "generated": "made from pictures of another source, whose terms hold",
+}
+
+# Lower edges of the bins; the last one is open.
+WORDS = (0, 10, 20, 30, 40, 60, 80, 100, 120, 150, 200)
+TOKENS = (0, 21, 41, 78, 100, 125, 150, 200, 249)  # 77 and 248 are what CLIP and its stretched form read
+SENTENCES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15)
+AREAS = (0, 1, 2, 5, 10, 20, 30, 50, 80, 100)
+BINS = {
+    "caption, words": WORDS,
+    "caption, tokens": TOKENS,
+    "sentences a row": SENTENCES,
+    "region, % of the picture": AREAS,
+}
+
+
+class Histograms:
+    """Counts rows into the bins of the card. tokenizer: of the matcher, for the tokens; None leaves them out."""
+
+    def __init__(self, tokenizer: Any = None):
+        self._tokenizer = tokenizer
+        self._counts: dict[str, Counter[int]] = {name: Counter() for name in BINS}
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of the schema, pictures not needed."""
+        rows = list(rows)
+        if self._tokenizer is not None and rows:
+            lengths = map(len, self._tokenizer([row["caption"] for row in rows], truncation=False)["input_ids"])
+            self._count("caption, tokens", lengths)
+        self._count("caption, words", (len(row["caption"].split()) for row in rows))
+        self._count("sentences a row", (len(row["sentences"]) for row in rows))
+        areas = (
+            100 * region["bbox"][2] * region["bbox"][3] / (row["width"] * row["height"])
+            for row in rows
+            for region in row["regions"]
+        )
+        self._count("region, % of the picture", areas)
+
+    def _count(self, name: str, values: Iterable[float]) -> None:
+        # float32 boxes of the whole picture may come out a hair under or over 100 %
+        self._counts[name].update(bisect_right(BINS[name], round(value, 3)) - 1 for value in values)
+
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        """Name -> label of a bin -> count, every bin in its order; a histogram of nothing is left out."""
+        return {
+            name: {_label(name, n): counts[n] for n in range(len(BINS[name]))}
+            for name, counts in self._counts.items()
+            if counts.total()
+        }
+
+
+def _label(name: str, n: int) -> str:
+    edges = BINS[name]
+    if n == len(edges) - 1:
+        return f"{edges[n]}" if name.endswith("picture") else f"{edges[n]} or more"
+    if name.endswith("picture"):
+        return f"{edges[n]} to {edges[n + 1]}"
+    return f"{edges[n]}" if edges[n + 1] == edges[n] + 1 else f"{edges[n]}-{edges[n + 1] - 1}"
+
+
+def merge(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums numbers of equal places in nested dicts; of anything else the first one counts. Order: as first met."""
+    total: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            if isinstance(value, Mapping):
+                total[name] = merge([total.get(name, {}), value])
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                total[name] = total.get(name, 0) + value
+            else:
+                total.setdefault(name, value)
+    return total
+
+
+def card(report: Mapping[str, Any]) -> str:
+    """The card as Markdown."""
+    names = [source["source"] for source in report["sources"]]
+    images = " ".join(f"--images {name}=FOLDER" for name in names)
+    return CARD.format(
+        license="apache-2.0" if set(names) == {"synthetic"} else "other",
+        sources=" and ".join(names),
+        pictures=EMBEDDED if report["pictures"] else LEFT_OUT.format(images=images),
+        table="\n".join(
+            f"| {split} | " + " | ".join(str(n) for n in numbers.values()) + " |"
+            for split, numbers in report["splits"].items()
+        ),
+        steps=_steps(report),
+        licences="\n".join(f"| {name} | {LICENCES.get(name, 'see its authors')} |" for name in names),
+        histograms="\n".join(_histogram(name, bins) for name, bins in report["histograms"].items()),
+        reports="\n".join(_reasons(report)).replace("```", "'''"),  # an example may hold anything
+    )
+
+
+def _steps(report: Mapping[str, Any]) -> str:
+    curation = report["curation"]
+    lines = ["The rows were not curated."]
+    if curation:
+        removed = merge(curation["removed"].values())
+        lines = [f"Curation kept {sum(curation['after'].values())} of {sum(curation['before'].values())} rows"]
+        lines[0] += "".join(f"; {count} x {reason}" for reason, count in removed.items()) + "."
+    captioning = merge(report["captioning"].values())
+    if captioning:
+        lines.append(
+            f"A model wrote {captioning['vlm']} of the {captioning['rows']} long captions; `caption_origin` says which."
+        )
+    matching = merge(report["matching"].values())
+    if matching:
+        lines.append(
+            f"Region-to-Sentence Matching found a region for {matching['assigned']} of {matching['sentences']} "
+            "sentences; their `origin` is `rsm`, their `reliability` how far to trust them."
+        )
+    else:
+        lines.append("No regions were mined.")
+    return "\n\n".join(lines)
+
+
+def _histogram(name: str, bins: Mapping[str, int]) -> str:
+    total, most = sum(bins.values()), max(bins.values())
+    lines = [f"| {name} | count | share | |", "|---|---|---|---|"]
+    for label, count in bins.items():
+        bar = "█" * round(20 * count / most)
+        lines.append(f"| {label} | {count} | {100 * count / total:.1f} % | {bar} |")
+    return "\n".join(lines) + "\n"
+
+
+def _reasons(report: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for source in report["sources"]:
+        lines.append(f"{source['source']}: {source['records']} records")
+        for title in ("skipped", "dropped", "repaired", "noted"):
+            for reason, count in source[title].items():
+                example = source["examples"].get(reason, [""])[0]
+                lines.append(f"  {title}: {count} x {reason}" + (f", as {example}" if example else ""))
+        lines += [f"  warning: {line}" for line in source["warnings"]]
+    curation = report["curation"] or {}
+    for title in ("changed", "cleaned", "noted"):
+        for reason, count in curation.get(title, {}).items():
+            lines.append(f"curation, {title}: {count} x {reason}, as {curation['examples'][reason][0]}")
+    return lines
+
+
+__all__ = ["FREE_SOURCES", "LICENCES", "Histograms", "card", "merge"]

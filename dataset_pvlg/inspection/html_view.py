@@ -1,0 +1,244 @@
+"""python -m dataset_pvlg.inspection.html_view DIR [--split test] [--rows 20] [--start 0] --out page.html
+
+Rows as a page for the browser: each picture with its boxes, beside it the caption, a sentence in the colour of the box
+it is paired with; point at one to see the other. One file, pictures inside, no script. What the rows say is shown as
+text, whatever it is; the page's own policy forbids all scripts and all that is not inside it.
+"""
+
+import argparse
+import base64
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+from datasets import Image, load_dataset
+
+from dataset_pvlg.builder import LayoutError, parquet_files
+from dataset_pvlg.features import FEATURES, SPLITS
+from dataset_pvlg.inspection.contact_sheet import region_colours
+from dataset_pvlg.loading import SYNTHETIC_NAMES
+from modeling_rogle.display.result_sheet import GREY, INK, PALE, PAPER
+from modeling_rogle.indexing.image_folder import FORMATS as READ
+
+MAX_ROWS = 500  # more pictures in one page than a browser likes
+MAX_PICTURE_PIXELS = 40_000_000
+FORMATS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}  # that browsers show; others become PNG
+HEIGHT = 420  # of a picture, CSS pixels
+
+HEAD = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width">
+<title>{{title}}</title>
+<style>
+body {{{{ font: 16px/1.5 system-ui, sans-serif; color: {INK}; background: {PALE}; margin: 2rem; }}}}
+article {{{{ display: flex; flex-wrap: wrap; gap: 1.5rem; background: {PAPER}; border-radius: 8px; padding: 1.2rem;
+  margin: 0 0 1.2rem; }}}}
+.picture {{{{ position: relative; align-self: flex-start; }}}}
+.picture img, .none {{{{ display: block; height: {HEIGHT}px; }}}}
+.none {{{{ width: 160px; background: {PALE}; color: {GREY}; text-align: center; padding-top: 4rem; height: 356px; }}}}
+.picture svg {{{{ position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }}}}
+rect {{{{ fill: none; stroke: var(--c); stroke-width: 2.5; vector-effect: non-scaling-stroke; }}}}
+rect.alone {{{{ stroke-dasharray: 4 4; }}}}
+.mark {{{{ position: absolute; background: var(--c); color: {PAPER}; font: bold 12px/16px sans-serif;
+  padding: 0 4px; }}}}
+.text {{{{ flex: 1; min-width: 20rem; max-width: 46rem; overflow-wrap: anywhere; }}}}
+.said {{{{ color: var(--c); cursor: default; }}}}
+.said sup {{{{ font-weight: bold; line-height: 0; }}}}
+.unpaired {{{{ color: {GREY}; }}}}
+dl, .short {{{{ color: {GREY}; font-size: 13px; margin: .6rem 0 0; }}}}
+dt, dd {{{{ display: inline; margin: 0; }}}} dd {{{{ margin-right: 1rem; color: {INK}; }}}}
+table {{{{ font-size: 13px; border-collapse: collapse; margin-top: .8rem; }}}}
+th, td {{{{ padding: 1px 12px 1px 0; text-align: left; }}}} th {{{{ color: {GREY}; font-weight: normal; }}}}
+td:first-child {{{{ color: var(--c); font-weight: bold; }}}}
+{{hover}}
+</style>
+</head>
+<body>
+<h1>{{title}}</h1>
+"""
+# A sentence that is pointed at, and its boxes; the others fade.
+HOVER = """article:has(.s{n}:hover) rect:not(.r{n}), article:has(.r{n}:hover) rect:not(.r{n}) {{ opacity: .15; }}
+article:has(.s{n}:hover) .mark:not(.r{n}), article:has(.r{n}:hover) .mark:not(.r{n}) {{ opacity: .15; }}
+article:has(.r{n}:hover) .s{n}, .s{n}:hover {{ background: #fff3b0; }}"""
+
+
+def write_page(rows: Iterable[dict[str, Any]], path: str | Path, title: str) -> int:
+    """Writes rows as one HTML file, row by row.
+
+    Args:
+        rows: of `dataset_pvlg.features.FEATURES`, images not decoded (bytes and path), or null.
+        path: the page; its folder is made. An older one stays whole until the new one is.
+        title: shown above.
+
+    Returns:
+        How many rows.
+
+    Raises:
+        ValueError: no rows.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    count = 0
+    try:
+        with open(part, "w", encoding="utf-8", errors="replace") as file:
+            hover = "\n".join(HOVER.format(n=n) for n in range(40))
+            file.write(HEAD.format(title=escape(title), hover=hover))
+            for row in rows:
+                file.write(row_html(row))
+                count += 1
+            file.write("</body>\n</html>\n")
+        if not count:
+            raise ValueError("view: no rows to show")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def row_html(row: dict[str, Any]) -> str:
+    """One row as an <article>."""
+    colours = region_colours(row["regions"])
+    colour_of = {r["sentence"]: colours[tuple(r["bbox"])] for r in reversed(row["regions"]) if r["sentence"] >= 0}
+    facts = {
+        "person": row["person_id"],
+        "source": row["source"],
+        "camera": row["camera"],
+        "caption by": row["caption_origin"],
+        "size": f"{row['width']} x {row['height']}",
+        "made from": row["parent"],
+    }
+    listed = "".join(f"<dt>{name}</dt> <dd>{_text(value)}</dd>" for name, value in facts.items() if value is not None)
+    short = "".join(f"<p class=short dir=auto>source: {_text(caption)}</p>" for caption in row["captions"])
+    return (
+        f"<article>\n<div class=picture>{_picture(row)}{_boxes(row, colours)}</div>\n"
+        f"<div class=text><b>{_text(row['image_id'])}</b>\n<p dir=auto>{_caption(row, colour_of)}</p>\n"
+        f"{_table(row, colours)}{short}<dl>{listed}</dl></div>\n</article>\n"
+    )
+
+
+def _text(value: Any) -> str:
+    return escape(str(value).replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+
+def _picture(row: dict[str, Any]) -> str:
+    content = row["image"] and row["image"]["bytes"]
+    if not content:
+        return "<div class=none>no picture inside</div>"
+    try:
+        with PIL.Image.open(BytesIO(content), formats=READ) as image:
+            if image.width * image.height > MAX_PICTURE_PIXELS:
+                return "<div class=none>too large to show</div>"
+            kind = FORMATS.get(image.format)
+            if kind is None:
+                stored = BytesIO()
+                image.convert("RGB").save(stored, "PNG")
+                content, kind = stored.getvalue(), "png"
+    except Exception:  # Pillow's plugins raise anything on broken bytes
+        return "<div class=none>does not decode</div>"
+    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+
+
+def _boxes(row: dict[str, Any], colours: dict[tuple[float, ...], str]) -> str:
+    width, height = max(1, row["width"]), max(1, row["height"])
+    shapes, marks = [], []
+    spoken: dict[tuple[float, ...], list[int]] = {}
+    for region in row["regions"]:
+        spoken.setdefault(tuple(region["bbox"]), []).append(region["sentence"])
+    for box, sentences in spoken.items():
+        x, y, w, h = map(float, box)
+        paired = [n for n in sentences if n >= 0]
+        style = f'style="--c:{colours[box]}'
+        names = " ".join(f"r{n}" for n in paired) or "alone"
+        shapes.append(f'<rect class="{names}" {style}" x="{x:.2f}" y="{y:.2f}" width="{w:.2f}" height="{h:.2f}"/>')
+        if paired:
+            place = f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%"
+            numbers = ", ".join(str(n + 1) for n in sorted(set(paired)))
+            marks.append(f'<span class="mark {names}" {style};{place}">{numbers}</span>')
+    drawing = f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none">{"".join(shapes)}</svg>'
+    return drawing + "".join(marks)
+
+
+def _caption(row: dict[str, Any], colour_of: dict[int, str]) -> str:
+    """The caption with its sentences marked where their offsets say that they stand."""
+    caption, at, pieces = row["caption"], 0, []
+    for n, sentence in sorted(enumerate(row["sentences"]), key=lambda item: item[1]["start"]):
+        start, end = sentence["start"], sentence["end"]
+        if not at <= start <= end <= len(caption):
+            pieces.append(f" <em>[sentence {n + 1}: wrong offsets {start}-{end}: {_text(sentence['text'])}]</em> ")
+            continue
+        style = f' style="--c:{colour_of[n]}"' if n in colour_of else ""
+        kind = "said" if n in colour_of else "said unpaired"
+        pieces.append(_text(caption[at:start]))
+        pieces.append(f'<span class="{kind} s{n}"{style}><sup>{n + 1}</sup>{_text(caption[start:end])}</span>')
+        at = end
+    return "".join(pieces) + _text(caption[at:])
+
+
+def _table(row: dict[str, Any], colours: dict[tuple[float, ...], str]) -> str:
+    if not row["regions"]:
+        return ""
+    lines = ["<table><tr><th>sentence<th>region<th>x, y, w, h<th>score<th>reliability<th>origin</tr>"]
+    for region in sorted(row["regions"], key=lambda region: (region["sentence"] < 0, region["sentence"])):
+        number = region["sentence"] + 1 if region["sentence"] >= 0 else "none"
+        box = ", ".join(f"{side:.0f}" for side in region["bbox"])
+        lines.append(
+            f'<tr style="--c:{colours[tuple(region["bbox"])]}"><td>{number}<td>{_text(region["label"])}<td>{box}'
+            f"<td>{region['score']:.2f}<td>{region['reliability']:.2f}<td>{_text(region['origin'])}</tr>"
+        )
+    return "".join(lines) + "</table>"
+
+
+def read_rows(data: str, split: str | None, start: int, count: int) -> tuple[str, Iterator[dict[str, Any]]]:
+    """(split, rows) of a folder or of `synthetic`, `synthetic-tiny`; the split by default the first that there is.
+
+    Raises:
+        LayoutError: (a ValueError) the folder is none of P-VLG.
+        ValueError: no such split.
+    """
+    folder = {} if data in SYNTHETIC_NAMES else {"data_dir": str(Path(data).resolve())}
+    there = [name for name in SPLITS if not folder or name in parquet_files(data)]
+    split = split or there[0]
+    if split not in there:
+        raise ValueError(f"--split {split}: {data} has {', '.join(there)}")
+    rows = load_dataset("pvlg", None if folder else data, split=split, streaming=True, **folder)
+    rows = rows.cast(FEATURES).cast_column("image", Image(decode=False))
+    return split, islice(rows, start, start + count)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0; 2 after bad input, which is told in one line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_pvlg.inspection.html_view", description=__doc__.split("\n\n")[1]
+    )
+    parser.add_argument("data", metavar="DIR", help="a folder of P-VLG Parquet, or synthetic, synthetic-tiny")
+    parser.add_argument("--split", choices=SPLITS, help="by default the first that there is")
+    parser.add_argument("--rows", type=int, default=20, metavar="N", help=f"at most {MAX_ROWS} (default 20)")
+    parser.add_argument("--start", type=int, default=0, metavar="N", help="rows passed over (default 0)")
+    parser.add_argument("--out", required=True, metavar="PAGE.html")
+    args = parser.parse_args(argv)
+    try:
+        if not 1 <= args.rows <= MAX_ROWS or args.start < 0:
+            raise ValueError(f"--rows from 1 to {MAX_ROWS}, --start from 0")
+        split, rows = read_rows(args.data, args.split, args.start, args.rows)
+        name = Path(args.data).name
+        count = write_page(rows, args.out, f"P-VLG, {name}, {split}, from row {args.start}")
+    except (ValueError, OSError, LayoutError) as error:
+        print(f"dataset_pvlg.inspection.html_view: {error}", file=sys.stderr)
+        return 2
+    print(f"{count} rows in {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

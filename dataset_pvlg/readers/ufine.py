@@ -1,0 +1,62 @@
+"""UFine6926 and UFine3C (Zuo et al., CVPR 2024), given on request: lists of `split`, `id`, `file_path`, `captions`.
+
+Paths begin with `images/` (`images/1.jpg`), captions are long (80 words on average). The names of the annotation
+files are not public, so a single JSON file in the folder is taken, unless its name is another set's. UFine6926 has no
+validation split: training identities are held out. UFine3C is for evaluation only: every record is `test`, has a
+varying number of captions and says in `source` which set it was taken from, under numbers of its own.
+"""
+
+from collections.abc import Iterable
+
+from dataset_pvlg.features import SPLITS
+from dataset_pvlg.readers import cuhk_pedes, icfg_pedes, rstpreid
+from dataset_pvlg.readers.records import Layout, Record
+from dataset_pvlg.readers.report import ReadReport, SourceError
+
+_FOREIGN = {
+    name: other.LAYOUT.source
+    for other in (cuhk_pedes, icfg_pedes, rstpreid)
+    for name in other.LAYOUT.files
+    if "/" not in name
+}
+
+
+def camera(name: str) -> str | None:
+    """File names are plain numbers."""
+    return None
+
+
+def check_6926(records: Iterable[Record], report: ReadReport) -> None:
+    """Refuses UFine3C: read as UFine6926, its people would get the numbers of others."""
+    if {(record.split, bool(record.origin)) for record in records} == {("test", True)}:
+        raise SourceError(f"{report.file}: every record is 'test' and has a field 'source': this is ufine3c, not ufine")
+
+
+def check_3c(records: Iterable[Record], report: ReadReport) -> None:
+    """Counts where the pictures come from, and warns of records to train on, which UFine3C has none of."""
+    splits = set()
+    for record in records:
+        splits.add(record.split)
+        if record.origin:
+            report.note(f"taken from {record.origin}", record.where)
+    if wrong := [split for split in SPLITS if split in splits - {"test"}]:
+        report.warn(f"UFine3C is for evaluation only, and there are records of {', '.join(wrong)}: is this UFine6926?")
+
+
+LAYOUT = Layout(
+    source="ufine",
+    folders=("UFine6926", "UFine"),
+    files=("train_test.json", "UFine6926.json", "*.json"),
+    camera=camera,
+    hold_out=("validation",),
+    foreign=_FOREIGN,
+    check=check_6926,
+)
+LAYOUT_3C = Layout(
+    source="ufine3c",
+    folders=("UFine3C",),
+    files=("UFine3C.json", "test.json", "*.json"),
+    camera=camera,
+    foreign=_FOREIGN,
+    check=check_3c,
+)

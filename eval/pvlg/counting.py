@@ -1,1 +1,0 @@
-../../modeling_rogle/counting.py

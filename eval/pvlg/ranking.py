@@ -1,1 +1,0 @@
-../../modeling_rogle/ranking.py

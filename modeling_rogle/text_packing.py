@@ -1,0 +1,191 @@
+"""Texts of unequal length through CLIP's text tower without paying for padding: packed, or in buckets of like length.
+
+Both rest on the tower being causal and pooled at the end-of-text token: what follows that token cannot matter.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import nn
+from transformers.models.clip.modeling_clip import CLIPAttention, CLIPTextModel
+
+# What one more call of the tower costs, in tokens, where buckets are used: an estimate from kernel launches on a GPU.
+CALL_TOKENS = 2048
+# Tokens of a pack when no gradient is kept: its activations stay in a CPU's cache.
+PACK_TOKENS = 1024
+
+
+def text_lengths(input_ids: torch.Tensor, eos_token_id: int) -> list[int]:
+    """Tokens of each text up to its first end-of-text, which counts.
+
+    Args:
+        input_ids: `[n, l]`, padded on the right.
+        eos_token_id: the text configuration's; 2 stands for CLIP's old configurations, in which the greatest id ends
+            the text.
+    """
+    if input_ids.numel() == 0:
+        return []
+    ids = input_ids.int()
+    ends = ids.argmax(-1) if eos_token_id == 2 else (ids == eos_token_id).int().argmax(-1)
+    return (ends + 1).tolist()
+
+
+def stack_texts(*tables: torch.Tensor) -> torch.Tensor:
+    """Tables `[n, l]` of ids one upon another, `[sum of n, longest l]`; zeros pad behind the end of text."""
+    longest = max(table.shape[1] for table in tables)
+    return torch.cat([nn.functional.pad(table, (0, longest - table.shape[1])) for table in tables])
+
+
+class PackedAttention(CLIPAttention):
+    """CLIP's attention, and the same for texts laid end to end: block-diagonal and causal.
+
+    A dense mask would compute every text against every other one; here each run of texts of equal length is one
+    causal call without a mask, and all that is not attention sees one long row.
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        runs: Sequence[tuple[int, int]] | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As CLIP's; with `runs`, pairs (texts, length of each), `hidden_states` is `[1, tokens, hidden]`, packed."""
+        if runs is None:
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        dropout = self.dropout if self.training else 0.0
+        sizes = [texts * length for texts, length in runs]
+        # Split, not sliced: the gradient of a slice is a whole pack of zeros.
+        parts = [projection(hidden_states[0]).split(sizes) for projection in (self.q_proj, self.k_proj, self.v_proj)]
+        mixed = []
+        for (texts, length), *projected in zip(runs, *parts, strict=True):
+            heads = [part.view(texts, length, self.num_heads, self.head_dim).transpose(1, 2) for part in projected]
+            out = nn.functional.scaled_dot_product_attention(
+                *heads, dropout_p=dropout, is_causal=True, scale=self.scale
+            )
+            mixed.append(out.transpose(1, 2).reshape(texts * length, self.embed_dim))
+        return self.out_proj(torch.cat(mixed))[None], None
+
+
+def encode_packed(
+    text_model: CLIPTextModel, input_ids: torch.Tensor, lengths: Sequence[int], keep: int = 0
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Encodes texts laid end to end, positions starting again at each.
+
+    Measured on a CPU, one thread, ViT-B/16's text tower (`benchmarks/speed/encode.py --packing`): 1.04 to 1.14 times as fast
+    as the best buckets in inference and 1.19 times in training, where every bucket adds a gradient of the whole
+    embedding table; 1.3 to 2.5 times as fast as one dense mask.
+
+    Args:
+        text_model: its attention modules become [`PackedAttention`], with the same parameters and names.
+        input_ids: `[n, l]`; lengths: n of `text_lengths`.
+        keep: return the token states of the first `keep` texts.
+
+    Returns:
+        `[n, hidden]` pooled states, and `[keep, l, hidden]` final states, zero after each text's end, or None.
+    """
+    for layer in text_model.encoder.layers:
+        # As torch's fully_shard does: parameters, names and hooks stay what they are.
+        if type(layer.self_attn) is CLIPAttention:
+            layer.self_attn.__class__ = PackedAttention
+    if not all(isinstance(layer.self_attn, PackedAttention) for layer in text_model.encoder.layers):
+        return encode_buckets(text_model, input_ids, lengths, keep)  # somebody else's attention knows no runs
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    limit = sum(lengths) if torch.is_grad_enabled() else PACK_TOKENS
+    pooled, kept = [], []
+    for pack in _packs(order, lengths, limit):
+        runs = [(len(list(same)), length) for length, same in groupby(lengths[text] for text in pack)]
+        rows = torch.tensor(pack, device=input_ids.device)
+        sizes = torch.tensor([lengths[text] for text in pack], device=input_ids.device)
+        ends = sizes.cumsum(0)
+        text = rows.repeat_interleave(sizes)
+        position = torch.arange(len(text), device=input_ids.device) - (ends - sizes).repeat_interleave(sizes)
+        # As texts of one token each: the tower's own check of the length is of a text's, not of the pack's.
+        states = text_model.embeddings(
+            input_ids=input_ids[text, position][:, None], position_ids=position[:, None]
+        ).transpose(0, 1)
+        for layer in text_model.encoder.layers:
+            states = layer(states, None, runs=runs)
+        states = states[0]
+        pooled.append(text_model.final_layer_norm(states[ends - 1]))
+        if keep:
+            wanted = text < keep
+            kept.append((text[wanted], position[wanted], text_model.final_layer_norm(states[wanted])))
+    tokens = None
+    if keep:
+        row, column, states = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        tokens = states.new_zeros(keep, input_ids.shape[1], states.shape[1]).index_put((row, column), states)
+    return torch.cat(pooled)[_inverse(order, input_ids.device)], tokens
+
+
+def encode_buckets(
+    text_model: CLIPTextModel,
+    input_ids: torch.Tensor,
+    lengths: Sequence[int],
+    keep: int = 0,
+    call_tokens: int = CALL_TOKENS,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Encodes texts of like length together, each bucket cut to its longest; for devices on which a call is dear.
+
+    Arguments and result as of [`encode_packed`]; call_tokens: see [`length_buckets`].
+    """
+    buckets = length_buckets(lengths, call_tokens)
+    pooled, kept = [], []
+    for bucket in buckets:
+        rows = torch.tensor(bucket, device=input_ids.device)
+        longest = lengths[bucket[-1]]
+        output = text_model(input_ids=input_ids[rows, :longest])
+        pooled.append(output.pooler_output)
+        if keep:
+            sizes = torch.tensor([lengths[text] for text in bucket], device=input_ids.device)
+            behind = torch.arange(longest, device=input_ids.device) >= sizes[:, None]
+            states = output.last_hidden_state.masked_fill(behind[:, :, None], 0.0)
+            wanted = rows < keep
+            states = nn.functional.pad(states[wanted], (0, 0, 0, input_ids.shape[1] - longest))
+            kept.append((rows[wanted], states))
+    tokens = None
+    if keep:
+        tokens = torch.cat([states for _, states in kept])[torch.cat([rows for rows, _ in kept]).argsort()]
+    return torch.cat(pooled)[_inverse([text for bucket in buckets for text in bucket], input_ids.device)], tokens
+
+
+def length_buckets(lengths: Sequence[int], call_tokens: int) -> list[list[int]]:
+    """Groups texts so that tokens computed, padding included, plus `call_tokens` a group are the fewest.
+
+    Returns:
+        Indices into `lengths`, ascending in length within a bucket and from bucket to bucket.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    # A bucket never ends inside a run of equal lengths. best[i]: the least cost of the first edges[i] texts.
+    edges = [i for i in range(len(order)) if i == 0 or lengths[order[i]] != lengths[order[i - 1]]] + [len(order)]
+    best, previous = [0], [0]
+    for i in range(1, len(edges)):
+        longest = lengths[order[edges[i] - 1]]
+        cost, j = min((best[j] + call_tokens + (edges[i] - edges[j]) * longest, j) for j in range(i))
+        best.append(cost)
+        previous.append(j)
+    buckets, i = [], len(edges) - 1
+    while i > 0:
+        buckets.append(order[edges[previous[i]] : edges[i]])
+        i = previous[i]
+    return buckets[::-1]
+
+
+def _packs(order: Sequence[int], lengths: Sequence[int], limit: int) -> list[list[int]]:
+    packs: list[list[int]] = []
+    tokens = limit
+    for text in order:
+        if tokens + lengths[text] > limit:
+            packs.append([])
+            tokens = 0
+        packs[-1].append(text)
+        tokens += lengths[text]
+    return packs
+
+
+def _inverse(order: Sequence[int], device: torch.device) -> torch.Tensor:
+    return torch.tensor(order, device=device).argsort()
+
+
+__all__ = ["PackedAttention", "encode_buckets", "encode_packed", "length_buckets", "stack_texts", "text_lengths"]

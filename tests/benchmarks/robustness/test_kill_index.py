@@ -1,0 +1,62 @@
+"""benchmarks/robustness/kill_index.py at its smallest: kill -9 at four moments; and a search while another process appends."""
+
+import os
+import time
+import warnings
+
+import pytest
+
+from benchmarks.robustness import kill_index
+from modeling_rogle.indexing import build_index as indexing
+from modeling_rogle.search.gallery import Gallery, GalleryError, load_model
+from tests.modeling_rogle.search.test_gallery import QUERY, make_pictures
+
+
+@pytest.fixture(scope="module")
+def tools(tiny_checkpoint):
+    return load_model(tiny_checkpoint)
+
+
+def test_nothing_reported_done_is_lost(tools, tmp_path):
+    folder = kill_index.draw_pictures(tmp_path / "pictures", 28)
+    found = kill_index.kills(4, folder, tools, tmp_path)
+    assert len(found) == 4 and any(0 < kill.found < 28 for kill in found)
+    for kill in found:
+        assert kill.reported <= kill.found and kill.same and kill.encoded_again == 0
+
+
+def test_one_process_searches_while_another_appends(tools, tmp_path, monkeypatch):
+    folder, out = make_pictures(tmp_path / "pictures", 4), tmp_path / "index"
+    Gallery.build(folder, *tools, out, progress=False)
+    kill_index.draw_pictures(folder / "more", 60)
+    monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
+    child = os.fork()
+    if child == 0:
+        try:
+            Gallery.build(folder, *tools, out, 2, progress=False)
+        finally:
+            os._exit(0)
+    gallery, sizes = Gallery.open(out, *tools), []
+    while not os.waitpid(child, os.WNOHANG)[0]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that indexing is not finished
+            matches = gallery.search(QUERY, top_k=100)
+        assert len(matches) == len(gallery) == len({match.path for match in matches})
+        sizes.append(len(gallery))
+        gallery.refresh()
+        time.sleep(0.01)
+    gallery.refresh()
+    assert sizes == sorted(sizes) and len(set(sizes)) > 1 and len(gallery) == 64 and gallery.complete
+
+
+def test_a_writer_killed_while_it_replaces_leaves_the_old_index(tools, tmp_path):
+    out = tmp_path / "index"
+    Gallery.build(make_pictures(tmp_path / "pictures", 4), *tools, out, progress=False)
+    other = kill_index.draw_pictures(tmp_path / "other", 40)
+    kill_index.index_killed_after(0.3, other, tools, out, tmp_path / "log")
+    gallery = Gallery.open(out, *tools)
+    assert len(gallery) in (4, 40) and len(gallery.search(QUERY, top_k=50)) == len(gallery)
+    Gallery.build(other, *tools, out, progress=False)
+    assert len(Gallery.open(out)) == 40
+    with pytest.raises(GalleryError):
+        Gallery.open(tmp_path / "other")

@@ -1,0 +1,14 @@
+"""benchmarks/speed/scan.py at its smallest: every kind is measured, with the bytes that it has."""
+
+import pytest
+
+from benchmarks.speed import scan
+
+pytest.importorskip("faiss")
+
+
+def test_every_kind_is_measured_and_printed(capsys):
+    found = scan.main(["--vectors", "2500", "--queries", "3"])
+    assert {name: size for name, (size, _) in found.items()} == {"fp32": 2048, "bf16": 1024, "int8": 512, "PQ64": 64}
+    assert all(nanoseconds > 0 for _, nanoseconds in found.values())
+    assert "| int8 | 512 | " in capsys.readouterr().out

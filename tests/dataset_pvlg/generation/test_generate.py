@@ -1,0 +1,246 @@
+"""Generated rows: what an edit leaves alone, whose copies they are, and that a stopped run goes on."""
+
+import io
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import DatasetDict, load_dataset
+from PIL import Image
+
+from dataset_pvlg.features import FEATURES
+from dataset_pvlg.generation import generate as stage
+from dataset_pvlg.generation.generate import Options, generate, main
+from dataset_pvlg.loading import load_rows
+from dataset_pvlg.synthetic.dataset import (
+    SyntheticConfig,
+    edited_picture,
+    edited_row,
+    picture,
+    place_of,
+    possible_edits,
+    split_identities,
+)
+from dataset_pvlg.synthetic.draw_camera import CAMERAS
+from dataset_pvlg.synthetic.identities import RECOLOURED
+from tests.dataset_pvlg.generation.test_image_edits import pipeline  # noqa: F401 (a fixture)
+
+SMALL = SyntheticConfig(24, 4, 4, 2)
+# The boxes that show a thing, and how far from them a blur or a block of JPEG carries its colour.
+PLACES = {"upper": "upper body", "inner": "upper body", "lower": "lower body", "shoe": "feet", "headwear": "head"}
+REACH = 18
+
+
+# ---------------------------------------------------------------------------------------------- the renderer's pair
+def test_an_edited_pair_differs_in_one_garment_alone() -> None:
+    tried = 0
+    for index in range(14):
+        field, edited, view, drawn, said = edited_picture("train", index, 0, SMALL)
+        own = split_identities("train", SMALL)[index]
+        assert {f for f in vars(own) if vars(own)[f] != vars(edited)[f]} == {field}
+        own_view, before, captions = picture("train", index, 0, SMALL)
+        assert view == own_view and drawn.boxes == before.boxes and drawn.visible == before.visible
+
+        # Words: the same but for the colour, in all captions; sentences about other regions are equal.
+        changed = set()
+        for old, new in zip([captions.long, *captions.short], [said.long, *said.short], strict=True):
+            old, new = old.split(), new.split()
+            assert len(old) == len(new)
+            changed |= {(a.strip(".,"), b.strip(".,")) for a, b in zip(old, new, strict=True) if a != b}
+        assert {new for _, new in changed} - {"a", "an", "A", "An"} == {getattr(edited, field)}
+        for (old, label), (new, again), named in zip(captions.sentences, said.sentences, captions.named, strict=True):
+            assert label == again and (field in named or old == new)
+
+        # Pixels: outside of what changed they are the same, up to what the camera's own compression makes of it.
+        part = field.removesuffix("_colour")
+        there = np.abs(np.asarray(drawn.image).astype(int) - np.asarray(before.image)).max(axis=2)
+        assert there.max() > 30
+        if part not in PLACES or (part == "upper" and own.upper_type == "dress"):
+            continue
+        x, y, w, h = before.boxes[PLACES[part]]
+        top, left = max(0, int(y) - REACH), max(0, int(x) - REACH)
+        inside = there[top : int(y + h) + REACH, left : int(x + w) + REACH].copy()
+        there[top : int(y + h) + REACH, left : int(x + w) + REACH] = 0
+        assert inside.max() > 30 and there.max() <= (3 if CAMERAS[view.camera].jpeg else 0)
+        tried += 1
+    assert tried >= 5
+
+
+def test_edits_make_nobody_who_is_there_already_and_are_the_same_for_all_pictures_of_a_person() -> None:
+    everybody = {p for split in ("train", "validation", "test") for p in split_identities(split, SMALL)}
+    for index in range(24):
+        edits = possible_edits("train", index, SMALL)
+        assert not everybody & {edited for _, edited in edits}
+        assert {field for field, _ in edits} <= set(RECOLOURED)
+        if index < 4:
+            both = [edited_picture("train", index, number, SMALL)[:2] for number in range(2)]
+            assert all(found in edits for found in both)
+        for _, edited in edits:
+            assert edited.upper_colour != edited.inner_colour
+
+
+def test_an_edited_row_fits_the_schema_and_says_whose_it_is() -> None:
+    what, row = edited_row("train", 3, 1, SMALL)
+    kind, colour = what.split("-")
+    assert list(row) == list(FEATURES) and FEATURES.encode_example(row)["source"] == "generated"
+    assert row["parent"] == "synthetic-v1/train/000003_1" and row["image_id"] == f"generated/{row['parent']}_{what}"
+    assert colour in row["caption"] and f"{kind}_colour" in RECOLOURED
+    assert all(row["caption"][s["start"] : s["end"]] == s["text"] for s in row["sentences"])
+    with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+        assert image.size == (row["width"], row["height"])
+    assert place_of(row["parent"]) == ("train", 3, 1)
+    for wrong in ("cuhk/1.jpg", "synthetic-v0/train/000003_1", "synthetic-v1/query/000003_1"):
+        with pytest.raises(ValueError, match="no picture of synthetic P-VLG"):
+            place_of(wrong)
+    with pytest.raises(ValueError, match="not a picture of this data set"):
+        edited_row("train", 24, 0, SMALL)
+
+
+# ---------------------------------------------------------------------------------------------- the stage
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pdg") / "data"
+    report = generate("synthetic-tiny", out)
+    assert report["counts"]["parents"] == 48 and report["rows"]["validation"] == 16
+    return out
+
+
+@pytest.fixture(scope="module")
+def rows(made: Path) -> DatasetDict:
+    return load_rows("pvlg", made)[0]
+
+
+def test_generated_rows_are_added_to_train_alone(rows: DatasetDict) -> None:
+    before = load_rows("synthetic-tiny")[0]
+    for split in ("validation", "test"):
+        assert rows[split].remove_columns("image")[:] == before[split].remove_columns("image")[:]
+    own = rows["train"].select(range(48))
+    assert own.remove_columns("image")[:] == before["train"].remove_columns("image")[:]
+    assert np.array_equal(np.asarray(own[5]["image"]), np.asarray(before["train"][5]["image"]))
+    new = rows["train"].select(range(48, len(rows["train"])))
+    assert len(new) > 40 and set(new["source"]) == {"generated"}
+    assert set(new["parent"]) <= set(own["image_id"]) and len(set(new["image_id"])) == len(new)
+
+
+def test_new_people_are_nobody_else_and_one_change_of_one_person_is_one_of_them(rows: DatasetDict) -> None:
+    text = rows["train"].remove_columns("image")
+    old = {person for split in rows.values() for person, source in zip(split["person_id"], split["source"], strict=True)
+           if source == "synthetic"}  # fmt: skip
+    parents = dict(zip(text["image_id"], text["person_id"], strict=True))
+    whose: dict[int, set] = {}
+    for row in text:
+        if row["source"] == "generated":
+            assert row["person_id"] > max(old)
+            whose.setdefault(row["person_id"], set()).add((parents[row["parent"]], row["image_id"].rpartition("_")[2]))
+    keys = [key for keys in whose.values() for key in keys]
+    assert all(len(keys) == 1 for keys in whose.values()) and len(set(keys)) == len(keys)
+
+
+def test_half_of_the_captions_are_approximate_and_sentences_stay_true(rows: DatasetDict, made: Path) -> None:
+    generated = [row for row in rows["train"].remove_columns("image") if row["source"] == "generated"]
+    for row in generated:
+        assert all(row["caption"][s["start"] : s["end"]] == s["text"] for s in row["sentences"])
+        assert all(-1 <= region["sentence"] < len(row["sentences"]) for region in row["regions"])
+    counts = json.loads((made / "generate_report.json").read_text())["counts"]
+    assert 0.25 * len(generated) < counts["approximate long captions"] < 0.75 * len(generated)
+    few = generated[:12]
+    same = sum(row["caption"] == edited_row(*place_of(row["parent"]), _tiny())[1]["caption"] for row in few)
+    assert 2 <= same <= 10
+
+
+def _tiny() -> SyntheticConfig:
+    return SyntheticConfig(24, 8, 8, 2)
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = Options(share=0.3)
+    straight = generate("synthetic-tiny", tmp_path / "straight", few)
+    monkeypatch.setattr(stage, "SHARD", 4)
+    shard, calls = stage._shard, []
+
+    def failing(rows, edit, options):
+        calls.append(len(rows))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return shard(rows, edit, options)
+
+    monkeypatch.setattr(stage, "_shard", failing)
+    with pytest.raises(KeyboardInterrupt):
+        generate("synthetic-tiny", tmp_path / "again", few)
+    assert not (tmp_path / "again").exists()
+    with pytest.raises(ValueError, match="settings.json: share is 0.3, this command 0.5"):
+        generate("synthetic-tiny", tmp_path / "again", Options(share=0.5))
+    assert generate("synthetic-tiny", tmp_path / "again", few) == straight
+    assert sum(calls) - calls[2] == straight["counts"]["parents"] > 8 and not (tmp_path / "again.part").exists()
+    name = "data/train-00001-of-00002.parquet"
+    whole, again = (load_dataset("parquet", data_files=str(folder / name), split="train", cache_dir=str(tmp_path / "c"))
+                    for folder in (tmp_path / "straight", tmp_path / "again"))  # fmt: skip
+    assert whole.remove_columns("image")[:] == again.remove_columns("image")[:]
+
+
+def test_a_share_of_the_pictures_and_no_approximate_text(tmp_path: Path) -> None:
+    report = generate("synthetic-tiny", tmp_path / "some", Options(share=0.15, approximate=0.0))
+    assert 2 <= report["counts"]["parents"] <= 20 and "approximate long captions" not in report["counts"]
+    row = load_rows("pvlg", tmp_path / "some")[0]["train"].remove_columns("image")[-1]
+    assert row["caption"] == edited_row(*place_of(row["parent"]), _tiny())[1]["caption"]
+
+
+def test_a_diffusion_model_edits_any_folder(made: Path, pipeline: Path, tmp_path: Path) -> None:  # noqa: F811
+    few = tmp_path / "few" / "data"
+    few.mkdir(parents=True)
+    load_rows("synthetic-tiny")[0]["train"].select(range(4)).to_parquet(few / "train-00000-of-00001.parquet")
+    report = generate(str(tmp_path / "few"), tmp_path / "out", Options(str(pipeline), steps=2, approximate=0.0))
+    train = load_rows("pvlg", tmp_path / "out")[0]["train"]
+    assert report["counts"]["generated"] == len(train) - 4 >= 2
+    assert str(tmp_path) not in "".join(
+        (tmp_path / "out" / n).read_text() for n in ("README.md", "generate_report.json")
+    )
+    assert report["options"]["editor"] == pipeline.name
+    parents = {row["image_id"]: row for row in train if row["source"] == "synthetic"}
+    for row in train.select(range(4, len(train))):
+        parent, colour = parents[row["parent"]], row["image_id"].rpartition("-")[2]
+        assert row["source"] == "generated" and row["image"].size == parent["image"].size
+        assert colour in row["caption"] and colour not in parent["caption"]
+        assert row["person_id"] > max(p["person_id"] for p in parents.values())
+        assert [r["bbox"] for r in row["regions"]] == [r["bbox"] for r in parent["regions"]]
+        at = {r["sentence"]: r["bbox"] for r in row["regions"]}
+        named = [n for n, s in enumerate(row["sentences"]) if colour in s["text"] and n in at]
+        if named:  # outside the boxes of the sentences that name it the picture is the parent's, stored again
+            there = np.abs(np.asarray(row["image"]).astype(int) - np.asarray(parent["image"])).max(axis=2)
+            for n in named:
+                x, y, w, h = at[n]
+                there[max(0, int(y) - 16) : int(y + h) + 16, max(0, int(x) - 16) : int(x + w) + 16] = 0
+            assert there.mean() < 6
+
+
+def test_pictures_that_do_not_decode_are_counted() -> None:
+    class Hostile(list):
+        def __getitem__(self, number: int) -> dict:
+            error = (Image.DecompressionBombError, ValueError, struct.error)[number]
+            raise error("no picture")
+
+    made, why = stage._shard(Hostile(range(3)), lambda row: pytest.fail("it was edited"), Options())
+    assert made == [] and why == {"broken picture": 3}
+
+
+def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for argv, words in (
+        (["synthetic-tiny", "--out", str(tmp_path / "full")], "is not an empty folder"),
+        (["synthetic-tiny", "--out", "/"], "is a mount point"),
+        ([str(tmp_path / "none"), "--out", str(tmp_path / "o")], "is not a folder"),
+        (["synthetic-tiny", "--out", str(tmp_path / "o"), "--share", "2"], "--share must lie in"),
+        (["synthetic-tiny", "--out", str(tmp_path / "o"), "--editor", str(tmp_path / "no")], "--editor"),
+    ):
+        assert main(argv) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("dataset_pvlg.generation.generate: ") and words in error
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_renderer_draws_synthetic_people_alone(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only synthetic and synthetic-tiny can be drawn again"):
+        generate(str(made), tmp_path / "o")

@@ -1,0 +1,176 @@
+"""The demo shows what the search says, escapes what it shows, and serves nothing else; in a real browser too."""
+
+import json
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_rogle.display import demo
+from modeling_rogle.search.gallery import Gallery, load_model
+
+QUERY = "A man wears a red jacket. His shoes are white."
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture
+def gallery(tiny_checkpoint, tmp_path) -> Gallery:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, name in enumerate(("red.png", "blue.png", HOSTILE)):
+        Image.new("RGB", (20 + i, 60), ("red", "blue", "green")[i]).save(folder / name)
+    Gallery.build(folder, *load_model(tiny_checkpoint), tmp_path / "index", progress=False)
+    return Gallery.open(tmp_path / "index")
+
+
+def test_an_answer_is_the_search_s(gallery):
+    matches, said = demo.answer(gallery, QUERY, None, "width > 20", 5)
+    assert matches == gallery.search(QUERY, 5, where="width > 20") and len(matches) == 2 and said == ""
+    picture = str(gallery.folder / "red.png")
+    matches, _ = demo.answer(gallery, "", picture, "", 5)
+    assert matches[0].path == "red.png" and len(matches) == 3
+
+
+@pytest.mark.parametrize(
+    ("query", "where", "said"),
+    [
+        ("", "", "query: no words in it"),
+        (QUERY, "colour = 'red'", "no column &#x27;colour&#x27;"),
+        (QUERY, "<b>", "&#x27;&lt;&#x27;"),
+        (QUERY, "width > 900", "no picture passes the filter"),
+        ("A man without a <b>hat</b>.", "", "does not understand negation"),
+        ("He wears grey shorts. " * 60, "", "the model reads 64"),
+    ],
+)
+def test_what_is_to_be_said_is_said_in_escaped_lines(gallery, query, where, said):
+    _, lines = demo.answer(gallery, query, None, where, 5)
+    assert said in lines and "<b>" not in lines
+
+
+def test_a_filter_that_is_not_there_and_a_flood_of_sentences_are_answered(gallery):
+    matches, said = demo.answer(gallery, "Red. " * 30_000, None, None, 5)
+    assert len(matches) == 3 and "30000 sentences, at most 64 are read" in said
+
+
+def test_an_upload_that_is_no_picture_is_one_line_and_hints_name_what_can_be_filtered(gallery, tmp_path, monkeypatch):
+    gr = pytest.importorskip("gradio")
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    parts = {block.elem_id: block for block in demo.build(gallery).blocks.values()}
+    (tmp_path / "notes.png").write_text("x")
+    upload = gr.components.image.ImageData
+    with pytest.raises(gr.Error, match="the upload is not a picture that can be read") as caught:
+        parts["picture"].preprocess(upload(path=str(tmp_path / "notes.png"), orig_name="notes.png"))
+    assert not caught.value.print_exception
+    red = str(gallery.folder / "red.png")
+    assert parts["picture"].preprocess(upload(path=red, orig_name="red.png")) == red
+    assert parts["where"].info == "columns: path, width, height, bytes, mtime, scene"
+
+
+def test_a_gallery_that_lost_its_pictures_says_so(gallery):
+    gallery.delete(["red.png", "blue.png", HOSTILE])
+    matches, said = demo.answer(gallery, QUERY, None, "", 5)
+    assert matches is None and "no image is left in this index" in said
+
+
+def test_names_and_sentences_are_escaped(gallery):
+    matches, _ = demo.answer(gallery, "A man <script>alert(2)</script> wears a red jacket.", None, "", 5)
+    for match in matches:
+        shown = demo.why(match)
+        assert "<script" not in shown and "<img" not in shown and "&lt;script&gt;" in shown
+
+
+def test_shared_json_names_no_folder_of_this_machine(gallery):
+    text = demo.shareable(QUERY, "", gallery.search(QUERY, 2))
+    assert str(gallery.folder) not in text and str(gallery.path) not in text
+    shared = json.loads(text)
+    assert shared["query"] == QUERY and [item["rank"] for item in shared["results"]] == [1, 2]
+
+
+def test_a_thumbnail_is_the_whole_picture(gallery, tmp_path):
+    match = gallery.search(QUERY, 1)[0]
+    for size in ((30, 900), (2000, 300), (700, 2100)):
+        Image.new("RGB", size, "red").save(match.file)
+        seen = demo.thumbnail(gallery, type(match)(**{**vars(match), "width": size[0], "height": size[1]}))
+        assert seen.width / seen.height == pytest.approx(size[0] / size[1], rel=0.05)
+        assert np.asarray(seen).reshape(-1, 3).std(axis=0).max() < 3
+
+
+def test_a_link_out_of_the_gallery_is_not_followed(gallery, tmp_path):
+    match = gallery.search(QUERY, 1)[0]
+    Image.new("RGB", (20, 60), "white").save(tmp_path / "secret.png")
+    match.file.unlink()
+    match.file.symlink_to(tmp_path / "secret.png")
+    assert not demo.inside(gallery, match)
+    assert np.asarray(demo.thumbnail(gallery, match)).max() < 255  # grey
+    match.file.unlink()
+    assert demo.thumbnail(gallery, match).size[0] > 0  # gone
+
+
+def test_without_gradio_one_line_says_what_to_install(gallery, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    with pytest.raises(ValueError, match=r"pip install 'rogle\[demo\]'"):
+        demo.launch(gallery)
+
+
+def _status(url: str) -> int:
+    try:
+        return urllib.request.urlopen(url, timeout=20).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_in_a_real_browser(gallery, tmp_path, monkeypatch):
+    pytest.importorskip("gradio")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # put back afterwards
+    page = demo.launch(gallery, port=7899, block=False)
+    try:
+        with sync_api.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            tab = browser.new_page(viewport={"width": 1300, "height": 1000})
+            elsewhere, dialogs = [], []
+            tab.on("request", lambda sent: elsewhere.append(sent.url))
+            tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+            tab.goto(page.local_url)
+            _drive(tab, tmp_path)
+            browser.close()
+        local = (page.local_url, "data:", "blob:")
+        assert [url for url in elsewhere if not url.startswith(local)] == []  # works without a network
+        assert dialogs == []  # nothing that was shown ran
+        outside = tmp_path / "secret.txt"
+        outside.write_text("x")
+        for file in ("/etc/passwd", outside, gallery.folder / "red.png", gallery.path / "index.json", "../etc/passwd"):
+            assert _status(f"{page.local_url}gradio_api/file={file}") in (403, 404)
+    finally:
+        page.close()
+
+
+def _drive(tab, tmp_path: Path) -> None:
+    tab.fill("#query textarea", QUERY + " <script>alert(3)</script> He wears black pants.")
+    tab.click("#search")
+    tab.wait_for_selector("#results .thumbnail-item >> nth=2", timeout=60_000)
+    tab.click("#results .thumbnail-item >> nth=1")
+    tab.wait_for_selector("#regions img", timeout=60_000)
+    assert "A man wears a red jacket." in tab.inner_text("#why") and "#2" in tab.inner_text("#why")
+    tab.fill("#where textarea, #where input", "path = 'blue.png'")
+    tab.click("#search")
+    tab.wait_for_function("document.querySelectorAll('#results .thumbnail-item').length === 1", timeout=60_000)
+    tab.fill("#where textarea, #where input", "path = <b>")
+    tab.click("#search")
+    tab.wait_for_selector("#said .wrong", timeout=60_000)
+    assert "where, character 8" in tab.inner_text("#said")
+    tab.fill("#where textarea, #where input", "")
+    tab.fill("#query textarea", "")
+    tab.set_input_files("#picture input[type=file]", str(tmp_path / "pictures" / "blue.png"))
+    tab.wait_for_selector("#picture img", timeout=60_000)
+    tab.click("#search")
+    tab.wait_for_selector("#results .thumbnail-item >> nth=2", timeout=60_000)
+    tab.click("#results .thumbnail-item >> nth=0")
+    tab.wait_for_function("document.querySelector('#why').innerText.includes('blue.png')", timeout=60_000)
+    assert tab.locator("#said .wrong").count() == 0

@@ -1,0 +1,131 @@
+"""The manifest: what cannot be right is named in one line, nothing of anybody else's is removed, one writer writes."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from modeling_rogle.index.manifest import (
+    FORMAT,
+    VERSION,
+    GalleryError,
+    check_is_ours,
+    locked,
+    read_manifest,
+    remove_unnamed,
+    write_manifest,
+)
+
+HEADER = {
+    "format": FORMAT,
+    "version": VERSION,
+    "folder": "/pictures",
+    "images": 3,
+    "dimension": 8,
+    "precision": "float32",
+    "model": {"path": "model", "fingerprint": "0" * 64},
+    "template_boxes": [[0.0, 0.0, 1.0, 1.0]] * 11,
+    "template_labels": ["head"] * 11,
+    "skipped": [],
+    "shards": [{"name": "shard-00000001", "rows": 3}],
+    "next_id": 3,
+    "complete": True,
+}
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    write_manifest(tmp_path, HEADER)
+    return tmp_path
+
+
+def test_what_is_written_is_read(index):
+    assert read_manifest(index) == HEADER
+    assert os.listdir(index) == ["index.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "not the header of a Rogle index"),
+        ({"version": 1}, f"format 1, this program reads {VERSION}"),
+        ({"images": "ten"}, "field 'images' is missing or not a int"),
+        ({"images": 4}, "fields 'shards' and 'images' disagree"),
+        ({"precision": "int4"}, "field 'precision' is 'int4'"),
+        ({"shards": [{"name": "../elsewhere", "rows": 3}]}, "field 'shards' holds .* not a shard"),
+        ({"shards": [{"name": "shard-00000001", "rows": -3}]}, "field 'shards' holds .* not a shard"),
+        ({"metadata": "/etc/passwd"}, "field 'metadata' names '/etc/passwd'"),
+        ({"store": {"uri": "faiss", "upto": 3, "file": "../x"}}, "field 'store' is no store"),
+        ({"store": {"uri": "milvus", "upto": 3, "effort": "much"}}, "field 'store' is no store"),
+        ({"store": {"uri": "milvus", "upto": 3}}, "field 'collection' is None, no name of a collection"),
+        ({"store": {"uri": "milvus", "upto": 3}, "collection": "../../home"}, "field 'collection' is '../../home'"),
+        ({"template_boxes": [[0, 0, 1]] * 11}, "field 'template_boxes' holds .* not four numbers"),
+        ({"template_boxes": [[0, 0, 1, "1"]] * 11}, "field 'template_boxes' holds"),
+        ({"template_boxes": [[0, 0, 1, float("nan")]] * 11}, "field 'template_boxes' holds"),
+        ({"template_boxes": [0, 0, 1, 1] * 11}, "field 'template_boxes' holds 0"),
+        ({"template_labels": ["head"]}, "field 'template_labels' is not 11 names"),
+        ({"template_labels": [1] * 11}, "field 'template_labels' is not 11 names"),
+        ({"skipped": ["a.png"]}, "field 'skipped' holds an entry without a path"),
+    ],
+)
+def test_a_manifest_that_cannot_be_right_is_refused(index, change, message):
+    (index / "index.json").write_text(json.dumps({**HEADER, **change}))
+    with pytest.raises(GalleryError, match=message) as caught:
+        read_manifest(index)
+    assert "index.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_no_index_is_said(tmp_path, index):
+    with pytest.raises(FileNotFoundError, match="no such index"):
+        read_manifest(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GalleryError, match="not an index"):
+        read_manifest(tmp_path / "empty")
+    (tmp_path / "empty" / "index.json.building").write_text("{}")
+    with pytest.raises(GalleryError, match="never finished; run `rogle index` again"):
+        read_manifest(tmp_path / "empty")
+    (index / "index.json").write_text('{"format": ')
+    with pytest.raises(GalleryError, match="index.json: damaged"):
+        read_manifest(index)
+
+
+def test_only_unnamed_parts_of_an_index_are_removed(index):
+    (index / "shard-00000001").mkdir()
+    (index / "shard-00000002").mkdir()
+    for name in (
+        "metadata-00000001.parquet",
+        "faiss-00000001.index",
+        "index.json.new",
+        "photo.jpg",
+        "calibration.json",
+    ):
+        (index / name).write_text("x")
+    remove_unnamed(index)
+    assert sorted(os.listdir(index)) == ["calibration.json", "index.json", "photo.jpg", "shard-00000001"]
+
+
+def test_a_folder_with_anything_else_in_it_is_no_place_for_an_index(index):
+    check_is_ours(index)
+    check_is_ours(index / "new")
+    (index / "photo.jpg").write_text("x")
+    with pytest.raises(GalleryError, match="holds 'photo.jpg', which is no part of an index"):
+        check_is_ours(index)
+    with pytest.raises(GalleryError, match="a file stands there"):
+        check_is_ours(index / "photo.jpg")
+
+
+def test_a_second_writer_is_refused_and_the_lock_goes_with_its_process(index):
+    ready, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with locked(index):
+            os.write(go, b"x")
+            os.kill(os.getpid(), 9)
+    os.read(ready, 1)
+    os.waitpid(child, 0)
+    with locked(index):  # the killed one holds it no more
+        with pytest.raises(GalleryError, match="another process is writing this index"), locked(index):
+            pass
+    with locked(index):
+        pass

@@ -1,0 +1,382 @@
+"""Indexing: only what is new or changed is encoded, a run goes on where it stopped, crops keep their scenes."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_rogle.index.manifest import locked, read_manifest
+from modeling_rogle.index.shards import Index
+from modeling_rogle.indexing import build_index as indexing
+from modeling_rogle.search.gallery import Gallery, GalleryError, load_model
+from tests.modeling_rogle.indexing.test_image_sources import rows as data_rows
+from tests.modeling_rogle.indexing.test_person_detector import make_detector
+from tests.modeling_rogle.search.test_gallery import QUERY, make_pictures
+
+
+@pytest.fixture(scope="module")
+def tools(tiny_checkpoint):
+    return load_model(tiny_checkpoint)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return make_pictures(tmp_path / "pictures", 8)
+
+
+def build(source, tools, out, **options):
+    return Gallery.build(source, *tools, out, batch_size=3, progress=False, **options)
+
+
+def test_a_second_run_encodes_nothing_and_later_ones_what_changed(folder, tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    assert build(folder, tools, out).added == 8
+    embeds = Gallery.open(out).encode_gallery()
+    again = build(folder, tools, out)
+    assert (again.images, again.added, again.kept, again.removed) == (8, 0, 8, 0)
+    os.utime(folder / "02.png")  # touched, the same bytes
+    shutil.copy(folder / "05.png", folder / "01.png")  # changed
+    (folder / "03.png").unlink()
+    shutil.copy(folder / "05.png", folder / "new.png")
+    report = build(folder, tools, out)
+    assert (report.images, report.added, report.kept, report.removed) == (8, 2, 6, 2)
+    gallery = Gallery.open(out, *tools)
+    assert sorted(gallery.paths) == [f"0{n}.png" for n in (0, 1, 2, 4, 5, 6, 7)] + ["new.png"]
+    now = dict(zip(gallery.paths, gallery.encode_gallery(), strict=True))
+    np.testing.assert_array_equal(now["02.png"], embeds[2])
+    np.testing.assert_allclose(now["01.png"], embeds[5], atol=1e-6)
+    assert len(set(gallery.table.column("id").to_pylist())) == 8 and gallery.complete
+
+
+def test_more_of_the_folder_is_appended_and_what_lies_elsewhere_refused(folder, tools, tmp_path):
+    out = tmp_path / "index"
+    make_pictures(folder / "b", 3)
+    build(f"{folder}/0*.png", tools, out)
+    report = build(folder / "b", tools, out, append=True)
+    assert (report.images, report.added, report.kept) == (11, 3, 8)
+    gallery = Gallery.open(out, *tools)
+    assert {"00.png", "b/02.png"} <= set(gallery.paths)
+    assert all(match.file.is_file() for match in gallery.search(QUERY, top_k=11))
+    with pytest.raises(GalleryError, match="not inside .*/pictures, whose pictures this index holds"):
+        build(make_pictures(tmp_path / "elsewhere", 1), tools, out, append=True)
+    with pytest.raises(FileNotFoundError, match="no such index"):
+        build(folder, tools, tmp_path / "none", append=True)
+
+
+def test_a_run_that_broke_off_goes_on_and_readers_see_what_is_done(folder, tools, tmp_path, monkeypatch):
+    out, real, calls = tmp_path / "index", indexing.encode_pixels, []
+
+    def breaking(*args):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(indexing, "encode_pixels", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        build(folder, tools, out)
+    gallery = Gallery.open(out, *tools)
+    assert not gallery.complete and len(gallery) == 6
+    with pytest.warns(UserWarning, match="indexing is not finished, 6 pictures are searched"):
+        assert len(gallery.search(QUERY, top_k=10)) == 6
+    report = build(folder, tools, out)
+    assert (report.kept, report.added) == (6, 2)
+    assert gallery.refresh() and gallery.complete and len(gallery) == 8 and not gallery.refresh()
+
+
+def test_an_index_is_replaced_only_by_a_whole_one(folder, tools, tmp_path, monkeypatch):
+    out, real, calls = tmp_path / "index", indexing.encode_pixels, []
+    build(folder, tools, out)
+    other = make_pictures(tmp_path / "other", 7)
+    with monkeypatch.context() as broken:
+        broken.setattr(indexing, "COMMIT_SECONDS", 0.0)
+        broken.setattr(
+            indexing, "encode_pixels", lambda *args: calls.append(0) or real(*args) if len(calls) < 2 else 1 / 0
+        )
+        with pytest.raises(ZeroDivisionError):
+            build(other, tools, out)
+    assert len(Gallery.open(out)) == 8 and Gallery.open(out).folder == folder
+    assert Gallery.open(out).delete(["00.png"]) == 1  # there too, but that picture still lies in its folder
+    report = build(other, tools, out)
+    assert (report.images, report.kept, report.added) == (7, 5, 2)
+    assert Gallery.open(out).folder == other
+    assert sorted(name.split("-")[0] for name in os.listdir(out)) == ["index.json", "shard"]
+
+
+def break_after(batches: int, monkeypatch) -> None:
+    """Commits every batch, and breaks off at the one after so many."""
+    real, calls = indexing.encode_pixels, []
+    monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(
+        indexing, "encode_pixels", lambda *args: calls.append(0) or real(*args) if len(calls) < batches else 1 / 0
+    )
+
+
+@pytest.mark.parametrize("mismatch", ["detector", "damage"])
+def test_what_cannot_be_appended_leaves_the_index_as_it_is(folder, tools, tmp_path, mismatch):
+    out, options = tmp_path / "index", {}
+    build(folder, tools, out)
+    make_pictures(folder / "b", 3)
+    if mismatch == "detector":
+        options, reason = {"detector": make_detector(tmp_path / "yolos")}, "detector none, not .*yolos"
+    else:
+        next(out.glob("shard-*/global.npy")).write_bytes(b"")
+        reason = "global.npy: missing or damaged.*"
+    before = (out / "index.json").read_bytes()
+    with pytest.raises(GalleryError, match=rf"nothing can be appended \(.*{reason}\); .* without --append") as caught:
+        build(folder / "b", tools, out, append=True, **options)
+    assert "\n" not in str(caught.value) and (out / "index.json").read_bytes() == before
+
+
+def test_what_is_appended_takes_the_precision_that_the_index_has(folder, tools, tmp_path):
+    out = tmp_path / "index"
+    build(folder, tools, out, precision="bfloat16")
+    make_pictures(folder / "b", 3)
+    assert build(folder / "b", tools, out, append=True).images == 11
+    assert read_manifest(out)["precision"] == "bfloat16"
+    make_pictures(folder / "c", 1)
+    with pytest.warns(UserWarning, match="its embeddings are bfloat16, and so is what is appended, not float32"):
+        assert build(folder / "c", tools, out, append=True, precision="float32").images == 12
+    assert read_manifest(out)["precision"] == "bfloat16"
+
+
+def test_an_unfinished_index_stays_so_when_a_part_is_appended(folder, tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        break_after(1, broken)
+        build(folder, tools, out)
+    make_pictures(folder / "b", 3)
+    assert build(folder / "b", tools, out, append=True).images == 6 and not Gallery.open(out).complete
+    assert build(folder, tools, out).images == 11 and Gallery.open(out).complete
+
+
+def test_an_appending_that_broke_off_is_finished_by_the_same_one(folder, tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    build(f"{folder}/0*.png", tools, out)
+    make_pictures(folder / "b", 4)
+    make_pictures(folder / "c", 1)
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        break_after(1, broken)
+        build(folder / "b", tools, out, append=True)
+    assert not Gallery.open(out).complete
+    shutil.copytree(out, tmp_path / "other")
+    build(folder / "c", tools, tmp_path / "other", append=True)
+    assert not Gallery.open(tmp_path / "other").complete
+    assert build(folder / "b", tools, out, append=True).added == 1 and Gallery.open(out).complete
+
+
+def test_rows_whose_appending_broke_off_are_finished_by_the_same_rows(tools, tmp_path, monkeypatch):
+    out, more = tmp_path / "index", data_rows(8)
+    build(data_rows(2), tools, out)
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        break_after(1, broken)
+        build(more, tools, out, append=True)
+    assert not Gallery.open(out).complete
+    shutil.copytree(out, tmp_path / "other")
+    build(data_rows(3), tools, tmp_path / "other", append=True)
+    assert not Gallery.open(tmp_path / "other").complete
+    assert build(more, tools, out, append=True).images == 8 and Gallery.open(out).complete
+
+
+def test_an_index_within_the_folder_that_was_killed_before_its_first_commit_is_no_picture(folder, tools, monkeypatch):
+    out = folder / "index"
+    (out / "pictures").mkdir(parents=True)  # what a killed run of scenes leaves: crops, and no manifest
+    shutil.copy(folder / "00.png", out / "pictures" / f"{'0' * 32}.jpg")
+    report = build(folder, tools, out)
+    assert report.images == 8 and not report.skipped and Gallery.open(out).paths == [f"{n:02}.png" for n in range(8)]
+    assert not list(out.glob("pictures/*"))
+
+
+def test_real_pedestrians_are_indexed_and_searched(test_data, tools, tmp_path):
+    people, out = test_data / "pedestrians" / "imgs", tmp_path / "index"
+    assert build(people, tools, out).images == len(list(people.glob("*.jpg"))) == 90
+    gallery = Gallery.open(out, *tools)
+    for name in ("0003_c1_0521.jpg", "0009_c2_0062.jpg"):  # a picture is nearest to itself
+        assert gallery.search(image=people / name, top_k=1)[0].path == name
+    facts = json.loads((test_data / "pedestrians" / "annotations.json").read_text())
+    caption = next(entry["long_caption"] for entry in facts if entry.get("long_caption"))
+    found = gallery.search(caption, top_k=90, where="path != '0003_c1_0521.jpg'")
+    assert len(found) == 89 and found[0].sentences and "0003_c1_0521.jpg" not in {match.path for match in found}
+
+
+def test_real_scenes_are_indexed_by_person(test_data, tools, tmp_path):
+    scenes, out = test_data / "pedestrians" / "scenes", tmp_path / "index"
+    build(scenes, tools, out, detector=make_detector(tmp_path / "yolos"))
+    gallery = Gallery.open(out, *tools)
+    found = gallery.search(QUERY, top_k=100)
+    assert len(found) == len(gallery) >= 8
+    for match in found:
+        x, y, width, height = match.scene_box
+        scene = Image.open(scenes / match.scene)
+        assert 0 <= x < x + width <= scene.width and 0 <= y < y + height <= scene.height and match.file.is_file()
+
+
+def test_an_index_is_unfinished_while_more_is_encoded(folder, tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    build(folder, tools, out)
+    make_pictures(folder / "b", 6)
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        break_after(1, broken)
+        build(folder, tools, out)
+    assert not Gallery.open(out).complete and len(Gallery.open(out)) == 11
+
+
+def test_a_replacement_that_was_given_up_leaves_nothing(folder, tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    build(folder, tools, out)
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        break_after(1, broken)
+        build(make_pictures(tmp_path / "other", 7), tools, out)
+    assert (out / "index.json.building").exists()
+    build(folder, tools, out)
+    assert sorted(name.split("-")[0] for name in os.listdir(out)) == ["index.json", "shard"]
+    assert len(list(out.glob("shard-*"))) == len(read_manifest(out)["shards"])
+
+
+def test_a_replacement_leaves_the_pictures_of_the_index_that_answers(tools, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    build(data_rows(), tools, out)
+    pictures = {file: file.read_bytes() for file in (out / "pictures").iterdir()}
+    other = [{**row, "image": Image.new("RGB", row["image"].size, "blue")} for row in data_rows()]
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(indexing.IndexWriter, "commit", lambda *args, **fields: 1 / 0)  # its pictures are written
+        build(other, tools, out, precision="bfloat16")
+    assert all(file.read_bytes() == data for file, data in pictures.items())
+    assert build(other, tools, out, precision="bfloat16").images == 3
+    held = {out / "pictures" / name for name in Index(out).table.column("picture").to_pylist()}
+    assert held == set((out / "pictures").iterdir()) and not held & set(pictures)
+
+
+def test_metadata_are_searched_and_brought_up_to_date_without_encoding(folder, tools, tmp_path):
+    out = tmp_path / "index"
+    (folder / "metadata.csv").write_text("file_name,camera,count\n00.png,c1,1\n01.png,c2,2\n02.png,c2,3\n")
+    build(folder, tools, out)
+    gallery = Gallery.open(out, *tools)
+    found = gallery.search(QUERY, where="camera = 'c2' and count > 2")
+    assert [(match.path, match.metadata) for match in found] == [("02.png", {"camera": "c2", "count": 3})]
+    (folder / "metadata.csv").write_text("file_name,camera\n05.png,c2\n")
+    assert build(folder, tools, out).added == 0 and gallery.refresh()
+    assert [match.path for match in gallery.search(QUERY, where="camera = 'c2'")] == ["05.png"]
+    gallery.delete(["05.png"])
+    told = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
+    assert b"05.png" not in told and list(gallery.search(QUERY, where="camera = 'c2'")) == []
+
+
+def test_persons_of_scenes_keep_scene_and_box_and_go_with_it(tools, tmp_path):
+    scenes, out = make_pictures(tmp_path / "scenes", 3), tmp_path / "index"
+    Image.new("RGB", (300, 200), "red").save(scenes / "00.png")
+    (scenes / "metadata.csv").write_text("file_name,camera\n00.png,c1\n")
+    detector = make_detector(tmp_path / "yolos")
+    report = build(scenes, tools, out, detector=detector)
+    gallery = Gallery.open(out, *tools)
+    assert report.images == len(gallery) >= 2
+    matches = {match.path: match for match in gallery.search(QUERY, top_k=20)}
+    first = matches["00.png#0"]
+    x, y, width, height = first.scene_box
+    assert first.scene == "00.png" and (first.width, first.height) == (width, height)
+    assert x >= 0 and y >= 0 and x + width <= 300 and y + height <= 200 and first.metadata == {"camera": "c1"}
+    assert first.file.parent == out / "pictures"
+    kept = Image.open(first.file)
+    assert kept.width >= 32 and kept.width / kept.height == pytest.approx(width / height, rel=0.1)
+    assert build(scenes, tools, out, detector=detector).added == 0
+    of_scene = [path for path in gallery.paths if path.startswith("00.png#")]
+    assert gallery.delete(["00.png"]) == len(of_scene)
+    assert not [path for path in gallery.paths if path.startswith("00.png")]
+    assert len(os.listdir(out / "pictures")) == len(gallery)
+    assert read_manifest(out).get("metadata") and "c1" not in str(gallery.table.column("camera").to_pylist())
+
+
+def test_rows_of_a_data_set_are_indexed_with_small_copies_of_their_pictures(tools, tmp_path):
+    out = tmp_path / "index"
+    assert build(data_rows(), tools, out).images == 3
+    gallery = Gallery.open(out, *tools)
+    match = gallery.search(QUERY, where="person_id = 2")[0]
+    assert match.path == "p/2" and match.metadata == {"person_id": 2, "camera": "c1"}
+    assert Image.open(match.file).size == (match.width, match.height) == (8, 12)
+    assert build(data_rows(4), tools, out).added == 1
+    gallery.refresh()
+    assert gallery.delete(["p/2"]) == 1 and not match.file.exists() and len(gallery) == 3
+
+
+def test_stores_are_filled_with_the_index_and_keep_in_step(folder, tools, tmp_path):
+    pytest.importorskip("faiss")
+    out = tmp_path / "index"
+    build(folder, tools, out, store="faiss-hnsw")
+    exact = [match.path for match in Gallery.open(out, *tools, store="exact").search(QUERY)]
+    gallery = Gallery.open(out, *tools)
+    assert [match.path for match in gallery.search(QUERY)] == exact
+    make_pictures(folder, 10)
+    build(folder, tools, out)
+    assert read_manifest(out)["store"]["upto"] == 10 and gallery.refresh()
+    assert gallery.delete(["00.png"]) == 1 and read_manifest(out)["store"]["upto"] == 10
+    assert "00.png" not in {match.path for match in gallery.search(QUERY)} and len(gallery.search(QUERY)) == 9
+    with pytest.raises(GalleryError, match="not filled into store 'milvus'"):
+        Gallery.open(out, store="milvus")
+    build(folder, tools, out, store="exact")
+    assert not list(out.glob("faiss-*")) and read_manifest(out)["store"] is None
+    header = read_manifest(out)
+    header["store"] = {"uri": "http://127.0.0.1:9", "upto": 10, "recall": 1.0}
+    (out / "index.json").write_text(json.dumps(header))
+    with pytest.warns(UserWarning, match=r"^store http://127.0.0.1:9: .*; searched exactly instead$"):
+        assert len(Gallery.open(out, *tools).search(QUERY)) == 10
+    with pytest.raises(GalleryError, match="it holds the embeddings too, so nothing was deleted"):
+        Gallery.open(out).delete(["01.png"])
+    assert len(Gallery.open(out)) == 10
+
+
+def test_an_index_moves_into_a_local_milvus_and_keeps_in_step(folder, tools, tmp_path):
+    pytest.importorskip("milvus_lite")
+    out = tmp_path / "index"
+    build(folder, tools, out, store="milvus")
+    gallery = Gallery.open(out, *tools)
+    exact = [match.path for match in Gallery.open(out, *tools, store="exact").search(QUERY)]
+    assert [match.path for match in gallery.search(QUERY)] == exact
+    gone = gallery.encode_gallery(np.array([3]))[0].tobytes()
+    assert gallery.delete(["03.png"]) == 1
+    left = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
+    assert gone not in left and b"03.png" not in left
+    assert [match.path for match in gallery.search(QUERY)] == [path for path in exact if path != "03.png"]
+    gallery.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": -1}, "workers must be at least 0, not -1"),
+        ({"precision": "int4"}, "precision must be float32 or bfloat16, not 'int4'"),
+        ({"store": "elastic"}, "store 'elastic': not one of exact"),
+        ({"store": "http://127.0.0.1:9"}, "store http://127.0.0.1:9: "),
+        ({"detector": "/nowhere"}, "detector /nowhere: not an object-detection model"),
+    ],
+)
+def test_bad_options_are_one_line_before_any_work(folder, tools, tmp_path, options, message):
+    with pytest.raises(GalleryError, match=message) as caught:
+        build(folder, tools, tmp_path / "index", **options)
+    assert "\n" not in str(caught.value) and not (tmp_path / "index").exists()
+
+
+def test_a_damaged_index_is_built_again(folder, tools, tmp_path):
+    out = tmp_path / "index"
+    build(folder, tools, out)
+    next(out.glob("shard-*/global.npy")).unlink()
+    with pytest.raises(GalleryError, match="global.npy: missing or damaged; build the index again"):
+        Gallery.open(out)
+    assert build(folder, tools, out).added == 8 and len(Index(out)) == 8
+
+
+def test_two_writers_at_once_are_refused(folder, tools, tmp_path):
+    build(folder, tools, tmp_path / "index")
+    with locked(tmp_path / "index"), pytest.raises(GalleryError, match="another process is writing this index"):
+        build(folder, tools, tmp_path / "index")
+
+
+def test_worker_processes_and_bfloat16_on_the_disk_give_the_same_ranks(folder, tools, tmp_path):
+    build(folder, tools, tmp_path / "a")
+    build(folder, tools, tmp_path / "b", workers=1, precision="bfloat16")
+    first, second = (Gallery.open(tmp_path / name, *tools).search(QUERY) for name in "ab")
+    assert [match.score for match in first] == pytest.approx([match.score for match in second], abs=5e-3)

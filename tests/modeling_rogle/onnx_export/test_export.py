@@ -1,0 +1,103 @@
+"""Both towers as graphs equal the model for sizes that they were not traced with; int8 is near; refusals in a line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from modeling_rogle import RogleConfig, RogleModel, RogleProcessor  # noqa: E402
+from modeling_rogle.inference.onnx_encoder import OnnxError, session  # noqa: E402
+from modeling_rogle.onnx_export.export import TOLERANCE, ImageTower, TextTower, check, export_onnx, quantise  # noqa: E402
+from tests.helpers.onnx_files import exported_folder  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported_folder(tiny_checkpoint, tmp_path_factory)
+
+
+def test_towers_are_the_models_own_encoders(tiny_model: RogleModel):
+    ids = torch.randint(0, 50, (4, 12))
+    ids[:, 9:] = tiny_model.config.text_config.eos_token_id
+    torch.testing.assert_close(TextTower(tiny_model)(ids), tiny_model.encode_texts(ids), atol=1e-6, rtol=0)
+    pixels, boxes = torch.randn(2, 3, 32, 16), torch.rand(2, 3, 4).sort(-1).values[..., [0, 1, 2, 3]]
+    owner = torch.tensor([0, 0, 0, 1, 1, 1])
+    images, regions = ImageTower(tiny_model)(pixels, boxes)
+    expected = tiny_model.encode_images(pixels, boxes.flatten(0, 1), owner)
+    torch.testing.assert_close(images, expected[0])
+    torch.testing.assert_close(regions.flatten(0, 1), expected[1])
+
+
+def test_graphs_equal_the_model_at_other_batch_sizes_lengths_and_boxes(exported: Path, tiny_checkpoint: Path):
+    model = RogleModel.from_pretrained(tiny_checkpoint)
+    assert max(check(exported, model).values()) <= TOLERANCE == 1e-4
+    text, image = session(exported / "text.onnx"), session(exported / "image.onnx")
+    assert [type(side) for side in text.get_inputs()[0].shape] == [str, str]  # both free
+    assert [type(side) for side in image.get_inputs()[0].shape] == [str, int, int, int]
+    assert image.get_inputs()[0].shape[2:] == [32, 16]  # the rectangle
+    pixels, boxes = torch.randn(7, 3, 32, 16), torch.tensor([[0.1, 0.2, 0.6, 0.9]]).repeat(7, 1, 1)
+    images, regions = image.run(None, {"pixel_values": pixels.numpy(), "boxes": boxes.numpy()})
+    expected = model.encode_images(pixels, boxes[:, 0], torch.arange(7))
+    np.testing.assert_allclose(images, expected[0].numpy(), atol=1e-4)
+    np.testing.assert_allclose(regions[:, 0], expected[1].numpy(), atol=1e-4)
+
+
+def test_a_graph_of_other_weights_is_refused(exported: Path, tiny_checkpoint: Path):
+    model = RogleModel.from_pretrained(tiny_checkpoint)
+    with torch.no_grad():
+        model.text_projection.weight.mul_(-1)
+    with pytest.raises(OnnxError, match="text.onnx: differs from the model by"):
+        check(exported, model)
+
+
+def test_int8_is_smaller_and_near(exported: Path, tiny_checkpoint: Path):
+    model = RogleModel.from_pretrained(tiny_checkpoint)
+    ids = torch.randint(0, 50, (16, 12))
+    ids[:, 11] = model.config.text_config.eos_token_id
+    expected = model.encode_texts(ids).numpy()
+    for suffix, least, most in (("onnx", 0.999999, 1.01), ("int8.onnx", 0.97, 0.999999)):
+        got = session(exported / f"text.{suffix}").run(None, {"input_ids": ids.numpy()})[0]
+        assert least < (got * expected).sum(-1).mean() < most
+    pixels, boxes = np.random.default_rng(0).standard_normal((8, 3, 32, 16), dtype=np.float32), [[0.1, 0.2, 0.6, 0.9]]
+    fed = {"pixel_values": pixels, "boxes": np.array([boxes] * 8, dtype=np.float32)}
+    whole, small = (session(exported / f"image.{suffix}").run(None, fed) for suffix in ("onnx", "int8.onnx"))
+    for ours, theirs in zip(whole, small, strict=True):  # images and regions: one projection serves both
+        assert 0.97 < (ours * theirs).sum(-1).mean() < 0.999999
+    for tower in ("text", "image"):
+        assert (exported / f"{tower}.int8.onnx").stat().st_size < (exported / f"{tower}.onnx").stat().st_size
+
+
+def test_the_manifest_tells_of_every_file(exported: Path, tiny_processor: RogleProcessor):
+    about = json.loads((exported / "rogle_onnx.json").read_text())
+    written = {file.name: file.stat().st_size for file in exported.iterdir() if file.name != "rogle_onnx.json"}
+    assert {name: told["bytes"] for name, told in about["files"].items()} == written
+    assert about["image_size"] == [32, 16] and about["max_tokens"] == 64
+    assert about["end_token"] == tiny_processor.tokenizer.eos_token_id
+
+
+def test_crops_an_existing_folder_and_no_model_are_refused(
+    tiny_checkpoint: Path, tmp_path: Path, tiny_config: RogleConfig
+):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(OnnxError, match="there: exists already"):
+        export_onnx(tiny_checkpoint, tmp_path / "there")
+    config = RogleConfig.from_dict(tiny_config.to_dict() | {"region_feature": "crop"})
+    RogleModel(config).save_pretrained(tmp_path / "crop")
+    RogleProcessor.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "crop")
+    with pytest.raises(OnnxError, match="'crop' is one image forward a region"):
+        export_onnx(tmp_path / "crop", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["crop", "there"]
+
+
+def test_quantising_again_gives_the_same_bytes(exported: Path, tmp_path: Path):
+    for tower in ("text", "image"):
+        (tmp_path / f"{tower}.onnx").write_bytes((exported / f"{tower}.onnx").read_bytes())
+    quantise(tmp_path)
+    for tower in ("text", "image"):
+        name = f"{tower}.int8.onnx"
+        assert (tmp_path / name).read_bytes() == (exported / name).read_bytes()

@@ -1,0 +1,168 @@
+"""Crops, erasing, dropped and shuffled sentences: boxes and spans stay true."""
+
+import copy
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset_pvlg.loading import load_rows
+from modeling_rogle import RogleProcessor
+from train.data.augment import Augmentation, join_captions, mix_pictures, rebuild_caption
+from train.data.pairs import PairDataset
+
+
+def marked(h: int, w: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Black but for a white box, x0, y0, x1, y1 in pixels."""
+    picture = np.zeros((3, h, w), dtype=np.uint8)
+    picture[:, box[1] : box[3], box[0] : box[2]] = 255
+    return picture
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**6), left=st.integers(0, 24), top=st.integers(0, 48))
+def test_a_crop_takes_its_boxes_along(seed: int, left: int, top: int) -> None:
+    h, w, box = 64, 32, (left, top, left + 8, top + 16)
+    picture = marked(h, w, box)
+    boxes = np.array([box], dtype=np.float32) / [w, h, w, h]
+    moved, found, seen = Augmentation(crop=1.0).change_picture(
+        picture, boxes.astype(np.float32), np.random.default_rng(seed)
+    )
+    white = np.argwhere(moved[0] == 255)
+    inside = np.array([white[:, 1].min(), white[:, 0].min(), white[:, 1].max() + 1, white[:, 0].max() + 1])
+    np.testing.assert_allclose(found[0] * [w, h, w, h], inside, atol=1e-4)
+    assert seen.all() and moved.shape == picture.shape and picture.max() == 255  # shifts are small, it is still there
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**6))
+def test_a_box_of_which_half_is_erased_is_not_spoken_of(seed: int) -> None:
+    h, w = 64, 32
+    box = (8, 16, 16, 24)
+    picture = marked(h, w, box)
+    boxes = (np.array([box], dtype=np.float32) / [w, h, w, h]).astype(np.float32)
+    changed, found, seen = Augmentation(erase=1.0).change_picture(picture, boxes, np.random.default_rng(seed))
+    left = (changed[0, 16:24, 8:16] == 255).mean()
+    assert bool(seen[0]) == (left >= 0.5) and np.array_equal(found, boxes)
+    assert 0.01 < (changed != picture).any(0).mean() + (changed[0] == changed[0, 0, 0]).mean()
+    assert np.array_equal(picture, marked(h, w, box))  # it may be a cached one
+
+
+def test_an_erased_rectangle_is_of_the_size_asked_for() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (3, 192, 64), dtype=np.uint8)
+    none = np.zeros((0, 4), dtype=np.float32)
+    shares = []
+    for seed in range(200):
+        changed, _, _ = Augmentation(erase=1.0).change_picture(picture, none, np.random.default_rng(seed))
+        shares.append((changed != picture).any(0).mean())
+    assert min(shares) > 0.015 and max(shares) < 0.22 and 0.08 < np.mean(shares) < 0.14
+
+
+def test_dropped_and_shuffled_sentences_keep_their_tokens(tiny_processor: RogleProcessor) -> None:
+    rows = load_rows("synthetic-tiny")[0]["train"].select(range(8))
+    augmentation = Augmentation(drop=0.4, reorder=1.0)
+    processor = copy.deepcopy(tiny_processor)
+    processor.tokenizer.model_max_length = 200
+    pairs = PairDataset(rows, processor, long_share=1.0, max_pairs=9, augmentation=augmentation)
+    found = 0
+    for epoch in range(3):
+        pairs.set_epoch(epoch)
+        for n in range(len(pairs)):
+            item = pairs[n]
+            for (first, last), sentence in zip(item["spans"], item["sentences"], strict=True):
+                if last > first:
+                    assert item["caption"][first:last] == sentence[1:-1]
+                    found += 1
+            assert item["caption"][0] == sentence[0] and item["caption"][-1] == sentence[-1]
+    plain = PairDataset(rows, processor, long_share=1.0, max_pairs=9)
+    assert found > 20 and pairs[0]["caption"] != plain[0]["caption"]
+    text = processor.tokenizer.decode(pairs[0]["caption"], skip_special_tokens=True)
+    sentences = [processor.tokenizer.decode(s[1:-1]) for s in pairs.sentence_ids[0]]
+    assert sum(s in text for s in sentences) < len(sentences)
+
+
+def test_a_rebuilt_caption_ends_with_a_whole_sentence() -> None:
+    sentences = [[0, 5, 5, 5, 1], [0, 6, 6, 1], [0, 7, 1]]
+    assert rebuild_caption(sentences, [2, 0, 1], 20) == ([0, 7, 5, 5, 5, 6, 6, 1], {2: (1, 2), 0: (2, 5), 1: (5, 7)})
+    assert rebuild_caption(sentences, [2, 0, 1], 6) == ([0, 7, 5, 5, 5, 1], {2: (1, 2), 0: (2, 5)})
+    assert rebuild_caption(sentences, [0, 1], 4) == ([0, 5, 5, 1], {})
+
+
+def test_one_sentence_always_stays() -> None:
+    rng = np.random.default_rng(0)
+    assert all(len(Augmentation(drop=1.0).order_of_sentences(3, rng)) == 1 for _ in range(20))
+    assert Augmentation(drop=0.0).order_of_sentences(3, rng) is None
+
+
+def test_approximate_captions_keep_the_places_of_their_sentences(tiny_processor: RogleProcessor) -> None:
+    rows = load_rows("synthetic-tiny")[0]["train"].select(range(8))
+    processor = copy.deepcopy(tiny_processor)
+    processor.tokenizer.model_max_length = 200
+    pairs = PairDataset(rows, processor, long_share=0.7, max_pairs=9, augmentation=Augmentation(approximate=0.5))
+    plain = PairDataset(rows, processor, long_share=0.7, max_pairs=9)
+    changed, found = 0, 0
+    for epoch in range(6):
+        pairs.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        for n in range(len(pairs)):
+            item, own = pairs[n], plain[n]
+            assert np.array_equal(item["picture"], own["picture"]) and item["person_id"] == own["person_id"]
+            changed += item["caption"] != own["caption"]
+            for (first, last), sentence in zip(item["spans"], item["sentences"], strict=True):
+                if last > first:
+                    words = item["caption"][first:last]
+                    assert len(set(words) & set(sentence[1:-1])) >= len(set(words)) / 3
+                    found += 1
+    assert 10 < changed < 38 and found > 60
+
+
+def test_a_mixed_pair_is_both_and_nobodys(tiny_processor: RogleProcessor) -> None:
+    rows = load_rows("synthetic-tiny")[0]["train"].select(range(8))
+    mixing = PairDataset(rows, tiny_processor, long_share=0.0, flip=0.0, augmentation=Augmentation(mix=1.0))
+    plain = PairDataset(rows, tiny_processor, long_share=0.0, flip=0.0)
+    mixed = 0
+    for n in range(len(mixing)):
+        item, own = mixing[n], plain[n]
+        if item["person_id"] == own["person_id"]:  # drawn with a picture of the same person
+            assert np.array_equal(item["picture"], own["picture"]) and item["caption"] == own["caption"]
+            continue
+        mixed += 1
+        others = [
+            m for m in range(8) if np.array_equal(item["picture"], mix_pictures(own["picture"], plain._picture(m)))
+        ]
+        assert len(others) == 1 and plain.person_ids[others[0]] != own["person_id"]
+        said = [*(own["caption"][1:-1])]
+        kept = next(k for k in range(len(said), -1, -1) if item["caption"][1 : 1 + k] == said[:k])
+        rest = item["caption"][1 + kept : -1]
+        assert rest and any(rest == short[1 : 1 + len(rest)] for short in plain.short_ids[others[0]])
+        assert item["person_id"] == -1 - n and not item["sentences"] and item["boxes"].shape == (0, 4)
+    assert mixed >= 5
+    batch = mixing.collate([mixing[n] for n in range(8)])  # one with pairs and one without, or with none at all
+    assert len(batch["boxes"]) == len(batch["box_image"]) and (batch["person_ids"] < 0).sum() == mixed
+
+
+def test_joined_captions_share_the_room() -> None:
+    one, other = [0, 5, 5, 5, 5, 1], [0, 6, 6, 6, 6, 6, 6, 1]
+    assert join_captions(one, other, 20) == [0, *[5] * 4, *[6] * 6, 1]
+    assert join_captions(one, other, 10) == [0, *[5] * 4, *[6] * 4, 1]
+    assert join_captions(one, other, 8) == [0, *[5] * 3, *[6] * 3, 1]
+    assert join_captions(other, [0, 7, 1], 8) == [0, *[6] * 5, 7, 1]
+
+
+def test_pictures_are_averaged_without_overflow() -> None:
+    one = np.full((3, 2, 2), 250, dtype=np.uint8)
+    assert (mix_pictures(one, np.full_like(one, 200)) == 225).all() and mix_pictures(one, one).dtype == np.uint8
+
+
+def test_a_generated_copy_is_of_its_parents_family(tiny_processor: RogleProcessor) -> None:
+    rows = load_rows("synthetic-tiny")[0]["train"].select(range(4))
+    changed = [{"image_id": "copy", "person_id": 99, "parent": rows[0]["image_id"]} if n == 3 else {} for n in range(4)]
+    rows = rows.map(lambda row, n: row | changed[n], with_indices=True, features=rows.features)
+    pairs = PairDataset(rows, tiny_processor)
+    assert pairs.families == [*pairs.person_ids[:3], pairs.person_ids[0]] and pairs.person_ids[3] == 99
+
+
+@pytest.mark.parametrize("name", ["crop", "erase", "drop", "reorder", "approximate", "mix"])
+def test_nothing_is_changed_unless_asked_for(name: str) -> None:
+    assert not Augmentation() and Augmentation(**{name: 0.1})

@@ -1,0 +1,114 @@
+"""The recipe: flags, files and defaults, and the folder that a run claims."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from modeling_rogle import RogleModel
+from train import train
+from train.recipe import Recipe, claim_folder, read_recipe
+
+ROOT = Path(__file__).parents[2]
+# The other systems of the field: each recipe's own term of the loss, and the field that makes it another system.
+SYSTEMS = {
+    "clip_itc": ("loss_global", "global_loss", "itc"),
+    "ctlg": ("loss_global", "itc_temperature", 0.02),
+    "acsa": ("loss_head", "head", "acsa"),
+    "parts": ("loss_head", "head", "parts"),
+    "irra": ("loss_head", "head", "implicit_relations"),
+    "rde": ("loss_global", "global_loss", "tal"),
+    "goal": ("loss_tsl_image", "local_contrast", "crop"),
+    "longclip": ("loss_short", "short_loss_weight", 1.0),
+}
+
+
+def test_recipe_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("epochs: 3\nlearning_rate: 0.5\n")
+    recipe = read_recipe(["--config", str(tmp_path / "r.yaml"), "--epochs", "7"])
+    assert (recipe.epochs, recipe.learning_rate, recipe.batch_size) == (7, 0.5, Recipe.batch_size)
+
+
+def test_a_wrong_recipe_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("epoch: 3\n")
+    with pytest.raises(SystemExit, match="unknown field 'epoch'"):
+        read_recipe(["--config", str(tmp_path / "r.yaml")])
+    for wrong, said in (("--epochs 0", "from 1"), ("--flip 2", r"\[0, 1\]"), ("--config nowhere.yaml", "nowhere.yaml")):
+        with pytest.raises(SystemExit, match=said):
+            read_recipe(wrong.split())
+    for wrong, said in (
+        ("--lora-targets head", "both, vision or text"),
+        ("--lora-rank 2 --ema-decay 0.9", "whole weights"),
+        ("--lora-rank 2 --head parts", "two towers alone"),
+        ("--mix 1.5", r"\[0, 1\]"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            read_recipe(wrong.split())
+    with pytest.raises(SystemExit, match="--regions must be rows, mined or none"):
+        read_recipe(["--regions", "all"])
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "train" / "configs").glob("*.yaml")))
+def test_shipped_recipes_are_read(name: str) -> None:
+    given = yaml.safe_load((ROOT / "train" / "configs" / name).read_text())
+    recipe = read_recipe(["--config", str(ROOT / "train" / "configs" / name)])
+    assert {key: getattr(recipe, key) for key in given} == given
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_trains_is_saved_and_read_back(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    term, field, value = SYSTEMS[name]
+    out = tmp_path / "run"
+    given = ["--config", str(ROOT / "train" / "configs" / f"{name}.yaml"), "--dataset", "synthetic-tiny"]
+    given += ["--model", str(tiny_checkpoint), "--out", str(out), "--epochs", "1", "--batch-size", "16"]
+    results = train.main([*given, "--threads", "1", "--trackers", "none"])
+    log = json.loads((out / "train_log.jsonl").read_text())
+    assert log["step"] == 3 and log[term] > 0
+    assert {"global/long/R@1", "global/short/R@1", "local/R@1"} <= set(results)
+    model, info = RogleModel.from_pretrained(out / "best", output_loading_info=True)
+    assert not any(info.values()) and getattr(model.config, field) == value
+    saved, state = load_file(out / "best" / "model.safetensors"), model.state_dict()
+    assert set(saved) == set(state) and all(torch.equal(saved[key], state[key]) for key in saved)
+    trained = load_file(tiny_checkpoint / "model.safetensors")
+    assert not torch.equal(saved["text_projection.weight"], trained["text_projection.weight"])
+
+
+def test_systems_without_a_head_have_rogles_weights(tiny_checkpoint: Path) -> None:
+    names = set(load_file(tiny_checkpoint / "model.safetensors"))
+    for name in SYSTEMS:
+        recipe = read_recipe(["--config", str(ROOT / "train" / "configs" / f"{name}.yaml"), "--model", "x"])
+        recipe.model = str(tiny_checkpoint)
+        more = {key.split(".")[0] for key in set(train.prepare_model(recipe, [], 4)[0].state_dict()) - names}
+        expected = {"identity_classifier"} if recipe.id_loss_weight else set()
+        assert more == expected | ({"head"} if name in ("parts", "irra") else set()), name
+
+
+def test_the_small_recipe_is_what_runs_without_arguments() -> None:
+    assert read_recipe(["--config", str(ROOT / "train" / "configs" / "small.yaml")]) == read_recipe([])
+
+
+def test_resume_is_a_word_or_a_checkpoint(tmp_path: Path) -> None:
+    assert read_recipe([]).resume is None
+    assert read_recipe(["--resume"]).resume == read_recipe(["--resume", "auto"]).resume == "auto"
+    assert read_recipe(["--resume", "a/step-00000002"]).resume == "a/step-00000002"
+    (tmp_path / "r.yaml").write_text("resume: true\nseeds: [1, 2]\n")
+    old = read_recipe(["--config", str(tmp_path / "r.yaml")])
+    assert old.resume == "auto" and old.seeds == [1, 2]
+
+
+def test_a_folder_is_claimed_by_the_same_recipe_alone(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    claim_folder(out, Recipe(out=str(out)))
+    (out / "checkpoints").mkdir()
+    claim_folder(out, Recipe(out=str(out), resume="auto", save_steps=9, workers=2, threads=3))  # free to change
+    with pytest.raises(SystemExit, match="has ema_decay = 0.0, this command 0.5"):
+        claim_folder(out, Recipe(out=str(out), resume="auto", ema_decay=0.5))
+    saved = yaml.safe_load((out / "recipe.yaml").read_text())
+    del saved["lora_rank"]  # a run from before there were adapters
+    (out / "recipe.yaml").write_text(yaml.safe_dump(saved))
+    claim_folder(out, Recipe(out=str(out), resume="auto"))
+    with pytest.raises(SystemExit, match="is not empty: pass --resume"):
+        claim_folder(out, Recipe(out=str(out)))
