@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from dataset_pvlg.features import FEATURES, SPLITS
 
 ROWS_AT_ONCE = 1000
-BYTES_AT_ONCE = 64 * 2**20  # of pictures: a thousand that were stored anew may be gigabytes
+BYTES_AT_ONCE = 64 * 2**20  # of images: a thousand that were stored anew may be gigabytes
 _SCHEMA = FEATURES.arrow_schema  # its metadata carry the features, which `Dataset.from_file` reads back
 
 
@@ -92,13 +92,13 @@ def _tables(rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, p
 
 
 def image_bytes(row: Mapping[str, Any]) -> int:
-    """Bytes of the picture that a row carries, 0 where it is a path or null."""
+    """Bytes of the image that a row carries, 0 where it is a path or null."""
     image = row["image"]
     return len(image["bytes"] or b"") if isinstance(image, Mapping) else 0
 
 
 def cut_by_bytes(rows: Iterable[dict[str, Any]], most: int = BYTES_AT_ONCE) -> Iterator[list[dict[str, Any]]]:
-    """Rows in lists that end where their pictures reach `most` bytes: what is written together, and so is held."""
+    """Rows in lists that end where their images reach `most` bytes: what is written together, and so is held."""
     waiting, held = [], 0
     for row in rows:
         waiting.append(row)

@@ -17,7 +17,7 @@ FEATURES = Features(
         "person_id": Value("int64"),  # unique over sources and splits
         "source": Value("string"),
         "camera": Value("string"),
-        "parent": Value("string"),  # image_id of the picture a generated row was made from
+        "parent": Value("string"),  # image_id of the image a generated row was made from
         "captions": List(Value("string")),  # the source's own, untouched
         "caption": Value("string"),  # the long one
         "caption_origin": Value("string"),  # human | human_joined | vlm:<name> | synthetic | none

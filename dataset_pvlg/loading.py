@@ -14,7 +14,7 @@ DATASET_NAMES = (*SYNTHETIC_NAMES, "pvlg", *SOURCE_NAMES)
 
 
 def load_rows(
-    name: str, data_root: str | Path | None = None, image_root: str | Path | None = None, pictures: bool = False
+    name: str, data_root: str | Path | None = None, image_root: str | Path | None = None, images: bool = False
 ) -> tuple[datasets.DatasetDict, ReadReport | None]:
     """Rows of `dataset_pvlg.features.FEATURES` by split.
 
@@ -23,7 +23,7 @@ def load_rows(
             layout as `dataset_pvlg.readers.read.read_source` knows it.
         data_root: the set's folder; needed by all but the synthetic ones.
         image_root: where a public layout's image paths start, if not where its authors put them.
-        pictures: refuse rows without one, as an annotations-only folder has them.
+        images: refuse rows without one, as an annotations-only folder has them.
 
     Returns:
         The splits that there are, and the reader's report (None where rows were ready made).
@@ -50,9 +50,9 @@ def load_rows(
             line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             raise ValueError(line if isinstance(cause, LayoutError) else f"pvlg: {data_root}: {line}") from error
         without = sum(rows.data.column("image").null_count for rows in data.values())
-        if pictures and without:
+        if images and without:
             raise ValueError(
-                f"pvlg: {data_root}: {without} rows have no picture; `python -m dataset_pvlg.build.join` puts them back"
+                f"pvlg: {data_root}: {without} rows have no image; `python -m dataset_pvlg.build.join` puts them back"
             )
         return data, None
     return read_source(name, data_root, image_root)

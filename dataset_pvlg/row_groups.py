@@ -70,7 +70,7 @@ class FolderRows:
                     raise ValueError(f"{name}: lacks the column(s) {', '.join(missing)}")
 
     def table(self, group: Group, columns: Sequence[str] = tuple(FEATURES)) -> pa.Table:
-        """Rows of a group in the schema of P-VLG; pictures are null where the file has none."""
+        """Rows of a group in the schema of P-VLG; images are null where the file has none."""
         with pq.ParquetFile(self.root / group.file) as parquet:
             stored = parquet.schema_arrow.names
             there = [name for name in columns if name in stored]
@@ -251,7 +251,7 @@ class Job:
         """Calls `work` for every group of these splits that is not finished; the processes share them.
 
         Args:
-            work: rows with their pictures -> the same rows with other values in the changed columns, and counts. Given
+            work: rows with their images -> the same rows with other values in the changed columns, and counts. Given
                 equal rows it must give equal ones.
 
         Returns:

@@ -49,7 +49,7 @@ def groups_of_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[set[G
     """The groups of each query of a split, in the order of `encode_split`.
 
     Args:
-        rows: P-VLG rows; the pictures are not read.
+        rows: P-VLG rows; the images are not read.
 
     Returns:
         By kind of query, `long`, `short` and `sentence`, one set of groups each.

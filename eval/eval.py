@@ -1,7 +1,7 @@
 """python eval/eval.py --model DIR --dataset synthetic --split test [--data-root DIR] [--out DIR] [--cache DIR]
 
 Scores a Rogle checkpoint, or any CLIP one, on one split by the protocols of eval/pvlg/README.md. Prints a markdown
-table with bootstrap intervals; --out also writes results.json, .csv and .md, every query's rank, and a picture of the
+table with bootstrap intervals; --out also writes results.json, .csv and .md, every query's rank, and an image of the
 worst.
 
 Several processes share the encoding and give the same figures to the last bit, on the same number of threads each:
@@ -39,11 +39,11 @@ from eval.intervals import bootstrap
 from eval.outputs import dropped_lines, query_table, scores_table, texts_of_queries, write_outputs
 from eval.provenance import checkpoint_sha256, code_version, data_fingerprint, model_code_sha256
 from modeling_rogle.evaluation.protocols import PROTOCOLS, Ranked, fit_local_weight, ranked_queries
-from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, without_pictures
+from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, without_images
 from modeling_rogle.metrics.ranks import TIES
 from modeling_rogle.search.gallery import GalleryError, load_model
 
-PICTURE, MAX_FAILURES = "failures.webp", 30  # WebP is 16,383 pixels tall at most
+IMAGE, MAX_FAILURES = "failures.webp", 30  # WebP is 16,383 pixels tall at most
 NO_POSITIVE = {
     "long": "have no image of their identity in the gallery",
     "short": "have no image of their identity in the gallery",
@@ -110,7 +110,7 @@ def _count_or_none(text: str) -> int:
 
 def _few(text: str) -> int:
     if _count_or_none(text) > MAX_FAILURES:
-        raise argparse.ArgumentTypeError(f"must be at most {MAX_FAILURES}: no format holds a taller picture")
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_FAILURES}: no format holds a taller image")
     return int(text)
 
 
@@ -141,7 +141,7 @@ def _check_places(arguments: argparse.Namespace) -> None:
 
 
 def _load_data(arguments: argparse.Namespace) -> tuple[DatasetDict, Any]:
-    data, report = load_rows(arguments.dataset, arguments.data_root, arguments.image_root, pictures=True)
+    data, report = load_rows(arguments.dataset, arguments.data_root, arguments.image_root, images=True)
     fitted = ["validation"] if arguments.local_weight == "auto" else []
     for split in [arguments.split, *fitted]:
         if split not in data:
@@ -173,7 +173,7 @@ def _load_checkpoint(name: str) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What results.json holds, and what pictures and tables of single queries are made of."""
+    """What results.json holds, and what images and tables of single queries are made of."""
 
     found: dict[str, Any]
     lines: dict[str, Ranked]
@@ -271,7 +271,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, state: PartialState) -> E
         "results": {f"{name}/{k}": value for name, line in lines.items() for k, value in line.scores().items()},
         "bootstrap": {"draws": arguments.bootstrap, "seed": arguments.seed, "over": "identities of the queries"},
         "intervals": intervals,
-        "breakdown": breakdown(apart, groups_of_queries(without_pictures(rows))),
+        "breakdown": breakdown(apart, groups_of_queries(without_images(rows))),
     }
     return Evaluation(found, lines, embeddings, rows)
 
@@ -285,8 +285,8 @@ def _write(arguments: argparse.Namespace, evaluation: Evaluation) -> None:
     """The folder of --out and the card, as far as they are asked for."""
     found, lines, rows = evaluation.found, evaluation.lines, evaluation.rows
     if arguments.out is not None:
-        texts = texts_of_queries(without_pictures(rows))
-        (arguments.out / PICTURE).unlink(missing_ok=True)  # an earlier run's would be taken for this one's
+        texts = texts_of_queries(without_images(rows))
+        (arguments.out / IMAGE).unlink(missing_ok=True)  # an earlier run's would be taken for this one's
         _draw(arguments, evaluation, texts)
         write_outputs(arguments.out, found, query_table(lines, rows["image_id"], texts))
     if arguments.card is not None:
@@ -303,7 +303,7 @@ def _draw(arguments: argparse.Namespace, evaluation: Evaluation, texts: Mapping[
     title = f"Worst {len(failures)} of {found['results'][f'{name}/queries']} queries of {name}: "
     title += f"{Path(found['model']).name}, {found['dataset']}, split {found['split']}"
     if failures:
-        draw_failures(failures, evaluation.rows, arguments.out / PICTURE, title)
+        draw_failures(failures, evaluation.rows, arguments.out / IMAGE, title)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

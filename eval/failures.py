@@ -1,4 +1,4 @@
-"""A picture of the queries that fail worst: the caption, the right image and its rank, and what stood before it."""
+"""An image of the queries that fail worst: the caption, the right image and its rank, and what stood before it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from modeling_rogle.display.result_sheet import GREY, INK, PALE, PAPER, RIGHT, WRONG, save_picture, wrap
+from modeling_rogle.display.result_sheet import GREY, INK, PALE, PAPER, RIGHT, WRONG, save_figure, wrap
 from modeling_rogle.evaluation.protocols import Ranked, caption_similarities, fuse
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings
 
@@ -74,13 +74,13 @@ def worst_queries(
 
 
 def draw_failures(failures: Sequence[Failure], rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
-    """Draws them one below the other and saves the picture, atomically.
+    """Draws them one below the other and saves the image, atomically.
 
     Args:
         failures: see `worst_queries`.
-        rows: the split, with pictures.
+        rows: the split, with images.
         path: .webp, .png or .jpg.
-        title: over the picture: model, data, protocol.
+        title: over the image: model, data, protocol.
 
     Raises:
         ValueError: nothing to draw.
@@ -99,7 +99,7 @@ def draw_failures(failures: Sequence[Failure], rows: Sequence[Mapping[str, Any]]
         draw.line((MARGIN, top + BAND // 2, width - MARGIN, top + BAND // 2), fill=PALE, width=2)
         canvas.paste(strip, (MARGIN, top + BAND))
         top += BAND + strip.height
-    return save_picture(canvas, path)
+    return save_figure(canvas, path)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

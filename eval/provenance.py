@@ -52,23 +52,23 @@ def checkpoint_sha256(model: str) -> str | None:
 
 
 def data_fingerprint(rows: Dataset) -> str:
-    """sha256 over all fields of all rows, pictures by their bytes, wherever they lie: equal data, equal name.
+    """sha256 over all fields of all rows, images by their bytes, wherever they lie: equal data, equal name.
 
-    A picture that is a path is known by the row's `sha256` of that file, or else by its path, size and time.
+    An image that is a path is known by the row's `sha256` of that file, or else by its path, size and time.
     """
     digest = hashlib.sha256()
     for batch in rows.with_format("arrow").iter(batch_size=500):
         for row in batch.to_pylist():
-            picture = row.pop("image", None) or {}
-            content = picture.get("bytes")
+            image = row.pop("image", None) or {}
+            content = image.get("bytes")
             if content is not None:
                 digest.update(hashlib.sha256(content).digest())
-            elif picture.get("path") and not row.get("sha256"):
-                path = Path(picture["path"])
+            elif image.get("path") and not row.get("sha256"):
+                path = Path(image["path"])
                 found = path.stat() if path.is_file() else None
                 row["image"] = [str(path), found and found.st_size, found and found.st_mtime_ns]
             else:
-                row["image"] = bool(picture.get("path"))
+                row["image"] = bool(image.get("path"))
             digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""P-VLG rows as a Hub data set: Parquet shards, a card, and pictures only of sources that may be passed on."""
+"""P-VLG rows as a Hub data set: Parquet shards, a card, and images only of sources that may be passed on."""
 
 import json
 import re
@@ -30,19 +30,19 @@ CARD = Path(__file__).with_name("data_card.md")
 
 @dataclass(frozen=True)
 class Terms:
-    """What a source's owners say: a licence, and whether its pictures may be passed on."""
+    """What a source's owners say: a licence, and whether its images may be passed on."""
 
     licence: str
-    pictures: bool = False
+    images: bool = False
 
 
 # Public for all: only what a program has drawn. What is one's own may hold people who never agreed to that.
-TERMS = {name: Terms(licence, pictures=name == "synthetic") for name, licence in LICENCES.items()}
+TERMS = {name: Terms(licence, images=name == "synthetic") for name, licence in LICENCES.items()}
 
 
 @dataclass
 class DataRelease:
-    """What was written: rows and identities by split, rows and withheld pictures by source."""
+    """What was written: rows and identities by split, rows and withheld images by source."""
 
     rows: dict[str, int] = field(default_factory=dict)
     identities: dict[str, int] = field(default_factory=dict)
@@ -52,29 +52,27 @@ class DataRelease:
     @property
     def restricted(self) -> list[str]:
         """Sources whose terms do not let them be public."""
-        return sorted(name for name in self.sources if not TERMS[name].pictures)
+        return sorted(name for name in self.sources if not TERMS[name].images)
 
 
-def assemble_data(
-    source: str | Path, repo_id: str, folder: str | Path, pictures_of: Collection[str] = ()
-) -> DataRelease:
+def assemble_data(source: str | Path, repo_id: str, folder: str | Path, images_of: Collection[str] = ()) -> DataRelease:
     """Writes `data/<split>-*.parquet` and the card of a data set repository into a new or empty folder.
 
     Args:
         source: `synthetic`, `synthetic-tiny`, or a folder that `python -m dataset_pvlg.build.build` wrote.
         repo_id: `user/name` of the data set.
-        pictures_of: sources whose pictures go along although TERMS holds them back; whoever names one answers for it.
+        images_of: sources whose images go along although TERMS holds them back; whoever names one answers for it.
 
     Raises:
         ReleaseError: rows that may not be pushed: an unknown source, a path that leads out of its folder, a person in
-            two splits; a source in `pictures_of` that is not known or not there; `folder` is not empty.
+            two splits; a source in `images_of` that is not known or not there; `folder` is not empty.
         ValueError, OSError: the rows cannot be read.
     """
     folder = Path(folder)
     check_empty(folder)
-    unknown = sorted(set(pictures_of) - TERMS.keys())
+    unknown = sorted(set(images_of) - TERMS.keys())
     if unknown:
-        raise ReleaseError(f"--pictures-of {unknown[0]}: no such source; known are {', '.join(TERMS)}")
+        raise ReleaseError(f"--images-of {unknown[0]}: no such source; known are {', '.join(TERMS)}")
     name = str(source)
     data, _ = load_rows(name) if name in SYNTHETIC_NAMES else load_rows("pvlg", source)
     found, people = DataRelease(), {}
@@ -86,12 +84,12 @@ def assemble_data(
         found.rows[split] = len(data[split])
         found.identities[split] = sum(where == split for where in people.values())
         found.sources.update(data[split].data.column("source").to_pylist())
-        _write_split(data[split], split, folder / "data", set(pictures_of), found.withheld)
-    missing = sorted(set(pictures_of) - found.sources.keys())
+        _write_split(data[split], split, folder / "data", set(images_of), found.withheld)
+    missing = sorted(set(images_of) - found.sources.keys())
     if missing:
-        raise ReleaseError(f"--pictures-of {missing[0]}: no rows of it in {name}")
+        raise ReleaseError(f"--images-of {missing[0]}: no rows of it in {name}")
     if name not in SYNTHETIC_NAMES and (Path(source) / REPORT).is_file():
-        # `dataset_pvlg.build.join` reads from it how pictures were stored; the Parquet files are others now.
+        # `dataset_pvlg.build.join` reads from it how images were stored; the Parquet files are others now.
         report = read_json(Path(source) / REPORT) | {"files": {}}
         (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(data_card(repo_id, found), encoding="utf-8")
@@ -117,7 +115,7 @@ def _check_rows(rows: Dataset, split: str) -> None:
             raise ReleaseError(f"{where}: field 'path' is {path!r}, which leads out of its folder")
 
 
-def _write_split(rows: Dataset, split: str, folder: Path, pictures_of: set[str], withheld: Counter) -> None:
+def _write_split(rows: Dataset, split: str, folder: Path, images_of: set[str], withheld: Counter) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     schema, arrow = FEATURES.arrow_schema, rows.with_format("arrow")
     parts: list[Path] = []
@@ -129,7 +127,7 @@ def _write_split(rows: Dataset, split: str, folder: Path, pictures_of: set[str],
                 # The schema's metadata carry the features, so that `load_dataset` gives the same types back.
                 writer = pq.ParquetWriter(parts[-1], schema)
             table = embed_table_storage(arrow[start : start + ROWS_AT_ONCE].select(schema.names)).cast(schema)
-            writer.write_table(_without_pictures(table, pictures_of, withheld))
+            writer.write_table(_without_images(table, images_of, withheld))
             if parts[-1].stat().st_size >= SHARD_BYTES:
                 writer.close()
                 writer = None
@@ -140,9 +138,9 @@ def _write_split(rows: Dataset, split: str, folder: Path, pictures_of: set[str],
         part.rename(folder / f"{split}-{number:05d}-of-{len(parts):05d}.parquet")
 
 
-def _without_pictures(table: pa.Table, pictures_of: set[str], withheld: Counter) -> pa.Table:
-    """The table, its pictures null where the source's may not be passed on; the rows keep `path` and `sha256`."""
-    shared = pa.array([n for n, terms in TERMS.items() if terms.pictures or n in pictures_of], pa.string())
+def _without_images(table: pa.Table, images_of: set[str], withheld: Counter) -> pa.Table:
+    """The table, its images null where the source's may not be passed on; the rows keep `path` and `sha256`."""
+    shared = pa.array([n for n, terms in TERMS.items() if terms.images or n in images_of], pa.string())
     keep = pc.is_in(table.column("source"), shared)
     held = pc.and_(pc.invert(keep), pc.is_valid(table.column("image")))
     withheld.update(table.filter(held).column("source").to_pylist())

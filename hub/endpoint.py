@@ -1,7 +1,7 @@
 """python hub/endpoint.py FOLDER [--requests N] [--threads N]
 
 Runs the `handler.py` of a released folder by the calling convention of the Inference Endpoints toolkit, and measures
-how long one request takes from its JSON to the answer's: texts, pictures, both, and a batch.
+how long one request takes from its JSON to the answer's: texts, images, both, and a batch.
 """
 
 import argparse
@@ -65,12 +65,12 @@ def measure(handler: Callable[[Any], Any], requests: int) -> dict[str, tuple[flo
     pixels = np.random.default_rng(0).integers(0, 255, (384, 128, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=90)
-    picture = base64.b64encode(stream.getvalue()).decode()
+    image = base64.b64encode(stream.getvalue()).decode()
     kinds = {
         "one text": {"inputs": {"text": TEXT}},
-        "one picture": {"inputs": {"images": picture}},
-        "text and picture": {"inputs": {"text": TEXT, "images": picture}},
-        f"{BATCH} texts and {BATCH} pictures": {"inputs": {"text": [TEXT] * BATCH, "images": [picture] * BATCH}},
+        "one image": {"inputs": {"images": image}},
+        "text and image": {"inputs": {"text": TEXT, "images": image}},
+        f"{BATCH} texts and {BATCH} images": {"inputs": {"text": [TEXT] * BATCH, "images": [image] * BATCH}},
     }
     found = {}
     for kind, request in kinds.items():

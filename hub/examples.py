@@ -1,4 +1,4 @@
-"""Examples of the model's page: drawn pictures, and what the released model itself said about them."""
+"""Examples of the model's page: drawn images, and what the released model itself said about them."""
 
 import io
 from pathlib import Path
@@ -10,17 +10,17 @@ from transformers import pipeline
 from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
 
 SHOWN = 3
-HEIGHT = 384  # pixels, of the stored picture
+HEIGHT = 384  # pixels, of the stored image
 
 
 def write_examples(folder: Path) -> list[dict[str, Any]]:
-    """Puts pictures into `folder/examples` and asks the model in `folder` which sentence fits which.
+    """Puts images into `folder/examples` and asks the model in `folder` which sentence fits which.
 
     Nothing in the outputs is written by hand: a weak model shows weak scores. The labels are one sentence of each
-    picture's own captions; the widget splits at commas, so none has one.
+    image's own captions; the widget splits at commas, so none has one.
 
     Returns:
-        For each picture `file`, `title`, `candidate_labels` and `output`, `[{label, score}]` with the highest first.
+        For each image `file`, `title`, `candidate_labels` and `output`, `[{label, score}]` with the highest first.
     """
     chosen = list(rows("test", 0, SHOWN, SyntheticConfig(images_per_identity=1)))
     labels = list(dict.fromkeys(_sentence(row) for row in chosen))
@@ -29,8 +29,8 @@ def write_examples(folder: Path) -> list[dict[str, Any]]:
     found = []
     for number, row in enumerate(chosen, 1):
         file = f"examples/{number}.jpg"
-        picture = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
-        picture.resize((round(picture.width * HEIGHT / picture.height), HEIGHT)).save(folder / file, quality=90)
+        image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
+        image.resize((round(image.width * HEIGHT / image.height), HEIGHT)).save(folder / file, quality=90)
         # From the stored file, as anyone could: the JPEG is what the page shows.
         output = classify(str(folder / file), candidate_labels=labels, hypothesis_template="{}")
         found.append(

@@ -78,7 +78,7 @@ def assemble(
     out: str | Path,
     evaluation: dict[str, Any] | None = None,
     data: str | Path = "synthetic",
-    pictures_of: Sequence[str] = (),
+    images_of: Sequence[str] = (),
     parts: Sequence[str] = PARTS,
     base: str | None = None,
     people: int = 24,
@@ -122,7 +122,7 @@ def assemble(
         licence = ModelCard.load(model_dir / "README.md").data.license or "other"
         assemble_adapter(adapters, names.adapter, out / "adapter", base, licence)
     if "data" in parts:
-        held = assemble_data(data, names.data, out / "data", pictures_of)
+        held = assemble_data(data, names.data, out / "data", images_of)
     if "metric" in parts:
         assemble_metric(names.metric, out / "metric")
     if "demo" in parts:
@@ -193,11 +193,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-repo", metavar="user/name", help="of the data set (default: user/pvlg)")
     parser.add_argument("--metric-repo", metavar="user/pvlg", help="of the metric's Space (default: user/pvlg)")
     parser.add_argument(
+        "--images-of",
         "--pictures-of",
         action="append",
         default=[],
         metavar="SOURCE",
-        help="let the pictures of this source go along, as its owners allowed you to; the repository stays private",
+        help="let the images of this source go along, as its owners allowed you to; the repository stays private",
     )
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
     parser.add_argument("--private", action="store_true", help="make new repositories private")
@@ -211,12 +212,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluation = None if args.eval is None else read_evaluation(args.eval)
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(args.out or scratch)
-            files, held = assemble(args.model, names, out, evaluation, args.data, args.pictures_of, parts, args.base)
+            files, held = assemble(args.model, names, out, evaluation, args.data, args.images_of, parts, args.base)
             _print_files(names, files)
             if held is not None and held.restricted:
                 print(
                     f"# {names.data}: private, since {', '.join(held.restricted)} may not be passed on; "
-                    f"{held.withheld.total()} pictures held back"
+                    f"{held.withheld.total()} images held back"
                 )
             every = [file for listed in files.values() for file in listed]
             total = f"{len(every)} files, {sum(file.size for file in every):,} bytes"

@@ -1,4 +1,4 @@
-"""The two Spaces: the metric, as `evaluate.load("user/pvlg")` reads it, and the demo over drawn pictures."""
+"""The two Spaces: the metric, as `evaluate.load("user/pvlg")` reads it, and the demo over drawn images."""
 
 import io
 import json
@@ -43,12 +43,12 @@ def assemble_metric(repo_id: str, folder: str | Path) -> None:
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
-def assemble_demo(model_id: str, revision: str | None, folder: str | Path, people: int = 24, pictures: int = 2) -> None:
+def assemble_demo(model_id: str, revision: str | None, folder: str | Path, people: int = 24, images: int = 2) -> None:
     """Writes the demo: app, requirements, the model's name and commit, and a gallery of drawn pedestrians.
 
     Args:
         revision: commit of the model whose code the Space runs; None only where nothing was pushed yet.
-        people, pictures: of the test split of the embedded synthetic data.
+        people, images: of the test split of the embedded synthetic data.
 
     Raises:
         ReleaseError: `folder` is not empty.
@@ -63,11 +63,11 @@ def assemble_demo(model_id: str, revision: str | None, folder: str | Path, peopl
     (folder / "README.md").write_text(readme, encoding="utf-8")
     write_revision(folder, model_id, revision)
     lines = []
-    for number, row in enumerate(rows("test", 0, people, SyntheticConfig(images_per_identity=pictures))):
-        name = f"{row['person_id']:05d}_{number % pictures}.jpg"
+    for number, row in enumerate(rows("test", 0, people, SyntheticConfig(images_per_identity=images))):
+        name = f"{row['person_id']:05d}_{number % images}.jpg"
         Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB").save(gallery / name, quality=90)
         entry = {"file_name": name, "caption": row["caption"]}
-        if number % pictures == 0 and number < QUERIES * pictures:
+        if number % images == 0 and number < QUERIES * images:
             entry["query"] = row["captions"][0]
         lines.append(json.dumps(entry, ensure_ascii=False))
     (gallery / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -228,7 +228,7 @@ def region_sentence_contrastive(
     """Symmetric contrastive loss over region-sentence pairs with identity masking (ours; the paper's is not public).
 
     Row n of both is one pair. Left out of the negatives, since they may well be true: any pair whose sentence is
-    equal ("She has black shoes."), and a pair of the same person in another picture that names the same part. A pair
+    equal ("She has black shoes."), and a pair of the same person in another image that names the same part. A pair
     of weight 0 neither pulls nor pushes in its own row and column, and stays a negative to the others.
 
     Soft negatives (ours, after the commonality of arXiv 2501.00318): negative m counts in the sums of pair n, and n in
@@ -240,7 +240,7 @@ def region_sentence_contrastive(
         region_embeds: `[n, d]` unit vectors; sentence_embeds: `[n, d]` unit vectors.
         logit_scale: scalar, already exponentiated.
         sentence_ids: `[n]` int64, equal for equal text, or None.
-        part_ids: `[n]` int64, equal for the same part of the same person (his shoes in two pictures), or None.
+        part_ids: `[n]` int64, equal for the same part of the same person (his shoes in two images), or None.
             Different parts of one person stay negatives of each other: his shoes are not his jacket.
         weight: `[n]` reliability of each pair in [0, 1], or None for 1.
         soft_negatives: in [0, 1]; 0 counts every negative fully.
@@ -273,7 +273,7 @@ def token_similarity(
 ) -> torch.Tensor:
     """Token-similarity loss (TSL, GOAL, arXiv 2503.17782): mean of (cos - 1)^2 over pairs.
 
-    Pulls the pooled tokens of a part, taken in its whole picture or caption, towards the embedding of the part alone.
+    Pulls the pooled tokens of a part, taken in its whole image or caption, towards the embedding of the part alone.
 
     Args:
         pooled_tokens: `[n, d]`; target_embeds: `[n, d]`; neither needs unit length.

@@ -1,4 +1,4 @@
-"""The transformers pipeline "text-based-person-search": a description and candidate pictures -> a ranked list."""
+"""The transformers pipeline "text-based-person-search": a description and candidate images -> a ranked list."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ TASK = "text-based-person-search"
 
 
 class TextBasedPersonSearchPipeline(Pipeline):
-    """Ranks candidate pictures of persons by how well a description fits them.
+    """Ranks candidate images of persons by how well a description fits them.
 
     ```python
     >>> import modeling_rogle  # makes the task known
@@ -48,25 +48,25 @@ class TextBasedPersonSearchPipeline(Pipeline):
         Args:
             queries: a description; or `{"text": description, "sentences": [str, ...]}`, the sentences being what is
                 looked up in the regions (by default the whole description); or a list of these.
-            candidates: pictures, each a path, a URL, a PIL image or a uint8 array `[h, w, 3]`.
-            boxes: for each candidate its regions `[r, 4]`, x, y, w, h in pixels of that picture; r may be 0.
+            candidates: images, each a path, a URL, a PIL image or a uint8 array `[h, w, 3]`.
+            boxes: for each candidate its regions `[r, 4]`, x, y, w, h in pixels of that image; r may be 0.
             top_k: how many results a query; all by default.
             local_weight: w in [0, 1].
             batch_size: candidates a forward pass.
 
         Returns:
             For each query a list of dicts, best first: `index` (of the candidate), `score`, `global_score` (cosine of
-            description and picture) and `sentences`, empty without boxes: `{sentence, box, score}`, box being the best
+            description and image) and `sentences`, empty without boxes: `{sentence, box, score}`, box being the best
             region's `[x, y, w, h]`.
 
         Raises:
             ValueError: no candidates, an empty description, or boxes that do not fit the candidates; a box that is not
-                finite or lies outside its picture is named.
+                finite or lies outside its image is named.
         """
         several = not isinstance(queries, str | Mapping)
         asked = list(queries) if several else [queries]
         if isinstance(candidates, str) or not len(candidates):
-            raise ValueError("candidates: pass a list with at least one picture")
+            raise ValueError("candidates: pass a list with at least one image")
         if boxes is not None and len(boxes) != len(candidates):
             raise ValueError(f"boxes: {len(boxes)} entries for {len(candidates)} candidates")
         if top_k is not None and top_k < 1:
@@ -119,10 +119,10 @@ class TextBasedPersonSearchPipeline(Pipeline):
         """`[n, d]`, and for each candidate its boxes `[r, 4]` in pixels with their embeddings `[r, d]`."""
         images, regions = [], []
         for start in range(0, len(candidates), batch_size):
-            pictures = [_picture(item) for item in candidates[start : start + batch_size]]
-            pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
-            rows = [_boxes(boxes, start + i) for i in range(len(pictures))]
-            corners = [self._corners(row, pictures[i], start + i) for i, row in enumerate(rows)]
+            batch = [_image(item) for item in candidates[start : start + batch_size]]
+            pixels = self.processor(images=batch, return_tensors="pt")["pixel_values"]
+            rows = [_boxes(boxes, start + i) for i in range(len(batch))]
+            corners = [self._corners(row, batch[i], start + i) for i, row in enumerate(rows)]
             counts = [len(row) for row in rows]
             embeds, region_embeds = self.model.encode_images(
                 pixels.to(self.model.device, self.model.dtype),
@@ -135,13 +135,13 @@ class TextBasedPersonSearchPipeline(Pipeline):
             regions += zip(rows, region_embeds.cpu().split(counts), strict=True)
         return torch.cat(images), regions
 
-    def _corners(self, boxes: np.ndarray, picture: Image.Image, index: int) -> np.ndarray:
+    def _corners(self, boxes: np.ndarray, image: Image.Image, index: int) -> np.ndarray:
         with np.errstate(invalid="ignore"):
-            corners = self.processor.normalize_boxes(boxes, *picture.size)
+            corners = self.processor.normalize_boxes(boxes, *image.size)
         bad = ~(np.isfinite(boxes).all(axis=1) & (corners[:, 2:] > corners[:, :2]).all(axis=1))
         if bad.any():
             row = int(bad.argmax())
-            size = f"{picture.width} x {picture.height}"
+            size = f"{image.width} x {image.height}"
             raise ValueError(f"boxes: entry {index}, row {row}: {boxes[row].tolist()} has no area in its {size} px")
         return corners
 
@@ -162,7 +162,7 @@ def _description(query: str | Mapping[str, Any], number: int) -> tuple[str, list
     return text, list(sentences or [text])
 
 
-def _picture(item: Any) -> Image.Image:
+def _image(item: Any) -> Image.Image:
     if isinstance(item, np.ndarray):
         return Image.fromarray(item).convert("RGB")
     return load_image(item).convert("RGB")

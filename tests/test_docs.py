@@ -79,7 +79,7 @@ def furnished(
     tiny_processor: RogleProcessor,
     tiny_checkpoint: Path,
 ) -> Path:
-    """What the pages name: a trained model, pictures with metadata, CUHK-PEDES, CLIP, IRRA's checkpoint."""
+    """What the pages name: a trained model, images with metadata, CUHK-PEDES, CLIP, IRRA's checkpoint."""
     folder = tmp_path_factory.mktemp("docs")
     torch.manual_seed(0)
     tower = tiny_config.vision_config.to_dict() | {"image_size": 64, "patch_size": 32}  # at 384 x 128 a grid of 12 x 4
@@ -93,12 +93,12 @@ def furnished(
     (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe | small))
     given = ["--dataset", "synthetic-tiny", "--model", str(folder / "tiny"), "--out", str(folder / "runs" / "small")]
     train([*given, *TRAINING])
-    pictures = folder / "pictures"
-    export_images("synthetic-tiny", "test", pictures)
-    first, *_ = sorted(pictures.iterdir())
-    first.rename(pictures / "person.jpg")
-    named = [f"{path.name},c{n % 4}" for n, path in enumerate(sorted(pictures.iterdir()))]
-    (pictures / "metadata.csv").write_text("\n".join(["file_name,camera", *named]))
+    images = folder / "images"
+    export_images("synthetic-tiny", "test", images)
+    first, *_ = sorted(images.iterdir())
+    first.rename(images / "person.jpg")
+    named = [f"{path.name},c{n % 4}" for n, path in enumerate(sorted(images.iterdir()))]
+    (images / "metadata.csv").write_text("\n".join(["file_name,camera", *named]))
     write_source(folder / "CUHK-PEDES", "cuhk_pedes")
     words = sorted(set(tiny_processor.tokenizer.get_vocab()) - set(SPECIAL_TOKENS))  # CLIP's own order: these two last
     vocab = {word: number for number, word in enumerate([*words, *SPECIAL_TOKENS])}
@@ -182,7 +182,7 @@ def run_demo(words: list[str], folder: Path) -> int:
                 assert "Traceback" not in said
                 assert said.splitlines()[-1] == "rogle demo: the demo needs Gradio: pip install 'rogle[demo]'"
                 return 0
-            assert re.fullmatch(rf"\d+ pictures at http://127\.0\.0\.1:{port}/ \(ctrl-c stops\)\n", line), line
+            assert re.fullmatch(rf"\d+ images at http://127\.0\.0\.1:{port}/ \(ctrl-c stops\)\n", line), line
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
                 assert page.status == 200 and '<meta property="og:title" content="Rogle" />' in page.read().decode()
             server.send_signal(signal.SIGINT)
@@ -215,7 +215,7 @@ def test_search(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     told = capsys.readouterr().out
     assert "largest difference from the model in onnxruntime: " in told
     assert '"camera": "c3"' in told and '"camera": "c1"' not in told  # --where
-    assert re.search(r"^ *1 .* person\.jpg", told, re.MULTILINE), "a picture finds itself"
+    assert re.search(r"^ *1 .* person\.jpg", told, re.MULTILINE), "an image finds itself"
     assert "expected calibration error" in told and "deleted 1 of" in told
     from modeling_rogle.search.gallery import Gallery
 
@@ -236,7 +236,7 @@ def test_data(workplace: Path, hub: StandIn, capsys: pytest.CaptureFixture) -> N
     run_page("data", workplace)
     told = capsys.readouterr().out
     assert "dry run: " in told and re.search(r"^pushed \d", told, re.MULTILINE)
-    assert re.search(r"^(\d+) of \1 rows have their picture again", told, re.MULTILINE)
+    assert re.search(r"^(\d+) of \1 rows have their image again", told, re.MULTILINE)
     pushed = hub.files("dataset", "me/pvlg")
     assert "README.md" in pushed and any(name.endswith(".parquet") for name in pushed)
     assert hub.private["dataset", "me/pvlg"], "of a source that may not be passed on"
@@ -353,8 +353,8 @@ def test_the_quickstart_notebook_runs_from_top_to_bottom(
     told = capsys.readouterr().out
     assert Path.cwd() == workplace and "asked for person" in told and "runs/quickstart/model/best: " in told
     assert len(names["matches"]) == 3 and torch.allclose(names["image"].norm(dim=-1), torch.ones(1))
-    for picture in ("row.png", "results.png", "map.png"):
-        assert (workplace / "runs" / "quickstart" / picture).stat().st_size > 1000
+    for image in ("row.png", "results.png", "map.png"):
+        assert (workplace / "runs" / "quickstart" / image).stat().st_size > 1000
 
 
 def test_the_notebooks_outputs_come_from_a_run() -> None:

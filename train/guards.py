@@ -1,4 +1,4 @@
-"""What may go wrong in a long run: steps without a number, pictures that cannot be read, workers and runs killed."""
+"""What may go wrong in a long run: steps without a number, images that cannot be read, workers and runs killed."""
 
 import math
 import signal
@@ -51,7 +51,7 @@ class BadSteps:
 
 
 class BadImages:
-    """Counts pictures that could not be read, whose places other rows have taken; too many end the run."""
+    """Counts images that could not be read, whose places other rows have taken; too many end the run."""
 
     def __init__(self, path: Path, limit: int, say: Callable[[str], None]):
         self.path, self.limit, self.say = path, limit, say
@@ -61,7 +61,7 @@ class BadImages:
         """`faults`: message of each image id, of one batch.
 
         Raises:
-            SystemExit: more different pictures than allowed.
+            SystemExit: more different images than allowed.
         """
         new = {name: fault for name, fault in faults.items() if name not in self.faults}
         if not new:
@@ -69,9 +69,9 @@ class BadImages:
         self.faults |= new
         write_json(self.path, self.faults)
         for name, fault in new.items():
-            self.say(f"{name} cannot be read, the next picture takes its place: {fault}")
+            self.say(f"{name} cannot be read, the next image takes its place: {fault}")
         if len(self.faults) >= self.limit:
-            raise SystemExit(f"{len(self.faults)} pictures cannot be read: {self.path}")
+            raise SystemExit(f"{len(self.faults)} images cannot be read: {self.path}")
 
 
 class AskedToStop:

@@ -51,7 +51,7 @@ class MiningRounds:
         """
         round_ = self.of_epoch(epoch)
         if round_ is None:
-            return [[] for _ in range(len(rows))]  # `in rows` would decode every picture
+            return [[] for _ in range(len(rows))]  # `in rows` would decode every image
         if round_ == self._held[0]:
             return self._held[1]
         told: list[Any] = [None]

@@ -48,10 +48,10 @@ class Recipe:
     dataset: str = field(default="synthetic", metadata={"help": "synthetic, synthetic-tiny, pvlg, cuhk_pedes, ..."})
     data_root: str | None = field(default=None, metadata={"help": "folder of the data set (not for synthetic)"})
     stream: bool = field(
-        default=False, metadata={"help": "read pictures from pvlg's Parquet as needed; --data-root may be a Hub name"}
+        default=False, metadata={"help": "read images from pvlg's Parquet as needed; --data-root may be a Hub name"}
     )
     shuffle_buffer: int = field(default=2048, metadata={"help": "rows that --stream shuffles with each other"})
-    image_root: str | None = field(default=None, metadata={"help": "folder of its pictures, where not in data_root"})
+    image_root: str | None = field(default=None, metadata={"help": "folder of its images, where not in data_root"})
     model: str | None = field(
         default=None, metadata={"help": "Rogle or CLIP folder or Hub name; none: a small new one"}
     )
@@ -91,9 +91,7 @@ class Recipe:
     approximate: float = field(
         default=0.0, metadata={"help": "probability that a caption's words are approximate (PDG)"}
     )
-    mix: float = field(
-        default=0.0, metadata={"help": "probability of a mix with another picture and its caption (PDG)"}
-    )
+    mix: float = field(default=0.0, metadata={"help": "probability of a mix with another image and its caption (PDG)"})
     region_feature: str | None = field(
         default=None, metadata={"help": "overrides the model's, as do all down to trust"}
     )
@@ -139,10 +137,10 @@ class Recipe:
     lora_dora: bool = field(default=False, metadata={"help": "weight-decomposed adapters (DoRA)"})
     mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
     compile: bool = field(default=False, metadata={"help": "torch.compile the image tower, whose shapes stay"})
-    workers: int = field(default=0, metadata={"help": "data processes; 0 keeps the resized pictures in memory"})
-    picture_cache: str = field(
+    workers: int = field(default=0, metadata={"help": "data processes; 0 keeps the resized images in memory"})
+    image_cache: str = field(
         default="auto",
-        metadata={"help": "folder of pictures resized once, where they are not in memory; auto: datasets' own; none"},
+        metadata={"help": "folder of images resized once, where they are not in memory; auto: datasets' own; none"},
     )
     threads: int = field(default=0, metadata={"help": "CPU threads of a run without a GPU; 0: as many as cores"})
     seed: int = field(default=0, metadata={"help": "of weights and data order"})
@@ -158,7 +156,7 @@ class Recipe:
     max_bad_steps: int = field(
         default=5, metadata={"help": "stop after so many steps with a NaN or infinite loss or gradient"}
     )
-    max_bad_images: int = field(default=10, metadata={"help": "stop after so many pictures that cannot be read"})
+    max_bad_images: int = field(default=10, metadata={"help": "stop after so many images that cannot be read"})
     trackers: str = field(
         default="auto", metadata={"help": "of Accelerate, with commas; auto: tensorboard if installed; none"}
     )
@@ -176,7 +174,7 @@ SHARES = (
 # Of two runs that differ in these alone, one may go on where the other stopped.
 FREE_TO_CHANGE = (
     "resume", "threads", "seeds", "workers", "save_steps", "keep_checkpoints", "max_bad_steps", "max_bad_images",
-    "trackers", "picture_cache",
+    "trackers", "image_cache",
 )  # fmt: skip
 
 
@@ -210,7 +208,7 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
         raise SystemExit(f"--regions must be rows, mined or none, not {recipe['regions']!r}")
     if recipe["stream"] and (recipe["dataset"] != "pvlg" or recipe["data_root"] is None):
         raise SystemExit("--stream reads the Parquet of P-VLG: it needs --dataset pvlg and --data-root")
-    for name, why in (("mix", "mixes in pictures from anywhere"), ("regions", "reads all pictures for it")):
+    for name, why in (("mix", "mixes in images from anywhere"), ("regions", "reads all images for it")):
         if recipe["stream"] and recipe[name] not in (0, "rows", "none"):
             raise SystemExit(f"--{name} {recipe[name]} {why}: not with --stream")
     if recipe["mix"] and recipe["id_loss_weight"]:

@@ -1,4 +1,4 @@
-"""What a run leaves for people: curves as a picture, and the model card, filled from what was measured."""
+"""What a run leaves for people: curves as an image, and the model card, filled from what was measured."""
 
 import os
 import shlex

@@ -41,9 +41,9 @@ from modeling_rogle.reliability.pair_reliability import PairReliability
 from train.both_captions import BothCaptions
 from train.checkpoints import Checkpoints, TrainingState, broken, save_folder, write_json, write_text
 from train.data.augment import Augmentation
-from train.data.image_cache import picture_cache
+from train.data.image_cache import image_cache
 from train.data.noise import shuffle_captions, shuffle_sentences
-from train.data.pairs import PairDataset, normalize_pictures
+from train.data.pairs import PairDataset, normalize_images
 from train.data.sampling import GlobalBatchSampler
 from train.data.streaming import stream_rows
 from train.environment import describe_environment, tracker_names
@@ -135,7 +135,7 @@ def train(recipe: Recipe, command: str) -> dict:
             if recipe.stream:
                 data, shards = stream_rows(recipe.data_root, recipe.shuffle_buffer)
             else:
-                data, read_report = load_rows(recipe.dataset, recipe.data_root, recipe.image_root, pictures=True)
+                data, read_report = load_rows(recipe.dataset, recipe.data_root, recipe.image_root, images=True)
         if read_report is not None:
             say(read_report)
         absent = [split for split in ("train", "validation", "test") if not len(data.get(split, ()))]
@@ -177,8 +177,8 @@ def train(recipe: Recipe, command: str) -> dict:
         augmentation=Augmentation(
             recipe.crop, recipe.erase, recipe.drop_sentences, recipe.reorder_sentences, recipe.approximate, recipe.mix
         ),
-        cache=picture_cache(train_rows, processor, recipe.picture_cache),
-        pictures=shards,
+        cache=image_cache(train_rows, processor, recipe.image_cache),
+        images=shards,
     )
     if rounds:  # counted as after any round, for the trackers of trust
         pairs.set_regions(pairs.regions, one_a_sentence=True)
@@ -280,7 +280,7 @@ def train(recipe: Recipe, command: str) -> dict:
                 own = torch.where((told == rows) & (batch["person_ids"] >= 0), rows, -1)  # mixed ones have new people
                 bad_images.note(batch.pop("faults"))
                 batch = to_device(batch, accelerator.device)
-                batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
+                batch["pixel_values"] = normalize_images(batch.pop("images"), processor)
                 if trust["global"].kind != "none":
                     batch["caption_weight"] = trust["global"].weights(told).to(accelerator.device)
                 if trust["local"].kind != "none" and "pair_weight" in batch:

@@ -46,7 +46,7 @@ def claimed(path: Path) -> Iterator[int | None]:
 def with_copies(out: Path, dataset: str, epochs: int, make: bool = True) -> list[str]:
     """Common flags of a cell that trains on `dataset` with generated near copies, for as many steps as without them.
 
-    So many pictures get a copy that half of the epochs, rounded up, are as many steps. The copies' captions are exact,
+    So many images get a copy that half of the epochs, rounded up, are as many steps. The copies' captions are exact,
     for approximate text is train.py's `--approximate`. The data are generated once, and only where `make` is set: a
     report needs none.
     """

@@ -1,7 +1,7 @@
 """python -m benchmarks.quality.adapters --model runs/start/best [--rank 5] [--rates 3e-3 1e-2] [--epochs 4] [--out DIR]
 
 What adapters give up, and what they save: all weights and adapters alone are trained from the same checkpoint for the
-same epochs, on what adapters are for: a trained model meets pictures of other cameras (synthetic P-VLG seen darker,
+same epochs, on what adapters are for: a trained model meets images of other cameras (synthetic P-VLG seen darker,
 bluer, softer and with grain; 375 of its people to learn from). Printed for each: share of the parameters trained, R@1
 of long captions on validation (which both learning rates are chosen on) and on test, the share of the whole fine-tune's
 gain on test, and the megabytes that model, optimizer and two steps of --images images add to a process of its own.
@@ -38,7 +38,7 @@ GAMMA, GRAIN, SOFT = 1.6, 6.0, 2  # grain in 1/255, softness in pixels
 
 
 def other_camera(image: Image.Image, key: int) -> Image.Image:
-    """The picture as another camera would have taken it; `key` seeds the grain."""
+    """The image as another camera would have taken it; `key` seeds the grain."""
     width, height = image.size
     image = image.convert("RGB").resize((max(width // SOFT, 1), max(height // SOFT, 1)), Image.Resampling.BOX)
     light = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / 255
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = other_cameras(plain, args.people, args.out / f"{args.dataset}-{args.people}")
     seen = load_rows("pvlg", data)[0]
     before, start = score_of(args.model, plain), score_of(args.model, seen)
-    print(f"test R@1 of {args.model}: {before:.1f} on the pictures that it knows, {start:.1f} of other cameras\n")
+    print(f"test R@1 of {args.model}: {before:.1f} on the images that it knows, {start:.1f} of other cameras\n")
     whole = {rate: train(args.out / f"full-{rate}", data, args, rate, 0) for rate in args.whole_rates}
     found = {rate: train(args.out / f"lora-{args.rank}-{rate}", data, args, rate, args.rank) for rate in args.rates}
     chosen = [max(each, key=lambda rate, each=each: each[rate][0]) for each in (whole, found)]

@@ -17,7 +17,7 @@ CANDIDATES, ASKED = 4000, 8000  # training boxes that may become a place, and th
 
 
 def region_boxes(rows) -> tuple[np.ndarray, np.ndarray]:
-    """float32 `[N, 4]` x0, y0, x1, y1 in [0, 1], each region of a picture once, and its label."""
+    """float32 `[N, 4]` x0, y0, x1, y1 in [0, 1], each region of an image once, and its label."""
     boxes, labels = [], []
     for row in rows.remove_columns("image"):
         for label, (x, y, w, h) in sorted({(r["label"], tuple(r["bbox"])) for r in row["regions"]}):

@@ -32,7 +32,7 @@ class Cost:
         r1_fused: the same by the score of a search, `(1 - w) * global + w * best region of each sentence`.
         queries, gallery: how many.
         megabytes: of both graphs.
-        text_ms, image_ms: one query, one picture with its regions, in onnxruntime, mean over the split.
+        text_ms, image_ms: one query, one image with its regions, in onnxruntime, mean over the split.
     """
 
     r1_global: float
@@ -53,7 +53,7 @@ def measure(
         exported: folder that `rogle export` wrote.
         rows: P-VLG rows with images.
         int8: the int8 towers, not the float32 ones.
-        batch_size: pictures, or texts, a call.
+        batch_size: images, or texts, a call.
 
     Raises:
         OnnxError, FileNotFoundError: as [`OnnxTowers`].
@@ -64,7 +64,7 @@ def measure(
     towers = OnnxTowers(exported, int8)
     towers.encode_texts(["a warm-up"])
     images, regions, image_seconds = [], [], 0.0
-    for start in tqdm(range(0, len(rows), batch_size), desc="pictures", disable=not progress):
+    for start in tqdm(range(0, len(rows), batch_size), desc="images", disable=not progress):
         pictures = [rows[n]["image"] for n in range(start, min(start + batch_size, len(rows)))]
         begun = time.perf_counter()
         whole, parts = towers.encode_images(pictures)
@@ -111,7 +111,7 @@ def measure(
 def as_table(float32: Cost, int8: Cost) -> str:
     """Markdown: a row a precision, then what int8 loses."""
     lines = [
-        "| precision | R@1 global | R@1 as searched | MB | ms a query | ms a picture |",
+        "| precision | R@1 global | R@1 as searched | MB | ms a query | ms an image |",
         "|---|---|---|---|---|---|",
     ]
     for name, cost in (("float32", float32), ("int8", int8)):

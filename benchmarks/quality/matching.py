@@ -69,7 +69,7 @@ def ceiling(rows: Any, propose: Any) -> tuple[float, float]:
 
 
 def remembering(propose: Any) -> Any:
-    """The proposer, asked once for each picture: its time is that of benchmarks/quality/proposals.py."""
+    """The proposer, asked once for each image: its time is that of benchmarks/quality/proposals.py."""
     found: dict[bytes, Any] = {}
 
     def again(image: Any, sentences: Sequence[str]) -> Any:

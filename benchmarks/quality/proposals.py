@@ -1,8 +1,8 @@
 """python -m benchmarks.quality.proposals [--proposers templates,grid,...] [--split validation] [--pedestrians DIR] [--out FILE]
 
 What matching can find at best: the share of true boxes that some proposal meets at IoU 0.5 (recall@0.5) and at 0.7, by
-label, with boxes and process CPU milliseconds a picture, on synthetic P-VLG (its validation split unless named). With
---pedestrians, also on the hand-placed boxes of a folder of real pictures: `annotations.json`, a list of
+label, with boxes and process CPU milliseconds an image, on synthetic P-VLG (its validation split unless named). With
+--pedestrians, also on the hand-placed boxes of a folder of real images: `annotations.json`, a list of
 {file_path, width, height, regions: [{label, bbox: [x0, y0, x1, y1] in pixels}]}. The templates were never fitted to
 those. A proposer that reads weights is written as NAME=MODEL; it gets the true captions' sentences.
 """
@@ -24,7 +24,7 @@ from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
 
 WEIGHT_FREE = ("templates", "grid", "templates+felzenszwalb")
 
-# Picture, texts of its sentences, true boxes [N, 4] x0, y0, x1, y1 as fractions, their labels.
+# Image, texts of its sentences, true boxes [N, 4] x0, y0, x1, y1 as fractions, their labels.
 Sample = tuple[Image.Image, list[str], np.ndarray, list[str]]
 
 
@@ -41,7 +41,7 @@ def synthetic_samples(split: str, count: int | None) -> Iterator[Sample]:
 
 
 def annotated_samples(folder: Path) -> Iterator[Sample]:
-    """The pictures of a folder that have hand-placed boxes."""
+    """The images of a folder that have hand-placed boxes."""
     file = folder / "annotations.json"
     for row in json.loads(file.read_text(encoding="utf-8")):
         if row["regions"]:
@@ -61,7 +61,7 @@ def best_overlaps(proposed: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def measure(propose: Proposer, samples: Iterable[Sample]) -> dict:
-    """Recall by label and over all, mean best IoU, boxes and CPU milliseconds a picture, the largest number of boxes.
+    """Recall by label and over all, mean best IoU, boxes and CPU milliseconds an image, the largest number of boxes.
 
     Raises:
         ValueError: no true box at all.
@@ -76,10 +76,10 @@ def measure(propose: Proposer, samples: Iterable[Sample]) -> dict:
         for label, overlap in zip(labels, best_overlaps(found.boxes.astype(np.float64), true), strict=True):
             overlaps.setdefault(label, []).append(float(overlap))
     if not overlaps:
-        raise ValueError("no picture has a true box: there is no recall to measure")
+        raise ValueError("no image has a true box: there is no recall to measure")
     every = {"all": [overlap for label in overlaps.values() for overlap in label], **dict(sorted(overlaps.items()))}
     return {
-        "pictures": len(counts),
+        "images": len(counts),
         "boxes": {label: len(found) for label, found in every.items()},
         "recall@0.5": {label: float(np.mean(np.array(found) >= 0.5)) for label, found in every.items()},
         "recall@0.7": {label: float(np.mean(np.array(found) >= 0.7)) for label, found in every.items()},
@@ -113,9 +113,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Recall of region proposals.")
     parser.add_argument("--proposers", default=",".join(WEIGHT_FREE), help="names, or NAME=MODEL, with commas between")
     parser.add_argument("--split", default="validation", choices=("train", "validation", "test"))
-    parser.add_argument("--count", type=int, help="synthetic pictures at most, from the first on")
-    parser.add_argument("--most", type=int, default=120, help="boxes of a picture, the whole image among them")
-    parser.add_argument("--pedestrians", type=Path, help="folder of real pictures with annotations.json")
+    parser.add_argument("--count", type=int, help="synthetic images at most, from the first on")
+    parser.add_argument("--most", type=int, default=120, help="boxes of an image, the whole image among them")
+    parser.add_argument("--pedestrians", type=Path, help="folder of real images with annotations.json")
     parser.add_argument("--out", type=Path, help="JSON of all that was measured")
     args = parser.parse_args(argv)
     proposers: dict[str, Proposer] = {}

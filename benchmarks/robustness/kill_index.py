@@ -1,8 +1,8 @@
-"""python -m benchmarks.robustness.kill_index [--moments N] [--pictures N]
+"""python -m benchmarks.robustness.kill_index [--moments N] [--images N]
 
 kill -9 at N moments of indexing, spread evenly over the time that it takes undisturbed, from before the first commit to
-after the last. After each the gallery must open with every picture that the progress bar had counted as done, and going
-on must give the same rows as an undisturbed run. Pictures and model are made here; a table is printed, and the exit
+after the last. After each the gallery must open with every image that the progress bar had counted as done, and going
+on must give the same rows as an undisturbed run. Images and model are made here; a table is printed, and the exit
 status is 1 if anything was lost.
 """
 
@@ -32,7 +32,7 @@ BATCH = 4
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: after how many seconds; pictures that the bar had counted; pictures in the index found afterwards;
+    """One kill: after how many seconds; images that the bar had counted; images in the index found afterwards;
     whether going on gave the rows of an undisturbed run, and how many of them were encoded again."""
 
     seconds: float
@@ -42,8 +42,8 @@ class Kill:
     encoded_again: int
 
 
-def draw_pictures(folder: Path, count: int) -> Path:
-    """`count` different pictures of 60 x 150 px."""
+def draw_images(folder: Path, count: int) -> Path:
+    """`count` different images of 60 x 150 px."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     for number in range(count):
@@ -53,7 +53,7 @@ def draw_pictures(folder: Path, count: int) -> Path:
 
 
 def same_rows(index: Path, other: Path) -> bool:
-    """Whether two indexes hold the same pictures with the same embeddings, up to rounding."""
+    """Whether two indexes hold the same images with the same embeddings, up to rounding."""
     first, second = Index(index), Index(other)
     order, other_order = (np.argsort(opened.paths) for opened in (first, second))
     facts = [
@@ -69,7 +69,7 @@ def same_rows(index: Path, other: Path) -> bool:
 def index_killed_after(
     seconds: float, folder: Path, tools: tuple[RogleModel, RogleProcessor], out: Path, log: Path
 ) -> int:
-    """Indexes in a child process, kills that after some seconds, and gives how many pictures its bar had counted."""
+    """Indexes in a child process, kills that after some seconds, and gives how many images its bar had counted."""
     child = os.fork()
     if child == 0:
         try:
@@ -111,7 +111,7 @@ def kills(moments: int, folder: Path, tools: tuple[RogleModel, RogleProcessor], 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="kill -9 at many moments of indexing, and what is left.")
     parser.add_argument("--moments", type=int, default=20, help="kills (default 20)")
-    parser.add_argument("--pictures", type=int, default=200, help="pictures indexed (default 200)")
+    parser.add_argument("--images", type=int, default=200, help="images indexed (default 200)")
     args = parser.parse_args(argv)
     from transformers import CLIPImageProcessorPil
 
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = CLIPImageProcessorPil(size={"height": 32, "width": 16}, do_center_crop=False)
     tools = RogleModel(config).eval(), RogleProcessor(images, train_tokenizer(["A man in red."] * 20, max_length=64))
     with tempfile.TemporaryDirectory() as work:
-        found = kills(args.moments, draw_pictures(Path(work, "pictures"), args.pictures), tools, Path(work))
+        found = kills(args.moments, draw_images(Path(work, "images"), args.images), tools, Path(work))
     print("| killed after s | reported done | in the index | rows after going on |\n|---|---|---|---|")
     for kill in found:
         print(f"| {kill.seconds:.2f} | {kill.reported} | {kill.found} | {'the same' if kill.same else 'OTHERS'} |")

@@ -36,7 +36,7 @@ def flags(processes: int, out: Path, epochs: int, batch: int, more: Sequence[str
 
 
 def write_tiny_model(folder: Path) -> Path:
-    """A random model of 32 hidden units, 2 layers a tower, for pictures of 32 x 16 pixels."""
+    """A random model of 32 hidden units, 2 layers a tower, for images of 32 x 16 pixels."""
     from transformers import CLIPImageProcessorPil
 
     from dataset_pvlg.loading import load_rows
@@ -54,8 +54,8 @@ def write_tiny_model(folder: Path) -> Path:
     )
     torch.manual_seed(0)
     RogleModel(config).save_pretrained(folder)
-    pictures = CLIPImageProcessorPil(size={"height": 32, "width": 16}, do_center_crop=False)
-    RogleProcessor(pictures, words).save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"height": 32, "width": 16}, do_center_crop=False)
+    RogleProcessor(images, words).save_pretrained(folder)
     return folder
 
 

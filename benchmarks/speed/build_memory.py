@@ -1,7 +1,7 @@
-"""python -m benchmarks.speed.build_memory [--sizes 12000 25000 50000 100000] [--workers 1] [--picture 64 128] [--options ...]
+"""python -m benchmarks.speed.build_memory [--sizes 12000 25000 50000 100000] [--workers 1] [--image 64 128] [--options ...]
 
 Memory and time of `python -m dataset_pvlg.build.build` over the number of rows, every process of it counted. The rows are a
-set in the layout of CUHK-PEDES that is drawn here: pictures of 64 x 128 pixels, every one different (coloured blocks,
+set in the layout of CUHK-PEDES that is drawn here: images of 64 x 128 pixels, every one different (coloured blocks,
 about 2 kB; real ones are larger, and so is the share of the work that processes can take over), four an identity, two
 captions each. Nothing is captioned or matched unless --options say so (`--options --matcher MODEL`). Printed: for each
 stage its seconds and the peak of the processes' memory in MB, shared pages counted once (PSS), and how much of it is
@@ -43,10 +43,10 @@ class Cost:
 
 
 def draw_set(folder: Path, rows: int, size: tuple[int, int] = (64, 128)) -> Path:
-    """A set of `rows` pictures of that width and height in CUHK-PEDES's layout; an eighth of the people each in
+    """A set of `rows` images of that width and height in CUHK-PEDES's layout; an eighth of the people each in
     validation and test."""
     random, records = np.random.default_rng(0), []
-    for number in tqdm(range(rows), desc="drawing", unit="picture", disable=None):
+    for number in tqdm(range(rows), desc="drawing", unit="image", disable=None):
         person = number // IMAGES + 1
         name = f"Market/{person // 100:04d}/{person:06d}_c1s1_{number:06d}_00.jpg"
         (folder / "imgs" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Memory and time of a build of data over its rows.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[12_000, 25_000, 50_000, 100_000], metavar="ROWS")
     parser.add_argument("--workers", type=int, nargs="+", default=[1], metavar="N", help="processes, one run for each")
-    parser.add_argument("--picture", type=int, nargs=2, default=(64, 128), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--image", type=int, nargs=2, default=(64, 128), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="the rest goes to the build")
     args = parser.parse_args(argv)
     done = {"caption": "--captioner", "learn": "--matcher", "match": "--matcher"}
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"| rows | processes | s | {' | '.join(columns)} |\n|---|---|---|{'---|' * len(stages)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
-            source = draw_set(Path(folder, str(size)), size, tuple(args.picture))
+            source = draw_set(Path(folder, str(size)), size, tuple(args.image))
             for workers in args.workers:
                 cost = measure(source, size, Path(folder, "out"), workers, args.options)
                 cells = [

@@ -40,7 +40,7 @@ from benchmarks.speed.step import (
     write_json,
 )
 from modeling_rogle import RogleModel
-from modeling_rogle.inference.precision import fast_bfloat16
+from modeling_rogle.inference.image_encoder import fast_bfloat16
 from modeling_rogle.text_packing import encode_buckets, encode_packed, text_lengths
 
 # (share of captions, tokens with start and end of text): straight lines between, a thin tail after 95 %.

@@ -1,7 +1,7 @@
 """python -m benchmarks.speed.mining [--size vitb16] [--model DIR] --out FILE.md
 
 What Region-to-Sentence Matching saves by one dense forward an image, where crop-per-region encoding takes one forward a
-candidate; one thread, the same pictures, candidates and judge's rule in one process.
+candidate; one thread, the same images, candidates and judge's rule in one process.
 
 - Speed, at `--size` with random weights: CPU seconds of mining, proposals and sentences included, and where they go.
   The two ways take turns, dense first: the process's peak memory until then is its own. At least 40x is wanted.
@@ -37,7 +37,7 @@ _CROPS = 32  # of a forward, as many as mining takes images
 
 
 class AsCrops:
-    """A model whose regions are pictures of their own: the published relatives' way, for the fit as for mining."""
+    """A model whose regions are images of their own: the published relatives' way, for the fit as for mining."""
 
     def __init__(self, model: RogleModel):
         self.model = model
@@ -96,15 +96,15 @@ def proposer(name: str) -> Proposer:
 
 
 def random_model(size: str, processor: RogleProcessor) -> tuple[RogleModel, RogleProcessor]:
-    """Random weights of a size, with the words of a trained processor and pictures of the size's rectangle."""
+    """Random weights of a size, with the words of a trained processor and images of the size's rectangle."""
     torch.manual_seed(0)
     config = configurations(size)[0]
     config.text_config.vocab_size = max(config.text_config.vocab_size, len(processor.tokenizer))
     config.text_config.eos_token_id = processor.tokenizer.eos_token_id
     model = RogleModel(config).eval()
     height, width = SIZES[size][0]
-    pictures = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False)
-    return model, RogleProcessor(pictures, processor.tokenizer)
+    images = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False)
+    return model, RogleProcessor(images, processor.tokenizer)
 
 
 def time_mining(

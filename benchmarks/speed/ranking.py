@@ -11,8 +11,8 @@ What ranking costs: CPU seconds (all threads) and added memory of the engine, ca
 Every measurement is a process of its own that loads its embeddings, notes its memory, and does the one thing. Engine
 and matmul take turns over the rounds, so that whatever else the machine does meets both. Ratios are what to read.
 
-Embeddings (512-d unit vectors, 20 pictures and 20 captions an identity) are made: identities in groups of look-alikes
-around a common centre, every item with its own amount of noise, captions with more than pictures. The constants are
+Embeddings (512-d unit vectors, 20 images and 20 captions an identity) are made: identities in groups of look-alikes
+around a common centre, every item with its own amount of noise, captions with more than images. The constants are
 chosen so that R@1, mAP and mINP come near what is published on ICFG-PEDES (R@1 60 to 70, mAP about 40, mINP about 8).
 """
 

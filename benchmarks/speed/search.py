@@ -31,15 +31,16 @@ import torch
 from PIL import Image
 from transformers import CLIPModel
 
-from benchmarks.robustness.kill_index import draw_pictures
+from benchmarks.robustness.kill_index import draw_images
 from benchmarks.speed.search_rows import DIMENSION, clustered, make_index, trained
 from benchmarks.speed.step import SIZES, configurations
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.store_sync import fill
 from modeling_rogle.index.vector_store import exact_search, nearest, open_store
+from modeling_rogle.late_interaction import late_interaction
 from modeling_rogle.search.gallery import Gallery, load_model
-from modeling_rogle.search.query import encode_query, late_interaction
+from modeling_rogle.search.query import encode_query
 
 IMAGES = {"tiny": 3_000, "20k": 20_000, "100k": 100_000, "1m": 1_000_000}
 TOP, RERANKED = 10, 200
@@ -154,7 +155,7 @@ def measure_rerank(index: Index, queries: np.ndarray, sentences: int = 3) -> lis
 
 def measure_build(size: str, model_folder: str | None, pictures: int, batch_size: int, work: Path) -> list[dict]:
     """`Gallery.build` against a loop: open, process, `CLIPModel.get_image_features`, batch by batch."""
-    folder = draw_pictures(work / "pictures", pictures)
+    folder = draw_images(work / "images", pictures)
     if model_folder:
         model, processor = load_model(model_folder)
         clip_config = model.config
@@ -252,14 +253,14 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
     parser.add_argument("--clusters", type=int, help="default: 5,000, but at least 20 embeddings in each")
     parser.add_argument("--noise", type=float, default=1.0, help="its length beside a centre's 1 (default 1.0)")
     parser.add_argument(
-        "--embeddings", metavar="FILE", help="instead: pictures and long captions that eval/eval.py --cache left"
+        "--embeddings", metavar="FILE", help="instead: images and long captions that eval/eval.py --cache left"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of this process (default wall)")
     parser.add_argument("--model-size", choices=SIZES, default="vitb16", help="towers of the part build")
     parser.add_argument("--model", help="a model's folder for the part build, instead of random weights")
-    parser.add_argument("--pictures", type=int, default=256, help="of the part build (default 256)")
+    parser.add_argument("--images", type=int, default=256, help="of the part build (default 256)")
     parser.add_argument("--batch", type=int, default=32, help="of the part build (default 32)")
     parser.add_argument("--work", help="where the index is made (default: a temporary folder)")
     parser.add_argument("--json", metavar="FILE", help="save the rows as well")
@@ -268,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
     for part in parts:
         if part not in PARTS:
             parser.error(f"--parts: {part!r} is not one of {', '.join(PARTS)}")
-    for name in ("queries", "threads", "pictures", "batch"):
+    for name in ("queries", "threads", "images", "batch"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(args, name)}")
     torch.set_num_threads(args.threads)
@@ -300,11 +301,11 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
             if "rerank" in parts:
                 found += told(measure_rerank(index, queries))
         if "build" in parts:
-            found += told(measure_build(args.model_size, args.model, args.pictures, args.batch, work))
+            found += told(measure_build(args.model_size, args.model, args.images, args.batch, work))
     words = shlex.join(sys.argv[1:] if argv is None else argv)
     print(f"`python -m benchmarks.speed.search {words}`\n")
     if set(parts) - {"build"}:
-        drawn = f"pictures of {args.embeddings}" if args.embeddings else f"{clusters:,} clusters"
+        drawn = f"images of {args.embeddings}" if args.embeddings else f"{clusters:,} clusters"
         print(f"{count:,} x {width}, {drawn}, noise {args.noise}, seed {args.seed}, ", end="")
     print(f"{args.threads} threads, {args.clock} clock\n")
     print(markdown(found))

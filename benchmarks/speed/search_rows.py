@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from modeling_rogle.index.manifest import FORMAT, VERSION
 from modeling_rogle.index.shards import Index, IndexWriter
-from modeling_rogle.matching.assignment import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.inference.templates import TEMPLATE_LABELS, template_boxes
 
 DIMENSION = 512
 AT_ONCE = 65_536  # a shard: none is written twice
@@ -31,7 +31,7 @@ def clustered(
 
 
 def trained(file: str, count: int, noise: float, seed: int) -> tuple[Iterator[np.ndarray], np.ndarray]:
-    """Embeddings of a split as `eval/eval.py --cache` leaves them: `count` unit vectors in blocks, its pictures over
+    """Embeddings of a split as `eval/eval.py --cache` leaves them: `count` unit vectors in blocks, its images over
     and over, each time with noise of this length, and its long captions `[q, D]` in random order.
 
     Raises:
@@ -40,14 +40,14 @@ def trained(file: str, count: int, noise: float, seed: int) -> tuple[Iterator[np
     tensors = load_file(file)
     if not {"image_embeds", "long.embeds"} <= set(tensors):
         raise ValueError(f"{file}: holds no image_embeds and long.embeds; `eval/eval.py --cache` makes such a file")
-    pictures, queries = tensors["image_embeds"], tensors["long.embeds"]
+    images, queries = tensors["image_embeds"], tensors["long.embeds"]
 
     def blocks() -> Iterator[np.ndarray]:
         draw = np.random.default_rng([seed, 1])
         for start in range(0, count, AT_ONCE):
             size = min(AT_ONCE, count - start)
-            away = unit(draw.standard_normal((size, pictures.shape[1]), dtype=np.float32))
-            yield unit(pictures[np.arange(start, start + size) % len(pictures)] + noise * away)
+            away = unit(draw.standard_normal((size, images.shape[1]), dtype=np.float32))
+            yield unit(images[np.arange(start, start + size) % len(images)] + noise * away)
 
     return blocks(), np.random.default_rng([seed, 3]).permutation(queries)
 

@@ -11,7 +11,7 @@ peak memory of each in a process of its own. Ratios are what to read: seconds ar
     rogle, global only     RogleModel, captions only; fused AdamW, as in the next row
     rogle, full            the same with every region and sentence of the rows, contrastive and token-similarity losses
     crops, towers twice    the published relative's way (GOAL, arXiv 2503.17782, written anew): one crop and one
-                           sentence an image, pictures, crops, captions and sentences each walked through their tower
+                           sentence an image, images, crops, captions and sentences each walked through their tower
                            twice, all padded, AdamW as torch gives it
 
 Captions have 85-155 tokens in 6-9 sentences, each sentence with a region (`--pairs N` reads the first N alone).

@@ -1,11 +1,11 @@
 """python -m benchmarks.speed.train_throughput [--images N] [--batch N] [--rounds N] [--waiting]
 
-Does the loader starve the step? On pictures written as JPEG files of a pedestrian data set's size, read as a run reads
+Does the loader starve the step? On images written as JPEG files of a pedestrian data set's size, read as a run reads
 them. Ratios are what to read, for all variants take turns in one process.
 
     loader          images/s of `PairDataset`, decoded at draft size, resized once, uint8, against a plain loop
                     (PIL open, convert, `CLIPImageProcessor`, tokenizer) in the same run; both in one process
-    cached          the same in the second epoch, from memory; `disk` from the file of resized pictures, and `filling`
+    cached          the same in the second epoch, from memory; `disk` from the file of resized images, and `filling`
                     the first epoch, which writes it
     step            CPU seconds of a whole training step with its loading, first and later epochs, from memory and from
                     disk, over the same step on a batch that lies in memory; and of a run of 10 epochs
@@ -35,8 +35,8 @@ from benchmarks.speed.step import configurations, random_batch  # noqa: E402
 from dataset_pvlg.features import FEATURES  # noqa: E402
 from dataset_pvlg.loading import load_rows  # noqa: E402
 from modeling_rogle import RogleModel, RogleProcessor  # noqa: E402
-from train.data.image_cache import picture_cache  # noqa: E402
-from train.data.pairs import UNREAD, PairDataset, normalize_pictures  # noqa: E402
+from train.data.image_cache import image_cache  # noqa: E402
+from train.data.pairs import UNREAD, PairDataset, normalize_images  # noqa: E402
 from train.global_batch import GlobalBatch, forward_step  # noqa: E402
 from train.small_model import build_small_model  # noqa: E402
 
@@ -44,7 +44,7 @@ SIZE = (256, 768)  # width and height of the files, in pixels: larger than the m
 
 
 def jpeg_rows(folder: Path, count: int) -> Dataset:
-    """Synthetic rows whose pictures are JPEG files, enlarged, boxes with them."""
+    """Synthetic rows whose images are JPEG files, enlarged, boxes with them."""
     rows = load_rows("synthetic-tiny")[0]["train"]
     found = []
     for number in range(count):
@@ -64,9 +64,9 @@ def jpeg_rows(folder: Path, count: int) -> Dataset:
 
 def plain_loop(rows: Dataset, captions: Sequence[str], processor: RogleProcessor, numbers: Sequence[int]) -> None:
     """What published training code does: open, convert, process, pad."""
-    pictures = rows.select_columns("image")
+    images = rows.select_columns("image")
     for number in numbers:
-        image = pictures[number]["image"].convert("RGB")
+        image = images[number]["image"].convert("RGB")
         processor.image_processor(images=image, return_tensors="pt")
         processor.tokenizer(captions[number], padding="max_length", truncation=True, return_tensors="pt")
 
@@ -100,11 +100,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             return tensors_of(pairs.collate([pairs[n % len(pairs)] for n in range(first, first + args.batch)]))
 
         def tensors_of(batch: dict) -> dict:
-            batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), processor)
+            batch["pixel_values"] = normalize_images(batch.pop("images"), processor)
             return {k: v for k, v in batch.items() if k not in UNREAD}
 
         def on_disk_rows(name: str) -> PairDataset:
-            cache = picture_cache(rows, processor, Path(folder, name))
+            cache = image_cache(rows, processor, Path(folder, name))
             return PairDataset(rows, processor, cache_bytes=0, cache=cache)
 
         def step(batch: dict) -> None:

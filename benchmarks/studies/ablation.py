@@ -16,7 +16,7 @@ of what is there.
                the first half of the training people, on the second (`learnt`)
     features   the region features: retrieval, grounding and leak, before and after training
     borrowed   what other systems know: negatives softened by commonality (after arXiv 2501.00318), and near copies of
-               the training pictures with one colour swapped, as hard negatives (PDG, arXiv 2311.09084)
+               the training images with one colour swapped, as hard negatives (PDG, arXiv 2311.09084)
 """
 
 import argparse
@@ -41,7 +41,7 @@ from benchmarks.common.training_runs import (
 from benchmarks.studies.ablation_figures import draw_features, draw_noise, draw_similarity_map, draw_terms
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
-from modeling_rogle.box_ops import leak
+from modeling_rogle.evaluation.leakage import leak
 
 TRUST = {  # the chosen reliability of each kind of pair
     "region-sentence": ["--reliability-local", "places"],

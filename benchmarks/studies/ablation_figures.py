@@ -1,4 +1,4 @@
-"""Pictures of the ablation: what each term is worth, what noise costs, how regions leak, where a sentence looks."""
+"""Images of the ablation: what each term is worth, what noise costs, how regions leak, where a sentence looks."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def draw_features(scores: Mapping[str, Mapping[str, float]], path: Path) -> None
         )
         axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
     axis.set_xticks(range(len(scores)), list(scores))
-    axis.set_ylabel("leak: 1 − cos(in its picture, alone)")
+    axis.set_ylabel("leak: 1 − cos(in its image, alone)")
     axis.legend(title="training", frameon=False)
     _save(figure, path)
 
@@ -103,7 +103,7 @@ def sentence_map(model: RogleModel, processor: RogleProcessor, image, sentence: 
 
 
 def draw_similarity_map(checkpoint: Path, rows, path: Path, number: int = 0) -> None:
-    """Sentences of one validation row over the patches of its picture, before and after training."""
+    """Sentences of one validation row over the patches of its image, before and after training."""
     trained = RogleModel.from_pretrained(checkpoint).eval()
     processor = RogleProcessor.from_pretrained(checkpoint)
     torch.manual_seed(0)

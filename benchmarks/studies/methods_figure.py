@@ -1,4 +1,4 @@
-"""The picture of the methods' table: R@1 of every system for long and short captions, and what time bought it."""
+"""The image of the methods' table: R@1 of every system for long and short captions, and what time bought it."""
 
 import statistics
 from collections.abc import Mapping, Sequence

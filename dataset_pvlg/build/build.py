@@ -33,7 +33,7 @@ from modeling_rogle.release.upload import check_name, push_folder
 
 SHARD_ROWS = 250  # rows that a kill can cost each process at most, stage by stage
 FILE_SHARDS = 16  # shards in a Parquet file
-DRAWN_TOGETHER = 250  # synthetic pictures a unit
+DRAWN_TOGETHER = 250  # synthetic images a unit
 NAMES = (*SOURCE_NAMES, "synthetic")
 COMPLETE = "complete"
 
@@ -44,7 +44,7 @@ class Options:
 
     curation: its switches, None leaves all rows as read. captioner: a vision-language model that writes long captions.
     matcher: a Rogle or CLIP checkpoint that mines regions, from the candidates of `proposer` (see
-    [`dataset_pvlg.mining.mine_dataset.find_proposer`]; None: templates+felzenszwalb). batch_size: images a forward. pictures: False
+    [`dataset_pvlg.mining.mine_dataset.find_proposer`]; None: templates+felzenszwalb). batch_size: images a forward. images: False
     leaves `image` null in every row, for a folder that may be passed on. shard_rows: rows that are worked on together;
     file_shards: of these shards, in one Parquet file.
     """
@@ -54,7 +54,7 @@ class Options:
     matcher: str | None = None
     proposer: str | None = None
     batch_size: int = 32
-    pictures: bool = True
+    images: bool = True
     shard_rows: int = SHARD_ROWS
     file_shards: int = FILE_SHARDS
 
@@ -87,7 +87,7 @@ def build(
     Raises:
         SourceError: (a ValueError) a source cannot be read.
         ValueError: `out` holds something already or is a mount point, another build is at work on it, a model cannot
-            be read, no row is left after curation, or a picture has changed since it was read.
+            be read, no row is left after curation, or an image has changed since it was read.
         OSError: a worker process died, or a disk said no.
     """
     out, options = resolved_out(out), options or Options()
@@ -136,11 +136,11 @@ def build(
             shards, report["matching"] = _rows_of(done), _by_split(done)
 
         units = {
-            name.partition(".")[0]: (paths, name, options.pictures, options.matcher)
+            name.partition(".")[0]: (paths, name, options.images, options.matcher)
             for name, paths in _files(shards, options.file_shards).items()
         }
-        written = stages.run("write", steps.write, units, [options.pictures, options.file_shards, chosen["matcher"]])
-        _finish_report(report, written, options.pictures)
+        written = stages.run("write", steps.write, units, [options.images, options.file_shards, chosen["matcher"]])
+        _finish_report(report, written, options.images)
         _put_together(work, out, written, report, command)
         stages.finish()
     return report
@@ -224,7 +224,7 @@ def _files(shards: Mapping[str, Path], file_shards: int) -> dict[str, list[Path]
     return files
 
 
-def _finish_report(report: dict[str, Any], written: Mapping[str, Unit], pictures: bool) -> None:
+def _finish_report(report: dict[str, Any], written: Mapping[str, Unit], images: bool) -> None:
     people: dict[str, set[int]] = {}
     for name, unit in written.items():
         people.setdefault(name.partition("-")[0], set()).update(unit.result.pop("people"))
@@ -233,7 +233,7 @@ def _finish_report(report: dict[str, Any], written: Mapping[str, Unit], pictures
         split: {"rows": found.pop("rows"), "identities": len(people[split]), **found} for split, found in counts.items()
     }
     report["histograms"] = merge(unit.result["histograms"] for unit in written.values())
-    report["pictures"] = pictures
+    report["pictures"] = images
     report["files"] = {f"data/{name}.parquet": unit.result["sha256"] for name, unit in written.items()}
 
 
@@ -283,7 +283,7 @@ def push(folder: Path, repo_id: str) -> str:
 
     Raises:
         ReleaseError: (a ValueError) the Hub refuses, or the repository is public and the folder not all free.
-        ValueError: the folder holds pictures whose authors forbid passing them on.
+        ValueError: the folder holds images whose authors forbid passing them on.
     """
     report = json.loads((folder / "build_report.json").read_text(encoding="utf-8"))
     names = [source["source"] for source in report["sources"]]
@@ -292,13 +292,13 @@ def push(folder: Path, repo_id: str) -> str:
     return push_folder(folder, repo_id, "dataset", private=True, must_be_private=closed, replaced=["data/*"]).url
 
 
-def check_push(names: Sequence[str], repo_id: str, pictures: bool) -> None:
-    """Raises ValueError on a name that the Hub does not take, or on pictures that may not be passed on."""
+def check_push(names: Sequence[str], repo_id: str, images: bool) -> None:
+    """Raises ValueError on a name that the Hub does not take, or on images that may not be passed on."""
     check_name(repo_id)
     bound = [name for name in names if name not in FREE_SOURCES]
-    if bound and pictures:
+    if bound and images:
         raise ValueError(
-            f"--push-to-hub: the pictures of {', '.join(bound)} may not be passed on; add --annotations-only"
+            f"--push-to-hub: the images of {', '.join(bound)} may not be passed on; add --annotations-only"
         )
 
 
@@ -353,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--annotations-only",
         "--annotations_only",
         action="store_true",
-        help="no picture inside; put back by `python -m dataset_pvlg.build.join`",
+        help="no image inside; put back by `python -m dataset_pvlg.build.join`",
     )
     parser.add_argument(
         "--push-to-hub", "--push_to_hub", metavar="USER/NAME", help="upload it; private if it is not all synthetic"

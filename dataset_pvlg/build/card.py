@@ -15,7 +15,7 @@ tags: [person-search, text-based-person-retrieval]
 # P-VLG rows built from {sources}
 
 Built with Rogle, an independent implementation of ROGLE (arXiv 2606.01825); this is not the authors' P-VLG.
-{pictures}
+{images}
 
 | split | rows | identities | captions | sentences | regions |
 |---|---|---|---|---|---|
@@ -38,27 +38,27 @@ With examples in `build_report.json`, where the checksum of every file stands to
 {reports}
 ```
 
-People in these pictures can be recognised and did not ask to be searchable. Use the data for research that the
+People in these images can be recognised and did not ask to be searchable. Use the data for research that the
 sources allow, and delete a person's rows when asked to.
 """
-EMBEDDED = """The pictures are inside the Parquet files. They and the captions remain under the
+EMBEDDED = """The images are inside the Parquet files. They and the captions remain under the
 licences of their sources, below: keep this folder to yourself unless all of them allow to pass it on."""
 LEFT_OUT = """This folder holds annotations only: `image` is null in every row. Whoever has the sources puts the
-pictures back, found by `path` and checked by `sha256`:
+images back, found by `path` and checked by `sha256`:
 
     python -m dataset_pvlg.build.join THIS_FOLDER {images} --out DIR"""
 
-# Pictures of these may be passed on by whoever built the folder; all others' authors forbid it.
+# Images of these may be passed on by whoever built the folder; all others' authors forbid it.
 FREE_SOURCES = ("synthetic", "own")
 LICENCES = {
     "synthetic": "Apache-2.0; drawn by a program, nobody is in it",
     "cuhk_pedes": "non-commercial research and education; its owners forbid distributing it",
-    "icfg_pedes": "on request from its owners, research only; its pictures are MSMT17's",
-    "rstpreid": "research only; its pictures are MSMT17's",
+    "icfg_pedes": "on request from its owners, research only; its images are MSMT17's",
+    "rstpreid": "research only; its images are MSMT17's",
     "ufine": "on a signed agreement with its owners, research only",
     "ufine3c": "on a signed agreement with its owners, research only",
-    "own": "the builder's own; people can be recognised in its pictures",
-    "generated": "made from pictures of another source, whose terms hold",
+    "own": "the builder's own; people can be recognised in its images",
+    "generated": "made from images of another source, whose terms hold",
 }
 
 # Lower edges of the bins; the last one is open.
@@ -70,7 +70,7 @@ BINS = {
     "caption, words": WORDS,
     "caption, tokens": TOKENS,
     "sentences a row": SENTENCES,
-    "region, % of the picture": AREAS,
+    "region, % of the image": AREAS,
 }
 
 
@@ -82,7 +82,7 @@ class Histograms:
         self._counts: dict[str, Counter[int]] = {name: Counter() for name in BINS}
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Rows of the schema, pictures not needed."""
+        """Rows of the schema, images not needed."""
         rows = list(rows)
         if self._tokenizer is not None and rows:
             lengths = map(len, self._tokenizer([row["caption"] for row in rows], truncation=False)["input_ids"])
@@ -94,10 +94,10 @@ class Histograms:
             for row in rows
             for region in row["regions"]
         )
-        self._count("region, % of the picture", areas)
+        self._count("region, % of the image", areas)
 
     def _count(self, name: str, values: Iterable[float]) -> None:
-        # float32 boxes of the whole picture may come out a hair under or over 100 %
+        # float32 boxes of the whole image may come out a hair under or over 100 %
         self._counts[name].update(bisect_right(BINS[name], round(value, 3)) - 1 for value in values)
 
     def as_dict(self) -> dict[str, dict[str, int]]:
@@ -112,8 +112,8 @@ class Histograms:
 def _label(name: str, n: int) -> str:
     edges = BINS[name]
     if n == len(edges) - 1:
-        return f"{edges[n]}" if name.endswith("picture") else f"{edges[n]} or more"
-    if name.endswith("picture"):
+        return f"{edges[n]}" if name.endswith("image") else f"{edges[n]} or more"
+    if name.endswith("image"):
         return f"{edges[n]} to {edges[n + 1]}"
     return f"{edges[n]}" if edges[n + 1] == edges[n] + 1 else f"{edges[n]}-{edges[n + 1] - 1}"
 
@@ -139,7 +139,7 @@ def card(report: Mapping[str, Any]) -> str:
     return CARD.format(
         license="apache-2.0" if set(names) == {"synthetic"} else "other",
         sources=" and ".join(names),
-        pictures=EMBEDDED if report["pictures"] else LEFT_OUT.format(images=images),
+        images=EMBEDDED if report["pictures"] else LEFT_OUT.format(images=images),
         table="\n".join(
             f"| {split} | " + " | ".join(str(n) for n in numbers.values()) + " |"
             for split, numbers in report["splits"].items()

@@ -1,7 +1,7 @@
 """python -m dataset_pvlg.build.join ANNOTATIONS_DIR --images SOURCE=FOLDER --out DIR
 
-Puts the pictures back into an annotations-only folder, from one's own copies of the sources: found by `path` under the
-source's image root, taken only if their bytes have the `sha256` of the row. Rows whose picture is missing or another
+Puts the images back into an annotations-only folder, from one's own copies of the sources: found by `path` under the
+source's image root, taken only if their bytes have the `sha256` of the row. Rows whose image is missing or another
 one are left out, counted, and listed in `build_report.json`.
 """
 
@@ -52,14 +52,14 @@ class JoinReport:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.joined} of {self.rows} rows have their picture again"]
+        lines = [f"{self.joined} of {self.rows} rows have their image again"]
         lines += [f"  left out: {count} x {reason}" for reason, count in self.reasons.items()]
         lines += [f"    {image_id}: {path!r}: {reason}" for image_id, path, reason in self.left_out[:SHOWN]]
         return "\n".join(lines)
 
 
 def join(annotations: str | Path, images: Mapping[str, str | Path], out: str | Path) -> JoinReport:
-    """Writes the annotated rows with their pictures, file by file; memory holds a group of rows.
+    """Writes the annotated rows with their images, file by file; memory holds a group of rows.
 
     Args:
         annotations: a folder as `dataset_pvlg.build.build --annotations-only` writes it.
@@ -68,7 +68,7 @@ def join(annotations: str | Path, images: Mapping[str, str | Path], out: str | P
 
     Raises:
         ValueError: `annotations` is no P-VLG folder, `out` holds something, an image root is no folder, and nothing is
-            written if no row finds its picture.
+            written if no row finds its image.
     """
     root, out = Path(annotations), resolved_out(out)
     files = {split: [Path(name) for name in names] for split, names in parquet_files(root).items()}
@@ -99,7 +99,7 @@ def join(annotations: str | Path, images: Mapping[str, str | Path], out: str | P
                 with open(part / "data" / name.name, "rb") as file:
                     known["files"][f"data/{name.name}"] = hashlib.file_digest(file, "sha256").hexdigest()
         if not report.joined:
-            raise ValueError(f"{root}: no row found its picture; {report}".replace("\n", ";"))
+            raise ValueError(f"{root}: no row found its image; {report}".replace("\n", ";"))
         write_report(known | {"pictures": True, "join": report.as_dict()}, part)
         part.chmod(0o755)  # mkdtemp's folders are closed to everybody else
         os.replace(part, out)
@@ -160,10 +160,10 @@ def _pieces(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
 def _attach(
     row: dict[str, Any], roots: Mapping[str, Path], curation: Mapping[str, Any] | None, report: JoinReport
 ) -> bool:
-    """Puts the picture into the row, stored as the build would have stored it, or counts why not."""
+    """Puts the image into the row, stored as the build would have stored it, or counts why not."""
     report.rows += 1
     try:
-        content, name = _picture(row, roots)
+        content, name = _image(row, roots)
     except ValueError as error:
         report.reasons[str(error)] += 1
         report.left_out.append((row["image_id"], row["path"], str(error)))
@@ -177,8 +177,8 @@ def _attach(
     return True
 
 
-def _picture(row: dict[str, Any], roots: Mapping[str, Path]) -> tuple[bytes, str]:
-    """Bytes and file name of a row's picture. Raises ValueError with the reason why there is none."""
+def _image(row: dict[str, Any], roots: Mapping[str, Path]) -> tuple[bytes, str]:
+    """Bytes and file name of a row's image. Raises ValueError with the reason why there is none."""
     if row["source"] not in roots:
         raise ValueError(f"no --images {row['source']}=FOLDER was given")
     try:
@@ -187,11 +187,11 @@ def _picture(row: dict[str, Any], roots: Mapping[str, Path]) -> tuple[bytes, str
     except RefusedPathError:
         raise ValueError("path leads out of the image root") from None
     except OSError:
-        raise ValueError("picture cannot be read") from None
+        raise ValueError("image cannot be read") from None
     if content is None:
-        raise ValueError("picture missing")
+        raise ValueError("image missing")
     if hashlib.sha256(content).hexdigest() != row["sha256"]:
-        raise ValueError("picture has another sha256")
+        raise ValueError("image has another sha256")
     return content, found[0].name
 
 

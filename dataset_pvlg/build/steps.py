@@ -37,7 +37,7 @@ REPORT_FILE = "build_report.json"  # in the folder of a finished build
 
 @dataclass(frozen=True)
 class Source:
-    """One source: its name, the folder (for `synthetic` the size, see [`synthetic_size`]), the pictures' folder."""
+    """One source: its name, the folder (for `synthetic` the size, see [`synthetic_size`]), the images' folder."""
 
     name: str
     root: str
@@ -62,7 +62,7 @@ def in_pieces(rows: Dataset, start: int = 0, stop: int | None = None, size: int 
 
 
 def read_arrow(path: Path) -> Dataset:
-    """The rows of one file; pictures stay where they are."""
+    """The rows of one file; images stay where they are."""
     return Dataset.from_file(str(path))
 
 
@@ -90,14 +90,14 @@ def synthetic_size(text: str) -> SyntheticConfig:
 
 
 def draw(folder: Path, split: str, start: int, stop: int, config: SyntheticConfig) -> dict[str, Any]:
-    """Synthetic identities start..stop-1 of a split -> `SPLIT.arrow`, the pictures as files beside it."""
+    """Synthetic identities start..stop-1 of a split -> `SPLIT.arrow`, the images as files beside it."""
     finished = folder.with_suffix("")  # where the folder will lie
 
     def rows() -> Iterator[dict]:
         for row in synthetic_rows(split, start, stop, config):
-            picture = row["image_id"].replace("/", "_") + ".jpg"
-            (folder / picture).write_bytes(row["image"]["bytes"])
-            yield row | {"image": {"bytes": None, "path": str(finished / picture)}}
+            image = row["image_id"].replace("/", "_") + ".jpg"
+            (folder / image).write_bytes(row["image"]["bytes"])
+            yield row | {"image": {"bytes": None, "path": str(finished / image)}}
 
     table = pa.Table.from_pylist(list(rows()), schema=SCHEMA)
     return {"rows": write_arrow(iter([table]), folder / f"{split}.arrow")}
@@ -158,7 +158,7 @@ def let_go() -> None:
 def load_captioner(name: str) -> Any:
     """The [`dataset_pvlg.captioning.captioner.Captioner`] of that name. Raises ValueError if it cannot be read."""
     from dataset_pvlg.captioning.captioner import Captioner
-    from modeling_rogle.inference.devices import best_device
+    from modeling_rogle.inference.loading import best_device
 
     return _hold(("captioner", name), lambda: Captioner(name, device=best_device()))
 
@@ -209,23 +209,23 @@ def match(folder: Path, shard: Path, matcher: str, judge: Path, proposer: str, b
 # write ----------------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, shards: Sequence[Path], name: str, pictures: bool, matcher: str | None) -> dict[str, Any]:
-    """Shards -> one Parquet file with the bytes of the pictures inside, or with null in their place.
+def write(folder: Path, shards: Sequence[Path], name: str, images: bool, matcher: str | None) -> dict[str, Any]:
+    """Shards -> one Parquet file with the bytes of the images inside, or with null in their place.
 
     Args:
         name: of the file.
-        pictures: whether they go in.
+        images: whether they go in.
         matcher: its tokenizer counts tokens; None counts words alone.
 
     Raises:
-        ValueError: a picture has changed since it was read.
+        ValueError: an image has changed since it was read.
     """
     histograms = Histograms(_tokenizer(matcher) if matcher else None)
     counts = {"rows": 0, "captions": 0, "sentences": 0, "regions": 0}
     people: set[int] = set()
     with pq.ParquetWriter(folder / name, SCHEMA) as writer:
         for table in (piece for shard in shards for piece in in_pieces(read_arrow(shard), size=ROWS_PER_GROUP)):
-            stored = (row | {"image": stored_image(row) if pictures else None} for row in table.to_pylist())
+            stored = (row | {"image": stored_image(row) if images else None} for row in table.to_pylist())
             for rows in cut_by_bytes(stored):
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
                 histograms.add(rows)
@@ -245,7 +245,7 @@ def _tokenizer(matcher: str) -> Any:
 
 
 def stored_image(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The picture of a row as it is stored: the bytes of its source file, and that file's name without folders.
+    """The image of a row as it is stored: the bytes of its source file, and that file's name without folders.
 
     Raises:
         ValueError: the file has other bytes than when it was read.
@@ -260,7 +260,7 @@ def stored_image(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def as_facts(source: Source) -> dict[str, Any]:
-    """What the rows of a source follow from: where it lies, and its annotation files and pictures by size and age."""
+    """What the rows of a source follow from: where it lies, and its annotation files and images by size and age."""
     if source.name == "synthetic":
         return asdict(source)
     root = Path(source.root).resolve()
@@ -288,7 +288,7 @@ def _ages(root: Path) -> str:
             path = os.path.join(parent, name)
             try:
                 found = os.stat(path)
-            except OSError:  # a broken link is no picture
+            except OSError:  # a broken link is no image
                 continue
             known = f"{os.path.relpath(path, root)}\0{found.st_size}\0{found.st_mtime_ns}\n"
             digest.update(os.fsencode(known))

@@ -1,7 +1,7 @@
 """Which captions of a language model may enter the data: cleaned of trimmings, then accepted or rejected by reason.
 
 A captioner refuses, leaves its template behind, breaks off, runs in loops and says "red" of what a person called
-green. What it says is held against the captions that people wrote of the same picture, by words and not by grammar,
+green. What it says is held against the captions that people wrote of the same image, by words and not by grammar,
 and in doubt for it: only colours, garments or a gender that cannot both be true reject a caption.
 """
 
@@ -73,7 +73,7 @@ def reject_reason(
 
     Args:
         caption: cleaned, English.
-        facts: what people wrote of the same picture; empty if nobody did.
+        facts: what people wrote of the same image; empty if nobody did.
         min_words, min_sentences: fewer are too few.
     """
     if not any(character.isalnum() for character in caption):

@@ -18,10 +18,10 @@ from dataset_pvlg.captioning.caption_filter import MIN_SENTENCES, MIN_WORDS
 from modeling_rogle.sentences import split_sentences
 
 # Of the Idefics3 family, whose processor works without torchvision (LLaVA-OneVision's and Qwen3-VL's do not: they load
-# a video processor even for pictures); 2.2 B parameters, Apache-2.0.
+# a video processor even for images); 2.2 B parameters, Apache-2.0.
 DEFAULT_CAPTIONER = "HuggingFaceTB/SmolVLM-Instruct"
 
-_MOST_FACTS = 12  # sentences told to the model; a picture of CUHK-PEDES has ten captions
+_MOST_FACTS = 12  # sentences told to the model; an image of CUHK-PEDES has ten captions
 _CONTROL = re.compile(r"[<>\[\]{}|]")  # in a source's caption they could pass for the model's own control words
 
 
@@ -98,17 +98,17 @@ class Captioner:
         }
 
     def ask(self, facts: str) -> str:
-        """The prompt for a picture of which people wrote `facts`."""
+        """The prompt for an image of which people wrote `facts`."""
         return self.prompt.replace("{facts}", _as_list(facts))
 
     @torch.inference_mode()
     def describe(
         self, images: Sequence[Image.Image], facts: Sequence[str], image_ids: Sequence[str]
     ) -> list[tuple[str, bool]]:
-        """One answer for each picture as the model gives it, and whether the model had ended.
+        """One answer for each image as the model gives it, and whether the model had ended.
 
         Args:
-            images: RGB pictures of any size.
+            images: RGB images of any size.
             facts: what people wrote of each; may be empty.
             image_ids: what the draws are keyed by where `temperature` is above 0.
         """
@@ -187,7 +187,7 @@ def _load_processor(model_name: str) -> Any:
             ) from error
         raise ValueError(f"captioner {model_name}: {first_line(error)}") from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise ValueError(f"captioner {model_name}: has no processor of pictures and text; it is no image-text-to-text")
+        raise ValueError(f"captioner {model_name}: has no processor of images and text; it is no image-text-to-text")
     if not (getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)):
         raise ValueError(f"captioner {model_name}: has no chat template; choose a model tuned on instructions")
     return processor

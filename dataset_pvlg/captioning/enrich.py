@@ -1,7 +1,7 @@
 """python -m dataset_pvlg.captioning.enrich DATA_DIR --captioner MODEL --out DIR
 
 Long captions for a folder of P-VLG Parquet, written by any `image-text-to-text` model of transformers that is given
-the picture and what people wrote of it. Where the model's caption is rejected the row keeps that. Broken off, the same
+the image and what people wrote of it. Where the model's caption is rejected the row keeps that. Broken off, the same
 command goes on; under `accelerate launch` the work is shared by the processes, and the result does not depend on how.
 """
 
@@ -39,8 +39,8 @@ def enrich_rows(
 
     Args:
         captioner: None writes no caption and only puts back what people wrote.
-        rows: P-VLG rows; those without a picture keep their caption.
-        batch_size: pictures at once; batches are cut from the rows in order.
+        rows: P-VLG rows; those without an image keep their caption.
+        batch_size: images at once; batches are cut from the rows in order.
         progress: show a bar.
 
     Returns:
@@ -83,11 +83,11 @@ def _answers(
         try:
             image = rows[start + i]["image"]
             if image is None:
-                found[i] = None, "no picture"
+                found[i] = None, "no image"
             else:
                 images[i] = image.convert("RGB")
         except Exception:  # decoders meet hostile bytes here and raise almost anything
-            found[i] = None, "picture cannot be read"
+            found[i] = None, "image cannot be read"
     if images:
         ids = [batch[i]["image_id"] for i in images]
         answers = captioner.describe(list(images.values()), [human[i][0] for i in images], ids)
@@ -152,8 +152,8 @@ def _write_report(root: Path, folder: Path, counts: dict[str, dict[str, int]], c
     reasons = [f"{n} x {key.removeprefix('rejected: ')}" for key, n in total.items() if key.startswith("rejected: ")]
     section = f"""## Captions by a model
 
-`{captioner.name}` was shown each picture and the human captions and wrote {total["vlm"]} of {total["rows"]} long
-captions (`caption_origin` is `vlm:{captioner.name}`); they may say what the picture does not show. Of the other rows,
+`{captioner.name}` was shown each image and the human captions and wrote {total["vlm"]} of {total["rows"]} long
+captions (`caption_origin` is `vlm:{captioner.name}`); they may say what the image does not show. Of the other rows,
 {total["fallback"]} keep what people wrote ({", ".join(reasons) or "none was rejected"}), and {total["kept"]} were
 paired with regions before and left alone. Counts of sentences and regions above are from before this.
 """

@@ -1,7 +1,7 @@
-"""Rows as read -> rows worth training on: broken and odd pictures, duplicates, leaked identities, dirty captions.
+"""Rows as read -> rows worth training on: broken and odd images, duplicates, leaked identities, dirty captions.
 
 Every filter has a switch in [`CurationOptions`] and counts in [`CurationReport`]. Rows of validation and test go only
-when their picture does not decode: published numbers are over all of them. Leaks cost the training row.
+when their image does not decode: published numbers are over all of them. Leaks cost the training row.
 """
 
 import math
@@ -27,7 +27,7 @@ from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.jobs.stages import worker_pool
 from dataset_pvlg.text_cleaning import clean_row
 
-_BYTES_AT_ONCE = 16 * 2**20  # of the pictures of a piece: every process has some pieces on their way
+_BYTES_AT_ONCE = 16 * 2**20  # of the images of a piece: every process has some pieces on their way
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class CurationOptions:
         ValueError: a bound out of range; the message names it.
     """
 
-    decode: bool = True  # drop rows whose picture does not decode to its last pixel, in every split
-    rgb: bool = True  # store pictures of another mode (palette, grey, CMYK, alpha) as RGB
-    upright: bool = True  # store pictures with an EXIF orientation turned upright
+    decode: bool = True  # drop rows whose image does not decode to its last pixel, in every split
+    rgb: bool = True  # store images of another mode (palette, grey, CMYK, alpha) as RGB
+    upright: bool = True  # store images with an EXIF orientation turned upright
     min_width: int = 8  # pixels; VIPeR has 48, Market-1501 64, the smallest of CUHK-PEDES 13 x 34
     min_height: int = 16
     min_aspect: float = 0.5  # height / width; crops of people have 2 to 3, riders about 1
     max_aspect: float = 8.0
     train_only: bool = True  # size and aspect drop rows of train only; elsewhere they are counted
     exact_duplicates: bool = True  # drop train rows whose file (sha256) is in validation or test too
-    near_duplicates: bool = True  # the same for pictures that are copies to the eye
+    near_duplicates: bool = True  # the same for images that are copies to the eye
     near_distance: int = 3  # bits of 64 in which the difference hashes of copies may differ, 0 to 8
-    near_correlation: float = 0.97  # of their 12 x 24 grey pictures, from which they are copies
+    near_correlation: float = 0.97  # of their 12 x 24 grey images, from which they are copies
     shared_identities: bool = True  # drop train rows of a person who is in another source's validation or test
     max_people_per_caption: int = 0  # drop train rows whose captions all are said of more people; 0: never
     clean_captions: bool = True  # put `caption` right; `captions` stay as the source has them
@@ -66,7 +66,7 @@ class CurationOptions:
             raise ValueError(f"curation: near_correlation is {self.near_correlation}, not in (0, 1]")
 
     @property
-    def looks_at_pictures(self) -> bool:
+    def looks_at_images(self) -> bool:
         return self.decode or self.rgb or self.upright or self.near_duplicates
 
 
@@ -83,14 +83,14 @@ def curate(
         rows_by_split: P-VLG rows by split, of any number of sources; images as paths or bytes, or null.
         options: the switches; None for the defaults.
         progress: show bars.
-        num_proc: processes that decode pictures and clean captions; the result does not depend on it.
+        num_proc: processes that decode images and clean captions; the result does not depend on it.
         work_dir: a folder for the curated rows as Arrow files, which are mapped and cost no memory; it must outlive
             them. What is held of a row meanwhile is about 200 bytes, and 300 more on this folder's disk. By default all
-            stays in memory. Pictures are held only where they had to be stored anew.
+            stays in memory. Images are held only where they had to be stored anew.
 
     Returns:
         The rows that remain, in their order (a split that has lost them all is absent), and the report. `sha256`
-        stays that of the source's file, also where the stored picture is another one.
+        stays that of the source's file, also where the stored image is another one.
     """
     options = options or CurationOptions()
     report = CurationReport(asdict(options))
@@ -101,9 +101,9 @@ def curate(
     rows = CurationRows(splits, [rows_by_split[split] for split in splits], report)
 
     looks = None
-    if options.looks_at_pictures:
+    if options.looks_at_images:
         looks = look(rows.parts, num_proc, progress, work_dir)
-        _drop_by_picture(rows, looks, options)
+        _drop_by_image(rows, looks, options)
     if options.min_width or options.min_height or options.min_aspect or options.max_aspect < math.inf:
         _drop_by_size(rows, looks, options)
     if options.shared_identities:
@@ -121,8 +121,8 @@ def curate(
     return dict(kept), report
 
 
-def _drop_by_picture(rows: CurationRows, looks: Looks, options: CurationOptions) -> None:
-    reason, found = "picture does not decode", np.array(list(looks.problems), int)
+def _drop_by_image(rows: CurationRows, looks: Looks, options: CurationOptions) -> None:
+    reason, found = "image does not decode", np.array(list(looks.problems), int)
     for number in found[:MAX_EXAMPLES].tolist():
         rows.report.example(reason, f"{rows.image_id(number)}: {looks.problems[number]}")
     if options.decode:
@@ -138,7 +138,7 @@ def _drop_by_size(rows: CurationRows, looks: Looks | None, options: CurationOpti
         width[seen], height[seen] = looks.sizes[seen].T
     aspect = height / np.maximum(width, 1)
     findings = {
-        f"picture under {options.min_width} x {options.min_height} pixels": (width < options.min_width)
+        f"image under {options.min_width} x {options.min_height} pixels": (width < options.min_width)
         | (height < options.min_height),
         f"height / width under {options.min_aspect:g}": aspect < options.min_aspect,
         f"height / width over {options.max_aspect:g}": aspect > options.max_aspect,
@@ -200,7 +200,7 @@ def _drop_exact(rows: CurationRows) -> None:
 
 def _drop_near(rows: CurationRows, looks: Looks, options: CurationOptions) -> None:
     group, pairs = duplicate_groups(looks.hashes, looks.thumbs, options.near_distance, options.near_correlation)
-    _drop_copies(rows, group, pairs, "picture")
+    _drop_copies(rows, group, pairs, "image")
 
 
 def _drop_copies(rows: CurationRows, group: np.ndarray, pairs: np.ndarray, what: str) -> None:
@@ -239,7 +239,7 @@ def _drop_copies(rows: CurationRows, group: np.ndarray, pairs: np.ndarray, what:
 
 @dataclass
 class _Piece:
-    """Some rows that stay, and how the picture of each is stored ("" as it should be)."""
+    """Some rows that stay, and how the image of each is stored ("" as it should be)."""
 
     split: str
     rows: pa.Table
@@ -259,7 +259,7 @@ def _kept(
 
 
 def _cut(rows: CurationRows, looks: Looks | None, options: CurationOptions) -> Iterator[_Piece]:
-    """Pieces of at most `ROWS_AT_ONCE` rows and about `_BYTES_AT_ONCE` bytes of pictures."""
+    """Pieces of at most `ROWS_AT_ONCE` rows and about `_BYTES_AT_ONCE` bytes of images."""
     begin = 0
     for split, part in zip(rows.splits, rows.parts, strict=True):
         for start in range(0, len(part), ROWS_AT_ONCE):
@@ -295,7 +295,7 @@ def _in_order(pieces: Iterator[_Piece], workers: int) -> Iterator[tuple[str, pa.
 
 
 def _finished(piece: _Piece) -> tuple[str, pa.Table, CurationReport]:
-    """The split, the rows with their pictures and captions put right, and what was done to them."""
+    """The split, the rows with their images and captions put right, and what was done to them."""
     rows, report = piece.rows.to_pylist(), CurationReport({})
     for row, stored in zip(rows, piece.stored, strict=True):
         if stored:
@@ -313,4 +313,4 @@ def _store(row: dict[str, Any], stored: str, options: CurationOptions, report: C
         report.changed[stored] += 1
         report.example(stored, row["image_id"])
     else:
-        report.noted[f"picture stored with {stored}"] += 1
+        report.noted[f"image stored with {stored}"] += 1

@@ -1,4 +1,4 @@
-"""One look at every picture of a set: whether it decodes, how large it is, how it is stored, its signature."""
+"""One look at every image of a set: whether it decodes, how large it is, how it is stored, its signature."""
 
 import io
 import tempfile
@@ -15,20 +15,20 @@ from tqdm import tqdm
 from dataset_pvlg.boxes import clip_regions
 from dataset_pvlg.curation.near_duplicates import THUMB, signature
 from dataset_pvlg.jobs.stages import map_in_workers
-from modeling_rogle.indexing.image_folder import EXIF_ORIENTATION, FORMATS, PictureError, decode_picture
+from modeling_rogle.inference.image_io import EXIF_ORIENTATION, FORMATS, ImageError, decode_image
 
-_AT_ONCE = 256  # pictures a process is given together
+_AT_ONCE = 256  # images a process is given together
 MODE, ORIENTATION = "mode", "EXIF orientation"
 
 
 @dataclass
 class Looks:
-    """What is kept of N pictures: 17 bytes each and the thumb of 288, which may lie in a mapped file."""
+    """What is kept of N images: 17 bytes each and the thumb of 288, which may lie in a mapped file."""
 
     hashes: np.ndarray  # uint64 [N]
-    thumbs: np.ndarray  # uint8 [N, 288]; zeros where there is no picture
+    thumbs: np.ndarray  # uint8 [N, 288]; zeros where there is no image
     sizes: np.ndarray  # int32 [N, 2], width and height
-    ways: list[str]  # how pictures are stored that are not upright RGB ones; the first is "": as they should be
+    ways: list[str]  # how images are stored that are not upright RGB ones; the first is "": as they should be
     stored: np.ndarray  # uint8 [N], which of `ways`
     problems: dict[int, str]  # row -> why it does not decode
 
@@ -36,7 +36,7 @@ class Looks:
 def look(
     parts: Sequence[Dataset], num_proc: int = 1, progress: bool = True, work_dir: str | Path | None = None
 ) -> Looks:
-    """Decodes the pictures of some data sets, one after the other, whole.
+    """Decodes the images of some data sets, one after the other, whole.
 
     Args:
         parts: data sets whose `image` is not decoded (a path, bytes, or null).
@@ -54,7 +54,7 @@ def look(
         np.zeros(total, np.uint8), {},
     )  # fmt: skip
     images = (image for part in parts for image in _images(part))
-    bar = tqdm(total=total, desc="looking at pictures", unit="image", disable=None if progress else True)
+    bar = tqdm(total=total, desc="looking at images", unit="image", disable=None if progress else True)
     with bar:
         for number, seen in enumerate(map_in_workers(_see, images, num_proc, [__name__])):
             bar.update()
@@ -90,13 +90,13 @@ def _images(part: Dataset) -> Iterator[dict[str, Any] | None]:
 
 
 def _see(image: dict[str, Any] | None) -> Any:
-    """None without a picture, the reason if it does not decode, else (size, how it is stored, hash, thumb)."""
+    """None without an image, the reason if it does not decode, else (size, how it is stored, hash, thumb)."""
     if image is None:
         return None
     try:
         data = _content(image)
-        picture = decode_picture(data, image["path"] or "")
-    except (PictureError, OSError) as error:
+        picture = decode_image(data, image["path"] or "")
+    except (ImageError, OSError) as error:
         return str(getattr(error, "strerror", None) or error).splitlines()[0]
     return picture.image.size, stored_as(data), *signature(picture.image)
 
@@ -106,7 +106,7 @@ def _content(image: dict[str, Any]) -> bytes:
 
 
 def stored_as(data: bytes) -> str:
-    """What keeps a picture from being an upright RGB one, by its header; empty if nothing does."""
+    """What keeps an image from being an upright RGB one, by its header; empty if nothing does."""
     with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as header:
         turned = header.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
         mode = "" if header.mode == "RGB" else f"{MODE} {header.mode}"
@@ -114,12 +114,12 @@ def stored_as(data: bytes) -> str:
 
 
 def store_anew(row: dict[str, Any]) -> None:
-    """Replaces a row's picture by the upright RGB one that `decode_picture` makes of it (grey in three channels, 16
+    """Replaces a row's image by the upright RGB one that `decode_image` makes of it (grey in three channels, 16
     bits as 8, alpha left out), as PNG: nothing else is lost. `sha256` stays that of the source's file."""
-    picture = decode_picture(_content(row["image"]), row["image"]["path"] or "").image
+    image = decode_image(_content(row["image"]), row["image"]["path"] or "").image
     out = io.BytesIO()
-    picture.save(out, "PNG")
+    image.save(out, "PNG")
     row["image"] = {"bytes": out.getvalue(), "path": Path(row["path"] or "image").with_suffix(".png").name}
-    if (row["width"], row["height"]) != picture.size:
-        row["width"], row["height"] = picture.size
-        row["regions"] = clip_regions(row["regions"], *picture.size)[0]
+    if (row["width"], row["height"]) != image.size:
+        row["width"], row["height"] = image.size
+        row["regions"] = clip_regions(row["regions"], *image.size)[0]

@@ -1,4 +1,4 @@
-"""Pictures that are the same to the eye: a 64-bit difference hash finds candidates, a small grey picture confirms.
+"""Images that are the same to the eye: a 64-bit difference hash finds candidates, a small grey image confirms.
 
 The search is not quadratic: two hashes that differ in at most d of 64 bits agree wholly in at least 3 of d + 3 blocks
 of bits (Manku et al., WWW 2007), so that sorting by every choice of 3 blocks brings all such pairs together.
@@ -10,16 +10,16 @@ from itertools import combinations
 import numpy as np
 from PIL import Image
 
-THUMB = (12, 24)  # width, height; 288 bytes a picture
-FLAT = 3.0  # standard deviation in grey levels below which a picture has nothing to compare
+THUMB = (12, 24)  # width, height; 288 bytes an image
+FLAT = 3.0  # standard deviation in grey levels below which an image has nothing to compare
 _BLOCKS = 3
 
 
 def signature(image: Image.Image) -> tuple[int, np.ndarray]:
-    """(difference hash, small grey picture) of an upright RGB picture.
+    """(difference hash, small grey image) of an upright RGB image.
 
-    The hash has a bit for each of 8 x 8 pairs of neighbours in the picture shrunk to 9 x 8: whether the right one is
-    brighter (dHash, Krawetz 2013). The grey picture is uint8 [288].
+    The hash has a bit for each of 8 x 8 pairs of neighbours in the image shrunk to 9 x 8: whether the right one is
+    brighter (dHash, Krawetz 2013). The grey image is uint8 [288].
     """
     grey = image.convert("L")
     # Bilinear weights overlap between cells; box ones do not, and 1 copy in 10 of another size then differs too much.
@@ -31,17 +31,17 @@ def signature(image: Image.Image) -> tuple[int, np.ndarray]:
 def duplicate_groups(
     hashes: np.ndarray, thumbs: np.ndarray, distance: int = 3, correlation: float = 0.97
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which pictures are the same to the eye.
+    """Which images are the same to the eye.
 
     Args:
         hashes: uint64 [N].
-        thumbs: uint8 [N, P], the small grey pictures.
+        thumbs: uint8 [N, P], the small grey images.
         distance: bits in which the hashes of two copies may differ, 0 to 8.
-        correlation: of the two grey pictures from which they are copies.
+        correlation: of the two grey images from which they are copies.
 
     Returns:
-        group: int64 [N], the index of the first picture that this one has a common hash with and is a copy of; its
-            own index if it is that first one, or flat: a picture without contrast is no copy of anything.
+        group: int64 [N], the index of the first image that this one has a common hash with and is a copy of; its
+            own index if it is that first one, or flat: an image without contrast is no copy of anything.
         pairs: int64 [M, 2], groups (by their index) whose hashes differ and which are copies, each pair once.
 
     Raises:
@@ -64,7 +64,7 @@ def duplicate_groups(
 
 
 def _runs(hashes: np.ndarray, flat: np.ndarray) -> Iterator[np.ndarray]:
-    """Of each hash that several pictures have: these, in order."""
+    """Of each hash that several images have: these, in order."""
     order = np.argsort(hashes, kind="stable")
     order = order[~flat[order]]
     differ = np.diff(hashes[order], prepend=~hashes[order[:1]], append=~hashes[order[-1:]]) != 0
@@ -74,7 +74,7 @@ def _runs(hashes: np.ndarray, flat: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _leaders(run: np.ndarray, thumbs: np.ndarray, correlation: float) -> np.ndarray:
-    """For pictures of one hash: the first of each set of copies."""
+    """For images of one hash: the first of each set of copies."""
     leaders: list[int] = []
     answer = run.copy()
     for n, index in enumerate(run):
@@ -112,7 +112,7 @@ def _spread(thumbs: np.ndarray) -> np.ndarray:
 
 
 def _correlation(thumbs: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Of the grey pictures of these numbers, one by one, or all of `left` with the only one of `right`: brightness and
+    """Of the grey images of these numbers, one by one, or all of `left` with the only one of `right`: brightness and
     contrast do not matter."""
 
     def unit(rows: np.ndarray) -> np.ndarray:

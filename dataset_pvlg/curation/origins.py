@@ -1,4 +1,4 @@
-"""Which older set's person a picture shows, as far as its file name tells.
+"""Which older set's person an image shows, as far as its file name tells.
 
 CUHK-PEDES was cut together from Market-1501, CUHK-SYSU, CUHK03, CUHK01 and VIPeR, ICFG-PEDES and RSTPReid from MSMT17.
 RSTPReid and UFine have renamed their files: theirs do not tell.
@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 _MARKET = re.compile(r"(\d{4})_c\ds\d_\d{6}_\d{2}\.")
 _MSMT17 = re.compile(r"(\d{4})_\d{3}_\d{2}_\d{4}(?:morning|noon|afternoon)_")
-# Names of so plain a form that anybody's pictures may bear them: they tell in CUHK-PEDES alone.
+# Names of so plain a form that anybody's images may bear them: they tell in CUHK-PEDES alone.
 _SYSU = re.compile(r"p(\d+)_s\d+\.")
 _IN_FOLDER = {
     "CUHK01": ("cuhk01", re.compile(r"(\d{4})\d{3}\.")),
@@ -24,7 +24,7 @@ def origin(path: str, source: str | None = None) -> tuple[str, str] | None:
 
     Args:
         path: of the image relative to the image root, with forward slashes.
-        source: the set of the picture, as in a row's `source`; names that are plain tell in `cuhk_pedes` alone.
+        source: the set of the image, as in a row's `source`; names that are plain tell in `cuhk_pedes` alone.
     """
     parts = PurePosixPath(path).parts
     if not parts:

@@ -29,7 +29,7 @@ class CurationReport:
     before: dict[str, int] = field(default_factory=dict)  # rows, by split
     after: dict[str, int] = field(default_factory=dict)
     removed: dict[str, Counter[str]] = field(default_factory=dict)  # rows, by split and reason
-    changed: Counter[str] = field(default_factory=Counter)  # pictures stored anew, by reason
+    changed: Counter[str] = field(default_factory=Counter)  # images stored anew, by reason
     cleaned: Counter[str] = field(default_factory=Counter)  # rows whose `caption` had the fault, which was put right
     noted: Counter[str] = field(default_factory=Counter)  # rows found and kept, by finding
     examples: dict[str, list[str]] = field(default_factory=dict)  # image_ids

@@ -1,13 +1,13 @@
 """python -m dataset_pvlg.generation.generate DATA --out DIR [--editor renderer|MODEL] [--share 1.0] [--approximate 0.5]
 
-Proximity data generation (PDG, arXiv 2311.09084) as a data stage: for training pictures of DATA a near copy in which
-one thing has another colour, in the picture and in every caption. DATA is `synthetic`, `synthetic-tiny` or a folder of
+Proximity data generation (PDG, arXiv 2311.09084) as a data stage: for training images of DATA a near copy in which
+one thing has another colour, in the image and in every caption. DATA is `synthetic`, `synthetic-tiny` or a folder of
 P-VLG Parquet; DIR becomes such a folder, with DATA's rows and, in `train` alone, the generated ones.
 
     --editor renderer    synthetic P-VLG only: the generator draws the same person, pose, camera and scene again
     --editor MODEL       a model of `diffusers`, by folder or Hub name (`pip install 'rogle[pdg]'`)
 
-Generated rows have source `generated`, their picture's image_id as `parent`, and a person_id of their own: pictures of
+Generated rows have source `generated`, their image's image_id as `parent`, and a person_id of their own: images of
 one person that were given the same change show one new person. Half of their captions are approximate text
 (`approximate_text.py`); the third of PDG's parts, mix-up, belongs into the batch (`train/data/augment.py`). Nobody looks at
 what a diffusion model makes, neither there nor here. A run that was stopped goes on with the same command.
@@ -35,7 +35,7 @@ from tqdm.auto import tqdm
 
 from dataset_pvlg.builder import PVLG, pipeline_hash
 from dataset_pvlg.features import FEATURES
-from dataset_pvlg.generation.image_edits import PictureEditor, choose_edit, swap_colour, swap_in_row
+from dataset_pvlg.generation.image_edits import ImageEditor, choose_edit, swap_colour, swap_in_row
 from dataset_pvlg.generation.text_edits import approximate
 from dataset_pvlg.jobs.stages import resolved_out
 from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
@@ -43,14 +43,14 @@ from dataset_pvlg.synthetic.dataset import SyntheticConfig, edited_row, place_of
 
 SHARD = 64  # parents a file of finished work
 ROWS_PER_GROUP = 100  # rows decoded together when a Parquet file is read at random
-_QUALITY = 92  # of the JPEGs of edited pictures
+_QUALITY = 92  # of the JPEGs of edited images
 # Of a row: what was changed (`kind-colour`) and the edited row, person_id still its parent's; or why there is none.
 Edit = Callable[[Mapping], tuple[str, dict] | str]
 
 
 @dataclass(frozen=True)
 class Options:
-    """editor: `renderer` or a model. share: of the training pictures that get a copy. approximate: share of the copies'
+    """editor: `renderer` or a model. share: of the training images that get a copy. approximate: share of the copies'
     captions that become approximate text. seed: of all draws. steps: of the model's denoising."""
 
     editor: str = "renderer"
@@ -133,12 +133,12 @@ def _renderer(data: str) -> Edit:
 
 
 def _model(options: Options) -> Edit:
-    editor = PictureEditor(options.editor, options.steps)
+    editor = ImageEditor(options.editor, options.steps)
 
     def edit(row: Mapping) -> tuple[str, dict] | str:
         if row["image"] is None:
-            return "no picture"
-        # One draw a person: pictures of a person are changed alike where their captions allow.
+            return "no image"
+        # One draw a person: images of a person are changed alike where their captions allow.
         draw = np.random.default_rng((options.seed, abs(row["person_id"])))
         chosen = choose_edit([row["caption"], *row["captions"]], draw)
         if chosen is None:
@@ -170,7 +170,7 @@ def _shard(rows: Dataset, edit: Edit, options: Options) -> tuple[list[dict], dic
             parent = rows[number]
         except Exception:  # decoders meet hostile bytes here and raise almost anything
             parent = None
-        found = "broken picture" if parent is None else edit(parent)
+        found = "broken image" if parent is None else edit(parent)
         if isinstance(found, str):
             why[found] += 1
             continue
@@ -237,7 +237,7 @@ tags: [person-search, text-based-person-retrieval, synthetic]
 
 Made by `python -m dataset_pvlg.generation.generate` of Rogle. Rows whose `source` is `generated` show people that do not exist:
 each is an edit of the row that its `parent` names, with one thing in another colour. They stand in `train` alone. What
-holds for the pictures and captions that they were made from, their licence above all, holds for them too.
+holds for the images and captions that they were made from, their licence above all, holds for them too.
 
 ```
 {report}
@@ -250,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", metavar="DATA", help=f"{', '.join(SYNTHETIC_NAMES)} or a folder of P-VLG Parquet")
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--editor", default="renderer", metavar="MODEL", help="renderer, or a model of diffusers")
-    parser.add_argument("--share", type=float, default=1.0, help="of the training pictures that get a copy")
+    parser.add_argument("--share", type=float, default=1.0, help="of the training images that get a copy")
     parser.add_argument(
         "--approximate", type=float, default=0.5, help="share of approximate captions among the copies'"
     )

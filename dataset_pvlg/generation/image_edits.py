@@ -1,12 +1,12 @@
-"""A colour word of a caption swapped, and the picture edited to match by a diffusion model (proximity data generation,
+"""A colour word of a caption swapped, and the image edited to match by a diffusion model (proximity data generation,
 arXiv 2311.09084).
 
-There, null-text inversion with prompt-to-prompt attention control edits the picture. Here the edit is one of the
+There, null-text inversion with prompt-to-prompt attention control edits the image. Here the edit is one of the
 pipelines that `diffusers` ships: a model trained on instructions (InstructPix2Pix, arXiv 2211.09800) where the named
 model is one, else inversion with attention masks (LEDITS++, arXiv 2311.16711) on any Stable Diffusion model. Outside
-the boxes of the sentences that name the thing, where there are any, the picture stays as it was.
+the boxes of the sentences that name the thing, where there are any, the image stays as it was.
 
-Known gaps: the model is not fine-tuned on the domain first, pictures are not enlarged by super-resolution, words are
+Known gaps: the model is not fine-tuned on the domain first, images are not enlarged by super-resolution, words are
 not re-weighted.
 """
 
@@ -124,7 +124,7 @@ def swap_in_row(row: Mapping, edit: ColourEdit) -> dict:
     return {"caption": "".join(pieces), "sentences": sentences, "captions": short}
 
 
-class PictureEditor:
+class ImageEditor:
     """A diffusion pipeline by folder or Hub name.
 
     Args:
@@ -148,13 +148,13 @@ class PictureEditor:
             )
         except ImportError as error:
             raise ImportError("--editor MODEL needs diffusers: pip install 'rogle[pdg]'") from error
-        from modeling_rogle.inference.devices import best_device
+        from modeling_rogle.inference.loading import best_device
 
         try:
             config = DiffusionPipeline.load_config(model)
             self.instructed = "InstructPix2Pix" in config["_class_name"]
             kind = StableDiffusionInstructPix2PixPipeline if self.instructed else LEditsPPPipelineStableDiffusion
-            # Pedestrians are not what a safety checker is for; it would blacken pictures unasked.
+            # Pedestrians are not what a safety checker is for; it would blacken images unasked.
             self.pipeline = kind.from_pretrained(model, safety_checker=None, requires_safety_checker=False)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"--editor {model}: {' '.join(str(error).split())}") from error
@@ -168,12 +168,12 @@ class PictureEditor:
         self.side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
 
     def edit(self, image: Image.Image, edit: ColourEdit, boxes: Sequence[Sequence[float]] = (), seed: int = 0):
-        """The picture with the thing in its new colour, of the same size.
+        """The image with the thing in its new colour, of the same size.
 
         Args:
             image: RGB.
             boxes: x, y, w, h in pixels: what lies outside all of them stays; none: everything may change.
-            seed: of the noise; the same gives the same picture on the same machine.
+            seed: of the noise; the same gives the same image on the same machine.
         """
         image = image.convert("RGB")
         height = max(64, self.side // 64 * 64)
@@ -210,7 +210,7 @@ def paste_inside(image: Image.Image, edited: Image.Image, boxes: Sequence[Sequen
 
 __all__ = [
     "ColourEdit",
-    "PictureEditor",
+    "ImageEditor",
     "choose_edit",
     "coloured_things",
     "paste_inside",

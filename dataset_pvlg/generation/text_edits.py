@@ -32,7 +32,7 @@ _GROUPS = (
 SYNONYMS: dict[str, tuple[str, ...]] = {
     word: tuple(other for other in group if other != word) for group in _GROUPS for word in group if " " not in word
 }
-del SYNONYMS["top"]  # the top of the picture is no shirt
+del SYNONYMS["top"]  # the top of the image is no shirt
 _KEPT = frozenset({"left", "right"})
 _DENIAL = re.compile(r"\b(?:no|not|without|none|never|neither|nor|cannot)\b|n['\u2019]t\b", re.IGNORECASE)
 _MARK = re.compile(r"[.,;:!?](?!\d)")

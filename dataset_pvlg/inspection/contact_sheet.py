@@ -1,6 +1,6 @@
 """python -m dataset_pvlg.inspection.contact_sheet --out sheet.png [--dataset synthetic] [--split test] [--count 12] [--start 0]
 
-Pictures of a split in a grid, for the eye: each one clean and with its regions framed, and its caption beside it, a
+Images of a split in a grid, for the eye: each one clean and with its regions framed, and its caption beside it, a
 region and the sentences about it in the same colour. Does a person see what the caption says?
 """
 
@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dataset_pvlg.features import REGION_LABELS
 from dataset_pvlg.loading import DATASET_NAMES, SYNTHETIC_NAMES, load_rows
-from modeling_rogle.display.result_sheet import COLOURS, GREY, INK, PALE, PAPER, check_suffix, save_picture, wrap
+from modeling_rogle.display.result_sheet import COLOURS, GREY, INK, PALE, PAPER, check_suffix, save_figure, wrap
 
-PICTURE_HEIGHT, TEXT_WIDTH, TEXT = 340, 390, 15
-MAX_PICTURE_WIDTH = 260  # of each of the two; a wider picture is drawn lower
+IMAGE_HEIGHT, TEXT_WIDTH, TEXT = 340, 390, 15
+MAX_IMAGE_WIDTH = 260  # of each of the two; a wider image is drawn lower
 LINE, GAP, MARGIN = TEXT + 5, 12, 20
 SWATCH = 11
 FONT, FINE = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT - 2)
@@ -30,7 +30,7 @@ def draw_sheet(rows: Iterable[dict], path: str | Path, columns: int = 2) -> Path
 
     Args:
         rows: of `dataset_pvlg.features.FEATURES`, their images decoded; a row without one says so in its place.
-        path: .png, .jpg or .webp; its folder is made. An older picture stays whole until the new one is.
+        path: .png, .jpg or .webp; its folder is made. An older image stays whole until the new one is.
         columns: rows of the data side by side.
 
     Returns:
@@ -55,11 +55,11 @@ def draw_sheet(rows: Iterable[dict], path: str | Path, columns: int = 2) -> Path
         for n, cell in enumerate(line):
             sheet.paste(cell, (MARGIN + sum(widths[:n]) + n * 2 * GAP, y))
         y += height + GAP
-    return save_picture(sheet, path)
+    return save_figure(sheet, path)
 
 
 def region_colours(regions: Sequence[dict]) -> dict[tuple[float, ...], str]:
-    """Box -> colour: a part of the body has the same one in every picture where that can be."""
+    """Box -> colour: a part of the body has the same one in every image where that can be."""
     chosen: dict[tuple[float, ...], int] = {}
     for region in regions:
         box, label = tuple(region["bbox"]), region["label"]
@@ -80,7 +80,7 @@ def _cell(row: dict) -> Image.Image:
     written = [(wrap(text, FONT, TEXT_WIDTH, most=12), colour) for text, colour in blocks]
     legend = _legend(row["regions"], colours)
 
-    clean, framed = _pictures(row, colours)
+    clean, framed = _images(row, colours)
     left, head = clean.width + framed.width + GAP, LINE + 6
     text_height = sum(len(lines) * LINE + 4 for lines, _ in written)
     height = head + max(clean.height + 8 + len(legend) * LINE, text_height)
@@ -118,13 +118,13 @@ def _legend(regions: Sequence[dict], colours: dict[tuple[float, ...], str]) -> l
     ]
 
 
-def _pictures(row: dict, colours: dict[tuple[float, ...], str]) -> tuple[Image.Image, Image.Image]:
-    """The picture without anything on it, and with its regions, both enlarged by the same factor."""
-    scale = min(PICTURE_HEIGHT / row["height"], MAX_PICTURE_WIDTH / row["width"])
+def _images(row: dict, colours: dict[tuple[float, ...], str]) -> tuple[Image.Image, Image.Image]:
+    """The image without anything on it, and with its regions, both enlarged by the same factor."""
+    scale = min(IMAGE_HEIGHT / row["height"], MAX_IMAGE_WIDTH / row["width"])
     size = max(1, round(row["width"] * scale)), max(1, round(row["height"] * scale))
     if row["image"] is None:
         clean = Image.new("RGB", size, PALE)
-        ImageDraw.Draw(clean).text((size[0] / 2, size[1] / 2), "no picture", fill=GREY, font=FONT, anchor="mm")
+        ImageDraw.Draw(clean).text((size[0] / 2, size[1] / 2), "no image", fill=GREY, font=FONT, anchor="mm")
     else:
         clean = row["image"].convert("RGB").resize(size, Image.Resampling.LANCZOS)
     framed = clean.copy()
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-root", type=Path, help="folder of the data set; not for the synthetic ones")
     parser.add_argument("--image-root", type=Path, help="where a public layout's image paths start, if elsewhere")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--count", type=int, default=12, help="pictures on the sheet")
+    parser.add_argument("--count", type=int, default=12, help="images on the sheet")
     parser.add_argument("--start", type=int, default=0, help="row of the first one")
     parser.add_argument("--every", type=int, default=1, help="step from row to row; 4 in synthetic: other people only")
     parser.add_argument("--columns", type=int, default=2)
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"dataset_pvlg.inspection.contact_sheet: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
-    print(f"{len(rows)} pictures on {path}")
+    print(f"{len(rows)} images on {path}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """python -m dataset_pvlg.inspection.export_images --split test --out DIR [--dataset synthetic]
 
-Writes a split's pictures as files, to be searched like anyone's own folder of images.
+Writes a split's images as files, to be searched like anyone's own folder of images.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
 
 
 def export_images(name: str, split: str, out: Path) -> int:
-    """Writes each picture's own bytes to `out/<person_id>_<image_id's last part>.jpg`.
+    """Writes each image's own bytes to `out/<person_id>_<image_id's last part>.jpg`.
 
     Args:
         name: `synthetic` or `synthetic-tiny`.
@@ -29,14 +29,14 @@ def export_images(name: str, split: str, out: Path) -> int:
     Raises:
         ValueError: another name or an unknown split.
     """
-    if name not in SYNTHETIC_NAMES:  # every other set's pictures are files already, or forbidden to pass on
+    if name not in SYNTHETIC_NAMES:  # every other set's images are files already, or forbidden to pass on
         raise ValueError(f"--dataset {name}: only {' and '.join(SYNTHETIC_NAMES)} are exported")
     data, _ = load_rows(name)
     if split not in data:
         raise ValueError(f"--split {split}: {name} has {', '.join(data)}")
     rows = data[split].select_columns(["image", "image_id", "person_id"]).cast_column("image", Image(decode=False))
     out.mkdir(parents=True, exist_ok=True)
-    for row in tqdm(rows, desc="pictures", unit="image"):
+    for row in tqdm(rows, desc="images", unit="image"):
         target = out / f"{row['person_id']:05d}_{row['image_id'].rsplit('/')[-1]}.jpg"
         part = target.with_suffix(".part")
         part.write_bytes(row["image"]["bytes"])
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"dataset_pvlg.inspection.export_images: {error}", file=sys.stderr)
         return 2
-    print(f"{count} pictures in {args.out}")
+    print(f"{count} images in {args.out}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """python -m dataset_pvlg.inspection.html_view DIR [--split test] [--rows 20] [--start 0] --out page.html
 
-Rows as a page for the browser: each picture with its boxes, beside it the caption, a sentence in the colour of the box
-it is paired with; point at one to see the other. One file, pictures inside, no script. What the rows say is shown as
+Rows as a page for the browser: each image with its boxes, beside it the caption, a sentence in the colour of the box
+it is paired with; point at one to see the other. One file, images inside, no script. What the rows say is shown as
 text, whatever it is; the page's own policy forbids all scripts and all that is not inside it.
 """
 
@@ -25,12 +25,12 @@ from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.inspection.contact_sheet import region_colours
 from dataset_pvlg.loading import SYNTHETIC_NAMES
 from modeling_rogle.display.result_sheet import GREY, INK, PALE, PAPER
-from modeling_rogle.indexing.image_folder import FORMATS as READ
+from modeling_rogle.inference.image_io import FORMATS as READ
 
-MAX_ROWS = 500  # more pictures in one page than a browser likes
-MAX_PICTURE_PIXELS = 40_000_000
+MAX_ROWS = 500  # more images in one page than a browser likes
+MAX_IMAGE_PIXELS = 40_000_000
 FORMATS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}  # that browsers show; others become PNG
-HEIGHT = 420  # of a picture, CSS pixels
+HEIGHT = 420  # of an image, CSS pixels
 
 HEAD = f"""<!DOCTYPE html>
 <html lang="en">
@@ -43,10 +43,10 @@ HEAD = f"""<!DOCTYPE html>
 body {{{{ font: 16px/1.5 system-ui, sans-serif; color: {INK}; background: {PALE}; margin: 2rem; }}}}
 article {{{{ display: flex; flex-wrap: wrap; gap: 1.5rem; background: {PAPER}; border-radius: 8px; padding: 1.2rem;
   margin: 0 0 1.2rem; }}}}
-.picture {{{{ position: relative; align-self: flex-start; }}}}
-.picture img, .none {{{{ display: block; height: {HEIGHT}px; }}}}
+.image {{{{ position: relative; align-self: flex-start; }}}}
+.image img, .none {{{{ display: block; height: {HEIGHT}px; }}}}
 .none {{{{ width: 160px; background: {PALE}; color: {GREY}; text-align: center; padding-top: 4rem; height: 356px; }}}}
-.picture svg {{{{ position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }}}}
+.image svg {{{{ position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }}}}
 rect {{{{ fill: none; stroke: var(--c); stroke-width: 2.5; vector-effect: non-scaling-stroke; }}}}
 rect.alone {{{{ stroke-dasharray: 4 4; }}}}
 .mark {{{{ position: absolute; background: var(--c); color: {PAPER}; font: bold 12px/16px sans-serif;
@@ -121,7 +121,7 @@ def row_html(row: dict[str, Any]) -> str:
     listed = "".join(f"<dt>{name}</dt> <dd>{_text(value)}</dd>" for name, value in facts.items() if value is not None)
     short = "".join(f"<p class=short dir=auto>source: {_text(caption)}</p>" for caption in row["captions"])
     return (
-        f"<article>\n<div class=picture>{_picture(row)}{_boxes(row, colours)}</div>\n"
+        f"<article>\n<div class=image>{_image(row)}{_boxes(row, colours)}</div>\n"
         f"<div class=text><b>{_text(row['image_id'])}</b>\n<p dir=auto>{_caption(row, colour_of)}</p>\n"
         f"{_table(row, colours)}{short}<dl>{listed}</dl></div>\n</article>\n"
     )
@@ -131,13 +131,13 @@ def _text(value: Any) -> str:
     return escape(str(value).replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
-def _picture(row: dict[str, Any]) -> str:
+def _image(row: dict[str, Any]) -> str:
     content = row["image"] and row["image"]["bytes"]
     if not content:
-        return "<div class=none>no picture inside</div>"
+        return "<div class=none>no image inside</div>"
     try:
         with PIL.Image.open(BytesIO(content), formats=READ) as image:
-            if image.width * image.height > MAX_PICTURE_PIXELS:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
                 return "<div class=none>too large to show</div>"
             kind = FORMATS.get(image.format)
             if kind is None:

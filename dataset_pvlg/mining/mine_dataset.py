@@ -217,7 +217,7 @@ def mine_folder(
 
     Raises:
         ValueError: see [`check_mining`]; `out` was begun with other settings; the rows have fewer than two sentences,
-            or one has no picture.
+            or one has no image.
     """
     options = options or MineOptions()
     rows, propose, splits = check_mining(data, out, options)

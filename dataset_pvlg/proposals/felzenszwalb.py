@@ -1,4 +1,4 @@
-"""Boxes of whatever stands out in a picture: Felzenszwalb's segments and the unions of neighbouring ones.
+"""Boxes of whatever stands out in an image: Felzenszwalb's segments and the unions of neighbouring ones.
 
 Independent of, and after, selective search (Uijlings et al., IJCV 2013): a fine segmentation (Felzenszwalb and
 Huttenlocher, IJCV 2004) is merged pair by pair until one segment is left, and each segment on the way gives a box. Two
@@ -28,7 +28,7 @@ def segment_boxes(image: Image.Image) -> np.ndarray:
 
     Returns:
         float32 `[N, 4]` x0, y0, x1, y1 in [0, 1] of width and height; N is a few hundred, equal boxes among them. The
-        same for the same picture, always.
+        same for the same image, always.
 
     Raises:
         ImportError: no scikit-image; one line.
@@ -94,13 +94,13 @@ def _box_pixels(segment: _Segment) -> int:
     return (x1 - x0) * (y1 - y0)
 
 
-def _alike(one: _Segment, other: _Segment, both: _Segment, picture: int) -> float:
+def _alike(one: _Segment, other: _Segment, both: _Segment, image: int) -> float:
     """Cost of joining by colour: Ward's, softened in size, dearer where the union leaves much of its box empty."""
-    hollow = (_box_pixels(both) - both[0]) / picture
+    hollow = (_box_pixels(both) - both[0]) / image
     return (one[0] * other[0] / both[0]) ** 0.5 * (_away(one, other) + 20) * (1 + 4 * hollow)
 
 
-def _compact(one: _Segment, other: _Segment, both: _Segment, picture: int) -> float:
+def _compact(one: _Segment, other: _Segment, both: _Segment, image: int) -> float:
     """Cost of joining by place: the box of both, up to some times as dear where the colours differ."""
     return _box_pixels(both) * (1 + _away(one, other) ** 0.5 / 20)
 
@@ -108,15 +108,15 @@ def _compact(one: _Segment, other: _Segment, both: _Segment, picture: int) -> fl
 def _ranked(
     leaves: list[_Segment],
     neighbours: list[tuple[int, int]],
-    picture: int,
+    image: int,
     cost: Callable[[_Segment, _Segment, _Segment, int], float],
     fullness: float,
 ) -> np.ndarray:
     """Merges the cheapest pair until one segment is left.
 
     Args:
-        picture: pixels of it.
-        cost: of joining two segments: one, other, both, `picture`.
+        image: pixels of it.
+        cost: of joining two segments: one, other, both, `image`.
         fullness: what it counts that a segment fills its box, beside the logarithm of the cost at which it is lost.
 
     Returns:
@@ -131,7 +131,7 @@ def _ranked(
         around[a].add(b)
         around[b].add(a)
         both = _join(segments[a], segments[b])
-        heapq.heappush(heap, (cost(segments[a], segments[b], both, picture), a, b, both))
+        heapq.heappush(heap, (cost(segments[a], segments[b], both, image), a, b, both))
 
     for a, b in neighbours:
         touch(a, b)
@@ -145,7 +145,7 @@ def _ranked(
         alive.add(new)
         lost_at[a] = lost_at[b] = price
         segments.append(both)
-        lost_at.append(price)  # of the last, the whole picture; the others are lost later
+        lost_at.append(price)  # of the last, the whole image; the others are lost later
         around.append(set())
         for other in sorted((around[a] | around[b]) & alive - {new}):
             touch(other, new)

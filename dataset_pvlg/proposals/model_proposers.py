@@ -18,7 +18,7 @@ from PIL import Image
 
 from dataset_pvlg.proposals.noun_phrases import noun_phrases
 from dataset_pvlg.proposals.proposers import Proposals, Proposer, propose_templates, tidy
-from modeling_rogle.inference.devices import best_device
+from modeling_rogle.inference.loading import best_device
 
 TASKS = {"sam": "mask-generation", "open_vocabulary": "zero-shot-object-detection", "parser": "image-segmentation"}
 _POINTS_AT_ONCE = 128
@@ -36,7 +36,7 @@ def load_model_proposer(name: str, model: str, most: int = 120) -> Proposer:
     Args:
         name: `sam`, `open_vocabulary` or `parser`.
         model: folder or Hub name.
-        most: boxes of a picture at most, the whole image among them.
+        most: boxes of an image at most, the whole image among them.
 
     Raises:
         ValueError: no model of this kind there; one line.

@@ -22,14 +22,14 @@ _BREAKS = set(
     comes appears tied slung paired made featuring features fit fits fitting leave leaves bent bare next
     there here left-hand right-hand one two three other another same""".split()
 )
-# Alone, these name nothing that has a place: "her hair is long", "the shoes are black", "in the picture".
+# Alone, these name nothing that has a place: "her hair is long", "the shoes are black", "in the image".
 _NO_NOUNS = set(
     """black white red blue green yellow brown grey gray pink purple orange beige tan khaki navy cream maroon teal gold
     golden silver violet turquoise olive burgundy dark light bright pale colored coloured multicolored long short loose
     tight baggy plain striped plaid checkered patterned floral printed sleeveless thin thick heavy slim slender curly
     straight wavy blonde blond big large small tall young old elderly left right front back side upper lower middle
     top bottom first second open closed casual simple slightly away forward backward ahead straight-ahead
-    picture image photo camera frame view background foreground way front-view""".split()
+    image image photo camera frame view background foreground way front-view""".split()
 )
 # Who is described: the whole image, a candidate anyway.
 _PERSONS = set(
@@ -42,7 +42,7 @@ _MOST_WORDS = 6
 def noun_phrases(sentence: str) -> list[str]:
     """The things that an English sentence names, each once, in lower case, without article: `["loose grey cardigan"]`.
 
-    Persons themselves, lone adjectives and words of the view ("side", "picture") are left out. A sentence that names
+    Persons themselves, lone adjectives and words of the view ("side", "image") are left out. A sentence that names
     nothing gives an empty list; of a long run of words the last six are kept, where the noun is.
     """
     phrases: list[str] = []

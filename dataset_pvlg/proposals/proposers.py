@@ -1,9 +1,9 @@
 """Where a sentence may point: candidate regions of a pedestrian crop, the first step of Region-to-Sentence Matching.
 
-A proposer takes a picture and the texts of its sentences and gives boxes. Those of this file need no weights:
+A proposer takes an image and the texts of its sentences and gives boxes. Those of this file need no weights:
 
-    templates                where the parts of an upright person lie; the picture is not looked at
-    templates+felzenszwalb   these, then what stands out in this picture (`segments.py`); the default
+    templates                where the parts of an upright person lie; the image is not looked at
+    templates+felzenszwalb   these, then what stands out in this image (`segments.py`); the default
     grid                     overlapping cells of several sizes; knows nothing of persons
 
 `sam`, `open_vocabulary` and `parser` read a model of transformers (`model_proposals.py`).
@@ -18,7 +18,7 @@ from PIL import Image
 
 from dataset_pvlg.proposals.felzenszwalb import segment_boxes
 
-LEAST_AREA, MOST_AREA = 0.005, 0.8  # of the picture; less cannot be described, more is the whole image
+LEAST_AREA, MOST_AREA = 0.005, 0.8  # of the image; less cannot be described, more is the whole image
 WHOLE_IMAGE = "whole person"  # label of the last candidate, as modeling_rogle.matching.assignment names it
 PROPOSER_NAMES = ("templates", "templates+felzenszwalb", "grid", "sam", "open_vocabulary", "parser")
 DEFAULT_PROPOSER = "templates+felzenszwalb"
@@ -29,7 +29,7 @@ _SAME_SEGMENT = 0.8
 
 @dataclass(frozen=True)
 class Proposals:
-    """Candidates of one picture.
+    """Candidates of one image.
 
     boxes: float32 `[N, 4]` x0, y0, x1, y1 in [0, 1] of its width and height; the LAST row is the whole image, 0 0 1 1,
         and the others cover 0.5 to 80 % of it. labels: N names: a part of `features.REGION_LABELS`, a noun phrase, a
@@ -96,10 +96,10 @@ def load_proposer(name: str = DEFAULT_PROPOSER, model: str | Path | None = None,
     Args:
         name: one of `PROPOSER_NAMES`.
         model: folder or Hub name of the weights that `sam`, `open_vocabulary` and `parser` read.
-        most: boxes of a picture at most, the whole image among them.
+        most: boxes of an image at most, the whole image among them.
 
     Returns:
-        `propose(image, texts) -> Proposals`: the picture in any mode and the texts of its sentences, which only
+        `propose(image, texts) -> Proposals`: the image in any mode and the texts of its sentences, which only
         `open_vocabulary` reads. Boxes above an IoU of 0.9 with an earlier one (0.8 for segments) are left out.
 
     Raises:
@@ -142,7 +142,7 @@ def propose_segments(image: Image.Image, most: int = 120) -> Proposals:
 
 
 def propose_grid(most: int = 120) -> Proposals:
-    """Cells from halves to a 15th of the picture, each grid with its half-way cells: 109 boxes and the whole image.
+    """Cells from halves to a 15th of the image, each grid with its half-way cells: 109 boxes and the whole image.
 
     With room for fewer, the grids that fit in whole, the coarse ones first: half a grid would favour the head.
     """

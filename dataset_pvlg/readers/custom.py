@@ -1,4 +1,4 @@
-"""One's own pictures: a folder of images, or a CSV, TSV, JSONL or JSON file of images and captions.
+"""One's own images: a folder of images, or a CSV, TSV, JSONL or JSON file of images and captions.
 
 Columns (fields), the first name that is there:
 
@@ -35,7 +35,7 @@ from dataset_pvlg.readers.records import (
     record_list,
 )
 from dataset_pvlg.readers.report import ReadReport, SourceError
-from modeling_rogle.indexing.image_folder import picture_files
+from modeling_rogle.indexing.image_folder import image_files
 
 IMAGE_FIELDS = ("file_name", "file_path", "image", "path")
 CAPTION_FIELDS = ("captions", "caption", "text")
@@ -107,23 +107,23 @@ def load(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
 
 def _folder(folder: Path, report: ReadReport) -> Entries:
     root = folder.resolve()
-    names, refused, other = picture_files(root)
+    names, refused, other = image_files(root)
     for each in refused:
         report.drop("file left out of the folder", f"{each.path}: {each.reason}")
-    # Captions that lie deeper must not be lost without a word; folders without pictures are no concern of ours.
+    # Captions that lie deeper must not be lost without a word; folders without images are no concern of ours.
     parents = {str(Path(name).parent) for name in names} | {"annotations"}
     deeper = [path for parent in sorted(parents) if (root / parent).is_dir() for path in _tables(root / parent)]
     if deeper:
         raise SourceError(
             f"{folder}: annotations are looked for in the folder itself, and {deeper[0].relative_to(root).as_posix()} "
-            f"lies deeper ({len(deeper)} such files); name the file as the source, or move it away to read pictures "
+            f"lies deeper ({len(deeper)} such files); name the file as the source, or move it away to read images "
             "without captions"
         )
     litter = sum(path.name in LITTER for path in root.rglob("*"))
     if litter:
         report.drop("system file in the folder", ", ".join(sorted(LITTER)), litter)
     if other - litter > 0:
-        report.drop("file that is no picture by its suffix", folder.name, other - litter)
+        report.drop("file that is no image by its suffix", folder.name, other - litter)
     in_splits = any(name.split("/")[0].lower() in SPLIT_NAMES for name in names if "/" in name)
     known = [_MARKET.match(name.rsplit("/", 1)[-1]) or _MSMT17.match(name.rsplit("/", 1)[-1]) for name in names]
     tell = all(known)  # one foreign name, and a number in another may mean anything

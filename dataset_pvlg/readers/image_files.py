@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import PIL.Image
 import PIL.ImageOps
 
-from modeling_rogle.indexing.image_folder import FORMATS, MAX_BYTES
+from modeling_rogle.indexing.image_folder import MAX_BYTES
+from modeling_rogle.inference.image_io import FORMATS
 
 
 class RefusedPathError(ValueError):
@@ -19,7 +20,7 @@ class RefusedPathError(ValueError):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """`width` and `height` are of the picture as `datasets.Image` decodes it, that is after EXIF rotation."""
+    """`width` and `height` are of the image as `datasets.Image` decodes it, that is after EXIF rotation."""
 
     sha256: str  # of the file's bytes
     width: int
@@ -71,7 +72,7 @@ def _candidates(root: Path, name: str, first_folder_may_lack: bool) -> Iterator[
     if plain != name:
         yield plain, "image found with blanks or backslashes of its path put right"
     paths, parts = [plain], PurePosixPath(plain).parts
-    # Of a folder that is there the file is missing: one of the same name above it is another picture.
+    # Of a folder that is there the file is missing: one of the same name above it is another image.
     if first_folder_may_lack and len(parts) > 1 and not _is_folder(root / parts[0]):
         paths.append(PurePosixPath(*parts[1:]).as_posix())
         yield paths[1], "image found without the first folder of its path"

@@ -67,7 +67,7 @@ def read_source(
     num_proc: int = 1,
     work_dir: str | Path | None = None,
 ) -> tuple[DatasetDict, ReadReport]:
-    """Reads a public set as its authors lay it out on disk, or one's own pictures.
+    """Reads a public set as its authors lay it out on disk, or one's own images.
 
     Args:
         name: `cuhk_pedes`, `icfg_pedes`, `rstpreid`, `ufine` (UFine6926), `ufine3c` or `own`.
@@ -124,7 +124,7 @@ def read_source(
 
 
 def find_source(name: str, root: str | Path, image_root: str | Path | None = None) -> tuple[Path, Path]:
-    """The annotation file (or the folder of pictures alone) and the image root of a source; arguments and errors are
+    """The annotation file (or the folder of images alone) and the image root of a source; arguments and errors are
     those of [`read_source`]."""
     if name not in _LAYOUTS:
         raise SourceError(f"source {name!r} is not known; known are {', '.join(SOURCE_NAMES)}")

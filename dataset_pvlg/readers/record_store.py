@@ -1,4 +1,4 @@
-"""Checked records on disk: what a set says of 100,000 pictures is no more memory than what it says of 1,000.
+"""Checked records on disk: what a set says of 100,000 images is no more memory than what it says of 1,000.
 
 Only numbers stay in memory, about 30 bytes a record; words are read piece by piece, as often as a pass needs them.
 """

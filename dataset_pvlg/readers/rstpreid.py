@@ -25,7 +25,7 @@ def camera(name: str) -> str | None:
 
 
 def check(records: Iterable[Record], report: ReadReport) -> None:
-    """Says which release of the split this is. Identities decide: some copies lack a picture or a caption."""
+    """Says which release of the split this is. Identities decide: some copies lack an image or a caption."""
     people, names = defaultdict(set), defaultdict(set)
     for record in records:
         people[record.split].add(record.person)

@@ -33,7 +33,7 @@ def check_6926(records: Iterable[Record], report: ReadReport) -> None:
 
 
 def check_3c(records: Iterable[Record], report: ReadReport) -> None:
-    """Counts where the pictures come from, and warns of records to train on, which UFine3C has none of."""
+    """Counts where the images come from, and warns of records to train on, which UFine3C has none of."""
     splits = set()
     for record in records:
         splits.add(record.split)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dataset_pvlg.features import REGION_LABELS
 from dataset_pvlg.synthetic import caption_words
-from dataset_pvlg.synthetic.dataset import GENERATOR_VERSION, SyntheticConfig, picture, rows, split_identities
+from dataset_pvlg.synthetic.dataset import GENERATOR_VERSION, SyntheticConfig, image, rows, split_identities
 
 # What the words look like; ordinary sRGB values, not the renderer's own.
 NAMED_RGB = {
@@ -89,8 +89,8 @@ def _named_maps(images: list[Image.Image], size: tuple[int, int] = (32, 96)) -> 
     """Index of the nearest named colour of every pixel, [N, H, W]."""
     palette = _to_lab(np.array(list(NAMED_RGB.values()), np.float64))
     maps = []
-    for image in images:
-        lab = _to_lab(np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR), np.float64))
+    for one in images:
+        lab = _to_lab(np.asarray(one.convert("RGB").resize(size, Image.Resampling.BILINEAR), np.float64))
         maps.append(((lab[..., None, :] - palette) ** 2).sum(-1).argmin(-1))
     return np.stack(maps)
 
@@ -116,7 +116,7 @@ def _evidence(maps: np.ndarray) -> np.ndarray:
 def colour_r1(
     images: list[Image.Image], texts: list[list[tuple[str, str | None]]], ids: np.ndarray
 ) -> tuple[float, float]:
-    """(whole-picture R@1, banded R@1) of a matcher that knows colour words and pixels and nothing else.
+    """(whole-image R@1, banded R@1) of a matcher that knows colour words and pixels and nothing else.
 
     texts: for each caption its (sentence, region label). The banded one looks for a sentence's colours at the height
     where its region usually is, so it also uses knowledge of bodies.
@@ -139,8 +139,8 @@ def colour_r1(
 def image_r1(images: list[Image.Image], ids: np.ndarray) -> float:
     """R@1 of image to image by the intersection of 8x8x8 RGB histograms, an image's own entry left out."""
     bins = []
-    for image in images:
-        pixels = np.asarray(image.convert("RGB").resize((64, 192)), np.int64).reshape(-1, 3) // 32
+    for one in images:
+        pixels = np.asarray(one.convert("RGB").resize((64, 192)), np.int64).reshape(-1, 3) // 32
         bins.append(np.bincount(pixels @ np.array([64, 8, 1]), minlength=512) / len(pixels))
     hist = np.stack(bins).astype(np.float32)
     scores = np.stack([np.minimum(h, hist).sum(1) for h in hist])
@@ -164,7 +164,7 @@ def measure(config: SyntheticConfig | None = None) -> dict:
     images, texts, named, ids, table = [], [], [], [], []
     for index in range(config.test_identities):
         for number, row in enumerate(rows("test", index, index + 1, config)):
-            captions = picture("test", index, number, config)[2]
+            captions = image("test", index, number, config)[2]
             images.append(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
             texts.append(captions.sentences)
             named.append(frozenset().union(*captions.named))
@@ -247,7 +247,7 @@ load_dataset("pvlg", data_dir="folder")  # Parquet of the same schema
 
 No identity is in two splits. About one identity in six is nearly another one (a hard negative beside it). Everything
 is determined by the seed and the index of split, identity and image. The generator's version is
-`{GENERATOR_VERSION}`; a change of picture or text bumps it. `sources/noise.py` lists faults of real data that
+`{GENERATOR_VERSION}`; a change of image or text bumps it. `sources/noise.py` lists faults of real data that
 `load_dataset(..., noise={{"glued": 0.1}})` puts in; all are off.
 
 ## Measured on the test split ({len(table)} images)

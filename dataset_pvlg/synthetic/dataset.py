@@ -20,7 +20,7 @@ from dataset_pvlg.synthetic.identities import RECOLOURED, Identity, recoloured, 
 from dataset_pvlg.synthetic.noise import Noise, spoil_captions, spoil_image, thin_boxes
 from dataset_pvlg.synthetic.render import Rendering, View, render, sample_view
 
-GENERATOR_VERSION = "v1"  # any change of picture or text bumps it, and every table is run again
+GENERATOR_VERSION = "v1"  # any change of image or text bumps it, and every table is run again
 
 _VIEW, _RENDER, _CAPTION, _NOISE_TEXT, _NOISE_IMAGE, _EDIT = range(6)
 _JPEG_QUALITY = (70, 95)
@@ -71,7 +71,7 @@ def split_identities(split: str, config: SyntheticConfig) -> tuple[Identity, ...
         spare = 2 * spare + 64
 
 
-def picture(split: str, index: int, number: int, config: SyntheticConfig) -> tuple[View, Rendering, Captions]:
+def image(split: str, index: int, number: int, config: SyntheticConfig) -> tuple[View, Rendering, Captions]:
     """View, rendering and clean captions of image `number` of the split's identity `index`."""
     key = (config.seed, SPLITS.index(split), index, number)
     identity = split_identities(split, config)[index]
@@ -95,14 +95,14 @@ def image_id_of(split: str, index: int, number: int) -> str:
 
 
 def place_of(image_id: str) -> tuple[str, int, int]:
-    """Split, identity and number of a picture; the other way round than `image_id_of`.
+    """Split, identity and number of an image; the other way round than `image_id_of`.
 
     Raises:
-        ValueError: the image_id is not one of this generator's pictures.
+        ValueError: the image_id is not one of this generator's images.
     """
     found = re.fullmatch(rf"synthetic-{GENERATOR_VERSION}/([a-z]+)/(\d+)_(\d+)", image_id)
     if not found or found[1] not in SPLITS:
-        raise ValueError(f"image_id {image_id!r}: no picture of synthetic P-VLG {GENERATOR_VERSION}")
+        raise ValueError(f"image_id {image_id!r}: no image of synthetic P-VLG {GENERATOR_VERSION}")
     return found[1], int(found[2]), int(found[3])
 
 
@@ -114,7 +114,7 @@ def _people(config: SyntheticConfig) -> frozenset[Identity]:
 def possible_edits(split: str, index: int, config: SyntheticConfig) -> list[tuple[str, Identity]]:
     """(field, edited identity) for everything of this person that can have another colour, in an order of its own.
 
-    None is a person of any split. All pictures of a person share these edits, so that an edit of several is one new
+    None is a person of any split. All images of a person share these edits, so that an edit of several is one new
     person.
     """
     identity = split_identities(split, config)[index]
@@ -128,18 +128,18 @@ def possible_edits(split: str, index: int, config: SyntheticConfig) -> list[tupl
     return found
 
 
-def edited_picture(
+def edited_image(
     split: str, index: int, number: int, config: SyntheticConfig
 ) -> tuple[str, Identity, View, Rendering, Captions] | None:
-    """The same picture with one thing in another colour, in the picture and in every caption: same person, pose,
+    """The same image with one thing in another colour, in the image and in every caption: same person, pose,
     camera and scene. None where nothing that could change is both visible and named in the long caption.
 
     Returns:
-        The changed field of Identity, the edited identity, and as [`picture`] view, rendering and captions.
+        The changed field of Identity, the edited identity, and as [`image`] view, rendering and captions.
     """
     key = (config.seed, SPLITS.index(split), index, number)
     identity = split_identities(split, config)[index]
-    view, before, captions = picture(split, index, number, config)
+    view, before, captions = image(split, index, number, config)
     named = before.visible & frozenset().union(*captions.named)
     for field, edited in possible_edits(split, index, config):
         if field in named:
@@ -157,14 +157,14 @@ def edited_picture(
 
 
 def edited_row(split: str, index: int, number: int, config: SyntheticConfig) -> tuple[str, dict] | None:
-    """`field-colour` and the P-VLG row of [`edited_picture`], clean whatever the noise; its person_id is the parent's.
+    """`field-colour` and the P-VLG row of [`edited_image`], clean whatever the noise; its person_id is the parent's.
 
     Raises:
-        ValueError: there is no such picture.
+        ValueError: there is no such image.
     """
     if not (index < config.identities(split) and number < config.images_per_identity):
-        raise ValueError(f"image_id {image_id_of(split, index, number)!r}: not a picture of this data set")
-    found = edited_picture(split, index, number, config)
+        raise ValueError(f"image_id {image_id_of(split, index, number)!r}: not an image of this data set")
+    found = edited_image(split, index, number, config)
     if found is None:
         return None
     field, edited, view, drawn, captions = found
@@ -188,13 +188,13 @@ def _row(
     made: tuple[View, Rendering, Captions] | None = None,
 ) -> dict:
     key = (config.seed, SPLITS.index(split), index, number)
-    view, drawn, captions = made or picture(split, index, number, config)
+    view, drawn, captions = made or image(split, index, number, config)
     text_rng = np.random.default_rng((*key, _NOISE_TEXT))
     image_rng = np.random.default_rng((*key, _NOISE_IMAGE))
     quality = int(image_rng.integers(*_JPEG_QUALITY))
 
     swapped = text_rng.random() < config.noise.swapped and config.identities(split) > 1
-    said = picture(split, (index + 1) % config.identities(split), number, config)[2] if swapped else captions
+    said = image(split, (index + 1) % config.identities(split), number, config)[2] if swapped else captions
     short, texts, blank = spoil_captions(said, config.noise, text_rng)
     sentences, at = [], 0
     for text in texts:

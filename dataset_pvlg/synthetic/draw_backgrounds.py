@@ -1,5 +1,5 @@
 """Places behind the person: ground, walls and clutter in varied colours,
-so that the whole picture's colours mislead."""
+so that the whole image's colours mislead."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Body:
 
     @cached_property
     def trait(self) -> int:
-        """A number of this person that no caption names (skin, shades): the same in every picture."""
+        """A number of this person that no caption names (skin, shades): the same in every image."""
         return crc32(repr(self.built_as or self.person).encode())
 
     @cached_property
@@ -86,7 +86,7 @@ class Body:
         return 0.047 * self.build**0.9
 
     def sign(self, side: str) -> int:
-        """Picture direction of the person's own left or right in a front or back view."""
+        """Image direction of the person's own left or right in a front or back view."""
         return 1 if (side == "left") != self.back else -1
 
     # ---- outlines of the trunk: (left edge x, right edge x) at a height
@@ -117,7 +117,7 @@ class Body:
         right = [(self.edges(y)[1] + g, y) for y, g in zip(ys, grow, strict=True)]
         return [*left, *reversed(right)]
 
-    # ---- limbs; which = +1 for the limb at the picture's right (front/back) or the near one (side)
+    # ---- limbs; which = +1 for the limb at the image's right (front/back) or the near one (side)
     def leg(self, which: int) -> tuple[Point, Point, Point]:
         """Hip, knee and ankle."""
         if self.side:

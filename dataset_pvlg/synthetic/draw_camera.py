@@ -1,4 +1,4 @@
-"""Six cameras: each has its own cast, contrast, sharpness, noise and compression; light changes with every picture."""
+"""Six cameras: each has its own cast, contrast, sharpness, noise and compression; light changes with every image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CAMERAS: dict[str, Camera] = {
 
 
 def photograph(image: Image.Image, name: str, light: float, rng: np.random.Generator) -> Image.Image:
-    """The RGB picture that a camera makes of an RGB scene; `light` is the exposure, about 1."""
+    """The RGB image that a camera makes of an RGB scene; `light` is the exposure, about 1."""
     camera = CAMERAS[name]
     ramp = np.arange(256) / 255.0
     gains = np.array(camera.gains) * light * rng.uniform(0.98, 1.02, 3)

@@ -1,6 +1,6 @@
 """A canvas that remembers which part of the person every pixel shows, and the colours used on it.
 
-Pixels are RGBA where alpha holds the part number: one drawing gives the picture, the boxes and what is hidden.
+Pixels are RGBA where alpha holds the part number: one drawing gives the image, the boxes and what is hidden.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One picture of a synthetic person: the crop, exact region boxes, and what of the person can be seen in it.
+"""One image of a synthetic person: the crop, exact region boxes, and what of the person can be seen in it.
 
 Procedural (polygons and ellipses, no assets), deterministic from identity, view and generator.
 """
@@ -32,7 +32,7 @@ from dataset_pvlg.synthetic.identities import Identity
 ORIENTATIONS = {"front": 0.38, "back": 0.26, "left": 0.18, "right": 0.18}
 OCCLUDERS = ("pole", "box", "bush", "arm", "car")
 OCCLUDED_SHARE = 0.15
-SMALL_SHARE = 0.1  # pictures stored at 64x160
+SMALL_SHARE = 0.1  # images stored at 64x160
 SEEN = 0.35  # a region of which less is left has no box
 KNOWN = 0.45  # a thing of which less is left is not recognised
 _SUPER = 2  # drawn at twice the stored size
@@ -41,7 +41,7 @@ _MARGIN = 0.1  # of the height, drawn around the crop, so that what is cut off i
 
 @dataclass(frozen=True)
 class View:
-    """How a person is seen. `orientation` left: facing the picture's left, so that the left side is near."""
+    """How a person is seen. `orientation` left: facing the image's left, so that the left side is near."""
 
     orientation: str  # front, back, left, right
     stride: float  # 0 standing to 1 full step
@@ -51,7 +51,7 @@ class View:
     background: str  # street, grass, mall, wall, indoor
     light: float  # exposure
     occluder: str  # empty, pole, box, bush, arm, car
-    width: int  # of the stored picture, pixels
+    width: int  # of the stored image, pixels
     height: int
 
 
@@ -88,7 +88,7 @@ def sample_view(rng: np.random.Generator) -> View:
 def render(identity: Identity, view: View, rng: np.random.Generator, built_as: Identity | None = None) -> Rendering:
     """Draw `identity` as seen in `view`; boxes are clipped to the crop and dropped where mostly hidden.
 
-    `built_as`: the person of whom `identity` is an edited copy. With the same view and generator state the two pictures
+    `built_as`: the person of whom `identity` is an edited copy. With the same view and generator state the two images
     then differ by the edit alone.
     """
     body = Body(identity, view.orientation, view.stride * view.leading, view.yaw, built_as)
@@ -212,7 +212,7 @@ def _visible(
     left: np.ndarray,
     expected: dict[int, float],
 ) -> frozenset[str]:
-    """The identity fields that a person would recognise in this picture."""
+    """The identity fields that a person would recognise in this image."""
 
     def kept(*ids: int, least: int = 0) -> bool:
         """Enough of these parts is left: a share of what is drawn, and `least` stored pixels."""

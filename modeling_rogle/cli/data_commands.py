@@ -48,14 +48,14 @@ def add_mine(commands: argparse._SubParsersAction) -> None:
 def add_join(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "join",
-        help="put one's own pictures back into an annotations-only data set",
-        description="Pictures are found by the rows' paths and taken only if their sha256 is the rows'.",
+        help="put one's own images back into an annotations-only data set",
+        description="Images are found by the rows' paths and taken only if their sha256 is the rows'.",
     )
     parser.add_argument("annotations", help="a folder that `dataset_pvlg.build.build --annotations-only` wrote")
     parser.add_argument(
         "--images", action="append", required=True, metavar="SOURCE=FOLDER", help="one for each source of the rows"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the data set with its pictures")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the data set with its images")
     parser.set_defaults(run=_join)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from modeling_rogle.cli.data_commands import add_join, add_mine, add_push
 
-LISTED = 20  # skipped pictures named on the terminal; index.json has them all
+LISTED = 20  # skipped images named on the terminal; index.json has them all
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="rogle", description="Find a person in a folder of pictures from a description in words."
+        prog="rogle", description="Find a person in a folder of images from a description in words."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_add_index, _add_search, _add_delete, _add_calibrate, _add_demo, _add_convert, _add_export):
@@ -58,14 +58,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_index(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "index",
-        help="index a folder of person pictures",
+        help="index a folder of person images",
         description="Makes an index, or brings one up to date: what is indexed already and has not changed is kept, so "
         "a run that was killed goes on where it was.",
     )
-    parser.add_argument("folder", help="folder of pictures with all its sub-folders, a glob, or a folder of a data set")
+    parser.add_argument("folder", help="folder of images with all its sub-folders, a glob, or a folder of a data set")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder (or Hub name) of a Rogle or CLIP model")
     parser.add_argument("--out", required=True, metavar="INDEX", help="folder of the index")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures a forward pass (default 32)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images a forward pass (default 32)")
     parser.add_argument("--append", action="store_true", help="keep what is indexed and not in FOLDER")
     parser.add_argument(
         "--detector", metavar="DIR", help="object-detection model of transformers that finds the persons in full scenes"
@@ -86,13 +86,13 @@ def _add_search(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("search", help="search an index with a description")
     parser.add_argument("query", nargs="?", default="", help="a description, of one or more sentences")
     _add_gallery(parser)
-    parser.add_argument("--image", metavar="PICTURE", help="a picture of the person, instead of or beside the words")
+    parser.add_argument("--image", metavar="IMAGE", help="an image of the person, instead of or beside the words")
     parser.add_argument(
-        "--where", metavar="FILTER", help="which pictures, as in \"camera = 'c3' and time > '2024-05-01'\""
+        "--where", metavar="FILTER", help="which images, as in \"camera = 'c3' and time > '2024-05-01'\""
     )
     parser.add_argument("--top-k", type=int, default=10, metavar="K", help="number of results (default 10)")
-    parser.add_argument("--save", metavar="PICTURE", help="draw the results into this .png, .jpg or .webp")
-    parser.add_argument("--save-map", metavar="PICTURE", help="draw where in each result each sentence is")
+    parser.add_argument("--save", metavar="IMAGE", help="draw the results into this .png, .jpg or .webp")
+    parser.add_argument("--save-map", metavar="IMAGE", help="draw where in each result each sentence is")
     parser.add_argument("--heatmap", type=int, metavar="N", help="of sentence N alone (with --save-map)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--onnx", metavar="DIR", help="search with an exported model, without torch; see rogle export")
@@ -112,8 +112,8 @@ def _add_gallery(parser: argparse.ArgumentParser) -> None:
 def _add_delete(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "delete",
-        help="delete pictures from an index",
-        description="Removes metadata and embeddings of pictures from an index. The picture files stay where they are: "
+        help="delete images from an index",
+        description="Removes metadata and embeddings of images from an index. The image files stay where they are: "
         "remove them too, or the next `rogle index` finds them again.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="as `rogle search` prints it, or absolute")
@@ -135,7 +135,7 @@ def _add_calibrate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--pairs", metavar="FILE", help='JSON lines {"query": "a man ...", "paths": ["a.jpg", ...]}')
     parser.add_argument("--model", metavar="DIR", help="the model's folder")
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data set (not for synthetic)")
-    parser.add_argument("--image-root", metavar="DIR", help="folder of its pictures, where not in --data-root")
+    parser.add_argument("--image-root", metavar="DIR", help="folder of its images, where not in --data-root")
     parser.add_argument("--out", metavar="DIR", help="where calibration.json goes (default: the index, or the model)")
     parser.add_argument(
         "--false-alarm-rate",
@@ -144,7 +144,7 @@ def _add_calibrate(commands: argparse._SubParsersAction) -> None:
         metavar="R",
         help="share of searches for absent people that may be answered all the same (default 0.1)",
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures a forward pass (default 64)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a forward pass (default 64)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of who is taken out (default 0)")
     parser.set_defaults(run=_calibrate)
 
@@ -200,7 +200,7 @@ def _index(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{args.folder}: no such folder")
     model_folder = _checked_model(args.model)
     _load_library()
-    from modeling_rogle.indexing.image_folder import shown
+    from modeling_rogle.inference.image_io import shown
     from modeling_rogle.search.gallery import Gallery, load_model
 
     report = Gallery.build(
@@ -224,7 +224,7 @@ def _index(args: argparse.Namespace) -> None:
         f"{report.added} new, {report.kept} kept, {report.removed} dropped; " if report.kept + report.removed else ""
     )
     print(
-        f"indexed {report.images} pictures into {report.path} in {report.seconds:.1f} s "
+        f"indexed {report.images} images into {report.path} in {report.seconds:.1f} s "
         f"({report.images_per_second:.0f} images/s); {changes}{len(report.skipped)} skipped, "
         f"{report.ignored} other files"
     )
@@ -247,8 +247,8 @@ def _search(args: argparse.Namespace) -> None:
     if args.save or args.save_map:
         from modeling_rogle.display.result_sheet import check_suffix
 
-        for picture in filter(None, (args.save, args.save_map)):
-            check_suffix(picture)
+        for image in filter(None, (args.save, args.save_map)):
+            check_suffix(image)
     gallery = _opened(args)
     matches = gallery.search(args.query, args.top_k, args.local_weight, image=args.image, where=args.where)
     from modeling_rogle.display.text_output import as_plain, as_table, verdict
@@ -262,7 +262,7 @@ def _search(args: argparse.Namespace) -> None:
     if args.save and matches:
         from modeling_rogle.display.result_sheet import draw_results
 
-        print(f"picture: {draw_results(matches, args.query, args.save, verdict=verdict(matches))}", file=told)
+        print(f"image: {draw_results(matches, args.query, args.save, verdict=verdict(matches))}", file=told)
     if args.save_map and matches:
         from modeling_rogle.display.heatmap import draw_maps
 
@@ -302,7 +302,7 @@ def _delete(args: argparse.Namespace) -> None:
     count = gallery.delete(args.paths)
     deleted = before - len(gallery)
     names = f" and {count - deleted} names of skipped ones" if count > deleted else ""
-    print(f"deleted {deleted} of {before} pictures{names} from {args.index}; the files themselves were not touched")
+    print(f"deleted {deleted} of {before} images{names} from {args.index}; the files themselves were not touched")
 
 
 def _calibrate(args: argparse.Namespace) -> None:
@@ -365,7 +365,7 @@ def _index_trials(args: argparse.Namespace) -> tuple:
 
 
 def _as_report(figures: Mapping[str, float]) -> str:
-    counts = f"{figures['trials']} searches, {figures['people']} unseen people, {figures['gallery']} pictures"
+    counts = f"{figures['trials']} searches, {figures['people']} unseen people, {figures['gallery']} images"
     return (
         f"judged on {counts}, half of the people absent:\n"
         f"  best result right                {figures['best_right']:7.1%}\n"

@@ -53,7 +53,7 @@ class Layout:
         activation: `quick_gelu` or `gelu`.
         vision_head, text_head: width of an attention head.
         pixels: mean and standard deviation of the channels that it was trained with.
-        resample: how its own evaluation resizes pictures, PIL's number.
+        resample: how its own evaluation resizes images, PIL's number.
         for_persons: trained for person search, and so at the image size that it is used at.
         notes: what the file does not say and was assumed.
     """

@@ -1,6 +1,6 @@
 """`rogle demo`: a gallery in the browser, on this machine and without a network. Gradio is imported where it is needed.
 
-Pictures leave the gallery as thumbnails, decoded here and named by nobody: no path that a browser sends is ever opened,
+Images leave the gallery as thumbnails, decoded here and named by nobody: no path that a browser sends is ever opened,
 and what lies outside the indexed folder and the index is refused.
 """
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from modeling_rogle.display.result_sheet import CELL, THUMB_HEIGHT, colour_of, draw_result
 from modeling_rogle.display.text_output import as_plain, verdict
-from modeling_rogle.indexing.image_folder import PictureError, read_picture, shown
+from modeling_rogle.inference.image_io import ImageError, read_image, shown
 from modeling_rogle.search.gallery import Gallery, Match, Matches
 
 MAX_RESULTS = 50
@@ -42,8 +42,8 @@ def build(gallery: Gallery) -> Any:
     gr = _gradio()
     columns = ", ".join(html.escape(name) for name in gallery.schema.names if name not in _INTERNAL)
 
-    def search(query: str, picture: str | None, where: str, top_k: float) -> tuple:
-        matches, said = answer(gallery, query, picture, where, int(top_k))
+    def search(query: str, image: str | None, where: str, top_k: float) -> tuple:
+        matches, said = answer(gallery, query, image, where, int(top_k))
         if matches is None:
             return said, *_CLEARED
         thumbs = [(thumbnail(gallery, match), caption(match)) for match in matches]
@@ -56,7 +56,7 @@ def build(gallery: Gallery) -> Any:
         return (draw_result(match) if inside(gallery, match) else None), why(match)
 
     with gr.Blocks(title="Rogle", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as page:
-        gr.HTML(f"<h2>{html.escape(shown(gallery.folder.name))}</h2><p>{len(gallery)} pictures</p>")
+        gr.HTML(f"<h2>{html.escape(shown(gallery.folder.name))}</h2><p>{len(gallery)} images</p>")
         kept = gr.State(None)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
@@ -64,11 +64,11 @@ def build(gallery: Gallery) -> Any:
                     label="Description", lines=3, max_length=20_000, placeholder="A woman in a red coat. She ...",
                     elem_id="query",
                 )  # fmt: skip
-                picture = gr.Image(
-                    label="or a picture of the person", type="filepath", image_mode=None,
-                    sources=["upload", "clipboard"], height=180, elem_id="picture",
+                image = gr.Image(
+                    label="or an image of the person", type="filepath", image_mode=None,
+                    sources=["upload", "clipboard"], height=180, elem_id="image",
                 )  # fmt: skip
-                picture.preprocess = _told(picture.preprocess, gr.Error)
+                image.preprocess = _told(image.preprocess, gr.Error)
                 where = gr.Textbox(
                     label="Filter", placeholder="width > 60 and path like 'c3%'", info=f"columns: {columns}",
                     elem_id="where",
@@ -92,7 +92,7 @@ def build(gallery: Gallery) -> Any:
         outputs = [said, kept, results, regions, reasons, text]
         # One search at a time: the model is one, and warnings are caught for the whole process.
         for event in (button.click, query.submit, where.submit):
-            event(search, [query, picture, where, top_k], outputs, concurrency_limit=1, concurrency_id="search")
+            event(search, [query, image, where, top_k], outputs, concurrency_limit=1, concurrency_id="search")
         results.select(explain, [kept], [regions, reasons])
     return page
 
@@ -129,20 +129,20 @@ def launch(gallery: Gallery, host: str = "127.0.0.1", port: int = 7860, block: b
     except OSError as error:
         raise OSError(f"{host}:{port}: cannot listen there; choose another --port") from error
     if block:
-        print(f"{len(gallery)} pictures at {url} (ctrl-c stops)", flush=True)
+        print(f"{len(gallery)} images at {url} (ctrl-c stops)", flush=True)
         page.block_thread()
     return page
 
 
 def answer(
-    gallery: Gallery, query: str | None, picture: str | None, where: str | None, top_k: int
+    gallery: Gallery, query: str | None, image: str | None, where: str | None, top_k: int
 ) -> tuple[Matches | None, str]:
     """Searches for what was typed; the matches, None if that failed, and what is to be said, as HTML."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             gallery.refresh()
-            matches = gallery.search(query or "", top_k, image=picture or None, where=(where or "").strip() or None)
+            matches = gallery.search(query or "", top_k, image=image or None, where=(where or "").strip() or None)
         except (ValueError, OSError) as error:
             return None, _lines([str(error).splitlines()[0]], "wrong")
     notes = [str(item.message) for item in caught if issubclass(item.category, UserWarning)]
@@ -150,13 +150,13 @@ def answer(
 
 
 def thumbnail(gallery: Gallery, match: Match) -> Image.Image:
-    """The whole picture, small; a grey one where it is gone, damaged, or lies outside the gallery."""
+    """The whole image, small; a grey one where it is gone, damaged, or lies outside the gallery."""
     size = (CELL, THUMB_HEIGHT)
     try:
         if not inside(gallery, match):
-            raise PictureError("outside the gallery")
-        image = read_picture(match.file, match.path, size[::-1]).image
-    except PictureError:
+            raise ImageError("outside the gallery")
+        image = read_image(match.file, match.path, size[::-1]).image
+    except ImageError:
         return Image.new("RGB", size, "#d0d0d0")
     if image.width * match.height != image.height * match.width:  # each side was shrunk by a factor of its own
         image = image.resize((max(1, round(image.height * match.width / match.height)), image.height))
@@ -177,7 +177,7 @@ def caption(match: Match) -> str:
 
 
 def why(match: Match) -> str:
-    """HTML: the sentences, each in its region's colour, with its cosine and the ranks that it moved the picture."""
+    """HTML: the sentences, each in its region's colour, with its cosine and the ranks that it moved the image."""
     rows = []
     for number, found in enumerate(match.sentences):
         mark = f'<span class="mark" style="background:{colour_of(number)}">{number + 1}</span>'
@@ -205,7 +205,7 @@ def _told(opened: Callable[[Any], Any], kind: type[Exception]) -> Callable[[Any]
         try:
             return opened(payload)
         except Exception as error:  # hostile bytes raise almost anything
-            raise kind("the upload is not a picture that can be read", print_exception=False) from error
+            raise kind("the upload is not an image that can be read", print_exception=False) from error
 
     return checked
 

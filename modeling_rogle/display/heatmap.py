@@ -1,4 +1,4 @@
-"""Where in a picture a sentence is: its cosine with every patch, drawn over the picture.
+"""Where in an image a sentence is: its cosine with every patch, drawn over the image.
 
 Dense features leak (see `matching.py`): a patch token speaks of its surroundings too, so a map shows where the model
 finds the sentence, not which pixels made it.
@@ -25,15 +25,15 @@ from modeling_rogle.display.result_sheet import (
     check_suffix,
     draw_mark,
     font_of,
-    save_picture,
+    save_figure,
     wrap,
 )
-from modeling_rogle.indexing.image_folder import Picture, PictureError, read_picture
+from modeling_rogle.inference.image_io import DecodedImage, ImageError, read_image
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.search.gallery import Match
 
-MAX_PICTURES, MAX_SENTENCES = 10, 12
+MAX_IMAGES, MAX_SENTENCES = 10, 12
 OPACITY = 0.62
 BAR = 14  # height of the scale
 # From dark to light, so that it reads in grey too: blue-black, purple, red, orange, pale yellow.
@@ -44,10 +44,10 @@ _STOPS = ((10, 10, 40), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 
 def patch_similarity(
     model: RogleModel, processor: RogleProcessor, images: Sequence[Image.Image], sentences: Sequence[str]
 ) -> np.ndarray:
-    """Cosine of each sentence with each patch of each picture.
+    """Cosine of each sentence with each patch of each image.
 
     Args:
-        images: B RGB pictures; sentences: S texts.
+        images: B RGB images; sentences: S texts.
 
     Returns:
         `[S, B, rows, columns]` float32, the patch grid being `model.config.patch_grid`.
@@ -78,9 +78,9 @@ def draw_maps(
     path: str | Path,
     sentence: int | None = None,
 ) -> Path:
-    """Draws the maps of a search's sentences, a row each, over its best ten results, and saves the picture.
+    """Draws the maps of a search's sentences, a row each, over its best ten results, and saves the image.
 
-    Each row has one scale for all its pictures, so that they can be compared; rows cannot.
+    Each row has one scale for all its images, so that they can be compared; rows cannot.
 
     Args:
         matches: of one `Gallery.search`, best first.
@@ -99,13 +99,13 @@ def draw_maps(
         raise ValueError(f"heat map: no sentence {sentence}, the query has {len(texts)}")
     numbers = [sentence - 1] if sentence is not None else list(range(min(len(texts), MAX_SENTENCES)))
     shown = []
-    for match in matches[:MAX_PICTURES]:
+    for match in matches[:MAX_IMAGES]:
         try:
-            shown.append((match, read_picture(match.file, match.path, (THUMB_HEIGHT, CELL))))
-        except PictureError:  # gone or changed since it was indexed
+            shown.append((match, read_image(match.file, match.path, (THUMB_HEIGHT, CELL))))
+        except ImageError:  # gone or changed since it was indexed
             continue
     if not shown:
-        raise ValueError("heat map: none of the pictures is there any more")
+        raise ValueError("heat map: none of the images is there any more")
     similarity = patch_similarity(model, processor, [found.image for _, found in shown], [texts[i] for i in numbers])
     width = max(2 * MARGIN + len(shown) * (CELL + GAP) - GAP, 560)
     rows = [
@@ -117,10 +117,12 @@ def draw_maps(
     for row in rows:
         canvas.paste(row, (MARGIN, y))
         y += row.height + GAP
-    return save_picture(canvas, path)
+    return save_figure(canvas, path)
 
 
-def _row(number: int, text: str, maps: np.ndarray, shown: Sequence[tuple[Match, Picture]], width: int) -> Image.Image:
+def _row(
+    number: int, text: str, maps: np.ndarray, shown: Sequence[tuple[Match, DecodedImage]], width: int
+) -> Image.Image:
     lines = wrap(text, font_of(TEXT), width - 32)
     top = len(lines) * (TEXT + 7) + 8
     image = Image.new("RGB", (width, top + THUMB_HEIGHT + 30 + BAR + 28), PAPER)
@@ -147,16 +149,16 @@ def _row(number: int, text: str, maps: np.ndarray, shown: Sequence[tuple[Match, 
 
 
 def overlay(
-    picture: Image.Image, similarity: np.ndarray, low: float, high: float, size: tuple[int, int] | None = None
+    image: Image.Image, similarity: np.ndarray, low: float, high: float, size: tuple[int, int] | None = None
 ) -> Image.Image:
-    """The whole picture in grey, fitted into a cell, under the map `[rows, columns]` scaled from low to high.
+    """The whole image in grey, fitted into a cell, under the map `[rows, columns]` scaled from low to high.
 
-    size: width and height of its file, where each side was shrunk by a factor of its own; by default the picture's.
+    size: width and height of its file, where each side was shrunk by a factor of its own; by default the image's.
     """
-    width, height = size or picture.size
+    width, height = size or image.size
     scale = min(CELL / width, THUMB_HEIGHT / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    grey = ImageOps.grayscale(picture.resize(size, Image.Resampling.LANCZOS))
+    grey = ImageOps.grayscale(image.resize(size, Image.Resampling.LANCZOS))
     share = np.clip((similarity - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
     smooth = np.asarray(Image.fromarray(share).resize(size, Image.Resampling.BILINEAR))
     mixed = (1 - OPACITY) * np.asarray(grey, dtype=np.float32)[..., None] + OPACITY * _coloured(smooth)

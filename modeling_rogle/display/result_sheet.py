@@ -1,4 +1,4 @@
-"""Pictures of search results: the query, the ranked persons, and the region that each sentence found. Pillow only."""
+"""Images of search results: the query, the ranked persons, and the region that each sentence found. Pillow only."""
 
 import os
 import secrets
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from modeling_rogle.indexing.image_folder import PictureError, read_picture, shown
+from modeling_rogle.inference.image_io import ImageError, read_image, shown
 from modeling_rogle.search.gallery import Match, SentenceMatch
 
 # Dark enough for text on white, apart for colour-blind eyes too; the number beside each says the same without colour.
@@ -19,7 +19,7 @@ INK, GREY, PALE, PAPER = "#1a1a1a", "#6b6b6b", "#f1f1ef", "#ffffff"
 
 CELL, THUMB_HEIGHT, MARGIN, GAP = 236, 372, 32, 18
 TEXT, SMALL = 19, 15
-MAX_DRAWN = 100  # results; far more would be a picture that no format holds
+MAX_DRAWN = 100  # results; far more would be an image that no format holds
 MAX_SENTENCES = 12  # drawn; the others are counted
 MAX_LINES = 4  # of one sentence
 MARK = 18  # side of a number's square
@@ -36,7 +36,7 @@ def draw_results(
     columns: int = 5,
     verdict: str | None = None,
 ) -> Path:
-    """Draws ranked results with the best region of each sentence in that sentence's colour, and saves the picture.
+    """Draws ranked results with the best region of each sentence in that sentence's colour, and saves the image.
 
     Args:
         matches: of one `Gallery.search`, best first; the first 100 are drawn, the heading counts the others.
@@ -76,13 +76,13 @@ def draw_results(
         for column, cell in enumerate(row):
             canvas.paste(cell, (MARGIN + column * (CELL + GAP), y))
         y += max(cell.height for cell in row)
-    return save_picture(canvas, path)
+    return save_figure(canvas, path)
 
 
 def check_suffix(path: str | Path) -> None:
-    """Raises ValueError for a picture's path that [`draw_results`] could not save, before any work is done."""
+    """Raises ValueError for an image's path that [`draw_results`] could not save, before any work is done."""
     if Path(path).suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: save the picture as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        raise ValueError(f"{path}: save the image as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
 def colour_of(number: int) -> str:
@@ -174,7 +174,7 @@ class _Thumb:
     image: Image.Image | None
     left: int
     top: int
-    scale: float  # thumbnail pixels per pixel of the picture
+    scale: float  # thumbnail pixels per pixel of the image
 
 
 def _thumb(match: Match, border: int) -> _Thumb:
@@ -183,14 +183,14 @@ def _thumb(match: Match, border: int) -> _Thumb:
     size = max(1, round(match.width * scale)), max(1, round(match.height * scale))
     left, top = (CELL - size[0]) // 2, (THUMB_HEIGHT - size[1]) // 2
     try:
-        picture = read_picture(match.file, match.path, (size[1], size[0])).image
-    except PictureError:
+        image = read_image(match.file, match.path, (size[1], size[0])).image
+    except ImageError:
         return _Thumb(None, left, top, scale)
-    return _Thumb(picture.resize(size, Image.Resampling.LANCZOS), left, top, scale)
+    return _Thumb(image.resize(size, Image.Resampling.LANCZOS), left, top, scale)
 
 
 def draw_result(match: Match) -> Image.Image:
-    """One result as [`draw_results`] draws it: the whole picture with its regions, and what is known of them below."""
+    """One result as [`draw_results`] draws it: the whole image with its regions, and what is known of them below."""
     return _cell(match, None)
 
 
@@ -203,7 +203,7 @@ def _cell(match: Match, correct: bool | None) -> Image.Image:
     draw.rectangle((0, 0, CELL - 1, THUMB_HEIGHT - 1), fill=PALE)
     thumb = _thumb(match, 0 if correct is None else VERDICT)
     if thumb.image is None:
-        draw.text((CELL / 2, THUMB_HEIGHT / 2), "picture not there any more", fill=GREY, font=small, anchor="mm")
+        draw.text((CELL / 2, THUMB_HEIGHT / 2), "image not there any more", fill=GREY, font=small, anchor="mm")
     else:
         image.paste(thumb.image, (thumb.left, thumb.top))
         _draw_regions(draw, listed, thumb)
@@ -289,8 +289,8 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, correct: bool, x: float, y: float) 
         draw.line((x + 15, y + 5, x + 5, y + 15), fill=PAPER, width=3)
 
 
-def save_picture(image: Image.Image, path: Path) -> Path:
-    """Writes a picture atomically, in the format that the suffix names; makes the folder. Returns `path`."""
+def save_figure(image: Image.Image, path: Path) -> Path:
+    """Writes an image atomically, in the format that the suffix names; makes the folder. Returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, so that the last step is one rename, and with the suffix that names the format.
     unfinished = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
@@ -302,4 +302,4 @@ def save_picture(image: Image.Image, path: Path) -> Path:
     return path
 
 
-__all__ = ["check_suffix", "colour_of", "draw_mark", "draw_result", "draw_results", "font_of", "save_picture", "wrap"]
+__all__ = ["check_suffix", "colour_of", "draw_mark", "draw_result", "draw_results", "font_of", "save_figure", "wrap"]

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from modeling_rogle.indexing.image_folder import shown
+from modeling_rogle.inference.image_io import shown
 from modeling_rogle.search.gallery import Matches, SentenceMatch
 
 
@@ -21,7 +21,7 @@ def as_plain(matches: Matches) -> dict[str, Any]:
 def verdict(matches: Matches) -> str | None:
     """The line that comes before the results, where there is one."""
     if not matches:
-        return "no picture passes the filter"
+        return "no image passes the filter"
     if not matches.nobody:
         return None
     rate = f"{matches.false_alarm_rate:.0%}"
@@ -39,8 +39,8 @@ def as_table(matches: Matches) -> str:
     lines = [f"[{number}] {' '.join(found.sentence.split())}" for number, found in enumerate(sentences, start=1)]
     lines += [""] * bool(sentences) + ([said, ""] if said else [])
     judged = matches[0].probability is not None
-    width = max(len("picture"), *(len(shown(match.path)) for match in matches))
-    title = f"{'rank':>4}  {'score':>6}  {'global':>6}  {'prob.   ' * judged}{'picture':<{width}}"
+    width = max(len("image"), *(len(shown(match.path)) for match in matches))
+    title = f"{'rank':>4}  {'score':>6}  {'global':>6}  {'prob.   ' * judged}{'image':<{width}}"
     lines.append(title + "  best region of each sentence (ranks moved)" * bool(sentences))
     for match in matches:
         numbers = f"{match.rank:>4}  {match.score:>6.3f}  {match.global_score:>6.3f}  "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from modeling_rogle.matching.assignment import TEMPLATE_LABELS, encode_with_templates, template_boxes
+from modeling_rogle.inference.templates import TEMPLATE_LABELS, encode_with_templates, template_boxes
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.sentences import split_sentences
@@ -131,7 +131,7 @@ class SplitPlan:
 def plan_split(
     processor: RogleProcessor, rows: Sequence[Mapping[str, Any]], regions: str = "true", split: str | None = None
 ) -> SplitPlan:
-    """Reads everything but the pictures. Arguments and errors: see [`encode_split`]."""
+    """Reads everything but the images. Arguments and errors: see [`encode_split`]."""
     if regions not in ("true", "templates"):
         raise ValueError(f"regions must be 'true' or 'templates', not {regions!r}")
     if len(rows) == 0:
@@ -145,7 +145,7 @@ def plan_split(
     region_image: list[int] = []
     region_boxes: list[list[float]] = []
     region_texts: list[tuple[int, int]] = []
-    for n, row in enumerate(without_pictures(rows)):
+    for n, row in enumerate(without_images(rows)):
         missing = [name for name in FIELDS if name not in row]
         if missing:
             raise ValueError(f"{row.get('image_id', f'row {n}')}: field '{missing[0]}' is missing")
@@ -182,7 +182,7 @@ def plan_split(
     )
 
 
-def without_pictures(rows: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+def without_images(rows: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
     """The rows, of a `datasets.Dataset` without the column that would be decoded."""
     return rows.remove_columns("image") if "image" in getattr(rows, "column_names", ()) else rows
 
@@ -240,7 +240,7 @@ def encode_part(
         images, regions = 0, 0
         for batch in tqdm(image_batches, desc="encode images", unit="batch", disable=not progress):
             span = slice(int(first[batch.start]), int(first[batch.stop]))
-            decoded = [_picture(pictures, n, plan.image_ids[n]) for n in range(batch.start, batch.stop)]
+            decoded = [_image(pictures, n, plan.image_ids[n]) for n in range(batch.start, batch.stop)]
             box_image = plan.region_image[span] - batch.start
             found = encode_with_templates(model, processor, decoded, plan.region_corners[span], box_image)
             part["images"][images : images + len(decoded)] = found[0]
@@ -317,7 +317,7 @@ def _batches(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _picture(rows: Sequence[Mapping[str, Any]], number: int, image_id: str) -> Any:
+def _image(rows: Sequence[Mapping[str, Any]], number: int, image_id: str) -> Any:
     try:
         image = rows[number]["image"]
         if image is not None:
@@ -326,7 +326,7 @@ def _picture(rows: Sequence[Mapping[str, Any]], number: int, image_id: str) -> A
         raise ValueError(f"{image_id}: field {error} is missing") from error
     except OSError as error:  # Pillow's, on a file that is gone or damaged
         raise ValueError(f"{image_id}: field 'image' cannot be read: {str(error).splitlines()[0]}") from error
-    raise ValueError(f"{image_id}: field 'image' is null; the protocols need the picture")
+    raise ValueError(f"{image_id}: field 'image' is null; the protocols need the image")
 
 
 def _own_regions(
@@ -367,5 +367,5 @@ def _corners(processor: RogleProcessor, row: Mapping[str, Any], boxes: list[list
 
 __all__ = [
     "CaptionSet", "SplitEmbeddings", "SplitPlan", "assemble", "encode_part", "encode_split", "plan_split",
-    "without_pictures",
+    "without_images",
 ]  # fmt: skip

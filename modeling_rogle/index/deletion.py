@@ -1,4 +1,4 @@
-"""Taking pictures out of an index: which rows a path stands for, and every place that knows of them."""
+"""Taking images out of an index: which rows a path stands for, and every place that knows of them."""
 
 import os
 from collections.abc import Sequence
@@ -8,14 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modeling_rogle.index.manifest import HEADER, STAGED, GalleryError, new_name, read_manifest
+from modeling_rogle.index.manifest import HEADER, STAGED, new_name, read_manifest
 from modeling_rogle.index.shards import Index, IndexWriter, read_parquet, write_table
 from modeling_rogle.index.store_sync import fill, forget
-from modeling_rogle.indexing.image_folder import shown
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.image_io import shown
 
 
 def named_rows(index: Index, paths: Sequence[str | Path]) -> tuple[set[int], set[str]]:
-    """Rows, and names of skipped pictures, that paths stand for; relative to the indexed folder, or absolute.
+    """Rows, and names of skipped images, that paths stand for; relative to the indexed folder, or absolute.
 
     Raises:
         GalleryError: a path is not in the index.
@@ -43,13 +44,13 @@ def _possible(index: Index, path: str | Path) -> list[str]:
         return [str(path)]
     folder = Path(index.header["folder"])
     written = folder / path
-    # The folder may have been named through a link; a picture that is a link itself keeps its name.
+    # The folder may have been named through a link; an image that is a link itself keeps its name.
     places = (written, Path(os.path.realpath(written.parent), written.name))
     return [place.relative_to(folder).as_posix() for place in places if place.is_relative_to(folder)]
 
 
-def remove_pictures(path: Path, gone: set[str], skipped: set[str]) -> None:
-    """Takes pictures, and names of skipped ones, out of the index at `path`, whose lock the caller holds.
+def remove_images(path: Path, gone: set[str], skipped: set[str]) -> None:
+    """Takes images, and names of skipped ones, out of the index at `path`, whose lock the caller holds.
 
     Raises:
         GalleryError: a store that holds them does not answer; nothing was deleted then.
@@ -63,7 +64,7 @@ def remove_pictures(path: Path, gone: set[str], skipped: set[str]) -> None:
 
 
 def _remove(path: Path, name: str, gone: set[str], skipped: set[str]) -> None:
-    """Takes pictures out of one manifest, with what is known of them, and names out of its list of skipped ones."""
+    """Takes images out of one manifest, with what is known of them, and names out of its list of skipped ones."""
     index = Index(path, name)
     ids = index.ids[[row for row, found in enumerate(index.paths) if found in gone]]
     header = index.header
@@ -87,4 +88,4 @@ def _remove(path: Path, name: str, gone: set[str], skipped: set[str]) -> None:
     writer.commit(**fields, complete=header["complete"])
 
 
-__all__ = ["named_rows", "remove_pictures"]
+__all__ = ["named_rows", "remove_images"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from modeling_rogle.index.manifest import GalleryError, new_name
+from modeling_rogle.index.manifest import new_name
+from modeling_rogle.inference.errors import GalleryError
 
 HNSW_LINKS = 32
 HNSW_BUILD = 200  # efConstruction

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from modeling_rogle.inference.errors import GalleryError
+
 try:
     import fcntl
 except ImportError:  # no such locks on Windows: one writer at a time is then the caller's care
@@ -20,7 +22,7 @@ FORMAT = "rogle-gallery"
 VERSION = 2
 HEADER = "index.json"
 STAGED = "index.json.building"  # a replacement in the making; the old index answers until it is whole
-PICTURES = "pictures"
+COPIES_FOLDER, COPY_COLUMN = "pictures", "picture"
 _NAMES = r"shard-[0-9a-f]{8}|metadata-[0-9a-f]{8}\.parquet|faiss-[0-9a-f]{8}\.index"
 _PART = re.compile(_NAMES)
 # generation-*: of format 1, removed once a newer index stands.
@@ -44,10 +46,6 @@ _FIELDS = {
 }
 _COLLECTION = re.compile(r"\w{1,64}", re.ASCII)  # a name at a store, and of a folder in a local one
 PRECISIONS = ("float32", "bfloat16")
-
-
-class GalleryError(ValueError):
-    """Something that the caller can mend: a folder, an index, a query or a path, named in one line."""
 
 
 def new_name(kind: str, suffix: str = "") -> str:
@@ -135,7 +133,7 @@ def write_manifest(path: Path, header: dict[str, Any], name: str = HEADER) -> No
 
 def remove_unnamed(path: Path) -> None:
     """Removes every part that neither manifest names: what a killed writer left, and what was replaced."""
-    kept = {HEADER, STAGED, PICTURES, "milvus.db", "calibration.json"}
+    kept = {HEADER, STAGED, COPIES_FOLDER, "milvus.db", "calibration.json"}
     for name in (HEADER, STAGED):
         with contextlib.suppress(OSError, GalleryError):
             header = read_manifest(path, name)
@@ -182,11 +180,11 @@ def locked(path: Path) -> Iterator[None]:
 __all__ = [
     "FORMAT",
     "HEADER",
-    "PICTURES",
+    "COPIES_FOLDER",
+    "COPY_COLUMN",
     "PRECISIONS",
     "STAGED",
     "VERSION",
-    "GalleryError",
     "check_is_ours",
     "locked",
     "new_name",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from modeling_rogle.index.manifest import GalleryError
+from modeling_rogle.inference.errors import GalleryError
 
 ROWS_AT_ONCE = 2048  # a request: 4 MB at width 512, of the 64 that a server takes
 LINKS = {"M": 32, "efConstruction": 200}

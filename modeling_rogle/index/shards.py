@@ -7,7 +7,7 @@
         regions.npy              [n, T, D] int8, T template regions an image, at most 16
         region_scales.npy        [n, T] float32: an int8 row times its scale has unit length
     metadata-<hex>.parquet       the user's columns (camera, time, ...) by `path`
-    pictures/                    copies of pictures that are no file of their own: crops of scenes, rows of a data set
+    images/                    copies of images that are no file of their own: crops of scenes, rows of a data set
 
 Nothing that a manifest names is ever changed: a writer makes new shards, replaces the manifest in one step and then
 removes what it no longer names. So whoever reads has one state of the index, killed writers lose at most what they had
@@ -27,14 +27,15 @@ import pyarrow.parquet as pq
 import torch
 
 from modeling_rogle.index.manifest import (
+    COPIES_FOLDER,
+    COPY_COLUMN,
     HEADER,
-    PICTURES,
-    GalleryError,
     new_name,
     read_manifest,
     remove_unnamed,
     write_manifest,
 )
+from modeling_rogle.inference.errors import GalleryError
 
 MAX_REGIONS = 16
 MAX_SHARD = 65_536  # images; at width 512 with 11 regions 500 MB, what deleting one image rewrites at most
@@ -45,16 +46,16 @@ SCHEMA = pa.schema(
         ("id", pa.int64()),  # never given twice in an index
         ("path", pa.string()),  # relative to the indexed folder; `scene#n` for the nth person of a scene; or image_id
         ("sha256", pa.string()),  # of the file
-        ("width", pa.int32()),  # pixels of the upright picture, or of the crop
+        ("width", pa.int32()),  # pixels of the upright image, or of the crop
         ("height", pa.int32()),
         ("bytes", pa.int64()),
         ("mtime", pa.timestamp("us", tz="UTC")),
-        ("scene", pa.string()),  # the full picture that a detector found this person in
+        ("scene", pa.string()),  # the full image that a detector found this person in
         ("box", pa.list_(pa.float32(), 4)),  # x, y, w, h in pixels of the scene
-        ("picture", pa.string()),  # <32 hex>.jpg in pictures/, null where the picture is a file of the folder
+        (COPY_COLUMN, pa.string()),  # <32 hex>.jpg in pictures/, null where the image is a file of the folder
     ]
 )
-_PICTURE = r"\A[0-9a-f]{32}\.jpg\z"  # these names are joined to pictures/ and removed: never a path
+_IMAGE = r"\A[0-9a-f]{32}\.jpg\z"  # these names are joined to images/ and removed: never a path
 _ROWS_AT_ONCE = 4096
 
 
@@ -118,7 +119,7 @@ class Shard:
     int8, scales `[n, T]`.
 
     Raises:
-        GalleryError: a file is missing, damaged, of another shape than the manifest says, or names a picture that no
+        GalleryError: a file is missing, damaged, of another shape than the manifest says, or names an image that no
             index has; it is named.
     """
 
@@ -133,11 +134,11 @@ class Shard:
             raise GalleryError(
                 f"{path / 'images.parquet'}: {len(self.table)} rows, {HEADER} says {rows}; build the index again"
             )
-        pictures = self.table.column("picture").drop_null()
-        foreign = pictures.filter(pc.invert(pc.match_substring_regex(pictures, _PICTURE)))
+        images = self.table.column(COPY_COLUMN).drop_null()
+        foreign = images.filter(pc.invert(pc.match_substring_regex(images, _IMAGE)))
         if len(foreign):
             name = foreign[0].as_py()[:80]
-            raise GalleryError(f"{path / 'images.parquet'}: field 'picture' holds {name!r}, no picture of an index")
+            raise GalleryError(f"{path / 'images.parquet'}: field 'picture' holds {name!r}, no image of an index")
 
     def parts(self, kept: np.ndarray | None = None) -> Iterator[tuple[pa.Table, np.ndarray, np.ndarray, np.ndarray]]:
         """Table, global, regions and scales of the rows `kept` (all by default), some thousands at a time."""
@@ -269,16 +270,16 @@ class IndexWriter:
         name: file name of the manifest that is written.
 
     Raises:
-        GalleryError: the folder of pictures is a link, and what is removed there would be somebody's.
+        GalleryError: the folder of images is a link, and what is removed there would be somebody's.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], name: str = HEADER):
-        if (path / PICTURES).is_symlink():
-            raise GalleryError(f"{path / PICTURES}: a symbolic link, no folder of an index")
+        if (path / COPIES_FOLDER).is_symlink():
+            raise GalleryError(f"{path / COPIES_FOLDER}: a symbolic link, no folder of an index")
         self.path, self.header, self.name = path, dict(header), name
         self.pending: list[tuple[pa.Table, np.ndarray, np.ndarray, np.ndarray]] = []
         self.removed: set[int] = set()
-        self.orphans: list[str] = []  # pictures of rows removed, to go once no manifest tells of them
+        self.orphans: list[str] = []  # images of rows removed, to go once no manifest tells of them
 
     @property
     def pending_rows(self) -> int:
@@ -311,8 +312,8 @@ class IndexWriter:
         self.header |= {**fields, "shards": shards, "images": sum(shard["rows"] for shard in shards)}
         write_manifest(self.path, self.header, self.name)
         remove_unnamed(self.path)
-        for picture in self.orphans:
-            (self.path / PICTURES / picture).unlink(missing_ok=True)
+        for image in self.orphans:
+            (self.path / COPIES_FOLDER / image).unlink(missing_ok=True)
         self.pending, self.removed, self.orphans = [], set(), []
 
     def _open(self, shard: dict[str, Any]) -> Shard:
@@ -325,7 +326,7 @@ class IndexWriter:
         gone = np.isin(opened.table.column("id").to_numpy(), list(self.removed))
         if not gone.any():
             return shard
-        self.orphans += opened.table.column("picture").filter(pa.array(gone)).drop_null().to_pylist()
+        self.orphans += opened.table.column(COPY_COLUMN).filter(pa.array(gone)).drop_null().to_pylist()
         return None if gone.all() else self._write(opened.parts(np.flatnonzero(~gone)))
 
     def _melted(self, shards: list[dict[str, Any]], below: int, count: int) -> list[dict[str, Any]]:

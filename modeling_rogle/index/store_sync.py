@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from modeling_rogle.index.manifest import HEADER, GalleryError, read_manifest, remove_unnamed, write_manifest
+from modeling_rogle.index.manifest import HEADER, read_manifest, remove_unnamed, write_manifest
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.vector_store import EXACT_ROWS, TRUSTED, Tuned, VectorStore, open_store, tune
+from modeling_rogle.inference.errors import GalleryError
 
 PAYS = 0.9  # times as fast as the exact search under which a store is said not to pay; nearer to 1 none can tell
 _AT_ONCE = 65_536  # vectors in memory while a store is filled
 _TRAINED_AT_ONCE = 262_144  # of the first ones, which train faiss' cells: 512 MB at width 512
-# Queries that a store's recall is measured on: texts lie apart from pictures, so pictures would measure something else.
+# Queries that a store's recall is measured on: texts lie apart from images, so images would measure something else.
 # So many, since what a store loses it loses for few queries, and for those all: fifty may tell 0.99 where 0.94 is true.
 PROBES = tuple(
     f"A {who} wears a {colour} {what}{more}."

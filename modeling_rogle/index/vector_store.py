@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from modeling_rogle.index.manifest import GalleryError
 from modeling_rogle.index.shards import Index
+from modeling_rogle.inference.errors import GalleryError
 
 TRUSTED = 0.95  # recall@10 under which a store is not asked
 AIMED = 0.99  # recall@10 that its effort is raised to

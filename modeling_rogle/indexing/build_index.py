@@ -1,4 +1,4 @@
-"""Pictures -> index: what is new or changed is encoded and committed every few seconds, what is gone is dropped.
+"""Images -> index: what is new or changed is encoded and committed every few seconds, what is gone is dropped.
 
 A killed run leaves everything that it had reported done; the next one goes on from there. An index of another model,
 folder or detector is replaced only when its successor is whole.
@@ -22,13 +22,13 @@ import torch
 from tqdm import tqdm
 
 from modeling_rogle.index.manifest import (
+    COPIES_FOLDER,
+    COPY_COLUMN,
     FORMAT,
     HEADER,
-    PICTURES,
     PRECISIONS,
     STAGED,
     VERSION,
-    GalleryError,
     check_is_ours,
     locked,
     new_name,
@@ -38,12 +38,14 @@ from modeling_rogle.index.manifest import (
 from modeling_rogle.index.shards import MAX_REGIONS, SMALL_SHARD, Index, IndexWriter, read_parquet, write_table
 from modeling_rogle.index.store_sync import abandon, forget
 from modeling_rogle.indexing.decoding import Preparer, Ready, as_jpeg, default_workers, prepared_batches
-from modeling_rogle.indexing.image_folder import Skipped, shown
+from modeling_rogle.indexing.image_folder import Skipped
 from modeling_rogle.indexing.image_sources import Item, Source, find_source
 from modeling_rogle.indexing.person_detector import Detector
+from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_encoder import encode_pixels, image_encoder
+from modeling_rogle.inference.image_io import shown
 from modeling_rogle.inference.loading import fingerprint, model_path
-from modeling_rogle.matching.assignment import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.inference.templates import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 
@@ -54,7 +56,7 @@ SCENES_AT_ONCE = 4  # decoded whole, up to 240 MB each
 @dataclass(frozen=True)
 class IndexReport:
     """What [`build_index`] did. images: in the index now, of which `added` were encoded and `kept` stood there before;
-    removed: rows that were dropped, or encoded anew; skipped: pictures left out and why; ignored: other files."""
+    removed: rows that were dropped, or encoded anew; skipped: images left out and why; ignored: other files."""
 
     path: Path
     images: int
@@ -164,7 +166,7 @@ def _source_and_finder(
 
 
 def _outside(source: Source, out: Path) -> Source:
-    """Without the index's own pictures, where it lies in the indexed folder: one that was killed before its first
+    """Without the index's own images, where it lies in the indexed folder: one that was killed before its first
     commit has no manifest yet that tells the folder to be an index."""
     if source.rows is not None or not out.resolve().is_relative_to(source.root):
         return source
@@ -233,13 +235,13 @@ class _Build:
         known: set[str | None] = set()
         for name in held:
             try:
-                known.update(Index(self.out, name).table.column("picture").to_pylist())
+                known.update(Index(self.out, name).table.column(COPY_COLUMN).to_pylist())
             except (GalleryError, OSError):
                 continue
-        if (self.out / PICTURES).is_dir():
-            for name in os.listdir(self.out / PICTURES):
+        if (self.out / COPIES_FOLDER).is_dir():
+            for name in os.listdir(self.out / COPIES_FOLDER):
                 if name not in known:
-                    (self.out / PICTURES / name).unlink()
+                    (self.out / COPIES_FOLDER / name).unlink()
 
     def drop_what_changed(self, append: bool) -> None:
         """Finds what is left to do, and takes out what is gone or changed."""
@@ -333,9 +335,9 @@ class _Build:
             for one in part:
                 if one.copy is not None:
                     name = secrets.token_hex(16) + ".jpg"  # none that another index, which still answers, has
-                    (self.out / PICTURES).mkdir(exist_ok=True)
-                    (self.out / PICTURES / name).write_bytes(one.copy)
-                    one.facts["picture"] = name
+                    (self.out / COPIES_FOLDER).mkdir(exist_ok=True)
+                    (self.out / COPIES_FOLDER / name).write_bytes(one.copy)
+                    one.facts[COPY_COLUMN] = name
             self.writer.add([one.facts for one in part], images, regions)
             self.added += len(part)
 
@@ -368,7 +370,7 @@ class _Build:
             first = f"{shown(self.skipped[0].path)}: {self.skipped[0].reason}"
             self.out.joinpath(STAGED).unlink(missing_ok=True)
             remove_unnamed(self.out)
-            raise GalleryError(f"{self.source.root}: none of {len(self.skipped)} pictures can be indexed ({first})")
+            raise GalleryError(f"{self.source.root}: none of {len(self.skipped)} images can be indexed ({first})")
         skipped = _listed(self.skipped)
         if append:
             names = {item["path"] for item in skipped} | {item.path for item in self.source.items}

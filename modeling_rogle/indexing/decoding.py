@@ -1,4 +1,4 @@
-"""Items of a source -> decoded pictures in batches, by threads or worker processes; what cannot be read is named."""
+"""Items of a source -> decoded images in batches, by threads or worker processes; what cannot be read is named."""
 
 import io
 import os
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from modeling_rogle.index.manifest import GalleryError
-from modeling_rogle.indexing.image_folder import PictureError, Skipped
+from modeling_rogle.indexing.image_folder import Skipped
 from modeling_rogle.indexing.image_sources import Item, Source
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.image_io import ImageError
 from modeling_rogle.processing_rogle import RogleProcessor
 
 COPY_QUALITY = 90  # of the JPEG copies of what is no file
@@ -22,7 +23,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass
 class Ready:
-    """An item decoded: the facts of its row, and its pixels `[3, height, width]`, or the picture where a detector comes
+    """An item decoded: the facts of its row, and its pixels `[3, height, width]`, or the image where a detector comes
     first, and the JPEG that the index keeps."""
 
     item: Item
@@ -34,7 +35,7 @@ class Ready:
 
 @dataclass
 class Preparer:
-    """Decodes an item as far as a worker can; pictures that cannot be read become [`Skipped`]."""
+    """Decodes an item as far as a worker can; images that cannot be read become [`Skipped`]."""
 
     source: Source
     processor: RogleProcessor
@@ -48,33 +49,33 @@ class Preparer:
     def __getitem__(self, number: int) -> Ready | Skipped:
         item = self.items[number]
         try:
-            picture = self.source.read(item, None if self.detecting else self.least)
-        except PictureError as error:
+            image = self.source.read(item, None if self.detecting else self.least)
+        except ImageError as error:
             return Skipped(item.path, " ".join(str(error).split()))
         facts = {
             "path": item.path,
-            "sha256": self.source.rows is not None and item.sha256 or picture.sha256,
-            "width": picture.width,
-            "height": picture.height,
-            "bytes": picture.bytes,
+            "sha256": self.source.rows is not None and item.sha256 or image.sha256,
+            "width": image.width,
+            "height": image.height,
+            "bytes": image.bytes,
             "mtime": None if item.mtime is None else EPOCH + timedelta(microseconds=item.mtime),
         }
         if self.detecting:
-            return Ready(item, facts, image=picture.image)
+            return Ready(item, facts, image=image.image)
         copy = None
         if self.source.rows is not None:
-            copy = as_jpeg(picture.image, (picture.width, picture.height), self.least)
-        return Ready(item, facts, pixels=self.pixels([picture.image])[0], copy=copy)
+            copy = as_jpeg(image.image, (image.width, image.height), self.least)
+        return Ready(item, facts, pixels=self.pixels([image.image])[0], copy=copy)
 
     def pixels(self, images: list[Image.Image]) -> torch.Tensor:
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
 
 
 def as_jpeg(image: Image.Image, size: tuple[int, int], least: tuple[int, int]) -> bytes:
-    """An RGB picture as the index keeps it: twice as high or as wide as the model sees it, not distorted.
+    """An RGB image as the index keeps it: twice as high or as wide as the model sees it, not distorted.
 
     Args:
-        size: width and height of the picture before it was decoded smaller.
+        size: width and height of the image before it was decoded smaller.
         least: height and width that the model reads.
     """
     shrink = max(1.0, min(size[0] / (2 * least[1]), size[1] / (2 * least[0])))
@@ -111,7 +112,7 @@ def prepared_batches(
         if "DataLoader worker" not in str(error):
             raise
         raise GalleryError(
-            "a process that decodes pictures died; what was indexed is kept; run again, perhaps with --workers 0"
+            "a process that decodes images died; what was indexed is kept; run again, perhaps with --workers 0"
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""What can be indexed: a folder, a glob, or a data set of P-VLG rows; and what is known of each picture.
+"""What can be indexed: a folder, a glob, or a data set of P-VLG rows; and what is known of each image.
 
-A folder may hold `metadata.jsonl` or `metadata.csv` beside the pictures, as `datasets` reads an imagefolder: a column
+A folder may hold `metadata.jsonl` or `metadata.csv` beside the images, as `datasets` reads an imagefolder: a column
 `file_name`, relative to that file, and any others (camera, time, ...), typed as pyarrow reads them. Of a data set's
-rows every column that is one number, text or time is kept, `image_id` names the picture, and since its pictures are no
+rows every column that is one number, text or time is kept, `image_id` names the image, and since its images are no
 files the index keeps small copies of them.
 """
 
@@ -22,20 +22,13 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from PIL import Image
 
-from modeling_rogle.index.manifest import GalleryError
+from modeling_rogle.index.manifest import COPY_COLUMN
 from modeling_rogle.index.shards import SCHEMA
-from modeling_rogle.indexing.image_folder import (
-    METADATA,
-    Picture,
-    PictureError,
-    Skipped,
-    decode_picture,
-    picture_files,
-    read_picture,
-    shown,
-)
+from modeling_rogle.indexing.image_folder import METADATA, Skipped, image_files
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.image_io import DecodedImage, ImageError, decode_image, read_image, shown
 
-_RESERVED = {"id", "path", "bytes", "mtime", "scene", "box", "picture"}
+_RESERVED = {"id", "path", "bytes", "mtime", "scene", "box", COPY_COLUMN}
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class Item:
 @dataclass(frozen=True)
 class Source:
     """What is to be indexed. root: the folder of its paths, absolute, or the data set's name; rows: the data set, None
-    for files; metadata: one row a picture, with `path`."""
+    for files; metadata: one row an image, with `path`."""
 
     root: str
     items: list[Item]
@@ -62,16 +55,16 @@ class Source:
     metadata: pa.Table | None
     rows: "Rows | None" = None
 
-    def read(self, item: Item, least: tuple[int, int] | None = None) -> Picture:
-        """Decodes an item, see [`read_picture`]. Raises PictureError."""
+    def read(self, item: Item, least: tuple[int, int] | None = None) -> DecodedImage:
+        """Decodes an item, see [`read_image`]. Raises ImageError."""
         if self.rows is None:
-            return read_picture(Path(self.root, item.place), item.path, least)
-        return decode_picture(self.rows.picture(item.place), item.path, least)
+            return read_image(Path(self.root, item.place), item.path, least)
+        return decode_image(self.rows.image(item.place), item.path, least)
 
     def digest(self, item: Item) -> str | None:
         """sha256 of an item's bytes, None if they cannot be read."""
         if self.rows is not None:
-            return item.sha256 or hashlib.sha256(self.rows.picture(item.place)).hexdigest()
+            return item.sha256 or hashlib.sha256(self.rows.image(item.place)).hexdigest()
         try:
             with open(Path(self.root, item.place), "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -111,15 +104,15 @@ def _of_files(name: str, named: Path, pattern: str | None, within: Path | None) 
     folder = named.resolve()
     root = within or folder
     if not folder.is_relative_to(root):
-        raise GalleryError(f"{name}: not inside {root}, whose pictures this index holds; choose another --out")
-    files, skipped, ignored = picture_files(folder)
+        raise GalleryError(f"{name}: not inside {root}, whose images this index holds; choose another --out")
+    files, skipped, ignored = image_files(folder)
     if pattern is not None:
         wanted = {os.path.relpath(found, named) for found in glob.iglob(pattern, recursive=True)}
         files = [file for file in files if file in wanted]
         skipped, ignored = [item for item in skipped if item.path in wanted], 0
     if not files and not skipped:
         others = f", only {ignored} other files" if ignored else ""
-        what = "no pictures match" if pattern is not None else "no pictures in this folder"
+        what = "no images match" if pattern is not None else "no images in this folder"
         raise GalleryError(f"{name}: {what}{others}")
     inside = folder.relative_to(root)
     items = []
@@ -134,7 +127,7 @@ def _of_files(name: str, named: Path, pattern: str | None, within: Path | None) 
 def _metadata(folder: Path, inside: Path, known: set[str]) -> pa.Table | None:
     tables: list[pa.Table] = []
     seen: dict[str, Path] = {}
-    # Deeper folders first: what lies nearer to a picture wins.
+    # Deeper folders first: what lies nearer to an image wins.
     files = sorted((Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name in METADATA))
     for file in sorted(files, key=lambda file: -len(file.parts)):
         if not file.resolve().is_relative_to(folder):  # what lies outside is no business of this index
@@ -181,7 +174,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class Rows:
-    """Rows of a data set, by number: their pictures as bytes, and their plain columns as a table."""
+    """Rows of a data set, by number: their images as bytes, and their plain columns as a table."""
 
     def __init__(self, rows: Any):
         self.rows = rows
@@ -199,11 +192,11 @@ class Rows:
             return self.rows.select_columns(names).with_format("arrow")[:]
         return pa.Table.from_pylist([{k: v for k, v in row.items() if k != "image"} for row in self.rows])
 
-    def picture(self, number: int) -> bytes:
-        """The bytes of a row's picture. Raises PictureError."""
+    def image(self, number: int) -> bytes:
+        """The bytes of a row's image. Raises ImageError."""
         image = self.rows[number]["image"]
         if image is None:
-            raise PictureError("field 'image' is null")
+            raise ImageError("field 'image' is null")
         if isinstance(image, Image.Image):
             held = io.BytesIO()
             image.convert("RGB").save(held, "PNG", compress_level=1)
@@ -213,11 +206,11 @@ class Rows:
         try:
             return Path(image["path"]).read_bytes()
         except (OSError, TypeError) as error:
-            raise PictureError("the picture's file cannot be read") from error
+            raise ImageError("the image's file cannot be read") from error
 
 
 class ParquetRows(Rows):
-    """Rows of Parquet files, read a row group at a time: no copy of anybody's picture goes into a cache."""
+    """Rows of Parquet files, read a row group at a time: no copy of anybody's image goes into a cache."""
 
     def __init__(self, files: Sequence[Path]):
         self.files = list(files)
@@ -246,7 +239,7 @@ class ParquetRows(Rows):
             tables.append(pq.read_table(file, columns=[name for name in schema.names if name != "image"]))
         return pa.concat_tables(tables, promote_options="permissive").replace_schema_metadata(None)
 
-    def picture(self, number: int) -> bytes:
+    def image(self, number: int) -> bytes:
         group = max(n for n, (first, _, _) in enumerate(self.groups) if first <= number)
         first, file, row_group = self.groups[group]
         held = self.held  # a name of this thread's own: another may turn the page
@@ -255,7 +248,7 @@ class ParquetRows(Rows):
             held = self.held = (group, table.column("image"))
         image = held[1][number - first].as_py()
         if image is None or image.get("bytes") is None:
-            raise PictureError("field 'image' is null")
+            raise ImageError("field 'image' is null")
         return image["bytes"]
 
 
@@ -269,7 +262,7 @@ def _stored_rows(folder: Path) -> Rows | None:
             raise GalleryError(f"{folder}: a data set that cannot be read ({_first_line(error)})") from error
         return Rows(concatenate_datasets(list(found.values())) if isinstance(found, DatasetDict) else found)
     files = sorted(folder.rglob("*.parquet"))
-    if files and not any(picture_files(folder)[0]):
+    if files and not any(image_files(folder)[0]):
         return ParquetRows(files)
     return None
 

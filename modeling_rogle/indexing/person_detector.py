@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from modeling_rogle.index.manifest import GalleryError
-from modeling_rogle.inference.devices import best_device
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.loading import best_device
 
 PERSON = ("person", "pedestrian", "people", "human")
 MIN_SIDE = 8  # pixels; less shows nobody

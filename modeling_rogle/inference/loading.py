@@ -10,10 +10,16 @@ from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from modeling_rogle.configuration_rogle import RogleConfig
-from modeling_rogle.index.manifest import GalleryError
-from modeling_rogle.inference.devices import best_device
+from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
+
+
+def best_device() -> torch.device:
+    """The accelerator that torch finds (CUDA, MPS, XPU, ...), else the CPU."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
 
 
 def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
@@ -69,4 +75,4 @@ def model_path(model: RogleModel) -> str:
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 
 
-__all__ = ["fingerprint", "load_model", "model_path"]
+__all__ = ["best_device", "fingerprint", "load_model", "model_path"]

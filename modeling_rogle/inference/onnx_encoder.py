@@ -1,4 +1,4 @@
-"""Exported towers in onnxruntime: texts and pictures -> embeddings, without torch and transformers.
+"""Exported towers in onnxruntime: texts and images -> embeddings, without torch and transformers.
 
 What `onnx_export.py` wrote, and numpy, PIL, onnxruntime and tokenizers are all it needs.
 """
@@ -104,29 +104,29 @@ class OnnxTowers:
             parts.append(graph.run(["embeds"], {"input_ids": ids[start : start + batch_size]})[0])
         return np.concatenate(parts)
 
-    def pixels(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+    def pixels(self, images: Sequence[Image.Image]) -> np.ndarray:
         """float32 `[b, 3, height, width]`, resized to the rectangle and normalised as RogleProcessor does."""
         height, width = self.about["image_size"]
         mean, std = (np.array(self.about[name], dtype=np.float32) for name in ("image_mean", "image_std"))
-        found = np.empty((len(pictures), 3, height, width), dtype=np.float32)
-        for number, picture in enumerate(pictures):
-            small = picture.convert("RGB").resize((width, height), resample=self.about["resample"])
+        found = np.empty((len(images), 3, height, width), dtype=np.float32)
+        for number, image in enumerate(images):
+            small = image.convert("RGB").resize((width, height), resample=self.about["resample"])
             found[number] = ((np.asarray(small, dtype=np.float32) / 255 - mean) / std).transpose(2, 0, 1)
         return found
 
     def encode_images(
-        self, pictures: Sequence[Image.Image], boxes: np.ndarray | None = None
+        self, images: Sequence[Image.Image], boxes: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeds pictures and regions of each.
+        """Embeds images and regions of each.
 
         Args:
-            boxes: float32 `[t, 4]` x0, y0, x1, y1 in [0, 1], the same in every picture; by default the templates.
+            boxes: float32 `[t, 4]` x0, y0, x1, y1 in [0, 1], the same in every image; by default the templates.
 
         Returns:
             float32 `[b, D]` and `[b, t, D]`: unit vectors.
         """
-        every = np.repeat((self.boxes if boxes is None else boxes)[None], len(pictures), axis=0)
-        fed = {"pixel_values": self.pixels(pictures), "boxes": every}
+        every = np.repeat((self.boxes if boxes is None else boxes)[None], len(images), axis=0)
+        fed = {"pixel_values": self.pixels(images), "boxes": every}
         return tuple(self._session("image").run(["images", "regions"], fed))
 
     def _ids(self, text: str, limit: int) -> list[int]:

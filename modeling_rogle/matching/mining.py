@@ -19,8 +19,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from modeling_rogle.box_ops import crop_boxes
+from modeling_rogle.inference.templates import TEMPLATE_LABELS, device_of
 from modeling_rogle.matching.anchors import boxes_around, place_boxes, place_labels
-from modeling_rogle.matching.assignment import TEMPLATE_LABELS, assign, device_of, match_sentences
+from modeling_rogle.matching.assignment import assign, match_sentences
 from modeling_rogle.matching.position_prior import PositionPrior
 from modeling_rogle.matching.region_matcher import RegionMatcher, SeenBoxes
 from modeling_rogle.reliability.pair_reliability import margin_reliability
@@ -64,7 +65,7 @@ class Seen:
 
     @property
     def readable(self) -> bool:
-        """False where the picture could not be decoded; a grey one stands in its place."""
+        """False where the image could not be decoded; a grey one stands in its place."""
         return self.row.get("readable", True)
 
     @property
@@ -90,7 +91,7 @@ def see_rows(
         processor: the model's [`RogleProcessor`].
         rows: P-VLG rows or a `datasets.Dataset` of them; `image` (decoded), `sentences` are read.
         batch_size: images a forward.
-        crops: encode every candidate as a picture of its own instead; as many forwards as candidates.
+        crops: encode every candidate as an image of its own instead; as many forwards as candidates.
         progress: name of a progress bar; none by default.
 
     Raises:
@@ -103,7 +104,7 @@ def see_rows(
         batch = [_row(rows, i) for i in range(start, min(start + batch_size, len(rows)))]
         for row in batch:
             if row["image"] is None:
-                raise ValueError(f"{row.get('image_id')}: field 'image' is null; matching needs the picture")
+                raise ValueError(f"{row.get('image_id')}: field 'image' is null; matching needs the image")
         images = [row["image"].convert("RGB") for row in batch]
         found = [
             propose(image, [sentence["text"] for sentence in row["sentences"]])
@@ -134,7 +135,7 @@ def see_rows(
 def _row(rows: Sequence[Mapping[str, Any]], index: int) -> Mapping[str, Any]:
     try:
         return rows[index]
-    except (OSError, SyntaxError):  # PIL's, of a picture that a data set decodes when it is asked for
+    except (OSError, SyntaxError):  # PIL's, of an image that a data set decodes when it is asked for
         rest = rows.remove_columns("image")[index]
         return rest | {"image": Image.new("RGB", (64, 128), "grey"), "readable": False}
 

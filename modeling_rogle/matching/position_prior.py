@@ -4,7 +4,7 @@ The first round of Region-to-Sentence Matching has no pair to start from, and th
 never seen one speak of the whole person everywhere. But a model that tells people apart by their captions also tells,
 a little, the crop of a coat from the crop of a pair of boots. One crop of one image is wrong more often than right;
 over a thousand images the mistakes scatter and the words' true places add up. So the score of each crop is regressed
-on the sentence's words, and the regression, not the single picture, says where to look. (Ours: ROGLE's matching is
+on the sentence's words, and the regression, not the single image, says where to look. (Ours: ROGLE's matching is
 not public.)
 """
 

@@ -31,7 +31,7 @@ from torch import nn
 
 from modeling_rogle.inference.loading import fingerprint, load_model
 from modeling_rogle.inference.onnx_encoder import FORMAT, MANIFEST, TOKENIZER, VERSION, OnnxError, session
-from modeling_rogle.matching.assignment import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.inference.templates import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.search.calibration import FILE as CALIBRATION
@@ -243,7 +243,7 @@ def _boxes(count: int, each: int | None = None) -> torch.Tensor:
 
 
 def _write_manifest(folder: Path, model: RogleModel, processor: RogleProcessor, difference: dict[str, float]) -> None:
-    text, pictures = model.config.text_config, processor.image_processor
+    text, images = model.config.text_config, processor.image_processor
     about = {
         "format": FORMAT,
         "version": VERSION,
@@ -253,9 +253,9 @@ def _write_manifest(folder: Path, model: RogleModel, processor: RogleProcessor, 
         "max_tokens": min(processor.tokenizer.model_max_length, text.max_position_embeddings),
         "end_token": processor.tokenizer.eos_token_id,
         "image_size": list(model.config.image_size),
-        "image_mean": list(pictures.image_mean),
-        "image_std": list(pictures.image_std),
-        "resample": int(pictures.resample),
+        "image_mean": list(images.image_mean),
+        "image_std": list(images.image_std),
+        "resample": int(images.resample),
         "template_boxes": template_boxes().tolist(),
         "template_labels": list(TEMPLATE_LABELS),
         "difference": difference,

@@ -1,4 +1,4 @@
-"""Inference Endpoints: text and pictures in, unit embeddings and their similarity out.
+"""Inference Endpoints: text and images in, unit embeddings and their similarity out.
 
 This file is pushed beside the weights, where the endpoint's toolkit finds it; it also works from the installed package.
 """
@@ -14,10 +14,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import AutoModel, AutoProcessor
 
-MAX_ITEMS = 256  # texts, and pictures, of one request
+MAX_ITEMS = 256  # texts, and images, of one request
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # none that starts another program, as EPS does
-AT_ONCE = 32  # pictures a forward pass
-MAX_PIXELS = 64_000_000  # of one picture, before it is decoded
+AT_ONCE = 32  # images a forward pass
+MAX_PIXELS = 64_000_000  # of one image, before it is decoded
 
 
 class EndpointHandler:
@@ -47,13 +47,13 @@ class EndpointHandler:
 
         Args:
             data: `{"inputs": {"text": [...], "images": [...]}}`, either or both; one string stands for a list of one.
-                Pictures are base64 of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, with or without
+                Images are base64 of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, with or without
                 `data:...;base64,` before it. Or, as `InferenceClient.zero_shot_image_classification` asks,
-                `{"inputs": picture, "parameters": {"candidate_labels": [...], "hypothesis_template": "{}"}}`; the
-                toolkit itself decodes the picture of a request whose body is one.
+                `{"inputs": image, "parameters": {"candidate_labels": [...], "hypothesis_template": "{}"}}`; the
+                toolkit itself decodes the image of a request whose body is one.
 
         Returns:
-            `text_embeds` (a row for each text) and `image_embeds` (a row for each picture), unit length, and with both
+            `text_embeds` (a row for each text) and `image_embeds` (a row for each image), unit length, and with both
             `similarity`, a row of cosines for each text. Or, with candidate labels, `[{"label", "score"}]`, the highest
             first, which sum to one. Or `{"error": one line}`, and nothing was computed.
         """
@@ -61,7 +61,7 @@ class EndpointHandler:
             if isinstance(data, dict) and _labels_asked(data):
                 return self._classified(*_read_labels(data))
             texts, encoded = _read(data)
-            # One at a time, and kept at the size that the model reads: whole, 256 pictures would fill the memory.
+            # One at a time, and kept at the size that the model reads: whole, 256 images would fill the memory.
             pixels = [self._pixels(item, number) for number, item in enumerate(encoded)]
         except ValueError as error:
             return {"error": str(error)}
@@ -78,8 +78,8 @@ class EndpointHandler:
             answer["similarity"] = (text_embeds @ image_embeds.T).tolist()
         return answer
 
-    def _classified(self, picture: Image.Image, labels: list[str], template: str) -> list[dict[str, Any]]:
-        pixels = self.processor(images=[picture], return_tensors="pt")["pixel_values"]
+    def _classified(self, image: Image.Image, labels: list[str], template: str) -> list[dict[str, Any]]:
+        pixels = self.processor(images=[image], return_tensors="pt")["pixel_values"]
         tokens = self.processor(text=[template.replace("{}", label) for label in labels], return_tensors="pt")
         texts = self.model.encode_texts(tokens["input_ids"].to(self.device))
         cosines = texts @ self.model.encode_images(pixels.to(self.device))[0][0]
@@ -88,8 +88,8 @@ class EndpointHandler:
         return sorted(found, key=lambda item: -item["score"])
 
     def _pixels(self, encoded: str, number: int) -> torch.Tensor:
-        picture = _picture(encoded, f"inputs.images[{number}]")
-        return self.processor(images=[picture], return_tensors="pt")["pixel_values"]
+        image = _image(encoded, f"inputs.images[{number}]")
+        return self.processor(images=[image], return_tensors="pt")["pixel_values"]
 
 
 def _read(data: Any) -> tuple[list[str], list[str]]:
@@ -119,14 +119,14 @@ def _read_labels(data: dict[str, Any]) -> tuple[Image.Image, list[str], str]:
     template = given.get("hypothesis_template") or "{}"
     if not isinstance(template, str) or template.count("{}") != 1:
         raise ValueError('parameters.hypothesis_template: must be a text with one "{}" in it')
-    picture = data.get("inputs")
-    if isinstance(picture, Image.Image):
-        if picture.width * picture.height > MAX_PIXELS:
+    image = data.get("inputs")
+    if isinstance(image, Image.Image):
+        if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"inputs: over {MAX_PIXELS // 1_000_000} million pixels")
-        return ImageOps.exif_transpose(picture).convert("RGB"), labels, template
-    if not isinstance(picture, str) or not picture.strip():
-        raise ValueError("inputs: must be one picture in base64 where there are candidate labels")
-    return _picture(picture, "inputs"), labels, template
+        return ImageOps.exif_transpose(image).convert("RGB"), labels, template
+    if not isinstance(image, str) or not image.strip():
+        raise ValueError("inputs: must be one image in base64 where there are candidate labels")
+    return _image(image, "inputs"), labels, template
 
 
 def _strings(inputs: dict[str, Any], field: str, within: str = "inputs") -> list[str]:
@@ -144,7 +144,7 @@ def _strings(inputs: dict[str, Any], field: str, within: str = "inputs") -> list
     return items
 
 
-def _picture(encoded: str, name: str) -> Image.Image:
+def _image(encoded: str, name: str) -> Image.Image:
     if encoded.startswith("data:"):
         encoded = encoded.partition(",")[2]
     try:
@@ -157,13 +157,13 @@ def _picture(encoded: str, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ValueError(too_large) from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not a picture in a format that is read ({', '.join(FORMATS)})") from error
+        raise ValueError(f"{name}: not an image in a format that is read ({', '.join(FORMATS)})") from error
     except Exception as error:  # decoders meet hostile bytes here and raise almost anything
-        raise ValueError(f"{name}: not a picture, or damaged") from error
+        raise ValueError(f"{name}: not an image, or damaged") from error
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(too_large)
     try:
-        # Phones store pictures lying on their side, with a note.
+        # Phones store images lying on their side, with a note.
         return ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:
-        raise ValueError(f"{name}: not a picture, or damaged") from error
+        raise ValueError(f"{name}: not an image, or damaged") from error

@@ -3,7 +3,7 @@
 Captions of one person are written of different images, and tell of the same clothes. So two right ones agree in the
 words that tell people apart, and one that came to the wrong person agrees with its new neighbours no better than texts
 of different people do, which can be counted. Which of a person's captions are right is then summed over all
-possibilities. No picture is looked at, and no model: only the labels of people, which training data have anyway. Ours.
+possibilities. No image is looked at, and no model: only the labels of people, which training data have anyway. Ours.
 """
 
 import math

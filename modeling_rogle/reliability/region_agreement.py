@@ -3,7 +3,7 @@
 Words name parts, and parts have places. Where a pair is wrong its words say nothing of the place. So of the pairs
 with words w, p(place | w) = r p(place | w, right) + (1 - r) p(place), and at places where w's part never is, the left
 side is what is wrong: (1 - r) p(place). Words and places put together at random mostly meet there, which gives r;
-Bayes' rule gives each pair's chance of being right. No picture is looked at: a wrong pair of the same part ("black
+Bayes' rule gives each pair's chance of being right. No image is looked at: a wrong pair of the same part ("black
 shoes" with brown ones) is for other kinds of trust (reliability.py). Ours.
 """
 

@@ -1,4 +1,4 @@
-"""Calibration: the scores of a search -> the probability that a picture shows the described person, and "nobody here".
+"""Calibration: the scores of a search -> the probability that an image shows the described person, and "nobody here".
 
 A cosine says little by itself: a long description scores low everywhere, a short one high. So logistic regressions
 (Platt, "Probabilistic outputs for support vector machines", 1999) read a score together with where it lies in the
@@ -20,17 +20,17 @@ FILE = "calibration.json"
 FORMAT = "rogle-calibration"
 VERSION = 2
 DEPTH = 10  # results that a calibration looks at
-FEWEST = 20  # pictures in a gallery whose distribution says something
+FEWEST = 20  # images in a gallery whose distribution says something
 # What is read of the result at each rank. Widths are standard deviations of the query's scores over the gallery.
 FEATURES = (
     "score",
     "z",  # widths above the gallery's mean
-    "excess",  # z less the largest that chance brings among N pictures, sqrt(2 ln N)
+    "excess",  # z less the largest that chance brings among N images, sqrt(2 ln N)
     "lead",  # widths from the mean of the results after the best up to the best
     "behind",  # widths from this result up to the best
     "global",  # the result's global score: with the score it tells what sentences and regions agree on
     "global_z",  # widths of that above the gallery's mean
-    "gap",  # from the mean of the first three to that of the sixth to tenth: a person has a few pictures, not ten
+    "gap",  # from the mean of the first three to that of the sixth to tenth: a person has a few images, not ten
 )
 
 
@@ -46,7 +46,7 @@ def features(
     Args:
         scores: `[..., K]` final scores, best first.
         mean, width: `[...]` mean and standard deviation of the query's global scores over the gallery.
-        count: pictures in the gallery.
+        count: images in the gallery.
         global_scores: `[..., K]` of the same results; the scores themselves where nothing was joined to them.
 
     Returns:
@@ -116,7 +116,7 @@ class Calibration:
         threshold: of `present`; under it the answer is "nobody here matches".
         false_alarm_rate: share of descriptions of absent people that pass the threshold all the same, on the data that
             it was fitted on.
-        gallery_sizes: pictures in the smallest and the largest gallery that it was fitted on.
+        gallery_sizes: images in the smallest and the largest gallery that it was fitted on.
         fitted_on: the data, in words.
         report: figures on the data that it was judged on.
     """
@@ -145,7 +145,7 @@ class Calibration:
             scores: `[K]` final scores of one search, best first; with at least ten of them it says what it was fitted
                 to say.
             background: `[B]` the query's global scores with the gallery, or with a random sample of it.
-            count: pictures that were searched; by default those of `background`.
+            count: images that were searched; by default those of `background`.
             global_scores: `[K]` of the same results; by default the scores.
 
         Returns:

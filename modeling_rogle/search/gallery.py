@@ -1,4 +1,4 @@
-"""Gallery: index a folder of pictures once, then search it with a description and see why each picture matched."""
+"""Gallery: index a folder of images once, then search it with a description and see why each image matched."""
 
 import os
 import warnings
@@ -12,24 +12,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from modeling_rogle.index.deletion import named_rows, remove_pictures
-from modeling_rogle.index.manifest import GalleryError, locked, read_manifest
+from modeling_rogle.index.deletion import named_rows, remove_images
+from modeling_rogle.index.manifest import locked, read_manifest
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.store_sync import PROBES, fill
 from modeling_rogle.index.vector_store import TRUSTED, VectorStore, check_store, nearest, open_store
 from modeling_rogle.indexing.build_index import IndexReport, build_index
 from modeling_rogle.indexing.person_detector import Detector
+from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import fingerprint, load_model
+from modeling_rogle.late_interaction import late_interaction, rerank
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.search.calibration import DEPTH, FEWEST, Calibration
 from modeling_rogle.search.filters import parse_where
-from modeling_rogle.search.query import Query, encode_query, late_interaction, rerank
+from modeling_rogle.search.query import Query, encode_query
 from modeling_rogle.search.query_checks import negated_words, negation_warning, unread_script
 from modeling_rogle.search.results import Match, Matches, SentenceMatch, as_matches
 
 RERANKED = 200  # how many of the best global scores meet late interaction
-BACKGROUND = 20_000  # pictures that a query's own distribution of scores is read from
+BACKGROUND = 20_000  # images that a query's own distribution of scores is read from
 FEWEST_FILTERED = 100  # under which a filter says too little about that distribution
 FAR = 10  # times the gallery sizes that a calibration was fitted on, beyond which it warns
 _ROWS_AT_ONCE = 4096
@@ -70,16 +72,16 @@ class Gallery:
         """Makes the index folder `out` the index of `source`, from nothing or from what stands there.
 
         What is indexed already and has not changed is kept, what changed is encoded anew, what is gone is dropped. A
-        run that was killed goes on where it was. Pictures that are truncated, too large, no pictures at all, or links
+        run that was killed goes on where it was. Images that are truncated, too large, no images at all, or links
         out of the folder are left out and listed. An index of another model, folder or detector is replaced, once the
         new one is whole.
 
         Args:
             source: a folder, a glob, a folder of a data set, or rows; see [`find_source`].
-            batch_size: pictures a forward.
+            batch_size: images a forward.
             append: keep what is indexed and not in `source`, which must then lie inside the indexed folder; the
                 precision is the index's own, and an index of another model or detector, or a damaged one, is an error.
-            detector: an object-detection model of transformers, by folder or Hub name, where the pictures are full
+            detector: an object-detection model of transformers, by folder or Hub name, where the images are full
                 scenes: each person found becomes an image of the index.
             workers: processes that decode, by default none on the CPU (threads do) and up to 8 beside a GPU.
             precision: `float32` (default) or `bfloat16`, of the global embeddings on the disk.
@@ -175,7 +177,7 @@ class Gallery:
 
     @property
     def paths(self) -> list[str]:
-        """The indexed pictures, relative to the folder."""
+        """The indexed images, relative to the folder."""
         return self._index.paths
 
     @property
@@ -190,7 +192,7 @@ class Gallery:
 
     @property
     def header(self) -> dict[str, Any]:
-        """The manifest: model, indexed folder, skipped pictures."""
+        """The manifest: model, indexed folder, skipped images."""
         return self._index.header
 
     @property
@@ -212,17 +214,17 @@ class Gallery:
         return self._loaded()[1]
 
     def encode_query(self, query: str = "", image: str | Path | Image.Image | None = None) -> Query:
-        """A description, a picture or both as embeddings; see [`query.encode_query`]."""
+        """A description, an image or both as embeddings; see [`query.encode_query`]."""
         return encode_query(*self._loaded(), query, image)
 
     def encode_gallery(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """float32 `[n, D]` unit vectors of the indexed pictures (of some rows, or of all), in memory."""
+        """float32 `[n, D]` unit vectors of the indexed images (of some rows, or of all), in memory."""
         return self._index.global_rows(rows)
 
     def similarity(
         self, query: str | Query, local_weight: float | None = None, rows: np.ndarray | None = None
     ) -> np.ndarray:
-        """The final score of every picture, not only of the best: float32 `[N]` in the order of `paths`, or of `rows`.
+        """The final score of every image, not only of the best: float32 `[N]` in the order of `paths`, or of `rows`.
 
         Raises:
             GalleryError: as [`Gallery.search`].
@@ -250,21 +252,21 @@ class Gallery:
         image: str | Path | Image.Image | None = None,
         where: str | pc.Expression | None = None,
     ) -> Matches:
-        """The pictures that fit a description best, best first.
+        """The images that fit a description best, best first.
 
-        The cosine of the query with every picture comes first; then, among the best `reranked`, each sentence meets its
+        The cosine of the query with every image comes first; then, among the best `reranked`, each sentence meets its
         best region: `score = (1 - w) * global + w * mean over sentences of the best region's cosine`. The others follow
         behind these with their global score, and in its order, so that `top_k` never changes who is before whom.
 
-        With a calibration a description's results have probabilities; none where a picture is asked for too, in an
-        index of less than 20 pictures, and for results that did not meet late interaction.
+        With a calibration a description's results have probabilities; none where an image is asked for too, in an
+        index of less than 20 images, and for results that did not meet late interaction.
 
         Args:
             query: a description of one or more sentences; may be empty beside an image.
             top_k: how many results; fewer when the index holds fewer, or fewer pass the filter.
             local_weight: w in [0, 1]; by default the one in the model's configuration.
             reranked: how many meet late interaction; 0 for none.
-            image: a picture of the person, alone or beside the description (the mean of both is looked for).
+            image: an image of the person, alone or beside the description (the mean of both is looked for).
             where: a filter over `table`'s columns, as `camera = 'c3' and time > '2026-01-01'`, or a pyarrow expression.
 
         Returns:
@@ -334,7 +336,7 @@ class Gallery:
             warnings.warn(line, stacklevel=3)
         if not self.complete:
             warnings.warn(
-                f"{self.path}: indexing is not finished, {len(self)} pictures are searched; run `rogle index` again",
+                f"{self.path}: indexing is not finished, {len(self)} images are searched; run `rogle index` again",
                 stacklevel=3,
             )
 
@@ -384,7 +386,7 @@ class Gallery:
         least, most = calibration.gallery_sizes
         if searched * FAR < least or searched > most * FAR:
             warnings.warn(
-                f"calibration.json: fitted on galleries of {least:g} to {most:g} pictures, {searched} are searched; "
+                f"calibration.json: fitted on galleries of {least:g} to {most:g} images, {searched} are searched; "
                 "probabilities may be off",
                 stacklevel=3,
             )
@@ -419,17 +421,17 @@ class Gallery:
         return self._sample[1]
 
     def delete(self, paths: Iterable[str | Path]) -> int:
-        """Removes images from the index: embeddings, metadata, the index's own copies of their pictures and what its
-        store holds, off the disk; all of them or none. The name of a picture that was skipped, which the index lists
+        """Removes images from the index: embeddings, metadata, the index's own copies of their images and what its
+        store holds, off the disk; all of them or none. The name of an image that was skipped, which the index lists
         too, is removed in the same way. A scene's name stands for every person in it.
 
-        The picture files of the folder are not touched: one that stays there returns when the folder is indexed again.
+        The image files of the folder are not touched: one that stays there returns when the folder is indexed again.
 
         Args:
             paths: relative to the indexed folder, as in `Match.path`, or absolute.
 
         Returns:
-            how many entries were removed, images and names of skipped pictures.
+            how many entries were removed, images and names of skipped images.
 
         Raises:
             GalleryError: a path is not in the index, another process is writing it, or its store does not answer.
@@ -440,7 +442,7 @@ class Gallery:
             rows, names = named_rows(self._index, paths)
             if rows or names:
                 self.close()
-                remove_pictures(self.path, {self.paths[row] for row in rows}, names)
+                remove_images(self.path, {self.paths[row] for row in rows}, names)
                 self._open_index()
         return len(rows) + len(names)
 

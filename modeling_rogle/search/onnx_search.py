@@ -1,7 +1,7 @@
 """Searching an index with an exported model: onnxruntime, tokenizers, numpy and pyarrow, no torch and no transformers.
 
 Scores and order are those of [`Gallery.search`] with the exact store, to the rounding of the graphs; indexing, filters,
-probabilities and queries by picture stay with the whole package.
+probabilities and queries by image stay with the whole package.
 """
 
 import warnings
@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modeling_rogle.index.manifest import GalleryError, read_manifest
-from modeling_rogle.indexing.image_folder import shown
+from modeling_rogle.index.manifest import read_manifest
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.image_io import shown
 from modeling_rogle.inference.onnx_encoder import OnnxError, OnnxTowers
 from modeling_rogle.search.query_checks import negated_words, negation_warning, unread_script
 from modeling_rogle.sentences import split_sentences
@@ -27,7 +28,7 @@ _ROWS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class BestRegion:
-    """The region of a picture that fits a sentence best, its cosine, and x, y, w, h in pixels of the picture, None for
+    """The region of an image that fits a sentence best, its cosine, and x, y, w, h in pixels of the image, None for
     the whole of it."""
 
     sentence: str
@@ -39,7 +40,7 @@ class BestRegion:
 @dataclass(frozen=True)
 class Found:
     """A result; `path` relative to the indexed folder, `score` ranks, `global_score` is the cosine of query and
-    picture."""
+    image."""
 
     rank: int
     path: str
@@ -77,7 +78,7 @@ class OnnxGallery:
     def search(
         self, query: str, top_k: int = 10, local_weight: float | None = None, reranked: int = RERANKED
     ) -> list[Found]:
-        """The pictures that fit a description best, best first; see [`Gallery.search`].
+        """The images that fit a description best, best first; see [`Gallery.search`].
 
         Args:
             query: a description of one or more sentences.
@@ -124,7 +125,7 @@ class OnnxGallery:
         for sentence, each in zip(said, cosines, strict=True):
             region = int(each.argmax())
             x0, y0, x1, y1 = (self.boxes[region] * np.array([fact["width"], fact["height"]] * 2)).tolist()
-            # The last template is the whole picture: a frame around everything would explain nothing.
+            # The last template is the whole image: a frame around everything would explain nothing.
             box = None if region == len(self.boxes) - 1 else tuple(round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0))
             best.append(BestRegion(sentence, self.header["template_labels"][region], box, float(each[region])))
         return Found(rank, fact["path"], score, global_score, tuple(best))
@@ -203,10 +204,10 @@ def as_plain(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 
 def as_table(found: Sequence[Found]) -> str:
-    """A line a result: rank, scores, picture (its path escaped) and the best region of each sentence."""
+    """A line a result: rank, scores, image (its path escaped) and the best region of each sentence."""
     lines = [f"[{n}] {' '.join(best.sentence.split())}" for n, best in enumerate(found[0].sentences, start=1)] + [""]
-    width = max(len("picture"), *(len(shown(one.path)) for one in found))
-    lines.append(f"{'rank':>4}  {'score':>6}  {'global':>6}  {'picture':<{width}}  best region of each sentence")
+    width = max(len("image"), *(len(shown(one.path)) for one in found))
+    lines.append(f"{'rank':>4}  {'score':>6}  {'global':>6}  {'image':<{width}}  best region of each sentence")
     for one in found:
         regions = ", ".join(f"[{n}] {best.label}" for n, best in enumerate(one.sentences, start=1))
         lines.append(

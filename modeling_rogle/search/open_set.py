@@ -51,7 +51,7 @@ class Trials:
     right: np.ndarray  # [n, K] bool: the result shows the described person
     present: np.ndarray  # [n] bool: the person is in the gallery
     person: np.ndarray  # [n] int64: who is described
-    gallery: np.ndarray  # [n] int64: pictures in the gallery
+    gallery: np.ndarray  # [n] int64: images in the gallery
 
     @classmethod
     def concatenate(cls, parts: Sequence["Trials"]) -> "Trials":
@@ -105,7 +105,7 @@ def open_set_trials(
         shares: of the people left, galleries of these sizes each.
 
     Raises:
-        ValueError: fewer than four people, or not two pictures in a gallery.
+        ValueError: fewer than four people, or not two images in a gallery.
     """
     people = np.unique(query_person)
     if len(people) < 4:
@@ -115,12 +115,12 @@ def open_set_trials(
     for _ in range(halves):
         order = rng.permutation(people)
         gone, left = order[: len(order) // 2], order[len(order) // 2 :]
-        # Pictures of people that nobody asks for stay: they are the crowd.
+        # Images of people that nobody asks for stay: they are the crowd.
         for share in shares:
             also_gone = left[max(1, round(share * len(left))) :]
             columns = np.flatnonzero(~np.isin(gallery_person, np.concatenate([gone, also_gone])))
             if len(columns) < 2:
-                raise ValueError("calibration needs at least two pictures in every gallery")
+                raise ValueError("calibration needs at least two images in every gallery")
             # A query whose person left with the smaller gallery would only shift the halves.
             rows = np.flatnonzero(~np.isin(query_person, also_gone))
             if share < 1.0:
@@ -184,10 +184,10 @@ def split_trials(
 
 def read_pairs(path: str | Path, gallery: Gallery) -> tuple[list[str], list[list[int]]]:
     """Descriptions of people in one's own gallery: JSON lines `{"query": "a man ...", "paths": ["a.jpg", ...]}`, the
-    paths being all the indexed pictures of that person.
+    paths being all the indexed images of that person.
 
     Returns:
-        the queries, and the rows of each one's pictures.
+        the queries, and the rows of each one's images.
 
     Raises:
         OSError: no such file.
@@ -206,7 +206,7 @@ def read_pairs(path: str | Path, gallery: Gallery) -> tuple[list[str], list[list
         if not isinstance(query, str) or not query.strip():
             raise ValueError(f"{path}, line {number}: field 'query' must be a description")
         if not isinstance(paths, list) or not paths:
-            raise ValueError(f"{path}, line {number}: field 'paths' must be a list of indexed pictures")
+            raise ValueError(f"{path}, line {number}: field 'paths' must be a list of indexed images")
         missing = next((name for name in paths if name not in row_of), None)
         if missing is not None:
             raise ValueError(f"{path}, line {number}: field 'paths': {missing!r} is not in the index")
@@ -220,8 +220,8 @@ def gallery_trials(
 ) -> tuple[Trials, Trials]:
     """Open-set trials in one's own gallery, half of the people described for fitting and half for judging.
 
-    Pictures of people that nobody describes stay in the gallery: they are the crowd. At most 4,000 descriptions are
-    taken, and of a large crowd as many pictures as fit into memory, both drawn by `seed`.
+    Images of people that nobody describes stay in the gallery: they are the crowd. At most 4,000 descriptions are
+    taken, and of a large crowd as many images as fit into memory, both drawn by `seed`.
 
     Raises:
         ValueError: fewer than eight people are described.
@@ -237,7 +237,7 @@ def gallery_trials(
         queries, asked = [queries[n] for n in taken], asked[taken]
     columns = _gallery_sample(gallery_person, asked, MOST_SCORES // max(len(queries), 1), rng)
     if len(columns) < len(gallery):
-        warnings.warn(f"calibration: a random {len(columns)} of {len(gallery)} pictures are searched", stacklevel=2)
+        warnings.warn(f"calibration: a random {len(columns)} of {len(gallery)} images are searched", stacklevel=2)
     gallery_person = gallery_person[columns]
     people = np.random.default_rng(seed).permutation(np.unique(asked))
     if len(people) < 8:
@@ -257,7 +257,7 @@ def gallery_trials(
 
 
 def _gallery_sample(person: np.ndarray, asked: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """The pictures of everybody asked for, and as many of the others, at random, as make up `most`; ascending."""
+    """The images of everybody asked for, and as many of the others, at random, as make up `most`; ascending."""
     if len(person) <= most:
         return np.arange(len(person))
     described = np.isin(person, asked)
@@ -265,9 +265,9 @@ def _gallery_sample(person: np.ndarray, asked: np.ndarray, most: int, rng: np.ra
     return np.sort(np.concatenate([np.flatnonzero(described), crowd]))
 
 
-def _people(rows: Sequence[Sequence[int]], pictures: int) -> tuple[np.ndarray, np.ndarray]:
-    """Who is described `[Q]`, and who each picture shows `[N]`: queries that share a picture describe one person."""
-    person = -1 - np.arange(pictures)  # everybody else is somebody of their own
+def _people(rows: Sequence[Sequence[int]], images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Who is described `[Q]`, and who each image shows `[N]`: queries that share an image describe one person."""
+    person = -1 - np.arange(images)  # everybody else is somebody of their own
     asked: list[int] = []
     for number, mine in enumerate(rows):
         known = {int(person[row]) for row in mine if person[row] >= 0}
@@ -340,7 +340,7 @@ def judge(calibration: Calibration, trials: Trials) -> dict[str, Any]:
     """Figures on data that the calibration has not seen.
 
     Returns:
-        trials, people, gallery (pictures); `best_right`: share of best results that are right; `ece_best`, `ece_all`:
+        trials, people, gallery (images); `best_right`: share of best results that are right; `ece_best`, `ece_all`:
         expected calibration error of the best result and of all ten; `auroc`, `fpr95`: telling present from absent
         people by the calibration, `auroc_score`, `fpr95_score` by the best score itself; `false_alarms`: absent people
         whose search was answered; `answered`: present people whose search was. Shares in [0, 1].

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from modeling_rogle.index.manifest import PICTURES
+from modeling_rogle.index.manifest import COPIES_FOLDER, COPY_COLUMN
 from modeling_rogle.index.shards import SCHEMA, Index
-from modeling_rogle.search.query import Interaction, Query, ranks
+from modeling_rogle.late_interaction import Interaction, ranks
+from modeling_rogle.search.query import Query
 
 
 @dataclass(frozen=True)
 class SentenceMatch:
-    """The region of a picture that fits a sentence best: its label, its cosine (`score`) and its `box` x, y, w, h in
-    pixels of the picture, None when the whole picture fits best. `start`, `end`: the sentence's offsets in the query.
-    `moved`: the ranks that the sentence lifted the picture (+) or sank it (-): its rank without, minus its rank."""
+    """The region of an image that fits a sentence best: its label, its cosine (`score`) and its `box` x, y, w, h in
+    pixels of the image, None when the whole image fits best. `start`, `end`: the sentence's offsets in the query.
+    `moved`: the ranks that the sentence lifted the image (+) or sank it (-): its rank without, minus its rank."""
 
     sentence: str
     start: int
@@ -29,8 +30,8 @@ class SentenceMatch:
 @dataclass(frozen=True)
 class Match:
     """A result. `path` is relative to the indexed folder, `file` absolute; `score` ranks, `global_score` is the cosine
-    of query and picture, `global_rank` the rank by that alone; width and height in pixels of the upright picture (EXIF
-    applied). `metadata`: the user's columns; `scene`, `scene_box`: of a person that a detector found, the full picture
+    of query and image, `global_rank` the rank by that alone; width and height in pixels of the upright image (EXIF
+    applied). `metadata`: the user's columns; `scene`, `scene_box`: of a person that a detector found, the full image
     and x, y, w, h in its pixels; `probability` that this is the described person, None without a calibration or beyond
     late interaction."""
 
@@ -70,12 +71,12 @@ def as_matches(
     facts = index.table.take(rows[order]).to_pylist()
     found = Matches()
     for rank, (place, fact) in enumerate(zip(order.tolist(), facts, strict=True), start=1):
-        path, picture, box = fact["path"], fact["picture"], fact["box"]
+        path, image, box = fact["path"], fact[COPY_COLUMN], fact["box"]
         found.append(
             Match(
                 rank=rank,
                 path=path,
-                file=Path(index.header["folder"], path) if picture is None else index.path / PICTURES / picture,
+                file=Path(index.header["folder"], path) if image is None else index.path / COPIES_FOLDER / image,
                 score=float(met.score[place]),
                 global_score=float(global_scores[place]),
                 width=fact["width"],
@@ -97,7 +98,7 @@ def _explained(
     for (text, start, end), row, moved in zip(asked.sentences, met.cosines[place], met.moved[place], strict=True):
         region = int(row.argmax())  # of one cosine a region
         x0, y0, x1, y1 = index.boxes[region].tolist()
-        # The last template is the whole picture: a frame around everything would explain nothing.
+        # The last template is the whole image: a frame around everything would explain nothing.
         whole = region == len(row) - 1
         corners = (x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height)
         box = None if whole else tuple(round(value, 2) for value in corners)

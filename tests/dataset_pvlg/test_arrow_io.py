@@ -55,7 +55,7 @@ def test_rows_are_stored_as_datasets_stores_them(rows):
 
 def test_bytes_stay_where_a_file_of_that_name_lies_in_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "0.png").write_bytes(b"another picture")
+    (tmp_path / "0.png").write_bytes(b"another image")
     image = {"bytes": b"x", "path": "0.png"}
     assert (
         pack_rows([("train", EMPTY | {"image": image})])["train"].with_format("arrow")[0]["image"][0].as_py() == image
@@ -78,7 +78,7 @@ def test_files_tell_their_features_and_replace_others(tmp_path):
         assert part.cache_files[0]["filename"] == str(tmp_path / f"{split}.arrow")
 
 
-def test_lists_end_where_their_pictures_reach_the_bound():
+def test_lists_end_where_their_images_reach_the_bound():
     rows = [{"image": {"bytes": b"x" * size, "path": None} if size else None} for size in (3, 3, 0, 9, 1)]
     assert [[row["image"] and len(row["image"]["bytes"]) for row in cut] for cut in cut_by_bytes(rows, 6)] == [
         [3, 3],
@@ -88,7 +88,7 @@ def test_lists_end_where_their_pictures_reach_the_bound():
     assert list(cut_by_bytes([], 6)) == []
 
 
-def test_rows_with_large_pictures_are_written_before_there_are_many(tmp_path, monkeypatch):
+def test_rows_with_large_images_are_written_before_there_are_many(tmp_path, monkeypatch):
     rows = [("train", EMPTY | {"image_id": str(n), "image": {"bytes": b"x" * 10, "path": None}}) for n in range(6)]
     monkeypatch.setattr(pack, "BYTES_AT_ONCE", 20)
     packed = pack_rows(rows, tmp_path)["train"]

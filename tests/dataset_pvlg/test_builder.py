@@ -229,7 +229,7 @@ def test_cache_key_follows_every_source_file(tmp_path, monkeypatch):
     before = builder.code_hash()
     monkeypatch.setattr(builder, "__file__", str(copy / "builder.py"))
     assert builder.code_hash() == before
-    with open(copy / "sources" / "caption_words.py", "a") as file:
+    with open(copy / "synthetic" / "caption_words.py", "a") as file:
         file.write("\n# a change\n")
     assert builder.code_hash() != before
 
@@ -239,11 +239,11 @@ def test_key_of_unfinished_work_follows_the_prompts_too(tmp_path, monkeypatch):
     shutil.copytree(Path(builder.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(builder, "__file__", str(copy / "builder.py"))
     cache, before = builder.code_hash(), builder.pipeline_hash()
-    with open(next((copy / "prompts").glob("*.txt")), "a") as file:
+    with open(next((copy / "captioning" / "prompts").glob("*.txt")), "a") as file:
         file.write("More.")
     after = builder.pipeline_hash()
     assert after != before and builder.code_hash() == cache
-    monkeypatch.setattr(builder, "_OF_THE_MODEL", builder._OF_THE_MODEL[1:])
+    monkeypatch.setattr(builder, "_MODEL_FILES", builder._MODEL_FILES[1:])
     assert builder.pipeline_hash() != after
 
 

@@ -12,7 +12,7 @@ from dataset_pvlg.loading import DATASET_NAMES, load_rows
 
 
 def make_cuhk_pedes(root: Path) -> Path:
-    """A CUHK-PEDES layout of six people in three splits, one picture of noise each."""
+    """A CUHK-PEDES layout of six people in three splits, one image of noise each."""
     (root / "imgs/cam").mkdir(parents=True)
     records = []
     for person in range(1, 7):
@@ -42,12 +42,12 @@ def test_a_folder_of_parquet(tmp_path: Path) -> None:
     assert data["test"]["image_id"][:] == rows["test"]["image_id"][:3]
 
 
-def test_annotations_only_are_refused_where_pictures_are_needed(tmp_path: Path) -> None:
+def test_annotations_only_are_refused_where_images_are_needed(tmp_path: Path) -> None:
     rows, _ = load_rows("synthetic-tiny")
     rows["test"].select(range(3)).remove_columns("image").to_parquet(tmp_path / "test-00000-of-00001.parquet")
     assert load_rows("pvlg", tmp_path)[0]["test"]["image"][:] == [None] * 3
-    with pytest.raises(ValueError, match=r"3 rows have no picture; `python -m dataset_pvlg\.join`"):
-        load_rows("pvlg", tmp_path, pictures=True)
+    with pytest.raises(ValueError, match=r"3 rows have no image; `python -m dataset_pvlg.build.join`"):
+        load_rows("pvlg", tmp_path, images=True)
 
 
 def test_a_public_layout_comes_with_its_report(tmp_path: Path) -> None:

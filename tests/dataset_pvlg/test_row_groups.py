@@ -13,7 +13,7 @@ from tests.helpers.processes import fresh
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """16 rows in groups of 5, the second split without a column of pictures."""
+    """16 rows in groups of 5, the second split without a column of images."""
     root = tmp_path_factory.mktemp("rows")
     table = load_rows("synthetic-tiny")[0]["test"].with_format("arrow")[:]
     pq.write_table(table, root / "train.parquet", row_group_size=5)

@@ -52,8 +52,8 @@ def test_all_protocols_of_a_checkpoint(tiny_checkpoint: Path, tmp_path: Path, ca
             assert low <= found["results"][f"{line}/{name}"] <= high
     assert {"caption words", "upper body colour", "feet kind"} <= {entry["attribute"] for entry in found["breakdown"]}
     assert {path.name for path in out.iterdir()} == FILES
-    with Image.open(out / "failures.webp") as picture:
-        assert picture.height > 500
+    with Image.open(out / "failures.webp") as image:
+        assert image.height > 500
     queries = pq.read_table(out / "queries.parquet")
     line = [row for row in queries.to_pylist() if row["protocol"] == "global+local/long"]
     assert found["results"]["global+local/long/mAP"] == pytest.approx(

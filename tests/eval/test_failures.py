@@ -1,4 +1,4 @@
-"""The worst queries, against a loop over the same embeddings, and the picture of them."""
+"""The worst queries, against a loop over the same embeddings, and the image of them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -51,15 +51,15 @@ def test_queries_without_a_right_image_are_no_failures() -> None:
         worst_queries(split, ranked_queries(split, 0, ["local"])["local"], [], 3)
 
 
-def test_the_picture_frames_right_and_wrong(tmp_path: Path) -> None:
+def test_the_image_frames_right_and_wrong(tmp_path: Path) -> None:
     split = random_split(10)
     rows = [{"image": Image.new("RGB", (20 + n, 44), (0, 0, 20 * n))} for n in range(10)]
     ranked = ranked_queries(split, 0, ["global"])["global/long"]
     failures = worst_queries(split, ranked, ["A man in a red coat. " * 30] * 10, 3)
     some = replace(failures[0], correct=[True] + [False] * (SHOWN - 1))
     path = draw_failures([some, *failures[1:]], rows, tmp_path / "deep/failures.png", "Worst 3 of 10 queries")
-    with Image.open(path) as picture:
-        assert picture.height > picture.width / 2
-        colours = {f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in picture.convert("RGB").getcolors(1 << 24)}
+    with Image.open(path) as image:
+        assert image.height > image.width / 2
+        colours = {f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in image.convert("RGB").getcolors(1 << 24)}
     assert {RIGHT, WRONG} <= colours
     assert [p.name for p in path.parent.iterdir()] == ["failures.png"]

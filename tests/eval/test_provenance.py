@@ -43,13 +43,13 @@ def test_a_name_without_weights_here_has_no_hash(tmp_path: Path) -> None:
     assert checkpoint_sha256("not a name/at/all") is None
 
 
-def pictures(tmp_path: Path, embedded: bool, change: dict | None = None) -> Dataset:
+def images(tmp_path: Path, embedded: bool, change: dict | None = None) -> Dataset:
     rows = []
     for n in range(3):
         path = tmp_path / f"{n}.png"
         Image.fromarray(np.full((4, 2, 3), n, dtype=np.uint8)).save(path)
-        picture = {"bytes": path.read_bytes() if embedded else None, "path": None if embedded else str(path)}
-        rows.append({"image": picture, "image_id": f"made/{n}", "sha256": f"{n:064x}", "caption": "A man."})
+        image = {"bytes": path.read_bytes() if embedded else None, "path": None if embedded else str(path)}
+        rows.append({"image": image, "image_id": f"made/{n}", "sha256": f"{n:064x}", "caption": "A man."})
     rows[1] |= change or {}
     return Dataset.from_list(rows).cast_column("image", ImageFeature())
 
@@ -58,24 +58,24 @@ def pictures(tmp_path: Path, embedded: bool, change: dict | None = None) -> Data
 def test_equal_data_have_equal_names_wherever_they_lie(tmp_path: Path, embedded: bool) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    first = data_fingerprint(pictures(tmp_path / "a", embedded))
-    assert first == data_fingerprint(pictures(tmp_path / "b", embedded))
-    assert first != data_fingerprint(pictures(tmp_path / "b", embedded, {"caption": "A woman."}))
-    assert first != data_fingerprint(pictures(tmp_path / "b", embedded).select([0, 1]))
-    assert first != data_fingerprint(pictures(tmp_path / "b", embedded).select([1, 0, 2]))
+    first = data_fingerprint(images(tmp_path / "a", embedded))
+    assert first == data_fingerprint(images(tmp_path / "b", embedded))
+    assert first != data_fingerprint(images(tmp_path / "b", embedded, {"caption": "A woman."}))
+    assert first != data_fingerprint(images(tmp_path / "b", embedded).select([0, 1]))
+    assert first != data_fingerprint(images(tmp_path / "b", embedded).select([1, 0, 2]))
 
 
-def test_another_picture_is_other_data(tmp_path: Path) -> None:
-    first = data_fingerprint(pictures(tmp_path, True))
+def test_another_image_is_other_data(tmp_path: Path) -> None:
+    first = data_fingerprint(images(tmp_path, True))
     content = (tmp_path / "2.png").read_bytes()
-    assert first != data_fingerprint(pictures(tmp_path, True, {"image": {"bytes": content, "path": None}}))
+    assert first != data_fingerprint(images(tmp_path, True, {"image": {"bytes": content, "path": None}}))
     # A path is known by the hash that the reader took of the file.
-    paths = data_fingerprint(pictures(tmp_path, False))
-    assert paths != data_fingerprint(pictures(tmp_path, False, {"sha256": "f" * 64}))
-    unknown = data_fingerprint(pictures(tmp_path, False, {"sha256": None}))
+    paths = data_fingerprint(images(tmp_path, False))
+    assert paths != data_fingerprint(images(tmp_path, False, {"sha256": "f" * 64}))
+    unknown = data_fingerprint(images(tmp_path, False, {"sha256": None}))
     Image.fromarray(np.full((9, 9, 3), 7, dtype=np.uint8)).save(tmp_path / "1.png")
     Image.fromarray(np.full((9, 9, 3), 7, dtype=np.uint8)).save(tmp_path / "x.png")
-    other = pictures(tmp_path, False, {"sha256": None, "image": {"bytes": None, "path": str(tmp_path / "x.png")}})
+    other = images(tmp_path, False, {"sha256": None, "image": {"bytes": None, "path": str(tmp_path / "x.png")}})
     assert unknown != data_fingerprint(other)
 
 

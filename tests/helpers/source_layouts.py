@@ -1,4 +1,4 @@
-"""Small copies of the public sets' on-disk layouts, made of drawn pictures: what the readers' tests read."""
+"""Small copies of the public sets' on-disk layouts, made of drawn images: what the readers' tests read."""
 
 import json
 from pathlib import Path
@@ -31,12 +31,12 @@ def image_name(source: str, person: int, k: int) -> str:
 
 def draw_person(path: Path, person: int, k: int = 0, size: tuple[int, int] = (24, 60)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.new("RGB", size, "grey")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", size, "grey")
+    pen = ImageDraw.Draw(image)
     pen.rectangle((4, 12, 20, 34), fill=COLOURS[person % len(COLOURS)])
     pen.rectangle((6, 34, 18, 56), fill=COLOURS[(person // 2 + 3) % len(COLOURS)])
     pen.ellipse((8 + k, 1, 16 + k, 11), fill="pink")
-    picture.save(path, quality=90)
+    image.save(path, quality=90)
 
 
 def write_source(folder: Path, source: str, people: int = 6, images: int = 2) -> tuple[Path, list[dict[str, Any]]]:
@@ -52,7 +52,7 @@ def write_source(folder: Path, source: str, people: int = 6, images: int = 2) ->
             name = image_name(source, n + first_id, k)
             root = folder if image_folder == "images" else folder / image_folder
             draw_person(root / name, n, k)
-            captions = [f"A man wears a {COLOURS[n % 6]} shirt and grey pants.", f"Picture {k}.He  walks. "]
+            captions = [f"A man wears a {COLOURS[n % 6]} shirt and grey pants.", f"Image {k}.He  walks. "]
             record = {"split": split, "id": n + first_id, path_key: name, "captions": captions}
             records.append(record)
             if source == "icfg_pedes":

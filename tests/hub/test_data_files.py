@@ -1,4 +1,4 @@
-"""Rows as a Hub data set: what loads back, whose pictures stay at home, what may not be pushed."""
+"""Rows as a Hub data set: what loads back, whose images stay at home, what may not be pushed."""
 
 import functools
 import json
@@ -40,7 +40,7 @@ def load(folder: Path, split: str | None = None):
     return load_dataset(str(folder), split=split, cache_dir=str(folder.parent / "cache"))
 
 
-def test_free_rows_load_back_with_their_pictures_and_types(tmp_path: Path):
+def test_free_rows_load_back_with_their_images_and_types(tmp_path: Path):
     source = write_rows(tmp_path / "built")
     found = assemble_data(source, "me/pvlg", tmp_path / "out")
     assert (found.rows, found.identities) == (
@@ -68,7 +68,7 @@ def test_the_card_is_one_that_the_viewer_reads(tmp_path: Path):
     assert "no real person is in it" in card.text and "dataset_pvlg.build.join" not in card.text
 
 
-def test_pictures_of_others_stay_at_home_and_their_hashes_go(tmp_path: Path):
+def test_images_of_others_stay_at_home_and_their_hashes_go(tmp_path: Path):
     def mixed(row: dict) -> dict:
         return row | ({"source": "cuhk_pedes", "path": "CUHK03/1.jpg"} if row["split"] == "test" else {})
 
@@ -82,7 +82,7 @@ def test_pictures_of_others_stay_at_home_and_their_hashes_go(tmp_path: Path):
     assert loaded["test"][0]["path"] == "CUHK03/1.jpg" and len(loaded["test"][0]["sha256"]) == 64
     assert loaded["test"][0]["regions"] and loaded["test"][0]["sentences"]
     content = b"".join(file.read_bytes() for file in (tmp_path / "out" / "data").glob("test*"))
-    assert b"JFIF" not in content, "no picture hides in the file"
+    assert b"JFIF" not in content, "no image hides in the file"
     report = json.loads((tmp_path / "out" / "build_report.json").read_text())
     assert report == {"curation": None, "files": {}}, "as built, but for files that are others now"
     card = (tmp_path / "out" / "README.md").read_text()
@@ -90,16 +90,16 @@ def test_pictures_of_others_stay_at_home_and_their_hashes_go(tmp_path: Path):
     assert "| cuhk_pedes | 4 | 4 |" in card and "| synthetic | 6 | 0 |" in card
 
 
-def test_whoever_may_can_let_pictures_go_along(tmp_path: Path):
+def test_whoever_may_can_let_images_go_along(tmp_path: Path):
     source = write_rows(tmp_path / "built", lambda row: row | {"source": "own"})
     assert assemble_data(source, "me/pvlg", tmp_path / "held").withheld.total() == 10
-    found = assemble_data(source, "me/pvlg", tmp_path / "out", pictures_of=["own"])
+    found = assemble_data(source, "me/pvlg", tmp_path / "out", images_of=["own"])
     assert not found.withheld and found.restricted == ["own"], "still not for the public"
     assert load(tmp_path / "out", "test")[0]["image"] is not None
-    with pytest.raises(ReleaseError, match="--pictures-of coco: no such source"):
-        assemble_data(source, "me/pvlg", tmp_path / "no", pictures_of=["coco"])
-    with pytest.raises(ReleaseError, match="--pictures-of ufine: no rows of it"):
-        assemble_data(source, "me/pvlg", tmp_path / "no", pictures_of=["ufine"])
+    with pytest.raises(ReleaseError, match="--images-of coco: no such source"):
+        assemble_data(source, "me/pvlg", tmp_path / "no", images_of=["coco"])
+    with pytest.raises(ReleaseError, match="--images-of ufine: no rows of it"):
+        assemble_data(source, "me/pvlg", tmp_path / "no", images_of=["ufine"])
 
 
 HOSTILE = [
@@ -141,12 +141,12 @@ def test_unknown_terms_and_shared_people_are_refused(tmp_path: Path):
 
 def test_every_source_that_can_be_read_has_its_terms():
     assert set(SOURCE_NAMES) | {"synthetic", "own", "generated"} <= set(TERMS)
-    assert [name for name, terms in TERMS.items() if terms.pictures] == ["synthetic"]
+    assert [name for name, terms in TERMS.items() if terms.images] == ["synthetic"]
 
 
 def test_a_large_split_is_cut_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("data_files.ROWS_AT_ONCE", 2)
-    monkeypatch.setattr("data_files.SHARD_BYTES", 1)
+    monkeypatch.setattr("hub.data_files.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("hub.data_files.SHARD_BYTES", 1)
     assemble_data(write_rows(tmp_path / "built"), "me/pvlg", tmp_path / "out")
     assert sorted(file.name for file in (tmp_path / "out" / "data").glob("t*")) == [
         "test-00000-of-00002.parquet", "test-00001-of-00002.parquet",

@@ -35,15 +35,15 @@ def handler(released: Path):
 
 
 @pytest.fixture(scope="module")
-def picture() -> bytes:
+def image() -> bytes:
     stream = io.BytesIO()
     Image.effect_noise((20, 44), 80).convert("RGB").save(stream, "PNG")
     return stream.getvalue()
 
 
-def expected(released: Path, picture: bytes) -> dict[str, float]:
+def expected(released: Path, image: bytes) -> dict[str, float]:
     model, processor = RogleModel.from_pretrained(released), RogleProcessor.from_pretrained(released)
-    images, _ = model.encode_images(**processor(images=[Image.open(io.BytesIO(picture))], return_tensors="pt"))
+    images, _ = model.encode_images(**processor(images=[Image.open(io.BytesIO(image))], return_tensors="pt"))
     texts = model.encode_texts(**processor(text=LABELS, return_tensors="pt"))
     shares = (model.logit_scale.exp() * texts @ images[0]).softmax(-1)
     return dict(zip(LABELS, shares.tolist(), strict=True))
@@ -55,15 +55,15 @@ def ask(handler, request: object, **options) -> tuple[int, object]:
     return status, json.loads(answer)
 
 
-def test_text_picture_both_and_a_batch(handler, picture: bytes):
-    encoded = base64.b64encode(picture).decode()
+def test_text_image_both_and_a_batch(handler, image: bytes):
+    encoded = base64.b64encode(image).decode()
     assert set(ask(handler, {"inputs": {"text": LABELS[0]}})[1]) == {"text_embeds"}
     assert set(ask(handler, {"inputs": {"images": encoded}})[1]) == {"image_embeds"}
     status, both = ask(handler, {"inputs": {"text": LABELS, "images": [encoded] * 5}})
     assert status == 200 and torch.tensor(both["similarity"]).shape == (3, 5)
 
 
-def test_labels_as_the_hubs_client_asks_for_them(handler, released: Path, picture: bytes, monkeypatch):
+def test_labels_as_the_hubs_client_asks_for_them(handler, released: Path, image: bytes, monkeypatch):
     class Service(BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # noqa: N802  the base class's name
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -83,21 +83,21 @@ def test_labels_as_the_hubs_client_asks_for_them(handler, released: Path, pictur
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     try:
         client = InferenceClient(model=f"http://127.0.0.1:{server.server_port}", token="hf_none")
-        found = client.zero_shot_image_classification(picture, candidate_labels=LABELS, hypothesis_template="{}")
+        found = client.zero_shot_image_classification(image, candidate_labels=LABELS, hypothesis_template="{}")
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-    assert {item.label: item.score for item in found} == pytest.approx(expected(released, picture), abs=1e-5)
+    assert {item.label: item.score for item in found} == pytest.approx(expected(released, image), abs=1e-5)
     assert [item.score for item in found] == sorted((item.score for item in found), reverse=True)
 
 
-def test_a_picture_as_the_body_is_decoded_by_the_toolkit(handler, released: Path, picture: bytes):
-    found = handler({"inputs": Image.open(io.BytesIO(picture)), "parameters": {"candidate_labels": LABELS}})
-    assert {item["label"]: item["score"] for item in found} == pytest.approx(expected(released, picture), abs=1e-5)
-    status, answer = ask(handler, picture, content_type="image/png")
+def test_a_image_as_the_body_is_decoded_by_the_toolkit(handler, released: Path, image: bytes):
+    found = handler({"inputs": Image.open(io.BytesIO(image)), "parameters": {"candidate_labels": LABELS}})
+    assert {item["label"]: item["score"] for item in found} == pytest.approx(expected(released, image), abs=1e-5)
+    status, answer = ask(handler, image, content_type="image/png")
     assert status == 200 and answer["error"].startswith("inputs: must be")
-    query = {"inputs": Image.open(io.BytesIO(picture)), "parameters": {"candidate_labels": "Black shoes., A hat"}}
+    query = {"inputs": Image.open(io.BytesIO(image)), "parameters": {"candidate_labels": "Black shoes., A hat"}}
     assert {item["label"] for item in handler(query)} == {"Black shoes.", "A hat"}
 
 
@@ -106,9 +106,9 @@ def test_a_picture_as_the_body_is_decoded_by_the_toolkit(handler, released: Path
     [
         (b"{", "Expecting"),
         ({"text": "a man"}, "Body needs to provide a inputs key"),
-        ({"inputs": "", "parameters": {"candidate_labels": ["a"]}}, "inputs: must be one picture in base64"),
+        ({"inputs": "", "parameters": {"candidate_labels": ["a"]}}, "inputs: must be one image in base64"),
         ({"inputs": "???", "parameters": {"candidate_labels": ["a"]}}, "inputs: not base64"),
-        ({"inputs": "QUJD", "parameters": {"candidate_labels": ["a"]}}, "inputs: not a picture"),
+        ({"inputs": "QUJD", "parameters": {"candidate_labels": ["a"]}}, "inputs: not an image"),
         ({"inputs": "QUJD", "parameters": {"candidate_labels": []}}, "parameters.candidate_labels: is empty"),
         (
             {"inputs": "QUJD", "parameters": {"candidate_labels": [3]}},
@@ -131,7 +131,7 @@ def test_errors_are_json_of_one_line(handler, request_, error: str):
 
 def test_latency_of_every_kind_of_request(handler, released: Path, capsys: pytest.CaptureFixture[str]):
     found = measure(handler, 3)
-    assert list(found)[:3] == ["one text", "one picture", "text and picture"]
+    assert list(found)[:3] == ["one text", "one image", "text and image"]
     assert all(0 < median <= most for median, most in found.values())
     with pytest.raises(ValueError, match="one text: "):
         measure(lambda request: {"error": "out of order"}, 1)

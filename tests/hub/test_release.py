@@ -53,8 +53,8 @@ torch.set_num_threads(1)
 rows = load_dataset("me/pvlg", split="test")
 found["rows"] = [{**row, "image": [row["image"].size, sum(row["image"].tobytes())]} for row in rows]
 found["streamed"] = [row["image_id"] for row in load_dataset("me/pvlg", split="test", streaming=True)]
-pictures = [row["image"].convert("RGB") for row in rows]
-pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
+crops = [row["image"].convert("RGB") for row in rows]
+pixels = processor(images=crops, return_tensors="pt")["pixel_values"]
 boxes = torch.tensor([[0.1, 0.1, 0.9, 0.5]] * len(rows))
 images, regions = model.encode_images(pixels, boxes, torch.arange(len(rows)))
 captions = model.encode_texts(**processor(text=rows["caption"][:], return_tensors="pt"))
@@ -66,9 +66,9 @@ found["scores"] = metric.compute(predictions=captions.numpy(), references=rows["
                                  gallery_embeds=images.numpy(), gallery_ids=rows["person_id"][:])
 
 labels = pipeline("zero-shot-image-classification", model="me/rogle-tiny", trust_remote_code=True)
-found["labels"] = {i["label"]: i["score"] for i in labels(pictures[0], texts, hypothesis_template="{}")}
+found["labels"] = {i["label"]: i["score"] for i in labels(crops[0], texts, hypothesis_template="{}")}
 search = pipeline("text-based-person-search", model="me/rogle-tiny", trust_remote_code=True)
-found["search"] = search(texts[0], candidates=pictures[:1])[0]["global_score"]
+found["search"] = search(texts[0], candidates=crops[:1])[0]["global_score"]
 
 base = AutoModel.from_pretrained("me/base", trust_remote_code=True)
 adapted = PeftModel.from_pretrained(base, "me/rogle-tiny-lora").merge_and_unload()

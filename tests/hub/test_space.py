@@ -32,7 +32,7 @@ def demo(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("space")
     model, processor = RogleModel.from_pretrained(tiny_checkpoint), RogleProcessor.from_pretrained(tiny_checkpoint)
     save_for_hub(model, processor, folder / "model")
-    assemble_demo("me/rogle-tiny", "0" * 40, folder / "demo", people=3, pictures=2)
+    assemble_demo("me/rogle-tiny", "0" * 40, folder / "demo", people=3, images=2)
     return folder / "demo"
 
 
@@ -60,7 +60,7 @@ def test_the_gallery_is_drawn_and_named_by_its_metadata(demo: Path):
     assert "sdk: gradio" in readme and "app_file: app.py" in readme and "MODEL_NAME" not in readme
 
 
-def test_a_search_ranks_every_picture_by_both_branches(search, demo: Path):
+def test_a_search_ranks_every_image_by_both_branches(search, demo: Path):
     found = search("A man in a red jacket. He carries a bag.", top_k=20)
     assert len(found) == 6 and [item.score for item in found] == sorted((i.score for i in found), reverse=True)
     assert [sentence for sentence, _, _ in found[0].regions] == ["A man in a red jacket.", "He carries a bag."]
@@ -71,8 +71,8 @@ def test_a_search_ranks_every_picture_by_both_branches(search, demo: Path):
     whole = float(model.encode_texts(tokens)[0] @ search.images[first])
     local = sum(cosine for _, _, cosine in found[0].regions) / 2
     assert found[0].score == pytest.approx((1 - weight) * whole + weight * local, abs=1e-5)
-    picture = search.drawn(found[0])
-    assert isinstance(picture, Image.Image) and picture.height >= 300
+    image = search.drawn(found[0])
+    assert isinstance(image, Image.Image) and image.height >= 300
     assert len(search("A man.", top_k=2)) == 2
     for query in ("", "  ", "x" * 3000):
         with pytest.raises(ValueError, match="give a description"):
@@ -86,7 +86,7 @@ def test_html_in_captions_and_queries_is_shown_as_text(app: ModuleType):
     assert "<img" not in shown and "<script" not in shown
 
 
-def test_a_picture_outside_the_gallery_is_not_opened(demo: Path, app: ModuleType, tmp_path: Path):
+def test_a_image_outside_the_gallery_is_not_opened(demo: Path, app: ModuleType, tmp_path: Path):
     (tmp_path / "gallery").mkdir()
     (tmp_path / "secret.jpg").write_bytes(b"")
     write_revision(tmp_path, str(demo.parent / "model"), None)
@@ -113,9 +113,7 @@ def test_the_demo_page_is_built_and_answers(search, app: ModuleType):
 def test_the_metric_is_copied_without_links_and_names_its_space(tmp_path: Path):
     assemble_metric("me/pvlg", tmp_path / "out")
     files = {file.name: file for file in (tmp_path / "out").iterdir()}
-    assert {"README.md", "app.py", "pvlg.py", "ranking.py", "counting.py", "cosine.py", "requirements.txt"} == set(
-        files
-    )
+    assert {"README.md", "app.py", "pvlg.py", "retrieval.py", "ranks.py", "cosine.py", "requirements.txt"} == set(files)
     assert not any(file.is_symlink() for file in files.values())
     readme = files["README.md"].read_text()
     assert 'evaluate.load("me/pvlg", "global")' in readme and 'evaluate.load("eval/pvlg"' not in readme

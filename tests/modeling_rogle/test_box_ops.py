@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from modeling_rogle.box_ops import blank_outside, box_patch_shares, crop_boxes, leak, mean_patch_tokens, roi_align
+from modeling_rogle.box_ops import blank_outside, box_patch_shares, crop_boxes, mean_patch_tokens, roi_align
+from modeling_rogle.evaluation.leakage import leak
 
 
 def brute_force_shares(box: list[float], rows: int, columns: int, fine: int = 60) -> torch.Tensor:

@@ -53,7 +53,7 @@ def test_each_masked_word_is_one_row_of_cross_entropy(model: RogleModel) -> None
     assert head.losses(none)["loss_head"] == 0
 
 
-def test_words_are_told_from_the_picture(model: RogleModel) -> None:
+def test_words_are_told_from_the_image(model: RogleModel) -> None:
     """Both captions read alike once masked; only the patches say which word it was."""
     head = model.head
     patches = torch.randn(2, 8, 32)

@@ -469,7 +469,7 @@ def test_pairs_that_do_not_fit_are_named(tiny_model: RogleModel, batch: dict, ch
         tiny_model(**(batch | change))
 
 
-def test_regions_follow_the_grid_of_the_picture_given(tiny_model: RogleModel, batch: dict) -> None:
+def test_regions_follow_the_grid_of_the_image_given(tiny_model: RogleModel, batch: dict) -> None:
     wide, box = torch.randn(1, 3, 16, 32), torch.tensor([[0.75, 0.5, 1.0, 1.0]])  # the last patch of 2 x 4
     found = tiny_model(
         pixel_values=wide,

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from train.both_captions import BothCaptions
-from train.data.pairs import UNREAD, normalize_pictures
+from train.data.pairs import UNREAD, normalize_images
 from train.global_batch import GlobalBatch, forward_step
 
 # Fields of each system, and the weights of its terms.
@@ -36,7 +36,7 @@ def batch(tiny_processor: RogleProcessor) -> dict:
     pairs = BothCaptions(load_rows("synthetic-tiny")[0]["train"].select(range(9)), tiny_processor)
     pairs.pairs[0] = []
     found = pairs.collate([pairs[n] for n in range(9)])
-    found["pixel_values"] = normalize_pictures(found.pop("pictures"), tiny_processor)
+    found["pixel_values"] = normalize_images(found.pop("images"), tiny_processor)
     found["person_ids"] = torch.arange(9) % 4
     found["identities"] = torch.arange(9) % 4
     found["caption_weight"] = torch.linspace(0.2, 1, 9)

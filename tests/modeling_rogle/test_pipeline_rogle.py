@@ -1,4 +1,4 @@
-"""The transformers pipeline: one query or several, pictures in any form, plain dicts out."""
+"""The transformers pipeline: one query or several, images in any form, plain dicts out."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_several_queries_give_several_lists(search, candidates):
     assert len(search(QUERY, candidates=candidates, top_k=2)) == 2
 
 
-def test_pictures_may_be_paths_arrays_or_images(search, candidates, tmp_path):
+def test_images_may_be_paths_arrays_or_images(search, candidates, tmp_path):
     candidates[0].save(tmp_path / "0.png")
     forms = [str(tmp_path / "0.png"), np.asarray(candidates[1]), *candidates[2:]]
     assert search(QUERY, candidates=forms) == search(QUERY, candidates=candidates)

@@ -1,4 +1,4 @@
-"""RogleProcessor: pictures, text limits, boxes, sentence spans by character offsets."""
+"""RogleProcessor: images, text limits, boxes, sentence spans by character offsets."""
 
 import logging
 from pathlib import Path
@@ -13,12 +13,12 @@ from modeling_rogle import RogleProcessor
 from modeling_rogle.sentences import split_sentences
 
 
-def picture(width: int = 40, height: int = 90) -> Image.Image:
+def image(width: int = 40, height: int = 90) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
-def test_pictures_and_texts_become_tensors(tiny_processor: RogleProcessor) -> None:
-    batch = tiny_processor(images=[picture(), picture(17, 33)], text=["A man.", "A red jacket."], return_tensors="pt")
+def test_images_and_texts_become_tensors(tiny_processor: RogleProcessor) -> None:
+    batch = tiny_processor(images=[image(), image(17, 33)], text=["A man.", "A red jacket."], return_tensors="pt")
     assert batch["pixel_values"].shape == (2, 3, 32, 16)
     assert batch["input_ids"].shape == batch["attention_mask"].shape
     assert batch["input_ids"][0, 0] == tiny_processor.tokenizer.bos_token_id
@@ -94,8 +94,8 @@ def test_round_trip(tmp_path: Path, tiny_processor: RogleProcessor) -> None:
     tiny_processor.save_pretrained(tmp_path)
     for loaded in (RogleProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
         assert isinstance(loaded, RogleProcessor)
-        one = tiny_processor(images=[picture()], text=["His shoes are white."], return_tensors="pt")
-        two = loaded(images=[picture()], text=["His shoes are white."], return_tensors="pt")
+        one = tiny_processor(images=[image()], text=["His shoes are white."], return_tensors="pt")
+        two = loaded(images=[image()], text=["His shoes are white."], return_tensors="pt")
         assert torch.equal(one["pixel_values"], two["pixel_values"])
         assert torch.equal(one["input_ids"], two["input_ids"])
         assert loaded.tokenizer.model_max_length == 64
@@ -107,7 +107,7 @@ def test_round_trip(tmp_path: Path, tiny_processor: RogleProcessor) -> None:
 def test_a_clip_processor_becomes_rectangular(tmp_path: Path, tiny_processor: RogleProcessor, images: dict) -> None:
     CLIPProcessor(CLIPImageProcessorPil(**images), tiny_processor.tokenizer).save_pretrained(tmp_path)
     loaded = RogleProcessor.from_pretrained(tmp_path)
-    batch = loaded(images=[picture()], text=["red " * 300], return_tensors="pt")
+    batch = loaded(images=[image()], text=["red " * 300], return_tensors="pt")
     assert batch["pixel_values"].shape == (1, 3, 384, 128)
     assert batch["input_ids"].shape == (1, 248)
 

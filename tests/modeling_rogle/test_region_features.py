@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from modeling_rogle import RogleConfig, RogleModel
-from modeling_rogle.box_ops import box_patch_shares, leak, roi_align
+from modeling_rogle.box_ops import box_patch_shares, roi_align
 from modeling_rogle.configuration_rogle import REGION_FEATURES
+from modeling_rogle.evaluation.leakage import leak
 from modeling_rogle.region_features import BlockInputs, masked_class_tokens, value_only_block
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]

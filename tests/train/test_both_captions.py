@@ -5,7 +5,7 @@ import torch
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from train.both_captions import BothCaptions
-from train.data.pairs import UNREAD, PairDataset, normalize_pictures
+from train.data.pairs import UNREAD, PairDataset, normalize_images
 
 
 def test_a_short_caption_of_the_image_stands_beside_the_long_one(tiny_processor: RogleProcessor) -> None:
@@ -39,7 +39,7 @@ def test_without_short_captions_it_is_the_first_sentence(tiny_processor: RoglePr
 def test_the_batch_is_what_the_model_reads(tiny_processor: RogleProcessor, tiny_model: RogleModel) -> None:
     both = BothCaptions(load_rows("synthetic-tiny")[0]["train"].select(range(3)), tiny_processor)
     batch = both.collate([both[n] for n in range(3)])
-    batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), tiny_processor)
+    batch["pixel_values"] = normalize_images(batch.pop("images"), tiny_processor)
     for name in UNREAD:
         batch.pop(name)
     tiny_model.config.short_loss_weight = 1.0

@@ -15,7 +15,7 @@ from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from tests.helpers.processes import in_processes
 from train import train
-from train.data.pairs import UNREAD, PairDataset, normalize_pictures
+from train.data.pairs import UNREAD, PairDataset, normalize_images
 from train.global_batch import GlobalBatch, forward_step, split_batch
 
 
@@ -25,7 +25,7 @@ def batch(tiny_processor: RogleProcessor) -> dict:
     pairs = PairDataset(load_rows("synthetic-tiny")[0]["train"].select(range(10)), tiny_processor)
     pairs.pairs[0] = []
     found = pairs.collate([pairs[n] for n in range(10)])
-    found["pixel_values"] = normalize_pictures(found.pop("pictures"), tiny_processor)
+    found["pixel_values"] = normalize_images(found.pop("images"), tiny_processor)
     found["caption_weight"] = torch.linspace(0, 1, 10)
     return {k: v for k, v in found.items() if k not in UNREAD}
 

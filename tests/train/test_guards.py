@@ -24,27 +24,27 @@ def flags(model: Path, out: Path, *more: str) -> list[str]:
     return [*given, "--epochs", "1", "--batch-size", "8", "--threads", "1", *more]
 
 
-def test_a_broken_picture_in_the_middle_of_an_epoch(
+def test_a_broken_image_in_the_middle_of_an_epoch(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    read = PairDataset._picture
+    read = PairDataset._image
 
-    def picture(self: PairDataset, index: int) -> np.ndarray:
+    def image(self: PairDataset, index: int) -> np.ndarray:
         if index in (5, 6, 30):
             raise OSError("image file is truncated (7 bytes not processed)")
         return read(self, index)
 
-    monkeypatch.setattr(PairDataset, "_picture", picture)
+    monkeypatch.setattr(PairDataset, "_image", image)
     train.main(flags(tiny_checkpoint, tmp_path / "run"))
     named = json.loads((tmp_path / "run" / "bad_images.json").read_text())
     assert len(named) == 3 and all("OSError: image file is truncated" in fault for fault in named.values())
     said = capsys.readouterr().out
-    assert said.count("cannot be read, the next picture takes its place: OSError: image file is truncated") == 3
-    with pytest.raises(SystemExit, match="pictures cannot be read: .*bad_images.json"):
+    assert said.count("cannot be read, the next image takes its place: OSError: image file is truncated") == 3
+    with pytest.raises(SystemExit, match="images cannot be read: .*bad_images.json"):
         train.main(flags(tiny_checkpoint, tmp_path / "two", "--max-bad-images", "2"))
 
 
-def test_bytes_that_are_no_picture_give_their_place_to_the_next_row(
+def test_bytes_that_are_no_image_give_their_place_to_the_next_row(
     tiny_processor: RogleProcessor, tmp_path: Path
 ) -> None:
     rows = load_rows("synthetic-tiny")[0]["train"].select(range(4))

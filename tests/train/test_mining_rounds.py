@@ -66,7 +66,7 @@ def test_a_sentence_keeps_the_number_of_its_pair_from_round_to_round(tmp_path, b
     assert {number - offset for number, *_ in pairs.pairs[1]} == {region["sentence"] for region in found[1]}
 
 
-def test_before_the_first_round_no_picture_is_decoded(tmp_path, bare, tiny_processor):
+def test_before_the_first_round_no_image_is_decoded(tmp_path, bare, tiny_processor):
     class Blind:
         def __len__(self):
             return len(bare)

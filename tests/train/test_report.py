@@ -29,9 +29,9 @@ def test_curves_show_more_ink_for_more_lines(tmp_path: Path) -> None:
     draw_curves(only_global, tmp_path / "one.png")
     ink = []
     for name in ("both", "one"):
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            assert picture.size[0] > picture.size[1] > 300
-            ink.append(sum(picture.convert("L").histogram()[:200]))
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.size[0] > image.size[1] > 300
+            ink.append(sum(image.convert("L").histogram()[:200]))
     assert ink[0] > ink[1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["both.png", "one.png"]
 

@@ -45,8 +45,8 @@ def test_a_run_leaves_weights_log_curves_results_and_card(tiny_checkpoint: Path,
     log = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in log] == [1, 2]
     assert log[0]["loss_local"] > 0 and 0 <= log[0]["data_wait_share"] <= 1 and "validation/global/long/R@1" in log[0]
-    with Image.open(out / "curves.png") as picture:
-        assert picture.width > 600
+    with Image.open(out / "curves.png") as image:
+        assert image.width > 600
     card = (out / "best" / "README.md").read_text()
     assert "independent implementation" in card and f"{results['global/long/R@1']:.2f}" in card
     assert "model-index" in card
@@ -79,7 +79,7 @@ def test_the_best_epoch_on_validation_is_kept(
         return save(model, folder, *args, **kwargs)
 
     save = RogleModel.save_pretrained
-    monkeypatch.setattr("train.both_protocols", scripted)
+    monkeypatch.setattr("train.train.both_protocols", scripted)
     monkeypatch.setattr(RogleModel, "save_pretrained", remember)
     main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "3"))
     assert asked == ["validation"] * 3 + ["test"]
@@ -266,5 +266,5 @@ def test_real_people_train_evaluate_and_leave_a_card(
     assert rogle(["index", str(people / "imgs"), "--model", str(best), "--out", str(index)]) == 0
     query = "A woman with long hair. She wears a grey cardigan and black boots."
     assert rogle(["search", query, "--index", str(index), "--save", str(tmp_path / "found.png")]) == 0
-    with Image.open(tmp_path / "found.png") as picture:
-        assert picture.width > 400
+    with Image.open(tmp_path / "found.png") as image:
+        assert image.width > 400

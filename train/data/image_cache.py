@@ -1,4 +1,4 @@
-"""Pictures resized once and kept on disk as the model reads them, small and uint8, for all later epochs and runs."""
+"""Images resized once and kept on disk as the model reads them, small and uint8, for all later epochs and runs."""
 
 import errno
 import hashlib
@@ -18,15 +18,15 @@ _MARK = b"pic1"
 _HEAD = len(_MARK) + 4  # and a checksum, CRC-32
 
 
-class PictureCache:
-    """Small pictures of a split, `[3, h, w]` uint8 each, in one file that all processes read and fill.
+class ImageCache:
+    """Small images of a split, `[3, h, w]` uint8 each, in one file that all processes read and fill.
 
-    Each picture has a place of its own, written at once with its checksum: what a killed run, or a crash of the
-    machine, has left half written is not there. The file is named for all that its pictures depend on, so that other
+    Each image has a place of its own, written at once with its checksum: what a killed run, or a crash of the
+    machine, has left half written is not there. The file is named for all that its images depend on, so that other
     data or another size have another file. It may be deleted at any time between runs.
 
     Args:
-        file: made when the first picture is written; the folder too.
+        file: made when the first image is written; the folder too.
         shape: 3, height and width.
         say: told, once in each process, that nothing can be written.
     """
@@ -45,7 +45,7 @@ class PictureCache:
             os.close(self._handle)
 
     def read(self, index: int) -> np.ndarray | None:
-        """The picture of a row, not to be written to; None where there is none yet."""
+        """The image of a row, not to be written to; None where there is none yet."""
         if self._handle is None and not self._open(os.O_RDWR):
             return None
         found = os.pread(self._handle, self.place, index * self.place)
@@ -55,11 +55,11 @@ class PictureCache:
             return None
         return np.frombuffer(found, np.uint8, offset=_HEAD).reshape(self.shape)
 
-    def write(self, index: int, picture: np.ndarray) -> None:
-        """Keeps the picture of a row; where the disk is full the run goes on without."""
+    def write(self, index: int, image: np.ndarray) -> None:
+        """Keeps the image of a row; where the disk is full the run goes on without."""
         if not self.writable:
             return
-        pixels = np.ascontiguousarray(picture).tobytes()
+        pixels = np.ascontiguousarray(image).tobytes()
         try:
             if self._handle is None:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class PictureCache:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.writable = False
-            self.say(f"{self.file}: {error.strerror or error}; the pictures are not kept, and read anew in each epoch")
+            self.say(f"{self.file}: {error.strerror or error}; the images are not kept, and read anew in each epoch")
 
     def _open(self, mode: int) -> bool:
         try:
@@ -79,11 +79,11 @@ class PictureCache:
         return True
 
 
-def picture_cache(rows: Rows, processor: RogleProcessor, where: str | Path = "auto") -> PictureCache | None:
+def image_cache(rows: Rows, processor: RogleProcessor, where: str | Path = "auto") -> ImageCache | None:
     """The cache of these rows, in their order, for this processor.
 
     Args:
-        rows: P-VLG rows; a picture is known by its row's sha256, image_id and size, or, where a row has no sha256, by
+        rows: P-VLG rows; an image is known by its row's sha256, image_id and size, or, where a row has no sha256, by
             its file's name, size and time of change (with neither, nothing is kept).
         where: folder of all such files; `"auto"` is beside what `datasets` keeps, `"none"` keeps nothing.
 
@@ -93,7 +93,7 @@ def picture_cache(rows: Rows, processor: RogleProcessor, where: str | Path = "au
     hashes = rows["sha256"][:]
     if where == "none" or not (all(hashes) or "image" in rows.column_names):
         return None
-    folder = Path(datasets.config.HF_DATASETS_CACHE, "rogle_pictures") if where == "auto" else Path(where)
+    folder = Path(datasets.config.HF_DATASETS_CACHE, "rogle_images") if where == "auto" else Path(where)
     settings = processor.image_processor
     shape = (3, settings.size["height"], settings.size["width"])
     digest = hashlib.sha256(json.dumps(["draft", *shape, int(settings.resample)]).encode())
@@ -102,7 +102,7 @@ def picture_cache(rows: Rows, processor: RogleProcessor, where: str | Path = "au
     if not all(hashes):
         for index, stored in _stored(rows, [n for n, each in enumerate(hashes) if not each]):
             digest.update(f"{index} {_fingerprint(stored)}".encode())
-    return PictureCache(folder / f"{digest.hexdigest()[:32]}.pictures", shape)
+    return ImageCache(folder / f"{digest.hexdigest()[:32]}.pictures", shape)
 
 
 def _stored(rows: Rows, indices: Sequence[int]):
@@ -120,4 +120,4 @@ def _fingerprint(stored: dict | None) -> str:
     return f"{stored['path']} {found.st_size} {found.st_mtime_ns}"
 
 
-__all__ = ["PictureCache", "picture_cache"]
+__all__ = ["ImageCache", "image_cache"]

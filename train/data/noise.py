@@ -30,7 +30,7 @@ def shuffle_sentences(pairs: PairDataset, share: float, seed: int) -> np.ndarray
     """Permutes the sentences of a share of the region-sentence pairs; captions stay.
 
     Returns:
-        `[pairs.n_pairs]` bool, whether the pair still has its own words: another picture's sentence in the same words
+        `[pairs.n_pairs]` bool, whether the pair still has its own words: another image's sentence in the same words
         is as true as before.
     """
     rng = np.random.default_rng((seed, 2))

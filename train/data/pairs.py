@@ -1,4 +1,4 @@
-"""P-VLG rows -> training batches: one picture, one of its captions, and some of its region-sentence pairs."""
+"""P-VLG rows -> training batches: one image, one of its captions, and some of its region-sentence pairs."""
 
 import io
 import re
@@ -14,17 +14,17 @@ from torch.utils.data import Dataset
 
 from dataset_pvlg.generation.text_edits import approximate
 from modeling_rogle import RogleProcessor
-from train.data.augment import Augmentation, join_captions, mix_pictures, rebuild_caption
-from train.data.image_cache import PictureCache
+from train.data.augment import Augmentation, join_captions, mix_images, rebuild_caption
+from train.data.image_cache import ImageCache
 
 if TYPE_CHECKING:
-    from train.data.streaming import ShardPictures
+    from train.data.streaming import ShardImages
 
-MOST_FAULTS = 100  # of broken pictures in a row
+MOST_FAULTS = 100  # of broken images in a row
 SIDES = re.compile(r"\b(left(?! open)|right)\b", re.IGNORECASE)  # a jacket "left open" has no side
 
 LEAST_TRUST = 0.05  # pairs that nobody draws could never win trust back
-# What a batch holds beside what `RogleModel.forward` reads, the pictures once they are normalised.
+# What a batch holds beside what `RogleModel.forward` reads, the images once they are normalised.
 UNREAD = ("image_ids", "faults", "row_numbers", "caption_rows", "pair_numbers")
 
 
@@ -33,17 +33,17 @@ class PairDataset(Dataset):
 
     Args:
         rows: P-VLG rows (see `dataset_pvlg.features`).
-        processor: resizes pictures and tokenises.
+        processor: resizes images and tokenises.
         long_share: probability of the long caption; else one of the source's own short ones.
         max_pairs: region-sentence pairs drawn from an image in a step; 0 leaves the local branch out.
         flip: probability of a mirror image, skipped where the caption or a drawn sentence says left or right.
         seed: of all draws.
-        cache_bytes: keep resized pictures in memory when the whole split fits; 0 never does.
-        augmentation: more changes of picture and caption; none by default.
-        cache: keeps resized pictures on disk, where they are not kept in memory.
-        pictures: of rows that have none themselves: `pictures[row]["image"]`, see `streaming.py`.
+        cache_bytes: keep resized images in memory when the whole split fits; 0 never does.
+        augmentation: more changes of image and caption; none by default.
+        cache: keeps resized images on disk, where they are not kept in memory.
+        images: of rows that have none themselves: `images[row]["image"]`, see `streaming.py`.
 
-    A picture that cannot be decoded gives its place to the next row, and is named in the item's `faults`.
+    An image that cannot be decoded gives its place to the next row, and is named in the item's `faults`.
 
     Raises:
         ValueError: a region whose sentence does not exist or whose box lies outside its image; names image_id and
@@ -60,15 +60,15 @@ class PairDataset(Dataset):
         seed: int = 0,
         cache_bytes: int = 2 << 30,
         augmentation: Augmentation | None = None,
-        cache: PictureCache | None = None,
-        pictures: "ShardPictures | None" = None,
+        cache: ImageCache | None = None,
+        images: "ShardImages | None" = None,
     ):
         self.augmentation = augmentation or Augmentation()
         self.rows, self.processor = rows, processor
         self.long_share, self.max_pairs, self.flip, self.seed = long_share, max_pairs, flip, seed
         self.epoch = 0
-        text = rows if pictures else rows.remove_columns("image")
-        self.files = pictures or rows.select_columns("image").cast_column("image", ImageFile(decode=False))
+        text = rows if images else rows.remove_columns("image")
+        self.files = images or rows.select_columns("image").cast_column("image", ImageFile(decode=False))
         self.person_ids, self.image_ids = text["person_id"][:], text["image_id"][:]
         people = {person: n for n, person in enumerate(sorted(set(self.person_ids)))}
         self.identities = [people[person] for person in self.person_ids]  # classes of the identity loss
@@ -144,17 +144,17 @@ class PairDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _picture(self, index: int) -> np.ndarray:
+    def _image(self, index: int) -> np.ndarray:
         if self.pixels is not None and index in self.pixels:
             return self.pixels[index]
-        picture = self.cache.read(index) if self.cache else None
-        if picture is None:
-            picture = read_picture(self.files[index]["image"], self.processor, self.image_ids[index])
+        image = self.cache.read(index) if self.cache else None
+        if image is None:
+            image = read_image(self.files[index]["image"], self.processor, self.image_ids[index])
             if self.cache:
-                self.cache.write(index, picture)
+                self.cache.write(index, image)
         if self.pixels is not None:
-            self.pixels[index] = picture
-        return picture
+            self.pixels[index] = image
+        return image
 
     def __getitem__(self, index: int) -> dict:
         faults: dict[str, str] = {}
@@ -164,7 +164,7 @@ class PairDataset(Dataset):
             except (OSError, SyntaxError) as error:  # PIL's for broken files; SyntaxError is that of a broken PNG
                 faults[self.image_ids[index]] = " ".join(f"{type(error).__name__}: {error}".split())
                 index = (index + 1) % len(self)
-        raise ValueError(f"{len(faults)} pictures in a row cannot be read, the first is {next(iter(faults))}")
+        raise ValueError(f"{len(faults)} images in a row cannot be read, the first is {next(iter(faults))}")
 
     def _caption_of(self, index: int) -> int:
         """The row whose captions a row is trained with in this epoch, but for noise its own."""
@@ -192,9 +192,9 @@ class PairDataset(Dataset):
         width, height = self.sizes[index]
         boxes = self.processor.normalize_boxes([region["bbox"] for _, region, _, _ in drawn], width, height)
         words += [self.sentence_texts[row][sentence] for _, _, row, sentence in drawn]
-        picture = self._picture(index)
+        image = self._image(index)
         if rng.random() < self.flip and not any(SIDES.search(w) for w in words):
-            picture = picture[:, :, ::-1]
+            image = image[:, :, ::-1]
             boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
         caption, person = self.long_ids[told] if is_long else short[choice], self.person_ids[index]
         # The tokens of a sentence in the caption, where it is this caption that holds it.
@@ -202,7 +202,7 @@ class PairDataset(Dataset):
         if self.augmentation:
             # Draws of their own: without augmentation all others are what they were.
             rng = np.random.default_rng((self.seed, self.epoch, index, 1))
-            picture, boxes, seen = self.augmentation.change_picture(picture, boxes, rng)
+            image, boxes, seen = self.augmentation.change_image(image, boxes, rng)
             drawn, boxes = [pair for pair, kept in zip(drawn, seen, strict=True) if kept], boxes[seen]
             spans = [span for span, kept in zip(spans, seen, strict=True) if kept]
             order = self.augmentation.order_of_sentences(len(self.sentence_ids[told]), rng) if is_long else None
@@ -216,12 +216,12 @@ class PairDataset(Dataset):
                 places = dict(zip(kept, found, strict=True))
                 spans = [places.get(k, (-1, -1)) if row == told else (-1, -1) for _, _, row, k in drawn]
             if rng.random() < self.augmentation.mix:
-                mixed = self._mixed(index, picture, caption, is_long, rng)
+                mixed = self._mixed(index, image, caption, is_long, rng)
                 if mixed is not None:
-                    (picture, caption), person = mixed, -1 - index
+                    (image, caption), person = mixed, -1 - index
                     drawn, boxes, spans = [], boxes[:0], []
         return {
-            "picture": picture,
+            "image": image,
             "person_id": person,
             "image_id": self.image_ids[index],
             "row_number": index,
@@ -241,28 +241,28 @@ class PairDataset(Dataset):
         }
 
     def _mixed(
-        self, index: int, picture: np.ndarray, caption: Sequence[int], is_long: bool, rng: np.random.Generator
+        self, index: int, image: np.ndarray, caption: Sequence[int], is_long: bool, rng: np.random.Generator
     ) -> tuple[np.ndarray, list[int]] | None:
-        """The picture and caption mixed with those of a row drawn; None if that shows the same person or is broken."""
+        """The image and caption mixed with those of a row drawn; None if that shows the same person or is broken."""
         other = int(rng.integers(len(self)))
         if self.person_ids[other] == self.person_ids[index] or (other in self.doubted and other not in self.stand_ins):
             return None
         try:
-            picture = mix_pictures(picture, self._picture(other))
+            image = mix_images(image, self._image(other))
         except (OSError, SyntaxError):
             return None
         told = int(self.caption_row[self._caption_of(other)])
         short = [] if is_long else self.short_ids[told]
         theirs = short[int(rng.integers(len(short)))] if short else self.long_ids[told]
-        return picture, join_captions(caption, theirs, self.processor.tokenizer.model_max_length)
+        return image, join_captions(caption, theirs, self.processor.tokenizer.model_max_length)
 
     def collate(self, items: Sequence[dict]) -> dict:
-        """Items -> `RogleModel.forward` arguments, plus what it does not read: `pictures` `[b, 3, h, w]` uint8,
-        `image_ids`, `faults` (message of each picture that could not be read), `row_numbers`, `caption_rows` `[b]`
+        """Items -> `RogleModel.forward` arguments, plus what it does not read: `images` `[b, 3, h, w]` uint8,
+        `image_ids`, `faults` (message of each image that could not be read), `row_numbers`, `caption_rows` `[b]`
         and `pair_numbers` `[n]`: the rows of the split, those whose captions they are trained with, and its pairs."""
         pad = self.processor.tokenizer.pad_token_id
         batch = {
-            "pictures": torch.from_numpy(np.stack([item["picture"] for item in items])),
+            "images": torch.from_numpy(np.stack([item["image"] for item in items])),
             "image_ids": [item["image_id"] for item in items],
             "faults": {name: fault for item in items for name, fault in item["faults"].items()},
             "row_numbers": torch.tensor([item["row_number"] for item in items]),
@@ -290,21 +290,21 @@ class PairDataset(Dataset):
         return batch
 
 
-def read_picture(stored: dict | None, processor: RogleProcessor, image_id: str) -> np.ndarray:
-    """A stored picture as the processor resizes it, before it is made fp32: `[3, h, w]` uint8.
+def read_image(stored: dict | None, processor: RogleProcessor, image_id: str) -> np.ndarray:
+    """A stored image as the processor resizes it, before it is made fp32: `[3, h, w]` uint8.
 
     A JPEG is decoded at the smallest of its draft sizes that is at least twice what is wanted.
 
     Args:
-        stored: `path` and `bytes`, as `datasets` keeps pictures.
+        stored: `path` and `bytes`, as `datasets` keeps images.
         image_id: for the message.
 
     Raises:
-        ValueError: there is no picture.
+        ValueError: there is no image.
         OSError, SyntaxError: it cannot be decoded.
     """
     if stored is None:
-        raise ValueError(f"{image_id}: image is null; join the annotations with the pictures first")
+        raise ValueError(f"{image_id}: image is null; join the annotations with the images first")
     settings = processor.image_processor
     height, width = settings.size["height"], settings.size["width"]
     with Image.open(stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])) as image:
@@ -321,9 +321,9 @@ def pad_rows(rows: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
     return out
 
 
-def normalize_pictures(pictures: torch.Tensor, processor: RogleProcessor) -> torch.Tensor:
+def normalize_images(images: torch.Tensor, processor: RogleProcessor) -> torch.Tensor:
     """uint8 `[b, 3, h, w]` -> what the processor gives: fp32, mean and standard deviation removed, on its device."""
     settings = processor.image_processor
-    mean = torch.tensor(settings.image_mean, device=pictures.device).view(1, 3, 1, 1)
-    std = torch.tensor(settings.image_std, device=pictures.device).view(1, 3, 1, 1)
-    return (pictures.float() * settings.rescale_factor - mean) / std
+    mean = torch.tensor(settings.image_mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(settings.image_std, device=images.device).view(1, 3, 1, 1)
+    return (images.float() * settings.rescale_factor - mean) / std

@@ -10,7 +10,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
     """Batches of row numbers; every process gets its part of the same global batch.
 
     With `blocks` (streaming) the rows lie in blocks of these lengths, which are taken in a new order in each epoch; as
-    many as have `buffer` rows are shuffled with each other, and only then come the next ones: pictures are read from
+    many as have `buffer` rows are shuffled with each other, and only then come the next ones: images are read from
     few places at a time.
 
     With `images_per_identity` K the images of each identity are put into groups of K (the rest of an identity makes a

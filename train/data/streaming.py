@@ -1,4 +1,4 @@
-"""Training from Parquet shards: pictures are read row group by row group as their turn comes, never all of them."""
+"""Training from Parquet shards: images are read row group by row group as their turn comes, never all of them."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,14 @@ from dataset_pvlg.row_groups import FolderRows, Group, as_dataset
 WORDS = tuple(name for name in FEATURES if name != "image")
 
 
-class ShardPictures:
-    """`pictures[row]["image"]`, as `datasets` keeps pictures, of the rows of Parquet files one after the other.
+class ShardImages:
+    """`images[row]["image"]`, as `datasets` keeps images, of the rows of Parquet files one after the other.
 
     The row groups that were read last are kept, as they lie in the files.
 
     Args:
         rows: of the folder.
-        groups: those whose pictures are wanted, in the order of the rows.
+        groups: those whose images are wanted, in the order of the rows.
         lengths: rows of each.
         keep: groups are kept until they have this many rows, in each process that reads.
     """
@@ -50,11 +50,11 @@ class ShardPictures:
         return {"image": self._held[number][index - int(self.ends[number]) + self.lengths[number]].as_py()}
 
 
-def stream_rows(root: str, buffer: int) -> tuple[dict[str, Dataset], ShardPictures]:
-    """The splits of a P-VLG folder; the training rows without their pictures, and those apart.
+def stream_rows(root: str, buffer: int) -> tuple[dict[str, Dataset], ShardImages]:
+    """The splits of a P-VLG folder; the training rows without their images, and those apart.
 
     Words, boxes and numbers of the training rows are held in memory (with their tokens in a [`PairDataset`] 50 kB a
-    row); the pictures of validation and test are copied once to the cache of `datasets`, from which they are mapped.
+    row); the images of validation and test are copied once to the cache of `datasets`, from which they are mapped.
 
     Args:
         root: folder of Parquet, or the Hub name of such a data set, whose Parquet is downloaded once.
@@ -79,13 +79,13 @@ def stream_rows(root: str, buffer: int) -> tuple[dict[str, Dataset], ShardPictur
         data[split] = Dataset.from_generator(_rows_of, features=FEATURES, gen_kwargs=given)
     tables = [rows.table(group, WORDS) for group in groups]
     if not tables:
-        return data, ShardPictures(rows, [], [], 0)
+        return data, ShardImages(rows, [], [], 0)
     data["train"] = as_dataset(pa.concat_tables(tables))
-    return data, ShardPictures(rows, groups, [len(table) for table in tables], 2 * buffer)
+    return data, ShardImages(rows, groups, [len(table) for table in tables], 2 * buffer)
 
 
 def _rows_of(root: str, split: str, facts: dict) -> Iterator[dict]:
     yield from datasets.load_dataset("pvlg", data_dir=root, split=split, streaming=True).decode(False)
 
 
-__all__ = ["ShardPictures", "stream_rows"]
+__all__ = ["ShardImages", "stream_rows"]

@@ -1,6 +1,6 @@
 """The demo Space: drawn pedestrians, searched by a description. Runs from its own folder with its requirements.txt.
 
-`model.json` names the model and the commit of it whose code and weights are run; `gallery/` holds the pictures.
+`model.json` names the model and the commit of it whose code and weights are run; `gallery/` holds the images.
 """
 
 import html
@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoProcessor
 HERE = Path(__file__).resolve().parent
 MAX_RESULTS, MAX_CHARACTERS, MAX_SENTENCES = 20, 2_000, 12
 COLOURS = ("#c1272d", "#0a6ebd", "#1a8f3c", "#b8860b", "#7a3fa0", "#d2691e")
-# Regions of an upright person: name and x0, y0, x1, y1 as shares of the picture.
+# Regions of an upright person: name and x0, y0, x1, y1 as shares of the image.
 REGIONS = {
     "head": (0.25, 0.0, 0.75, 0.2),
     "upper body": (0.05, 0.15, 0.95, 0.6),
@@ -25,7 +25,7 @@ REGIONS = {
     "feet": (0.15, 0.82, 0.85, 1.0),
     "left side": (0.0, 0.2, 0.5, 0.8),
     "right side": (0.5, 0.2, 1.0, 0.8),
-    "whole picture": (0.0, 0.0, 1.0, 1.0),
+    "whole image": (0.0, 0.0, 1.0, 1.0),
 }
 NOTICE = (
     "These pedestrians are drawn by a program; no real person is in the gallery, and nothing that you type is kept. "
@@ -35,7 +35,7 @@ NOTICE = (
 
 @dataclass(frozen=True)
 class Found:
-    """A ranked picture: its score, and for each sentence the best region's name and cosine."""
+    """A ranked image: its score, and for each sentence the best region's name and cosine."""
 
     file: str
     caption: str
@@ -44,13 +44,13 @@ class Found:
 
 
 class Search:
-    """Model, pictures and their embeddings.
+    """Model, images and their embeddings.
 
     Args:
         folder: holds `model.json`, `gallery/` and its `metadata.jsonl`.
 
     Raises:
-        ValueError: a picture that `metadata.jsonl` names outside the gallery.
+        ValueError: an image that `metadata.jsonl` names outside the gallery.
         OSError: something is not there.
     """
 
@@ -71,16 +71,16 @@ class Search:
         boxes = torch.tensor(list(REGIONS.values()))
         images, regions = [], []
         for start in range(0, len(self.files), 32):
-            pictures = [Image.open(file).convert("RGB") for file in self.files[start : start + 32]]
-            pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
-            owner = torch.arange(len(pictures)).repeat_interleave(len(boxes))
-            whole, parts = self.model.encode_images(pixels, boxes.repeat(len(pictures), 1), owner)
+            batch = [Image.open(file).convert("RGB") for file in self.files[start : start + 32]]
+            pixels = self.processor(images=batch, return_tensors="pt")["pixel_values"]
+            owner = torch.arange(len(batch)).repeat_interleave(len(boxes))
+            whole, parts = self.model.encode_images(pixels, boxes.repeat(len(batch), 1), owner)
             images.append(whole)
-            regions.append(parts.unflatten(0, (len(pictures), len(boxes))))
+            regions.append(parts.unflatten(0, (len(batch), len(boxes))))
         self.images, self.regions = torch.cat(images), torch.cat(regions)
 
     def __call__(self, query: str, top_k: int = 8) -> list[Found]:
-        """The best pictures: `(1 - w) * global + w * mean over sentences of the best region`.
+        """The best images: `(1 - w) * global + w * mean over sentences of the best region`.
 
         Raises:
             ValueError: an empty description, or one that is too long.
@@ -109,21 +109,21 @@ class Search:
         ]
 
     def drawn(self, found: Found) -> Image.Image:
-        """The picture with the best region of each sentence, in the sentences' colours."""
-        picture = Image.open(next(file for file in self.files if file.name == found.file)).convert("RGB")
-        scale = max(1, round(384 / picture.height))
-        picture = picture.resize((picture.width * scale, picture.height * scale))
-        draw = ImageDraw.Draw(picture)
+        """The image with the best region of each sentence, in the sentences' colours."""
+        image = Image.open(next(file for file in self.files if file.name == found.file)).convert("RGB")
+        scale = max(1, round(384 / image.height))
+        image = image.resize((image.width * scale, image.height * scale))
+        draw = ImageDraw.Draw(image)
         for number, (_, region, _) in enumerate(found.regions):
-            box = [share * (picture.width, picture.height)[side % 2] for side, share in enumerate(REGIONS[region])]
+            box = [share * (image.width, image.height)[side % 2] for side, share in enumerate(REGIONS[region])]
             inset = 2 * number  # boxes of two sentences on one region stay apart
             box = [box[0] + inset, box[1] + inset, box[2] - 1 - inset, box[3] - 1 - inset]
             draw.rectangle(box, outline=COLOURS[number % len(COLOURS)], width=2)
-        return picture
+        return image
 
 
 def explained(found: Found, rank: int) -> str:
-    """HTML: sentences, regions, cosines, and the picture's own caption; every text from outside is escaped."""
+    """HTML: sentences, regions, cosines, and the image's own caption; every text from outside is escaped."""
     rows = "".join(
         f'<tr><td style="color:{COLOURS[n % len(COLOURS)]}">{html.escape(sentence)}</td><td>{html.escape(region)}</td>'
         f"<td>{cosine:.3f}</td></tr>"
@@ -145,7 +145,7 @@ def build(search: Search) -> Any:
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
         thumbs = [(search.drawn(found), f"#{n} {found.score:.3f}") for n, found in enumerate(results, 1)]
-        return thumbs, results, "<p>Click a picture to see what matched where.</p>"
+        return thumbs, results, "<p>Click an image to see what matched where.</p>"
 
     def explain(results: list[Found] | None, event: gr.SelectData) -> str:
         if not results or not 0 <= event.index < len(results):
@@ -156,7 +156,7 @@ def build(search: Search) -> Any:
     with gr.Blocks(title="Rogle", analytics_enabled=False) as page:
         gr.HTML(
             f"<h2>Find the pedestrian that a sentence describes</h2><p>{html.escape(NOTICE)}</p>"
-            f"<p>{len(search.files)} drawn pictures; model {html.escape(search.name)}</p>"
+            f"<p>{len(search.files)} drawn images; model {html.escape(search.name)}</p>"
         )
         query = gr.Textbox(label="Description", lines=2, max_length=MAX_CHARACTERS)
         top_k = gr.Slider(1, MAX_RESULTS, value=8, step=1, label="Results")

@@ -9,9 +9,9 @@ from dataset_pvlg.loading import load_rows
 
 
 def test_another_camera_sees_darker_and_bluer_and_the_same_size() -> None:
-    picture = Image.new("RGB", (20, 41), (200, 200, 200))
-    seen = np.asarray(adapters.other_camera(picture, 3), dtype=float)
-    assert seen.shape == (41, 20, 3) and np.array_equal(seen, adapters.other_camera(picture, 3))
+    image = Image.new("RGB", (20, 41), (200, 200, 200))
+    seen = np.asarray(adapters.other_camera(image, 3), dtype=float)
+    assert seen.shape == (41, 20, 3) and np.array_equal(seen, adapters.other_camera(image, 3))
     red, green, blue = seen.mean(axis=(0, 1))
     assert 60 < red < green < blue < 200 and seen.std(axis=(0, 1)).min() > 3
 

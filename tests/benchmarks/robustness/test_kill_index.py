@@ -9,7 +9,7 @@ import pytest
 from benchmarks.robustness import kill_index
 from modeling_rogle.indexing import build_index as indexing
 from modeling_rogle.search.gallery import Gallery, GalleryError, load_model
-from tests.modeling_rogle.search.test_gallery import QUERY, make_pictures
+from tests.modeling_rogle.search.test_gallery import QUERY, make_images
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def tools(tiny_checkpoint):
 
 
 def test_nothing_reported_done_is_lost(tools, tmp_path):
-    folder = kill_index.draw_pictures(tmp_path / "pictures", 28)
+    folder = kill_index.draw_images(tmp_path / "pictures", 28)
     found = kill_index.kills(4, folder, tools, tmp_path)
     assert len(found) == 4 and any(0 < kill.found < 28 for kill in found)
     for kill in found:
@@ -26,9 +26,9 @@ def test_nothing_reported_done_is_lost(tools, tmp_path):
 
 
 def test_one_process_searches_while_another_appends(tools, tmp_path, monkeypatch):
-    folder, out = make_pictures(tmp_path / "pictures", 4), tmp_path / "index"
+    folder, out = make_images(tmp_path / "pictures", 4), tmp_path / "index"
     Gallery.build(folder, *tools, out, progress=False)
-    kill_index.draw_pictures(folder / "more", 60)
+    kill_index.draw_images(folder / "more", 60)
     monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
     child = os.fork()
     if child == 0:
@@ -51,8 +51,8 @@ def test_one_process_searches_while_another_appends(tools, tmp_path, monkeypatch
 
 def test_a_writer_killed_while_it_replaces_leaves_the_old_index(tools, tmp_path):
     out = tmp_path / "index"
-    Gallery.build(make_pictures(tmp_path / "pictures", 4), *tools, out, progress=False)
-    other = kill_index.draw_pictures(tmp_path / "other", 40)
+    Gallery.build(make_images(tmp_path / "pictures", 4), *tools, out, progress=False)
+    other = kill_index.draw_images(tmp_path / "other", 40)
     kill_index.index_killed_after(0.3, other, tools, out, tmp_path / "log")
     gallery = Gallery.open(out, *tools)
     assert len(gallery) in (4, 40) and len(gallery.search(QUERY, top_k=50)) == len(gallery)

@@ -25,7 +25,7 @@ def test_every_part_gives_its_rows(tmp_path, capsys, monkeypatch):
 
 
 def test_a_build_is_compared_with_a_plain_loop(tmp_path):
-    found = search.main("--parts build --model-size tiny --pictures 12 --batch 4".split() + ["--work", str(tmp_path)])
+    found = search.main("--parts build --model-size tiny --images 12 --batch 4".split() + ["--work", str(tmp_path)])
     assert [row["part"] for row in found[:2]] == ["plain loop over CLIPModel, fp32", "Gallery.build, fp32"]
     assert all(row["images/s"] > 0 for row in found[:2]) and found[2]["p50"] > 0
     assert configurations("tiny")[0].projection_dim == 32
@@ -33,15 +33,15 @@ def test_a_build_is_compared_with_a_plain_loop(tmp_path):
 
 def test_embeddings_of_a_trained_model_are_repeated_with_noise(tmp_path, capsys):
     draw = np.random.default_rng(0)
-    pictures, texts = (draw.normal(size=(n, 16)).astype(np.float32) for n in (40, 30))
-    pictures, texts = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (pictures, texts))
-    save_file({"image_embeds": pictures, "long.embeds": texts}, tmp_path / "split.safetensors")
+    images, texts = (draw.normal(size=(n, 16)).astype(np.float32) for n in (40, 30))
+    images, texts = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (images, texts))
+    save_file({"image_embeds": images, "long.embeds": texts}, tmp_path / "split.safetensors")
     words = ["--size", "tiny", "--queries", "6", "--noise", "0.2", "--embeddings", str(tmp_path / "split.safetensors")]
     rows = {row["part"]: row for row in search.main([*words, "--parts", "exact"])}
-    assert rows["exact"]["recall"] == 1.0 and "3,000 x 16, pictures of" in capsys.readouterr().out
+    assert rows["exact"]["recall"] == 1.0 and "3,000 x 16, images of" in capsys.readouterr().out
     block = next(search_rows.trained(str(tmp_path / "split.safetensors"), 100, 0.2, 0)[0])
-    np.testing.assert_allclose((block[40:80] * pictures).sum(1), 1.04**-0.5, atol=0.05)
-    save_file({"image": pictures}, tmp_path / "other.safetensors")
+    np.testing.assert_allclose((block[40:80] * images).sum(1), 1.04**-0.5, atol=0.05)
+    save_file({"image": images}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds no image_embeds and long.embeds"):
         search_rows.trained(str(tmp_path / "other.safetensors"), 100, 0.2, 0)
 

@@ -1,4 +1,4 @@
-"""The methods' table: every system is a recipe that exists, and one tiny cell goes all the way to table and picture."""
+"""The methods' table: every system is a recipe that exists, and one tiny cell goes all the way to table and image."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The methods' picture: one bar a score and system, curves as long as their runs, nothing where there is nothing."""
+"""The methods' image: one bar a score and system, curves as long as their runs, nothing where there is nothing."""
 
 from pathlib import Path
 

@@ -96,22 +96,22 @@ def test_a_failure_leaves_no_half_folder_and_the_next_run_goes_on(tmp_path, monk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
 
 
-def test_a_picture_that_changed_since_it_was_read_is_named(tmp_path, monkeypatch):
+def test_a_image_that_changed_since_it_was_read_is_named(tmp_path, monkeypatch):
     write_source(tmp_path / "set", "cuhk_pedes", people=3)
-    picture = next((tmp_path / "set").rglob("*.jpg"))
+    image = next((tmp_path / "set").rglob("*.jpg"))
     arguments = [Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "out"
     gather = dataset_pvlg.build.steps.gather
 
     def change(*args):
-        picture.write_bytes(picture.read_bytes() + b"!")
+        image.write_bytes(image.read_bytes() + b"!")
         return gather(*args)
 
     monkeypatch.setattr(dataset_pvlg.build.steps, "gather", change)
-    with pytest.raises(ValueError, match=f"{picture.name}: has changed since it was read"):
+    with pytest.raises(ValueError, match=f"{image.name}: has changed since it was read"):
         build(*arguments)
 
 
-def test_a_picture_that_validation_has_too_is_taken_from_train(tmp_path):
+def test_a_image_that_validation_has_too_is_taken_from_train(tmp_path):
     file, records = write_source(tmp_path / "set", "cuhk_pedes", people=6)
     train, other = (next(r["file_path"] for r in records if r["split"] == split) for split in ("train", "val"))
     shutil.copy(file.parent / "imgs" / other, file.parent / "imgs" / train)
@@ -124,17 +124,17 @@ def test_a_picture_that_validation_has_too_is_taken_from_train(tmp_path):
 
 
 def same_rows(*loaded) -> bool:
-    """Whether data sets, streamed or not, hold the same rows; pictures by their pixels."""
+    """Whether data sets, streamed or not, hold the same rows; images by their pixels."""
     columns = []
     for rows in loaded:
         columns.append([{**row, "image": row["image"] and row["image"].tobytes()} for row in rows])
     return all(rows == columns[0] for rows in columns)
 
 
-@pytest.mark.parametrize("pictures", [True, False])
-def test_every_way_of_loading_gives_the_same_rows(tmp_path, pictures):
+@pytest.mark.parametrize("images", [True, False])
+def test_every_way_of_loading_gives_the_same_rows(tmp_path, images):
     out = tmp_path / "pvlg"
-    report = build([Source("synthetic", "10x2")], out, Options(pictures=pictures, shard_rows=3, file_shards=2))
+    report = build([Source("synthetic", "10x2")], out, Options(images=images, shard_rows=3, file_shards=2))
     assert [name for name in report["files"] if "train" in name] == [
         f"data/train-{n:05d}-of-00003.parquet" for n in range(3)
     ]
@@ -147,7 +147,7 @@ def test_every_way_of_loading_gives_the_same_rows(tmp_path, pictures):
         ]
         assert len(plain) == count and plain.features == ours.features == FEATURES
         assert same_rows(plain, ours, *streams)
-        assert all((row["image"] is not None) == pictures for row in plain)
+        assert all((row["image"] is not None) == images for row in plain)
 
 
 def test_synthetic_rows_are_those_of_the_embedded_set(tmp_path):
@@ -157,9 +157,9 @@ def test_synthetic_rows_are_those_of_the_embedded_set(tmp_path):
         assert same_rows(rows, load_dataset(str(tmp_path / "out"), split=split))
 
 
-def test_annotations_only_hold_no_picture(tmp_path):
+def test_annotations_only_hold_no_image(tmp_path):
     write_source(tmp_path / "set", "cuhk_pedes", people=4)
-    build([Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "out", Options(pictures=False))
+    build([Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "out", Options(images=False))
     start = next((tmp_path / "set").rglob("*.jpg")).read_bytes()[:40]
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or start not in path.read_bytes()
@@ -195,11 +195,11 @@ def test_a_build_killed_at_any_stage_goes_on_to_the_same_bytes(tmp_path, killed,
         assert {name: count for name, count in kill.found.items() if count} == finished
 
 
-def test_pictures_that_may_not_be_passed_on_are_not_pushed(tmp_path, capsys):
+def test_images_that_may_not_be_passed_on_are_not_pushed(tmp_path, capsys):
     command = ["--source", "cuhk_pedes=nowhere", "--out", str(tmp_path / "out"), "--push-to-hub", "me/pvlg"]
     assert main(command) == 1
     assert capsys.readouterr().err == (
-        "error: --push-to-hub: the pictures of cuhk_pedes may not be passed on; add --annotations-only\n"
+        "error: --push-to-hub: the images of cuhk_pedes may not be passed on; add --annotations-only\n"
     )
     assert main([*command[:-1], "me/pvlg/x"]) == 1
     assert capsys.readouterr().err.startswith("error: me/pvlg/x: ")
@@ -229,9 +229,9 @@ def test_a_folder_that_holds_something_is_not_touched(tmp_path, capsys):
 
 def test_command_line_with_two_processes_writes_the_same_bytes(tmp_path):
     write_source(tmp_path / "set", "cuhk_pedes", people=3)
-    (tmp_path / "set" / "imgs").rename(tmp_path / "pictures")
+    (tmp_path / "set" / "imgs").rename(tmp_path / "images")
     sources = ["--source", f"cuhk_pedes={tmp_path / 'set'}", "--source", "synthetic=4x2"]
-    command = [*sources, "--image-root", f"cuhk_pedes={tmp_path / 'pictures'}", "--no-curation"]
+    command = [*sources, "--image-root", f"cuhk_pedes={tmp_path / 'images'}", "--no-curation"]
     call = [sys.executable, "-m", "dataset_pvlg.build.build", *command, "--out", str(tmp_path / "two"), "--num-proc", "2"]
     done = subprocess.run(call, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -308,7 +308,7 @@ def test_arguments_name_their_source():
         parse_sources(["rstpreid=a", "ufine=b"], ["c"])
 
 
-def test_real_pictures_of_all_four_layouts_by_one_command_twice_the_same_bytes(test_data, tmp_path):
+def test_real_images_of_all_four_layouts_by_one_command_twice_the_same_bytes(test_data, tmp_path):
     folder = test_data / "pedestrians"
     command = ["--num-proc", "1", "--no-curation"]
     for name in ("cuhk_pedes", "icfg_pedes", "rstpreid", "ufine"):

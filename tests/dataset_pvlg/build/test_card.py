@@ -43,13 +43,13 @@ def test_values_on_an_edge_belong_to_the_bin_above():
     assert {label: n for label, n in counts["sentences a row"].items() if n} == {
         "0": 1, "5": 1, "6-7": 1, "15 or more": 1,
     }  # fmt: skip
-    assert "region, % of the picture" not in counts and "caption, tokens" not in counts
+    assert "region, % of the image" not in counts and "caption, tokens" not in counts
 
 
-def test_a_region_counts_by_its_share_of_the_picture():
+def test_a_region_counts_by_its_share_of_the_image():
     histograms = Histograms()
     histograms.add([row(1, 1, (10, 19.9), (100, 199.99999), (100, 200.00001), (50, 80))])
-    areas = histograms.as_dict()["region, % of the picture"]
+    areas = histograms.as_dict()["region, % of the image"]
     assert {label: n for label, n in areas.items() if n} == {"0 to 1": 1, "20 to 30": 1, "100": 2}
 
 

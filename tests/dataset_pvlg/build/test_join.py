@@ -1,4 +1,4 @@
-"""Annotations and one's own pictures -> the folder that a build with pictures gives; nothing else gets in."""
+"""Annotations and one's own images -> the folder that a build with images gives; nothing else gets in."""
 
 import json
 import shutil
@@ -17,14 +17,14 @@ from dataset_pvlg.build.join import join, main
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """`set`: a source, one of its pictures grey; `whole`: it built with pictures; `notes`: without."""
+    """`set`: a source, one of its images grey; `whole`: it built with images; `notes`: without."""
     folder = tmp_path_factory.mktemp("built")
     _, records = write_source(folder / "set", "cuhk_pedes", people=6)
     Image.new("L", (24, 60), 90).save(folder / "set" / "imgs" / records[-1]["file_path"])
     source = [Source("cuhk_pedes", str(folder / "set"))]
     options = {"shard_rows": 5, "file_shards": 1}
     build(source, folder / "whole", Options(**options))
-    build(source, folder / "notes", Options(**options, pictures=False))
+    build(source, folder / "notes", Options(**options, images=False))
     return folder
 
 
@@ -43,7 +43,7 @@ def change(notes: Path, target: Path, **values) -> Path:
     return target
 
 
-def test_joined_is_what_a_build_with_pictures_gives(built, tmp_path):
+def test_joined_is_what_a_build_with_images_gives(built, tmp_path):
     report = join(built / "notes", {"cuhk_pedes": built / "set" / "imgs"}, tmp_path / "out")
     assert report.joined == report.rows > 0 and not report.left_out
     assert len(parquet(tmp_path / "out")) > 3  # several files a split
@@ -55,14 +55,14 @@ def test_joined_is_what_a_build_with_pictures_gives(built, tmp_path):
     assert load_dataset(str(tmp_path / "out"), split="test")[0]["image"].size == (24, 60)
 
 
-def test_missing_and_other_pictures_are_counted_and_listed(built, tmp_path):
+def test_missing_and_other_images_are_counted_and_listed(built, tmp_path):
     images = tmp_path / "imgs"
     shutil.copytree(built / "set" / "imgs", images)
     gone, other = sorted(images.rglob("*.jpg"))[:2]
     gone.unlink()
     other.write_bytes(other.read_bytes() + b"!")
     report = join(built / "notes", {"cuhk_pedes": images}, tmp_path / "out")
-    assert report.reasons == {"picture missing": 1, "picture has another sha256": 1}
+    assert report.reasons == {"image missing": 1, "image has another sha256": 1}
     saved = json.loads((tmp_path / "out" / "build_report.json").read_text())
     assert {row["path"] for row in saved["join"]["left_out"]} == {f"Market/{gone.name}", f"Market/{other.name}"}
     data = load_dataset(str(tmp_path / "out"))
@@ -89,12 +89,12 @@ def test_a_source_without_a_folder_is_left_out(built, tmp_path):
     assert report.reasons == {"no --images ufine=FOLDER was given": 1}
 
 
-def test_no_picture_at_all_writes_nothing(built, tmp_path, capsys):
+def test_no_image_at_all_writes_nothing(built, tmp_path, capsys):
     (tmp_path / "imgs").mkdir()
     command = [str(built / "notes"), "--images", f"cuhk_pedes={tmp_path / 'imgs'}", "--out", str(tmp_path / "out")]
     assert main(command) == 2
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "no row found its picture; 0 of" in told
+    assert told.count("\n") == 1 and "no row found its image; 0 of" in told
     assert [path.name for path in tmp_path.iterdir()] == ["imgs"]
 
 

@@ -7,7 +7,7 @@ from tests.helpers.source_layouts import draw_person
 from dataset_pvlg.build.steps import REPORT_FILE, Source, as_facts
 
 
-def test_a_source_changes_with_its_pictures_and_tables_and_not_with_what_builds_leave(tmp_path):
+def test_a_source_changes_with_its_images_and_tables_and_not_with_what_builds_leave(tmp_path):
     table = tmp_path / "people.TSV"
     table.write_text("image\ttext\na/0.jpg\tA man.\n")
     draw_person(tmp_path / "a" / "0.jpg", 0)

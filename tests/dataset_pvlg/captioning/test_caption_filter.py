@@ -102,7 +102,7 @@ def test_a_sentence_that_broke_off_is_cut_away():
     assert clean_caption("A man walks. He wears a gre") == "A man walks. He wears a gre"
 
 
-def test_long_synthetic_captions_agree_with_the_short_ones_of_their_picture_and_not_of_others():
+def test_long_synthetic_captions_agree_with_the_short_ones_of_their_image_and_not_of_others():
     rows = [row for split in load_rows("synthetic-tiny")[0].values() for row in split.remove_columns("image")]
     short = [" ".join(row["captions"]) for row in rows]
     rejected = [reject_reason(row["caption"], facts) for row, facts in zip(rows, short, strict=True)]

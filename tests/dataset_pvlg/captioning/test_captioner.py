@@ -23,7 +23,7 @@ def drawing(folder):
     return Captioner(str(folder), options=CaptionOptions(max_new_tokens=4, temperature=1.0))
 
 
-def test_a_model_from_a_folder_answers_for_every_picture_and_says_whether_it_ended(drawing):
+def test_a_model_from_a_folder_answers_for_every_image_and_says_whether_it_ended(drawing):
     answers = drawing.describe(IMAGES, FACTS, IDS)
     assert len(answers) == 4
     for text, ended in answers:
@@ -32,7 +32,7 @@ def test_a_model_from_a_folder_answers_for_every_picture_and_says_whether_it_end
     assert {ended for _, ended in answers} == {True, False}
 
 
-def test_draws_depend_on_seed_and_picture_alone_and_not_on_the_batch(drawing, folder):
+def test_draws_depend_on_seed_and_image_alone_and_not_on_the_batch(drawing, folder):
     together = drawing.describe(IMAGES, FACTS, IDS)
     alone = [drawing.describe([image], [f], [i])[0] for image, f, i in zip(IMAGES, FACTS, IDS, strict=True)]
     assert together == alone == drawing.describe(IMAGES, FACTS, IDS)

@@ -139,13 +139,13 @@ def test_pairs_made_by_people_stay_and_mined_ones_go_with_their_caption(captione
         assert [one["origin"] for one in row["regions"]] == kept
 
 
-def test_rows_without_a_picture_that_can_be_read_keep_their_caption(captioner):
+def test_rows_without_a_image_that_can_be_read_keep_their_caption(captioner):
     broken = make_row(1)
     broken["image"] = {"bytes": broken["image"]["bytes"][:60], "path": "1.png"}
     bomb = make_row(2, image={"bytes": huge_gif(), "path": "2.gif"})
     rows = as_dataset([make_row(0, image=None), broken, bomb])
     enriched, counts = enrich_rows(captioner, rows, progress=False)
-    assert counts["rejected: no picture"] == 1 and counts["rejected: picture cannot be read"] == 2
+    assert counts["rejected: no image"] == 1 and counts["rejected: image cannot be read"] == 2
     assert without_images(enriched) == without_images(rows)
 
 
@@ -158,7 +158,7 @@ def test_rows_without_human_captions_are_captioned(captioner):
 
 
 def huge_gif():
-    """A picture of a few bytes that says it has 65535 x 65535 pixels."""
+    """An image of a few bytes that says it has 65535 x 65535 pixels."""
     file = io.BytesIO()
     Image.new("P", (1, 1)).save(file, "GIF")
     content = bytearray(file.getvalue())

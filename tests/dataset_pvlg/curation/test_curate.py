@@ -47,11 +47,11 @@ def paths(rows) -> list[str]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> tuple[Path, list[dict]]:
-    """CUHK-PEDES: four people to train on, two to validate, two to test, two pictures each; its records."""
+    """CUHK-PEDES: four people to train on, two to validate, two to test, two images each; its records."""
     file, records = write_source(tmp_path / "set", "cuhk_pedes", people=6)
     for record in records:
         record["captions"] = [f"A man walks, {record['file_path'][7:20]}."]
-        noise = Image.effect_noise((24, 60), 90)  # a picture of its own, unlike all the others
+        noise = Image.effect_noise((24, 60), 90)  # an image of its own, unlike all the others
         noise.convert("RGB").save(file.parent / "imgs" / record["file_path"], quality=95)
     write_records(file, records)
     return file, records
@@ -73,26 +73,26 @@ def test_clean_rows_pass_unchanged_through_all_filters(source):
         assert not report.removed and not report.changed and not report.cleaned and not report.noted
 
 
-def test_picture_that_no_longer_decodes_goes_from_every_split(source):
+def test_image_that_no_longer_decodes_goes_from_every_split(source):
     rows = read(source)
     image_file(source, 0).write_bytes(image_file(source, 0).read_bytes()[:-300])
     image_file(source, 11).unlink()
     curated, report = run(rows, replace(OFF, decode=True))
-    assert report.removed == {"train": {"picture does not decode": 1}, "test": {"picture does not decode": 1}}
-    assert "Market/0001_c1s1_000000_00.jpg: " in report.examples["picture does not decode"][0]
+    assert report.removed == {"train": {"image does not decode": 1}, "test": {"image does not decode": 1}}
+    assert "Market/0001_c1s1_000000_00.jpg: " in report.examples["image does not decode"][0]
     assert len(curated["train"]) == 7 and len(curated["test"]) == 1
     curated, report = run(rows, replace(OFF, near_duplicates=True))
-    assert len(curated["train"]) == 8 and report.noted["picture does not decode"] == 2
+    assert len(curated["train"]) == 8 and report.noted["image does not decode"] == 2
     assert not run(rows, OFF)[1].noted
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
 def test_other_modes_are_stored_as_rgb(source, mode):
     path = image_file(source, 2).with_suffix(".jpg" if mode == "CMYK" else ".png")
-    picture = Image.open(image_file(source, 2)).convert("L" if mode == "I;16" else mode)
+    image = Image.open(image_file(source, 2)).convert("L" if mode == "I;16" else mode)
     if mode == "I;16":
-        picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 256 + 7)
-    picture.save(path)
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 256 + 7)
+    image.save(path)
     source[1][2]["file_path"] = f"Market/{path.name}"
     write_records(*source)
     rows = read(source)
@@ -100,16 +100,16 @@ def test_other_modes_are_stored_as_rgb(source, mode):
     stored = curated["train"][2]["image"]
     assert (stored.mode, stored.size) == ("RGB", (24, 60))
     assert report.changed == {f"mode {mode}": 1}
-    expected = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if mode == "I;16" else Image.open(path)
+    expected = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if mode == "I;16" else Image.open(path)
     assert stored.tobytes() == expected.convert("RGB").tobytes()
-    assert run(rows, replace(OFF, decode=True))[1].noted == {f"picture stored with mode {mode}": 1}
+    assert run(rows, replace(OFF, decode=True))[1].noted == {f"image stored with mode {mode}": 1}
 
 
 def test_exif_orientation_is_stored_upright(source):
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = Image.open(image_file(source, 0)).transpose(Image.Transpose.ROTATE_90)
-    picture.save(image_file(source, 0), exif=exif, quality=95)
+    image = Image.open(image_file(source, 0)).transpose(Image.Transpose.ROTATE_90)
+    image.save(image_file(source, 0), exif=exif, quality=95)
     rows = read(source)
     curated, report = run(rows, replace(OFF, upright=True))
     row = curated["train"][0]
@@ -124,8 +124,8 @@ def test_exif_orientation_is_stored_upright(source):
 @pytest.mark.parametrize(
     ("size", "options", "reason"),
     [
-        ((7, 40), {"min_width": 8}, "picture under 8 x 0 pixels"),
-        ((20, 15), {"min_height": 16}, "picture under 0 x 16 pixels"),
+        ((7, 40), {"min_width": 8}, "image under 8 x 0 pixels"),
+        ((20, 15), {"min_height": 16}, "image under 0 x 16 pixels"),
         ((60, 24), {"min_aspect": 0.5}, "height / width under 0.5"),
         ((10, 90), {"max_aspect": 8.0}, "height / width over 8"),
     ],
@@ -167,18 +167,18 @@ def test_copy_to_the_eye_across_splits_costs_the_training_row(source):
     rows = read(source)
     assert not run(rows, replace(OFF, exact_duplicates=True))[1].removed
     curated, report = run(rows, replace(OFF, near_duplicates=True))
-    assert report.removed == {"train": {"same picture in validation or test": 1}}
-    assert report.noted == {"same picture in validation and test": 1}
+    assert report.removed == {"train": {"same image in validation or test": 1}}
+    assert report.noted == {"same image in validation and test": 1}
     assert source[1][1]["file_path"] not in paths(curated["train"])
-    assert "same picture in validation or test" in str(report)
+    assert "same image in validation or test" in str(report)
 
 
-def test_every_training_copy_of_a_test_picture_goes(source):
+def test_every_training_copy_of_a_test_image_goes(source):
     original = Image.open(image_file(source, 10))
     for number in (0, 2, 11):
         original.save(image_file(source, number), quality=95 - number)
     _, report = run(read(source), replace(OFF, near_duplicates=True))
-    assert report.removed == {"train": {"same picture in validation or test": 2}}
+    assert report.removed == {"train": {"same image in validation or test": 2}}
 
 
 @pytest.mark.parametrize("own_split", ["train", "test", "validation"])
@@ -197,7 +197,7 @@ def test_person_of_an_older_set_is_not_trained_on_in_one_source_and_tested_in_an
     if own_split == "train":
         assert report.removed == {"train": {reason: 1}}
         assert "0006_c5s1_000009_00.jpg" not in paths(curated["train"])
-    else:  # both pictures of CUHK-PEDES' training person 1
+    else:  # both images of CUHK-PEDES' training person 1
         assert report.removed == {"train": {reason: 2}}
         assert not [path for path in paths(curated["train"]) if "/0001_" in path]
     assert not run(rows, OFF)[1].removed
@@ -282,10 +282,10 @@ def test_memory_of_a_row_is_bounded(tmp_path, monkeypatch):
     for count in (50, 300, 1500):  # the first time something is loaded
         rows = []
         for number in range(count):
-            picture = io.BytesIO()
-            Image.fromarray(rng.integers(0, 255, (16, 8), dtype=np.uint8)).convert("RGB").save(picture, "BMP")
+            image = io.BytesIO()
+            Image.fromarray(rng.integers(0, 255, (16, 8), dtype=np.uint8)).convert("RGB").save(image, "BMP")
             name = f"Market/{number // 4:04d}_c1s1_{number:06d}_00.jpg"
-            row = dict.fromkeys(FEATURES) | {"image": {"bytes": picture.getvalue(), "path": name}, "path": name}
+            row = dict.fromkeys(FEATURES) | {"image": {"bytes": image.getvalue(), "path": name}, "path": name}
             row |= {"image_id": f"cuhk_pedes/{name}", "sha256": f"{number // 2:064x}", "person_id": number // 4}
             row |= {"captions": [f"Caption {number}."] * 2, "source": "cuhk_pedes", "width": 8, "height": 16}
             rows.append(row | {"caption": "A man.", "sentences": [{"text": "A man.", "start": 0, "end": 6}]})
@@ -299,7 +299,7 @@ def test_memory_of_a_row_is_bounded(tmp_path, monkeypatch):
     assert (peaks[2] - peaks[1]) / 1200 < 80
 
 
-def test_rows_without_pictures_and_sets_without_rows_pass(source):
+def test_rows_without_images_and_sets_without_rows_pass(source):
     rows = read(source)
     rows = {split: part.map(lambda row: row | {"image": None}, features=FEATURES) for split, part in rows.items()}
     curated, report = run(rows, CurationOptions())
@@ -346,8 +346,8 @@ def test_all_layouts_together(tmp_path):
     assert sum(map(len, people)) == len(set.union(*people))
 
 
-def test_real_pictures_of_all_four_layouts(test_data):
-    """The four layouts hold the same pictures: what one holds out to validate, another trains on."""
+def test_real_images_of_all_four_layouts(test_data):
+    """The four layouts hold the same images: what one holds out to validate, another trains on."""
     folder = test_data / "pedestrians"
     rows: dict[str, list[Dataset]] = {}
     for name in ("cuhk_pedes", "icfg_pedes", "rstpreid", "ufine"):
@@ -359,4 +359,4 @@ def test_real_pictures_of_all_four_layouts(test_data):
     left = {split: set(part["sha256"]) for split, part in curated.items()}
     assert not left["train"] & left["validation"] and not left["train"] & left["test"]
     assert len(curated["test"]) == 4 * 31
-    assert set(report.removed["train"]) <= {"same file in validation or test", "same picture in validation or test"}
+    assert set(report.removed["train"]) <= {"same file in validation or test", "same image in validation or test"}

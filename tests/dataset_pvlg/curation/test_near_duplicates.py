@@ -13,8 +13,8 @@ from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
-    """Two pictures each of 8 drawn people."""
+def images() -> list[Image.Image]:
+    """Two images each of 8 drawn people."""
     config = SyntheticConfig(train_identities=8, validation_identities=0, test_identities=0, images_per_identity=2)
     return [Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB") for row in rows("train", 0, 8, config)]
 
@@ -32,7 +32,7 @@ def groups_of(images: list[Image.Image], **options) -> tuple[np.ndarray, np.ndar
 
 
 def linked(group: np.ndarray, pairs: np.ndarray) -> set[tuple[int, int]]:
-    """Pairs of pictures that are copies."""
+    """Pairs of images that are copies."""
     members = {leader: np.flatnonzero(group == leader) for leader in set(group)}
     found = {(int(a), int(b)) for m in members.values() for a in m for b in m if a < b}
     for left, right in pairs:
@@ -50,22 +50,22 @@ def linked(group: np.ndarray, pairs: np.ndarray) -> set[tuple[int, int]]:
     ],
     ids=["JPEG", "smaller", "brighter", "the same"],
 )
-def test_copies_are_found_and_other_people_are_not(pictures, change):
-    group, pairs = groups_of([*pictures, *[change(image) for image in pictures]])
+def test_copies_are_found_and_other_people_are_not(images, change):
+    group, pairs = groups_of([*images, *[change(image) for image in images]])
     found = linked(group, pairs)
-    count = len(pictures)
+    count = len(images)
     copies = {(n, n + count) for n in range(count)}
     assert len(found & copies) >= 0.9 * count
     people = [n % count // 2 for n in range(2 * count)]
     assert not [pair for pair in found if people[pair[0]] != people[pair[1]]]
 
 
-def test_mirrored_picture_is_no_copy(pictures):
-    group, pairs = groups_of([pictures[0], pictures[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+def test_mirrored_image_is_no_copy(images):
+    group, pairs = groups_of([images[0], images[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
     assert not linked(group, pairs)
 
 
-def test_pictures_without_contrast_are_copies_of_nothing():
+def test_images_without_contrast_are_copies_of_nothing():
     images = [Image.new("RGB", (20, 50), colour) for colour in ("black", "white", "red", "black")]
     group, pairs = groups_of(images)
     assert group.tolist() == [0, 1, 2, 3] and not len(pairs)
@@ -112,7 +112,7 @@ def test_time_grows_about_as_the_rows_do():
 
 
 def test_memory_of_the_search_is_a_few_numbers_a_row():
-    """The grey pictures as float32 would be 1,152 bytes a row; half of the rows have a hash near that of another."""
+    """The grey images as float32 would be 1,152 bytes a row; half of the rows have a hash near that of another."""
     rng = np.random.default_rng(0)
     peaks = []
     for count in (4_000, 12_000):
@@ -132,7 +132,7 @@ def test_distance_out_of_range_is_refused():
         duplicate_groups(np.zeros(1, np.uint64), np.zeros((1, 288), np.uint8), distance=9)
 
 
-def test_real_pictures(test_data):
+def test_real_images(test_data):
     files = sorted((test_data / "pedestrians" / "imgs").glob("*.jpg"))
     images = [Image.open(file).convert("RGB") for file in files]
     group, pairs = groups_of([*images, *map(jpeg, images)])

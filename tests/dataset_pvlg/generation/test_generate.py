@@ -16,9 +16,9 @@ from dataset_pvlg.generation.generate import Options, generate, main
 from dataset_pvlg.loading import load_rows
 from dataset_pvlg.synthetic.dataset import (
     SyntheticConfig,
-    edited_picture,
+    edited_image,
     edited_row,
-    picture,
+    image,
     place_of,
     possible_edits,
     split_identities,
@@ -37,10 +37,10 @@ REACH = 18
 def test_an_edited_pair_differs_in_one_garment_alone() -> None:
     tried = 0
     for index in range(14):
-        field, edited, view, drawn, said = edited_picture("train", index, 0, SMALL)
+        field, edited, view, drawn, said = edited_image("train", index, 0, SMALL)
         own = split_identities("train", SMALL)[index]
         assert {f for f in vars(own) if vars(own)[f] != vars(edited)[f]} == {field}
-        own_view, before, captions = picture("train", index, 0, SMALL)
+        own_view, before, captions = image("train", index, 0, SMALL)
         assert view == own_view and drawn.boxes == before.boxes and drawn.visible == before.visible
 
         # Words: the same but for the colour, in all captions; sentences about other regions are equal.
@@ -68,14 +68,14 @@ def test_an_edited_pair_differs_in_one_garment_alone() -> None:
     assert tried >= 5
 
 
-def test_edits_make_nobody_who_is_there_already_and_are_the_same_for_all_pictures_of_a_person() -> None:
+def test_edits_make_nobody_who_is_there_already_and_are_the_same_for_all_images_of_a_person() -> None:
     everybody = {p for split in ("train", "validation", "test") for p in split_identities(split, SMALL)}
     for index in range(24):
         edits = possible_edits("train", index, SMALL)
         assert not everybody & {edited for _, edited in edits}
         assert {field for field, _ in edits} <= set(RECOLOURED)
         if index < 4:
-            both = [edited_picture("train", index, number, SMALL)[:2] for number in range(2)]
+            both = [edited_image("train", index, number, SMALL)[:2] for number in range(2)]
             assert all(found in edits for found in both)
         for _, edited in edits:
             assert edited.upper_colour != edited.inner_colour
@@ -92,9 +92,9 @@ def test_an_edited_row_fits_the_schema_and_says_whose_it_is() -> None:
         assert image.size == (row["width"], row["height"])
     assert place_of(row["parent"]) == ("train", 3, 1)
     for wrong in ("cuhk/1.jpg", "synthetic-v0/train/000003_1", "synthetic-v1/query/000003_1"):
-        with pytest.raises(ValueError, match="no picture of synthetic P-VLG"):
+        with pytest.raises(ValueError, match="no image of synthetic P-VLG"):
             place_of(wrong)
-    with pytest.raises(ValueError, match="not a picture of this data set"):
+    with pytest.raises(ValueError, match="not an image of this data set"):
         edited_row("train", 24, 0, SMALL)
 
 
@@ -180,7 +180,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: p
     assert whole.remove_columns("image")[:] == again.remove_columns("image")[:]
 
 
-def test_a_share_of_the_pictures_and_no_approximate_text(tmp_path: Path) -> None:
+def test_a_share_of_the_images_and_no_approximate_text(tmp_path: Path) -> None:
     report = generate("synthetic-tiny", tmp_path / "some", Options(share=0.15, approximate=0.0))
     assert 2 <= report["counts"]["parents"] <= 20 and "approximate long captions" not in report["counts"]
     row = load_rows("pvlg", tmp_path / "some")[0]["train"].remove_columns("image")[-1]
@@ -207,7 +207,7 @@ def test_a_diffusion_model_edits_any_folder(made: Path, pipeline: Path, tmp_path
         assert [r["bbox"] for r in row["regions"]] == [r["bbox"] for r in parent["regions"]]
         at = {r["sentence"]: r["bbox"] for r in row["regions"]}
         named = [n for n, s in enumerate(row["sentences"]) if colour in s["text"] and n in at]
-        if named:  # outside the boxes of the sentences that name it the picture is the parent's, stored again
+        if named:  # outside the boxes of the sentences that name it the image is the parent's, stored again
             there = np.abs(np.asarray(row["image"]).astype(int) - np.asarray(parent["image"])).max(axis=2)
             for n in named:
                 x, y, w, h = at[n]
@@ -215,14 +215,14 @@ def test_a_diffusion_model_edits_any_folder(made: Path, pipeline: Path, tmp_path
             assert there.mean() < 6
 
 
-def test_pictures_that_do_not_decode_are_counted() -> None:
+def test_images_that_do_not_decode_are_counted() -> None:
     class Hostile(list):
         def __getitem__(self, number: int) -> dict:
             error = (Image.DecompressionBombError, ValueError, struct.error)[number]
-            raise error("no picture")
+            raise error("no image")
 
     made, why = stage._shard(Hostile(range(3)), lambda row: pytest.fail("it was edited"), Options())
-    assert made == [] and why == {"broken picture": 3}
+    assert made == [] and why == {"broken image": 3}
 
 
 def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Colour words swapped in text, and pictures edited by tiny random pipelines of diffusers, loaded as real ones are."""
+"""Colour words swapped in text, and images edited by tiny random pipelines of diffusers, loaded as real ones are."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from dataset_pvlg.generation.image_edits import (
     ColourEdit,
-    PictureEditor,
+    ImageEditor,
     choose_edit,
     coloured_things,
     paste_inside,
@@ -132,7 +132,7 @@ def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_a_pipeline_edits_inside_the_boxes_and_repeats_itself(pipeline: Path) -> None:
-    editor = PictureEditor(str(pipeline), steps=3, device="cpu")
+    editor = ImageEditor(str(pipeline), steps=3, device="cpu")
     assert editor.instructed == (pipeline.name == "instruction")
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 40, 3), dtype=np.uint8))
     box = (5, 20, 25, 40)
@@ -149,5 +149,5 @@ def test_a_pipeline_edits_inside_the_boxes_and_repeats_itself(pipeline: Path) ->
 def test_a_model_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     with pytest.raises(ValueError, match="--editor .*nowhere") as caught:
-        PictureEditor(str(tmp_path / "nowhere"))
+        ImageEditor(str(tmp_path / "nowhere"))
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A contact sheet shows each row's picture, regions and text; a region and its sentences have the same colour."""
+"""A contact sheet shows each row's image, regions and text; a region and its sentences have the same colour."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def pixels_of(path, colour: str) -> int:
     return int((np.asarray(Image.open(path).convert("RGB")) == rgb).all(-1).sum())
 
 
-def test_sheet_shows_the_picture_twice_and_the_frame_once(tmp_path):
+def test_sheet_shows_the_image_twice_and_the_frame_once(tmp_path):
     path = draw_sheet([row()], tmp_path / "deep" / "sheet.png")
     colour = region_colours(row()["regions"])[(10.0, 30.0, 40.0, 50.0)]
     framed = pixels_of(path, colour)
@@ -47,7 +47,7 @@ def test_sentences_take_the_colour_of_their_region(tmp_path):
     assert paired > pixels_of(draw_sheet([row(regions=unpaired)], tmp_path / "unpaired.png"), colour) + 50
 
 
-def test_boxes_of_one_picture_have_different_colours():
+def test_boxes_of_one_image_have_different_colours():
     regions = [
         {"bbox": [float(n), 0.0, 5.0, 5.0], "label": label}
         for n, label in enumerate(("head", "bag", "head", "whole image", "left half", "bag"))
@@ -71,12 +71,12 @@ def test_more_text_makes_a_taller_sheet_and_more_rows_a_wider_or_taller_one(tmp_
     assert size([row(width=300, height=150, image=Image.new("RGB", (300, 150)))])[0] < 1000
 
 
-def test_row_without_picture_and_boxes_is_drawn(tmp_path):
+def test_row_without_image_and_boxes_is_drawn(tmp_path):
     path = draw_sheet([row(image=None, regions=[], captions=[], sentences=[])], tmp_path / "s.png")
     assert Image.open(path).size[1] > 340
 
 
-def test_nothing_to_draw_or_no_picture_format_leaves_the_old_sheet(tmp_path):
+def test_nothing_to_draw_or_no_image_format_leaves_the_old_sheet(tmp_path):
     old = draw_sheet([row()], tmp_path / "s.png").read_bytes()
     with pytest.raises(ValueError, match="no rows"):
         draw_sheet([], tmp_path / "s.png")
@@ -97,7 +97,7 @@ def test_rows_start_count_and_every_choose_the_rows():
 def test_command_writes_a_sheet(tmp_path, capsys):
     out = tmp_path / "sheet.png"
     assert main(["--out", str(out), "--dataset", "synthetic-tiny", "--count", "3", "--start", "1"]) == 0
-    assert "3 pictures" in capsys.readouterr().out
+    assert "3 images" in capsys.readouterr().out
     assert Image.open(out).size[0] > 900 and [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
 
 
@@ -108,7 +108,7 @@ def test_images_of_a_public_layout_may_lie_elsewhere(tmp_path, capsys):
     given = ["--out", str(out), "--dataset", "cuhk_pedes", "--data-root", str(tmp_path / "set")]
     assert main(given) == 2 and not out.exists()
     assert main([*given, "--image-root", str(tmp_path / "pictures")]) == 0
-    assert "2 pictures" in capsys.readouterr().out and out.exists()
+    assert "2 images" in capsys.readouterr().out and out.exists()
 
 
 @pytest.mark.parametrize(

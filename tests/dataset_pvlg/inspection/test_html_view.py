@@ -91,14 +91,14 @@ def test_offsets_that_do_not_fit_are_said():
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
-def test_pictures_are_inside_in_a_form_that_browsers_show(kind):
+def test_images_are_inside_in_a_form_that_browsers_show(kind):
     source = next(attrs["src"] for tag, attrs in Page(row_html(make_row(kind=kind))).tags if tag == "img")
     assert re.match(r"data:image/(jpeg|png);base64,", source)
 
 
-def test_a_row_without_a_picture_and_a_broken_one_say_so():
+def test_a_row_without_a_image_and_a_broken_one_say_so():
     row = make_row()
-    assert "no picture inside" in row_html(row | {"image": None})
+    assert "no image inside" in row_html(row | {"image": None})
     assert "does not decode" in row_html(row | {"image": {"bytes": b"GIF89a??", "path": "x"}})
 
 
@@ -133,7 +133,7 @@ def test_bad_input_is_one_line_and_leaves_no_page(tmp_path, capsys, arguments, m
     assert [path.name for path in tmp_path.iterdir()] == ["test.parquet"]
 
 
-def test_a_picture_whose_reading_would_start_another_program_is_not_opened(monkeypatch):
+def test_a_image_whose_reading_would_start_another_program_is_not_opened(monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was started"))
     assert "does not decode" in row_html(make_row(kind="EPS"))
     assert "data:image/png" in row_html(make_row(kind="BMP"))

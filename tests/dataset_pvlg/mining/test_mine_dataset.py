@@ -30,7 +30,7 @@ def rows():
     return load_dataset("pvlg", "synthetic-tiny", split="train")
 
 
-def test_without_pairs_a_judge_is_learnt_from_pictures_and_sentences_alone(rows, tiny_model, tiny_processor):
+def test_without_pairs_a_judge_is_learnt_from_images_and_sentences_alone(rows, tiny_model, tiny_processor):
     bare = with_regions(rows, [[]] * len(rows))
     judge = fit_matching(tiny_model, tiny_processor, bare, progress=False)
     mined, counts = mine_rows(tiny_model, tiny_processor, bare, judge=judge, progress=False)

@@ -32,7 +32,7 @@ needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="m
 
 
 @pytest.fixture(scope="module")
-def picture() -> Image.Image:
+def image() -> Image.Image:
     """A person of three blocks on grey, with noise so that no two places are equal."""
     pixels = np.full((120, 50, 3), 128, dtype=np.int64)
     pixels[5:25, 17:33] = (40, 20, 10)
@@ -155,25 +155,25 @@ def check(found, most: int) -> None:
     assert (areas > 0.00499).all() and (areas < 0.80001).all()
 
 
-def test_a_detector_is_asked_for_what_the_sentences_name(detector, picture):
+def test_a_detector_is_asked_for_what_the_sentences_name(detector, image):
     propose = load_proposer("open_vocabulary", detector, most=60)
-    found = propose(picture, TEXTS)
+    found = propose(image, TEXTS)
     check(found, 60)
     named = {"red jacket", "black pants", "shoes"}
     assert set(found.labels[:2]) <= named
     assert named & set(found.labels) and "head" in found.labels  # the templates follow
-    again = propose(picture, TEXTS)
+    again = propose(image, TEXTS)
     assert again.labels == found.labels
     np.testing.assert_array_equal(again.boxes, found.boxes)
 
 
-def test_sentences_that_name_nothing_leave_the_templates(detector, picture):
-    found, templates = load_proposer("open_vocabulary", detector)(picture, ["He is tall."]), load_proposer("templates")
-    assert found.labels == templates(picture, []).labels
+def test_sentences_that_name_nothing_leave_the_templates(detector, image):
+    found, templates = load_proposer("open_vocabulary", detector)(image, ["He is tall."]), load_proposer("templates")
+    assert found.labels == templates(image, []).labels
 
 
-def test_a_parser_gives_its_parts_and_pairs_of_them(parser, picture):
-    found = load_proposer("parser", parser)(picture.convert("L"), [])
+def test_a_parser_gives_its_parts_and_pairs_of_them(parser, image):
+    found = load_proposer("parser", parser)(image.convert("L"), [])
     check(found, 120)
     of_model = [label for label in found.labels if label.split(" and ")[0] in PARTS]
     assert of_model and found.labels[: len(of_model)] == tuple(of_model)
@@ -181,8 +181,8 @@ def test_a_parser_gives_its_parts_and_pairs_of_them(parser, picture):
 
 
 @needs_torchvision
-def test_masks_give_boxes(segmenter, picture):
-    check(load_proposer("sam", segmenter)(picture, []), 120)
+def test_masks_give_boxes(segmenter, image):
+    check(load_proposer("sam", segmenter)(image, []), 120)
 
 
 @pytest.mark.skipif(is_torchvision_available(), reason="torchvision is there")

@@ -1,4 +1,4 @@
-"""Proposers that need no weights: what every picture gets, and that the parts of synthetic persons are among it."""
+"""Proposers that need no weights: what every image gets, and that the parts of synthetic persons are among it."""
 
 import builtins
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from dataset_pvlg.features import REGION_LABELS
 from dataset_pvlg.proposals.proposers import PROPOSER_NAMES, load_proposer, tidy
-from dataset_pvlg.synthetic.dataset import SyntheticConfig, picture
+from dataset_pvlg.synthetic.dataset import SyntheticConfig, image
 from dataset_pvlg.synthetic.render import Rendering
 
 WEIGHT_FREE = ("templates", "templates+felzenszwalb", "grid")
@@ -27,7 +27,7 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def persons() -> list[Rendering]:
     config = SyntheticConfig(train_identities=8, validation_identities=1, test_identities=1)
-    return [picture("train", index, number, config)[1] for index in range(8) for number in range(2)]
+    return [image("train", index, number, config)[1] for index in range(8) for number in range(2)]
 
 
 @pytest.fixture(params=WEIGHT_FREE)
@@ -37,7 +37,7 @@ def proposer(request):
     return load_proposer(request.param)
 
 
-def test_every_picture_gets_boxes_of_the_window_and_last_the_whole_image(proposer, persons):
+def test_every_image_gets_boxes_of_the_window_and_last_the_whole_image(proposer, persons):
     for person in persons[:4]:
         found = proposer(person.image, [])
         assert found.boxes.dtype == np.float32 and found.boxes.shape == (len(found.labels), 4)
@@ -50,7 +50,7 @@ def test_every_picture_gets_boxes_of_the_window_and_last_the_whole_image(propose
         assert alike.max() <= 0.9001
 
 
-def test_the_same_picture_gives_the_same_boxes(proposer, persons):
+def test_the_same_image_gives_the_same_boxes(proposer, persons):
     image = persons[0].image
     first, again = proposer(image, ["A man."]), proposer(image.copy(), ["A man."])
     assert first.labels == again.labels
@@ -59,7 +59,7 @@ def test_the_same_picture_gives_the_same_boxes(proposer, persons):
 
 @pytest.mark.parametrize("size", [(1, 1), (13, 34), (400, 20), (20, 900)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "RGBA"])
-def test_any_picture_is_taken(proposer, size, mode):
+def test_any_image_is_taken(proposer, size, mode):
     found = proposer(Image.new(mode, size), [])
     assert found.boxes[-1].tolist() == [0, 0, 1, 1]
 

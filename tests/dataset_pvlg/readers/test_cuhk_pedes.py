@@ -23,11 +23,11 @@ def test_reads_rows_of_the_schema_by_split(tmp_path):
     assert row["image_id"] == "cuhk_pedes/Market/0002_c2s1_000001_00.jpg"
     assert (row["person_id"], row["source"], row["camera"], row["parent"]) == (10_000_002, "cuhk_pedes", "c2", None)
     assert row["captions"] == records[3]["captions"]  # untouched, blanks and all
-    assert row["caption"] == "A man wears a green shirt and grey pants. Picture 1. He walks."
+    assert row["caption"] == "A man wears a green shirt and grey pants. Image 1. He walks."
     assert row["caption_origin"] == "human_joined"
     assert [row["caption"][s["start"] : s["end"]] for s in row["sentences"]] == [
         "A man wears a green shirt and grey pants.",
-        "Picture 1.",
+        "Image 1.",
         "He walks.",
     ]
     assert row["regions"] == []
@@ -140,7 +140,7 @@ def test_camera(name, expected):
     assert camera(name) == expected
 
 
-def test_real_pictures(test_data):
+def test_real_images(test_data):
     folder = test_data / "pedestrians"
     data, report = read_source("cuhk_pedes", folder / "formats" / "cuhk_pedes", image_root=folder / "imgs")
     assert {split: len(rows) for split, rows in data.items()} == {"train": 45, "validation": 14, "test": 31}

@@ -1,4 +1,4 @@
-"""One's own pictures: a folder, or a table of images and captions, however people write them."""
+"""One's own images: a folder, or a table of images and captions, however people write them."""
 
 import csv
 import json
@@ -60,7 +60,7 @@ def test_other_files_in_the_folder_are_counted(folder):
     _, report = read_source("own", folder)
     assert report.dropped == {
         "system file in the folder": 2,
-        "file that is no picture by its suffix": 1,
+        "file that is no image by its suffix": 1,
         "file left out of the folder": 1,
     }
     assert report.skipped == {"image does not decode": 1}
@@ -212,7 +212,7 @@ def test_captions_of_a_folder_are_read_whatever_their_file_is_called(folder, nam
     assert data["train"][0]["captions"] == ["A man in red."] and report.file_name == name
 
 
-def test_captions_are_not_dropped_for_pictures_alone(folder):
+def test_captions_are_not_dropped_for_images_alone(folder):
     (folder / "metadata.csv").write_text("image,text,split\n0.jpg,A man.,train\n")
     (folder / "other.json").write_text("[]")
     data, report = read_source("own", folder)
@@ -270,7 +270,7 @@ def test_a_person_of_two_splits_is_kept_in_the_later_one_alone(folder):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_missing_picture_of_a_folder_is_not_taken_from_the_root(folder, there):
+def test_a_missing_image_of_a_folder_is_not_taken_from_the_root(folder, there):
     if there:
         draw_person(folder / "alice" / "9.jpg", 1)
     rows = [["alice/1.jpg", "alice", "train"], ["2.jpg", "bob", "train"]]
@@ -292,7 +292,7 @@ def test_camera(name, expected):
     assert camera(name) == expected
 
 
-def test_real_pictures(test_data):
+def test_real_images(test_data):
     data, report = read_source("own", test_data / "pedestrians" / "imgs")
     assert sum(map(len, data.values())) == report.records == 90
     assert not report.skipped and not report.dropped

@@ -93,7 +93,7 @@ def test_camera(name, expected):
     assert camera(name) == expected
 
 
-def test_real_pictures(test_data):
+def test_real_images(test_data):
     folder = test_data / "pedestrians"
     data, report = read_source("icfg_pedes", folder / "formats" / "icfg_pedes", image_root=folder / "imgs")
     assert sum(map(len, data.values())) == report.records == 90

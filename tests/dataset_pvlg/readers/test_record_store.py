@@ -11,7 +11,7 @@ from dataset_pvlg.readers.records import Record
 
 def record(number: int, **given) -> Record:
     fields = {"where": f"a.json: record {number}", "split": "train", "person": number // 2, "path_field": "file_path"}
-    return Record(**fields | {"name": f"imgs/{number}.jpg", "captions": [f"Picture {number}.", "A man."]} | given)
+    return Record(**fields | {"name": f"imgs/{number}.jpg", "captions": [f"Image {number}.", "A man."]} | given)
 
 
 ODD = [

@@ -233,7 +233,7 @@ def test_wrong_folders_and_names_are_one_clear_line(source, tmp_path):
 def test_box_outside_its_image_is_clipped_or_dropped_and_counted(source):
     file, records = source  # images of 24 x 60
     records[0]["regions"] = [
-        {"bbox": [4, 5, 10, 10], "label": "head", "sentence": "Picture 0."},
+        {"bbox": [4, 5, 10, 10], "label": "head", "sentence": "Image 0."},
         {"bbox": [-5, -5, 15, 15], "label": "head", "sentence": "never said"},
         {"bbox": [20, 50, 100, 100], "label": "feet"},
         {"bbox": [30, 10, 10, 10], "label": "bag"},
@@ -254,12 +254,12 @@ def test_box_outside_its_image_is_clipped_or_dropped_and_counted(source):
     assert "reid_raw.json: record 0: field 'regions'" in str(report)
 
 
-def test_size_is_of_the_picture_as_the_row_decodes_it(source):
+def test_size_is_of_the_image_as_the_row_decodes_it(source):
     file, records = source
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
-    picture = Image.new("RGB", (60, 24), "red")
-    picture.save(file.parent / "imgs" / records[0]["file_path"], exif=exif)
+    image = Image.new("RGB", (60, 24), "red")
+    image.save(file.parent / "imgs" / records[0]["file_path"], exif=exif)
     data, _ = read(file, records)
     row = data["train"][0]
     assert row["image"].size == (row["width"], row["height"]) == (24, 60)
@@ -403,7 +403,7 @@ def test_captions_of_several_identities_and_captions_said_twice_are_counted(sour
 
 def test_rows_depend_neither_on_processes_nor_on_where_they_are_kept(source, tmp_path):
     file, records = source
-    (file.parent / "imgs" / records[3]["file_path"]).write_bytes(b"no picture")
+    (file.parent / "imgs" / records[3]["file_path"]).write_bytes(b"no image")
     here, report = read_source("cuhk_pedes", file)
     there, told = read_source("cuhk_pedes", file, num_proc=2, work_dir=tmp_path / "work")
     assert told.as_dict() == report.as_dict()

@@ -49,7 +49,7 @@ def test_camera(name, expected):
     assert camera(name) == expected
 
 
-def test_real_pictures(test_data):
+def test_real_images(test_data):
     folder = test_data / "pedestrians"
     data, report = read_source("rstpreid", folder / "formats" / "rstpreid", image_root=folder / "imgs")
     assert {split: len(rows) for split, rows in data.items()} == {"train": 45, "validation": 14, "test": 31}

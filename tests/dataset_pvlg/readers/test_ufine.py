@@ -79,7 +79,7 @@ def test_joined_caption_says_nothing_twice(tmp_path):
     assert len(row["sentences"]) == 3
 
 
-def test_real_pictures(test_data):
+def test_real_images(test_data):
     folder = test_data / "pedestrians"
     data, report = read_source("ufine", folder / "formats" / "ufine", image_root=folder / "imgs")
     assert report.repaired == {"image found without the first folder of its path": 90}

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from dataset_pvlg.features import FEATURES, REGION_LABELS, SPLITS
-from dataset_pvlg.synthetic.dataset import GENERATOR_VERSION, SyntheticConfig, picture, rows, split_identities
+from dataset_pvlg.synthetic.dataset import GENERATOR_VERSION, SyntheticConfig, image, rows, split_identities
 from dataset_pvlg.synthetic.noise import Noise
 
 TINY = SyntheticConfig(train_identities=6, validation_identities=4, test_identities=5, images_per_identity=2)
@@ -63,7 +63,7 @@ def test_offsets_are_exact_and_boxes_are_inside(clean):
 
 def test_regions_point_at_the_sentences_about_them(clean):
     for n, row in enumerate(clean):
-        captions = picture("train", n // 2, n % 2, TINY)[2]
+        captions = image("train", n // 2, n % 2, TINY)[2]
         about = {s: label for s, (_, label) in enumerate(captions.sentences) if label is not None}
         assert about == {r["sentence"]: r["label"] for r in row["regions"] if r["sentence"] >= 0}
 
@@ -144,7 +144,7 @@ def test_odd_modes_still_decode(clean):
     assert len(modes) >= 2 and "RGB" not in modes
 
 
-def test_exif_rotation_shows_the_same_picture(clean):
+def test_exif_rotation_shows_the_same_image(clean):
     for row, before in zip(train(noisy(exif=1.0)), clean, strict=True):
         stored = Image.open(io.BytesIO(row["image"]["bytes"]))
         assert stored.size == (row["height"], row["width"])
@@ -159,8 +159,8 @@ def test_thin_box_is_one_pixel_wide(clean):
         assert len(row["regions"]) == len(before["regions"])
 
 
-# Pictures before JPEG as 2 x 4 pixels, RGB, row by row: a moved limb or another colour shows, other rounding does not.
-FROZEN_PICTURES = {
+# Images before JPEG as 2 x 4 pixels, RGB, row by row: a moved limb or another colour shows, other rounding does not.
+FROZEN_IMAGES = {
     ("train", 1234, 2): [
         [125, 109, 144, 170, 117, 161],
         [89, 90, 139, 73, 79, 126],
@@ -182,17 +182,17 @@ FROZEN_PICTURES = {
 }
 
 
-@pytest.mark.parametrize("place", FROZEN_PICTURES)
-def test_v1_pictures_are_frozen(place):
+@pytest.mark.parametrize("place", FROZEN_IMAGES)
+def test_v1_images_are_frozen(place):
     """See `test_v1_is_frozen`."""
-    small = picture(*place, SyntheticConfig())[1].image.resize((2, 4), Image.Resampling.BOX)
-    np.testing.assert_allclose(np.asarray(small, float).reshape(4, 6), FROZEN_PICTURES[place], rtol=0, atol=2)
+    small = image(*place, SyntheticConfig())[1].image.resize((2, 4), Image.Resampling.BOX)
+    np.testing.assert_allclose(np.asarray(small, float).reshape(4, 6), FROZEN_IMAGES[place], rtol=0, atol=2)
 
 
 def test_v1_is_frozen():
     """Every table was measured on these rows: if this changes, bump GENERATOR_VERSION and measure all of them again.
 
-    Bytes of the JPEGs are left out, as another libjpeg may write others for the same picture; pictures are above.
+    Bytes of the JPEGs are left out, as another libjpeg may write others for the same image; images are above.
     """
     digest = hashlib.sha256()
     for row in rows("test", 0, 20, SyntheticConfig()):

@@ -1,4 +1,4 @@
-"""Pictures of synthetic people: deterministic, boxes exact, and `visible` says what can be seen."""
+"""Images of synthetic people: deterministic, boxes exact, and `visible` says what can be seen."""
 
 from dataclasses import fields, replace
 
@@ -44,7 +44,7 @@ def many():
     ]
 
 
-def test_the_same_arguments_give_the_same_picture_boxes_and_fields(many):
+def test_the_same_arguments_give_the_same_image_boxes_and_fields(many):
     for n in (0, 17, 120):
         person, view, first = many[n]
         again = render(person, view, np.random.default_rng((6, n)))
@@ -53,14 +53,14 @@ def test_the_same_arguments_give_the_same_picture_boxes_and_fields(many):
         assert render(person, view, np.random.default_rng(999)).image.tobytes() != first.image.tobytes()
 
 
-def test_pictures_have_the_sizes_of_real_crops(many):
+def test_images_have_the_sizes_of_real_crops(many):
     sizes = np.array([drawn.image.size for _, _, drawn in many])
     assert all(drawn.image.mode == "RGB" and drawn.image.size == (v.width, v.height) for _, v, drawn in many)
     assert 240 < np.median(sizes[:, 1]) < 290 and sizes[:, 0].max() <= 120
     assert 0.03 < (sizes == (64, 160)).all(axis=1).mean() < 0.2
 
 
-def test_boxes_lie_in_the_picture_and_fields_have_a_box(many):
+def test_boxes_lie_in_the_image_and_fields_have_a_box(many):
     region = {"upper": "upper body", "inner": "upper body", "sleeve": "upper body", "lower": "lower body"}
     region |= {"hair": "head", "headwear": "head", "eyewear": "head"}
     region |= {"shoe": "feet", "bag": "bag", "carried": "carried item"}
@@ -89,7 +89,7 @@ def test_boxes_have_about_the_areas_and_places_of_hand_placed_ones(many):
     assert 0.14 < mean["lower body"] < 0.3 and 0.03 < mean["feet"] < 0.08
 
 
-def test_most_of_a_person_can_be_seen_in_most_pictures(many):
+def test_most_of_a_person_can_be_seen_in_most_images(many):
     for name in ("upper_colour", "lower_colour", "shoe_colour", "hair_colour"):
         worn = [name in drawn.visible for p, _, drawn in many if getattr(p, name) and p.hair_style != "bald"]
         assert np.mean(worn) > 0.85, name
@@ -131,8 +131,8 @@ def test_a_bag_hangs_on_the_persons_own_side(orientation, side):
         drawn = draw(view={"orientation": orientation}, bag_type=kind, bag_colour="purple", bag_side=side)
         x, _, w, _ = drawn.boxes["bag"]
         ux, _, uw, _ = drawn.boxes["upper body"]
-        at_picture_right = (side == "left") == (orientation == "front")
-        assert (x + w / 2 > ux + uw / 2) == at_picture_right
+        at_image_right = (side == "left") == (orientation == "front")
+        assert (x + w / 2 > ux + uw / 2) == at_image_right
 
 
 def test_a_bag_at_the_far_side_is_not_named():
@@ -176,7 +176,7 @@ def test_patterns_show_on_the_cloth():
     assert all(spread(pattern) > spread("plain") * 1.04 for pattern in ("striped", "plaid", "dotted"))
 
 
-def test_cameras_and_backgrounds_change_the_whole_picture():
+def test_cameras_and_backgrounds_change_the_whole_image():
     means = [np.asarray(draw(view={"camera": f"c{n}"}).image).mean(axis=(0, 1)) for n in range(1, 7)]
     assert min(np.abs(a - b).max() for n, a in enumerate(means) for b in means[:n]) > 1.5
     places = [np.asarray(draw(seed).image)[:, :12].mean(axis=(0, 1)) for seed in range(12)]

@@ -56,14 +56,14 @@ def test_bad_input_of_mine_is_one_line_before_the_model_is_read(tiny_checkpoint,
     assert not (tmp_path / "out").exists()
 
 
-def test_join_puts_pictures_back(tmp_path, capsys):
+def test_join_puts_images_back(tmp_path, capsys):
     write_source(tmp_path / "set", "cuhk_pedes", people=3)
-    build([Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "notes", Options(curation=None, pictures=False))
+    build([Source("cuhk_pedes", str(tmp_path / "set"))], tmp_path / "notes", Options(curation=None, images=False))
     command = ("join", tmp_path / "notes", "--out", tmp_path / "out", "--images")
     code, out, _ = run(capsys, *command, f"cuhk_pedes={tmp_path / 'set' / 'imgs'}")
     rows = [row for split in load_rows("pvlg", tmp_path / "out")[0].values() for row in split]
     assert code == 0 and out.splitlines() == [
-        f"{len(rows)} of {len(rows)} rows have their picture again",
+        f"{len(rows)} of {len(rows)} rows have their image again",
         str(tmp_path / "out"),
     ]
     assert all(row["image"].size == (row["width"], row["height"]) for row in rows)

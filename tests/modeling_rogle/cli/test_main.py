@@ -19,17 +19,17 @@ QUERY = "A man wears a red jacket. His shoes are white."
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     for i, colour in enumerate(("red", "green", "blue", "white", "black")):
         Image.new("RGB", (20, 50 + i), colour).save(folder / f"{colour}.png")
     return folder
 
 
 @pytest.fixture(scope="module")
-def index(pictures, tiny_checkpoint, tmp_path_factory) -> Path:
+def index(images, tiny_checkpoint, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("cli") / "index"
-    assert main(["index", str(pictures), "--model", str(tiny_checkpoint), "--out", str(out)]) == 0
+    assert main(["index", str(images), "--model", str(tiny_checkpoint), "--out", str(out)]) == 0
     return out
 
 
@@ -40,53 +40,53 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-def test_index_search_draw_delete(pictures, tiny_checkpoint, tmp_path, capsys):
-    index, picture = tmp_path / "index", tmp_path / "results.png"
-    (pictures / "notes.txt").write_text("x")
-    code, out, err = run(capsys, "index", pictures, "--model", tiny_checkpoint, "--out", index, "--batch-size", "2")
+def test_index_search_draw_delete(images, tiny_checkpoint, tmp_path, capsys):
+    index, image = tmp_path / "index", tmp_path / "results.png"
+    (images / "notes.txt").write_text("x")
+    code, out, err = run(capsys, "index", images, "--model", tiny_checkpoint, "--out", index, "--batch-size", "2")
     assert code == 0 and err == ""
-    assert out.startswith(f"indexed 5 pictures into {index} in ") and out.endswith("; 0 skipped, 1 other files\n")
+    assert out.startswith(f"indexed 5 images into {index} in ") and out.endswith("; 0 skipped, 1 other files\n")
 
-    code, out, err = run(capsys, "search", QUERY, "--index", index, "--top-k", "3", "--save", picture)
+    code, out, err = run(capsys, "search", QUERY, "--index", index, "--top-k", "3", "--save", image)
     assert code == 0 and err == ""
     lines = out.splitlines()
     assert lines[:3] == ["[1] A man wears a red jacket.", "[2] His shoes are white.", ""]
-    assert lines[3].split()[:4] == ["rank", "score", "global", "picture"]
+    assert lines[3].split()[:4] == ["rank", "score", "global", "image"]
     assert [line.split()[0] for line in lines[4:7]] == ["1", "2", "3"]
     assert all("[1] " in line and "[2] " in line for line in lines[4:7])
-    assert lines[7] == f"picture: {picture}" and len(lines) == 8
-    with Image.open(picture) as drawn:
+    assert lines[7] == f"image: {image}" and len(lines) == 8
+    with Image.open(image) as drawn:
         assert drawn.width > 500
 
     best = lines[4].split()[3]
     code, out, _ = run(capsys, "delete", "--index", index, best)
-    assert (code, out) == (0, f"deleted 1 of 5 pictures from {index}; the files themselves were not touched\n")
+    assert (code, out) == (0, f"deleted 1 of 5 images from {index}; the files themselves were not touched\n")
     _, out, _ = run(capsys, "search", QUERY, "--index", index)
     assert best not in out and len(out.splitlines()) == 8
 
 
-def test_json_holds_what_the_table_shows(index, pictures, capsys):
+def test_json_holds_what_the_table_shows(index, images, capsys):
     code, out, err = run(capsys, "search", QUERY, "--index", index, "--top-k", "2", "--json", "--local-weight", "0.5")
     assert code == 0 and err == ""
     answer = json.loads(out)
     assert answer["query"] == QUERY and len(answer["results"]) == 2
     first = answer["results"][0]
-    assert first["rank"] == 1 and first["file"] == str(pictures / first["path"])
+    assert first["rank"] == 1 and first["file"] == str(images / first["path"])
     assert first["score"] >= answer["results"][1]["score"]
     assert [item["sentence"] for item in first["sentences"]] == ["A man wears a red jacket.", "His shoes are white."]
 
 
-def test_filter_picture_and_maps(index, pictures, tmp_path, capsys):
+def test_filter_image_and_maps(index, images, tmp_path, capsys):
     code, out, err = run(capsys, "search", QUERY, "--index", index, "--where", "path in ('red.png', 'blue.png')")
     assert code == 0 and err == "" and len(out.splitlines()) == 6 and "green.png" not in out
     code, out, err = run(
         capsys, "search", QUERY, "--index", index, "--where", "height > 900", "--save", tmp_path / "x.png"
     )
-    assert (code, out, err) == (0, "no picture passes the filter\n", "") and not (tmp_path / "x.png").exists()
-    code, out, _ = run(capsys, "search", "--image", pictures / "red.png", "--index", index, "--top-k", "1", "--json")
+    assert (code, out, err) == (0, "no image passes the filter\n", "") and not (tmp_path / "x.png").exists()
+    code, out, _ = run(capsys, "search", "--image", images / "red.png", "--index", index, "--top-k", "1", "--json")
     answer = json.loads(out)
-    assert code == 0 and answer["image"] == str(pictures / "red.png") and answer["results"][0]["path"] == "red.png"
-    code, out, _ = run(capsys, "search", "--image", pictures / "red.png", "--index", index, "--top-k", "1")
+    assert code == 0 and answer["image"] == str(images / "red.png") and answer["results"][0]["path"] == "red.png"
+    code, out, _ = run(capsys, "search", "--image", images / "red.png", "--index", index, "--top-k", "1")
     assert code == 0 and out.splitlines()[0].split()[0] == "rank" and "red.png" in out
     sizes = []
     for number in ((), ("--heatmap", 2)):
@@ -110,7 +110,7 @@ def test_words_that_the_model_does_not_understand_are_one_warning_line(index, ca
 
 def test_calibrate_then_search_with_probabilities(tiny_checkpoint, tmp_path, capsys):
     model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
-    folder, index = tmp_path / "pictures", tmp_path / "index"
+    folder, index = tmp_path / "images", tmp_path / "index"
     folder.mkdir()
     for i in range(20):
         Image.new("RGB", (20 + i, 50), (12 * i, 90, 255 - 12 * i)).save(folder / f"{i}.png")
@@ -132,52 +132,52 @@ def test_calibrate_then_search_with_probabilities(tiny_checkpoint, tmp_path, cap
     assert (code, out) == (2, "") and "calibration.json: damaged" in err and err.count("\n") == 1
 
 
-def test_skipped_pictures_are_listed(tiny_checkpoint, tmp_path, capsys):
-    folder = tmp_path / "pictures"
+def test_skipped_images_are_listed(tiny_checkpoint, tmp_path, capsys):
+    folder = tmp_path / "images"
     folder.mkdir()
     Image.new("RGB", (20, 50), "red").save(folder / "good.jpg")
     (folder / "cut.jpg").write_bytes((folder / "good.jpg").read_bytes()[:-100])
-    (folder / "text.jpg").write_text("no picture")
+    (folder / "text.jpg").write_text("no image")
     (folder / "out.jpg").symlink_to(Path(sys.executable).resolve())
     code, out, err = run(capsys, "index", folder, "--model", tiny_checkpoint, "--out", tmp_path / "index")
-    assert code == 0 and "indexed 1 pictures" in out and "3 skipped" in out
+    assert code == 0 and "indexed 1 images" in out and "3 skipped" in out
     reasons = (
         "out.jpg: symbolic link out of the folder",
         "cut.jpg: truncated or damaged",
-        "text.jpg: not a picture that",
+        "text.jpg: not an image that",
     )
     assert len(err.splitlines()) == 3
     assert all(any(line.startswith(f"skipped {reason}") for line in err.splitlines()) for reason in reasons)
 
 
-def test_bad_input_is_one_line_and_exit_2(index, pictures, tiny_checkpoint, tmp_path, capsys):
+def test_bad_input_is_one_line_and_exit_2(index, images, tiny_checkpoint, tmp_path, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()
     gone = tmp_path / "gone"
     model = ("--model", tiny_checkpoint)
     for arguments, message in (
-        (("index", empty, *model, "--out", gone), f"rogle index: {empty}: no pictures in this folder"),
+        (("index", empty, *model, "--out", gone), f"rogle index: {empty}: no images in this folder"),
         (("index", gone, *model, "--out", gone), f"rogle index: {gone}: no such folder"),
-        (("index", pictures, "--model", gone, "--out", gone), f"rogle index: --model {gone}: no such folder"),
-        (("index", pictures, "--model", empty, "--out", gone), f"rogle index: --model {empty}: no config.json there"),
-        (("index", pictures, *model, "--out", pictures), f"rogle index: {pictures}: holds "),
-        (("index", pictures, *model, "--out", gone, "--batch-size", "0"), "rogle index: batch size must be at least 1"),
+        (("index", images, "--model", gone, "--out", gone), f"rogle index: --model {gone}: no such folder"),
+        (("index", images, "--model", empty, "--out", gone), f"rogle index: --model {empty}: no config.json there"),
+        (("index", images, *model, "--out", images), f"rogle index: {images}: holds "),
+        (("index", images, *model, "--out", gone, "--batch-size", "0"), "rogle index: batch size must be at least 1"),
         (("search", QUERY, "--index", gone), f"rogle search: {gone}: no such index"),
         (("search", QUERY, "--index", empty), f"rogle search: {empty}: not an index"),
         (("search", " ", "--index", index), "rogle search: query: no words in it"),
         (("search", QUERY, "--index", index, "--top-k", "0"), "rogle search: top-k must be at least 1, not 0"),
         (("search", QUERY, "--index", index, "--local-weight", "2"), "rogle search: local weight must lie in [0, 1]"),
-        (("search", QUERY, "--index", index, "--save", "x.tiff"), "rogle search: x.tiff: save the picture as .png"),
+        (("search", QUERY, "--index", index, "--save", "x.tiff"), "rogle search: x.tiff: save the image as .png"),
         (("search", QUERY, "--index", index, "--model", gone), f"rogle search: --model {gone}: no such folder"),
         (("delete", "gone.png", "--index", index), f"rogle delete: {index}: gone.png is not in this index"),
         (("search", QUERY, "--index", index, "--where", "widht > 3"), "rogle search: where, character 1: no column "),
-        (("search", QUERY, "--index", index, "--image", gone), "rogle search: query picture "),
+        (("search", QUERY, "--index", index, "--image", gone), "rogle search: query image "),
         (("search", QUERY, "--index", index, "--heatmap", "1"), "rogle search: --heatmap: needs --save-map"),
         (
             ("search", QUERY, "--index", index, "--save-map", gone, "--heatmap", "7"),
             "rogle search: --heatmap: no sentence 7, the query has 2",
         ),
-        (("search", QUERY, "--index", index, "--save-map", "x.bmp"), "rogle search: x.bmp: save the picture as .png"),
+        (("search", QUERY, "--index", index, "--save-map", "x.bmp"), "rogle search: x.bmp: save the image as .png"),
         (("calibrate", "--dataset", "synthetic-tiny"), "rogle calibrate: --dataset: needs --model too"),
         (("calibrate", "--index", index), "rogle calibrate: --index: needs --pairs too"),
         (("calibrate", "--index", index, "--pairs", gone), f"rogle calibrate: {gone}: No such file"),
@@ -201,11 +201,11 @@ def test_bad_input_is_one_line_and_exit_2(index, pictures, tiny_checkpoint, tmp_
     assert not gone.exists()
 
 
-def test_a_configuration_out_of_range_is_one_line(index, pictures, tiny_checkpoint, tmp_path, capsys, monkeypatch):
+def test_a_configuration_out_of_range_is_one_line(index, images, tiny_checkpoint, tmp_path, capsys, monkeypatch):
     model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
     config = json.loads((model / "config.json").read_text()) | {"local_weight": 5.0}
     (model / "config.json").write_text(json.dumps(config))
-    commands = (("index", pictures, "--out", tmp_path / "new"), ("search", QUERY, "--index", index))
+    commands = (("index", images, "--out", tmp_path / "new"), ("search", QUERY, "--index", index))
     for command in commands:
         code, out, err = run(capsys, *command, "--model", model)
         assert (code, out) == (2, "")
@@ -216,15 +216,15 @@ def test_a_configuration_out_of_range_is_one_line(index, pictures, tiny_checkpoi
     assert (code, out) == (2, "") and err == "rogle index: local_weight must lie in [0, 1], not 5.0\n"
 
 
-def test_names_of_skipped_pictures_are_deleted_and_counted(tiny_checkpoint, tmp_path, capsys):
-    folder, index = tmp_path / "pictures", tmp_path / "index"
+def test_names_of_skipped_images_are_deleted_and_counted(tiny_checkpoint, tmp_path, capsys):
+    folder, index = tmp_path / "images", tmp_path / "index"
     folder.mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (20, 50), "red").save(folder / name)
-    (folder / "text.jpg").write_text("no picture")
+    (folder / "text.jpg").write_text("no image")
     assert run(capsys, "index", folder, "--model", tiny_checkpoint, "--out", index)[0] == 0
     code, out, _ = run(capsys, "delete", "--index", index, "a.png", folder / "text.jpg")
-    assert code == 0 and out.startswith(f"deleted 1 of 2 pictures and 1 names of skipped ones from {index};")
+    assert code == 0 and out.startswith(f"deleted 1 of 2 images and 1 names of skipped ones from {index};")
     assert "text.jpg" not in (index / "index.json").read_text()
 
 
@@ -263,10 +263,10 @@ def test_the_module_runs_as_a_program_from_anywhere(index, tmp_path):
 def test_real_pedestrians(test_data, tiny_checkpoint, tmp_path, capsys):
     index, folder = tmp_path / "index", test_data / "pedestrians" / "imgs"
     code, out, err = run(capsys, "index", folder, "--model", tiny_checkpoint, "--out", index)
-    assert code == 0 and out.startswith("indexed 90 pictures") and err == ""
-    picture = tmp_path / "results.png"
-    assert run(capsys, "search", QUERY, "--index", index, "--save", picture)[0] == 0
-    assert picture.is_file()
+    assert code == 0 and out.startswith("indexed 90 images") and err == ""
+    image = tmp_path / "results.png"
+    assert run(capsys, "search", QUERY, "--index", index, "--save", image)[0] == 0
+    assert image.is_file()
 
 
 def test_help_does_not_wait_for_transformers() -> None:

@@ -280,6 +280,6 @@ def test_the_processor_resizes_and_normalises_as_the_project_does(tmp_path: Path
     ):
         save_file(state, tmp_path / f"{name}.safetensors")
         done = convert_checkpoint(tmp_path / f"{name}.safetensors", tmp_path / name, tokenizer=tmp_path / "tokenizer")
-        pictures = RogleProcessor.from_pretrained(done.folder).image_processor
-        assert (pictures.image_mean[0], pictures.resample) == (pytest.approx(mean), resample)
-        assert (pictures.size["height"], pictures.size["width"]) == done.image_size
+        images = RogleProcessor.from_pretrained(done.folder).image_processor
+        assert (images.image_mean[0], images.resample) == (pytest.approx(mean), resample)
+        assert (images.size["height"], images.size["width"]) == done.image_size

@@ -31,8 +31,8 @@ def gallery(tiny_checkpoint, tmp_path) -> Gallery:
 def test_an_answer_is_the_search_s(gallery):
     matches, said = demo.answer(gallery, QUERY, None, "width > 20", 5)
     assert matches == gallery.search(QUERY, 5, where="width > 20") and len(matches) == 2 and said == ""
-    picture = str(gallery.folder / "red.png")
-    matches, _ = demo.answer(gallery, "", picture, "", 5)
+    image = str(gallery.folder / "red.png")
+    matches, _ = demo.answer(gallery, "", image, "", 5)
     assert matches[0].path == "red.png" and len(matches) == 3
 
 
@@ -42,7 +42,7 @@ def test_an_answer_is_the_search_s(gallery):
         ("", "", "query: no words in it"),
         (QUERY, "colour = 'red'", "no column &#x27;colour&#x27;"),
         (QUERY, "<b>", "&#x27;&lt;&#x27;"),
-        (QUERY, "width > 900", "no picture passes the filter"),
+        (QUERY, "width > 900", "no image passes the filter"),
         ("A man without a <b>hat</b>.", "", "does not understand negation"),
         ("He wears grey shorts. " * 60, "", "the model reads 64"),
     ],
@@ -57,21 +57,21 @@ def test_a_filter_that_is_not_there_and_a_flood_of_sentences_are_answered(galler
     assert len(matches) == 3 and "30000 sentences, at most 64 are read" in said
 
 
-def test_an_upload_that_is_no_picture_is_one_line_and_hints_name_what_can_be_filtered(gallery, tmp_path, monkeypatch):
+def test_an_upload_that_is_no_image_is_one_line_and_hints_name_what_can_be_filtered(gallery, tmp_path, monkeypatch):
     gr = pytest.importorskip("gradio")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     parts = {block.elem_id: block for block in demo.build(gallery).blocks.values()}
     (tmp_path / "notes.png").write_text("x")
     upload = gr.components.image.ImageData
-    with pytest.raises(gr.Error, match="the upload is not a picture that can be read") as caught:
-        parts["picture"].preprocess(upload(path=str(tmp_path / "notes.png"), orig_name="notes.png"))
+    with pytest.raises(gr.Error, match="the upload is not an image that can be read") as caught:
+        parts["image"].preprocess(upload(path=str(tmp_path / "notes.png"), orig_name="notes.png"))
     assert not caught.value.print_exception
     red = str(gallery.folder / "red.png")
-    assert parts["picture"].preprocess(upload(path=red, orig_name="red.png")) == red
+    assert parts["image"].preprocess(upload(path=red, orig_name="red.png")) == red
     assert parts["where"].info == "columns: path, width, height, bytes, mtime, scene"
 
 
-def test_a_gallery_that_lost_its_pictures_says_so(gallery):
+def test_a_gallery_that_lost_its_images_says_so(gallery):
     gallery.delete(["red.png", "blue.png", HOSTILE])
     matches, said = demo.answer(gallery, QUERY, None, "", 5)
     assert matches is None and "no image is left in this index" in said
@@ -91,7 +91,7 @@ def test_shared_json_names_no_folder_of_this_machine(gallery):
     assert shared["query"] == QUERY and [item["rank"] for item in shared["results"]] == [1, 2]
 
 
-def test_a_thumbnail_is_the_whole_picture(gallery, tmp_path):
+def test_a_thumbnail_is_the_whole_image(gallery, tmp_path):
     match = gallery.search(QUERY, 1)[0]
     for size in ((30, 900), (2000, 300), (700, 2100)):
         Image.new("RGB", size, "red").save(match.file)
@@ -167,8 +167,8 @@ def _drive(tab, tmp_path: Path) -> None:
     assert "where, character 8" in tab.inner_text("#said")
     tab.fill("#where textarea, #where input", "")
     tab.fill("#query textarea", "")
-    tab.set_input_files("#picture input[type=file]", str(tmp_path / "pictures" / "blue.png"))
-    tab.wait_for_selector("#picture img", timeout=60_000)
+    tab.set_input_files("#image input[type=file]", str(tmp_path / "pictures" / "blue.png"))
+    tab.wait_for_selector("#image img", timeout=60_000)
     tab.click("#search")
     tab.wait_for_selector("#results .thumbnail-item >> nth=2", timeout=60_000)
     tab.click("#results .thumbnail-item >> nth=0")

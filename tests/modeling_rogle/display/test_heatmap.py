@@ -1,4 +1,4 @@
-"""A heat map's cosines are those of one patch each, and it lies where the picture lies."""
+"""A heat map's cosines are those of one patch each, and it lies where the image lies."""
 
 from types import SimpleNamespace
 
@@ -59,7 +59,7 @@ def test_a_row_a_sentence_or_one_alone(loaded, matches, tmp_path):
     assert both.width == one.width > 3 * 200 and both.height > 1.8 * one.height
 
 
-def test_a_large_picture_keeps_its_proportions(loaded, matches, tmp_path, monkeypatch):
+def test_a_large_image_keeps_its_proportions(loaded, matches, tmp_path, monkeypatch):
     Image.new("RGB", (2000, 500), "red").save(tmp_path / "wide.png")  # is decoded with its sides nearer to each other
     wide = type(matches[0])(**{**vars(matches[0]), "file": tmp_path / "wide.png"})
     drawn, draw = [], overlay
@@ -68,9 +68,9 @@ def test_a_large_picture_keeps_its_proportions(loaded, matches, tmp_path, monkey
     assert drawn[0].width / drawn[0].height == pytest.approx(4, rel=0.05)
 
 
-def test_pictures_that_are_gone_are_left_out(loaded, matches, tmp_path):
+def test_images_that_are_gone_are_left_out(loaded, matches, tmp_path):
     gone = [type(match)(**{**vars(match), "file": tmp_path / "gone.png"}) for match in matches]
-    with pytest.raises(ValueError, match="none of the pictures is there any more"):
+    with pytest.raises(ValueError, match="none of the images is there any more"):
         draw_maps(*loaded, gone, tmp_path / "map.png")
     drawn = Image.open(draw_maps(*loaded, [gone[0], *matches[1:]], tmp_path / "map.png"))
     assert drawn.width < Image.open(draw_maps(*loaded, matches, tmp_path / "all.png")).width
@@ -78,7 +78,7 @@ def test_pictures_that_are_gone_are_left_out(loaded, matches, tmp_path):
 
 def test_bad_input(loaded, matches, tmp_path):
     for arguments, message in (
-        ((matches, tmp_path / "x.tiff"), "save the picture as"),
+        ((matches, tmp_path / "x.tiff"), "save the image as"),
         (([], tmp_path / "x.png"), "no results with sentences"),
         ((matches, tmp_path / "x.png", 3), "no sentence 3, the query has 2"),
         ((matches, tmp_path / "x.png", 0), "no sentence 0"),

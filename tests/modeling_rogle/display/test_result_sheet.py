@@ -1,4 +1,4 @@
-"""The picture of results shows whole persons, each sentence's region in its colour, and is never half-written."""
+"""The image of results shows whole persons, each sentence's region in its colour, and is never half-written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageColor, ImageFont
 
-from modeling_rogle.display import result_sheet as pictures
+from modeling_rogle.display import result_sheet as images
 from modeling_rogle.display.result_sheet import COLOURS, RIGHT, WRONG, _title, draw_results, wrap
 from modeling_rogle.search.gallery import Gallery, Match, SentenceMatch, load_model
 
@@ -17,7 +17,7 @@ YELLOW, CYAN = (255, 230, 0), (0, 230, 230)
 
 
 def person(path: Path, size: tuple[int, int] = (40, 160)) -> Path:
-    """A grey picture with a yellow line at the very top and a cyan one at the very bottom."""
+    """A grey image with a yellow line at the very top and a cyan one at the very bottom."""
     image = Image.new("RGB", size, (128, 128, 128))
     image.paste(YELLOW, (0, 0, size[0], size[1] // 20 + 1))
     image.paste(CYAN, (0, size[1] - size[1] // 20 - 1, *size))
@@ -103,7 +103,7 @@ def test_ten_results_with_eight_long_sentences_fit(tmp_path):
 
 def test_results_after_the_hundredth_are_counted_and_not_drawn(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(pictures, "_title", lambda *counts: written.append(_title(*counts)) or written[-1])
+    monkeypatch.setattr(images, "_title", lambda *counts: written.append(_title(*counts)) or written[-1])
     results = [match(tmp_path / "gone.png", rank, boxes=()) for rank in range(1, 124)]
     drawn = {}
     for n in (99, 100, 123):
@@ -116,7 +116,7 @@ def test_results_after_the_hundredth_are_counted_and_not_drawn(tmp_path, monkeyp
         assert image.size == drawn[100]
 
 
-def test_a_picture_that_is_gone_leaves_its_place_empty(tmp_path):
+def test_a_image_that_is_gone_leaves_its_place_empty(tmp_path):
     results = [match(tmp_path / "gone.png"), match(person(tmp_path / "p.png"), 2)]
     image = pixels(draw_results(results, "q", tmp_path / "out.png"))
     assert count(image, YELLOW) > 0
@@ -131,20 +131,20 @@ def test_formats(tmp_path, suffix):
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path):
-    with pytest.raises(ValueError, match=r"out.tiff: save the picture as .png, .jpg, .jpeg or .webp"):
+    with pytest.raises(ValueError, match=r"out.tiff: save the image as .png, .jpg, .jpeg or .webp"):
         draw_results([match(tmp_path / "p.png")], "q", tmp_path / "out.tiff")
     with pytest.raises(ValueError, match="no results to draw"):
         draw_results([], "q", tmp_path / "out.png")
 
 
-def test_a_failure_while_saving_leaves_the_old_picture(tmp_path, monkeypatch):
+def test_a_failure_while_saving_leaves_the_old_image(tmp_path, monkeypatch):
     out = draw_results([match(person(tmp_path / "p.png"))], "q", tmp_path / "results" / "out.png")
     before = out.read_bytes()
 
     def fail(*_args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(pictures.os, "replace", fail)
+    monkeypatch.setattr(images.os, "replace", fail)
     with pytest.raises(OSError, match="no space left"):
         draw_results([match(tmp_path / "p.png", boxes=(None, None))], "q", out)
     assert out.read_bytes() == before and len(list(out.parent.iterdir())) == 1

@@ -53,4 +53,4 @@ def test_probabilities_and_nobody():
 
 @pytest.mark.parametrize("show", [verdict, as_table])
 def test_no_result(show):
-    assert show(Matches()) == "no picture passes the filter"
+    assert show(Matches()) == "no image passes the filter"

@@ -24,13 +24,13 @@ from modeling_rogle.evaluation.protocols import (
     ranked_queries,
 )
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings
-from modeling_rogle.matching.assignment import template_boxes
+from modeling_rogle.inference.templates import template_boxes
 
 WIDTH, HEIGHT = 20, 44
 
 
 def make_row(number: int, person: int, texts: list[str], regions: list[tuple], captions: list[str]) -> dict:
-    """A P-VLG row with a picture of noise; regions are (bbox, sentence, score)."""
+    """A P-VLG row with an image of noise; regions are (bbox, sentence, score)."""
     pixels = np.random.default_rng(number).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     sentences, at = [], 0
     for text in texts:
@@ -151,7 +151,7 @@ def test_the_global_protocol_equals_plain_loops(embeddings: SplitEmbeddings, wei
     first, precision = slow_scores(slow_fused(embeddings, weight), people)
     assert (scores["R@1"], scores["mAP"]) == pytest.approx((first, precision))
     assert (scores["queries"], scores["gallery"]) == (5, 5)
-    # The caption of another picture of the same person is as right an answer as the picture's own.
+    # The caption of another image of the same person is as right an answer as the image's own.
     reverse, _ = slow_scores(slow_fused(embeddings, weight).T, people)
     assert scores["i2t/R@1"] == pytest.approx(reverse)
 

@@ -73,7 +73,7 @@ def test_parts_of_any_number_of_processes_are_the_whole_to_the_last_bit(model, t
     assert all(torch.equal(joined[name], value) for name, value in tensors(whole).items())
 
 
-def test_a_share_decodes_its_own_pictures_alone(model, tiny_processor, rows) -> None:
+def test_a_share_decodes_its_own_images_alone(model, tiny_processor, rows) -> None:
     spoilt = [row | {"image": None} if 3 <= n < 6 else row for n, row in enumerate(rows)]
     plan = plan_split(tiny_processor, spoilt)
     part = encode_part(model, tiny_processor, spoilt, plan, 3, process=0, processes=2, progress=False)
@@ -140,8 +140,8 @@ def test_a_missing_field_is_named(model, tiny_processor, rows, change, message: 
         encode_split(model, tiny_processor, [change(rows[0])], progress=False)
 
 
-def test_a_picture_that_cannot_be_read_is_named(model, tiny_processor, rows, tmp_path: Path) -> None:
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+def test_a_image_that_cannot_be_read_is_named(model, tiny_processor, rows, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     listed = [row | {"image": {"bytes": None, "path": str(tmp_path / "broken.jpg")}} for row in rows[:2]]
     data = Dataset.from_list(listed).cast_column("image", ImageFeature())
     with pytest.raises(ValueError, match="made/0: field 'image' cannot be read"):

@@ -9,10 +9,11 @@ import pytest
 
 from modeling_rogle.index import store_sync as filling
 from modeling_rogle.index.faiss_store import FaissStore
-from modeling_rogle.index.manifest import GalleryError, read_manifest
+from modeling_rogle.index.manifest import read_manifest
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.store_sync import fill, forget
 from modeling_rogle.index.vector_store import Tuned, exact_search, nearest, open_store
+from modeling_rogle.inference.errors import GalleryError
 from tests.modeling_rogle.index.test_vector_store import DIMENSION, ROWS, clustered, made
 
 pytest.importorskip("faiss")

@@ -9,13 +9,13 @@ import pytest
 from modeling_rogle.index.manifest import (
     FORMAT,
     VERSION,
-    GalleryError,
     check_is_ours,
     locked,
     read_manifest,
     remove_unnamed,
     write_manifest,
 )
+from modeling_rogle.inference.errors import GalleryError
 
 HEADER = {
     "format": FORMAT,

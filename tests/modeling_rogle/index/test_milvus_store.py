@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from modeling_rogle.index.manifest import GalleryError, read_manifest
+from modeling_rogle.index.manifest import read_manifest
 from modeling_rogle.index.milvus_store import token
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.store_sync import fill, forget
 from modeling_rogle.index.vector_store import exact_search, nearest, open_store
+from modeling_rogle.inference.errors import GalleryError
 from tests.modeling_rogle.index.test_vector_store import DIMENSION, ROWS, clustered, made
 
 pytest.importorskip("pymilvus")

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from modeling_rogle.index import shards as shards
-from modeling_rogle.index.manifest import GalleryError
 from modeling_rogle.index.shards import Index, IndexWriter, dequantise, quantise, write_table
+from modeling_rogle.inference.errors import GalleryError
 from tests.modeling_rogle.index.test_manifest import HEADER
 
 REGIONS, DIMENSION = 11, 8
@@ -169,20 +169,18 @@ def test_an_index_with_a_damaged_file_names_it(tmp_path, name, harm):
 
 
 @pytest.mark.parametrize("name", ["/tmp/victim.txt", "../" + FACE, FACE + "\n", "../" * 9 + "victim.jpg"])
-def test_a_picture_that_no_index_has_is_named_before_anything_is_removed(tmp_path, name):
+def test_a_image_that_no_index_has_is_named_before_anything_is_removed(tmp_path, name):
     filled(tmp_path, [3])
     (file,) = tmp_path.glob("shard-*/images.parquet")
     table = pq.read_table(file)
     place = table.schema.get_field_index("picture")
     write_table(table.set_column(place, "picture", pa.array([FACE, None, name])), file)
-    with pytest.raises(
-        GalleryError, match="images.parquet: field 'picture' holds .*, no picture of an index"
-    ) as caught:
+    with pytest.raises(GalleryError, match="images.parquet: field 'picture' holds .*, no image of an index") as caught:
         Index(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_is_written_where_the_folder_of_pictures_is_a_link(tmp_path):
+def test_nothing_is_written_where_the_folder_of_images_is_a_link(tmp_path):
     filled(tmp_path / "index", [3])
     (tmp_path / "index" / "pictures").symlink_to(tmp_path)
     with pytest.raises(GalleryError, match="pictures: a symbolic link, no folder of an index"):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from modeling_rogle.index import vector_store as stores
-from modeling_rogle.index.manifest import GalleryError
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.vector_store import exact_search, nearest, open_store, tune
+from modeling_rogle.inference.errors import GalleryError
 from tests.modeling_rogle.index.test_shards import REGIONS, facts, unit_rows, writer
 
 ROWS, DIMENSION = 600, 16

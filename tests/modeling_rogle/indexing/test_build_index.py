@@ -15,7 +15,7 @@ from modeling_rogle.indexing import build_index as indexing
 from modeling_rogle.search.gallery import Gallery, GalleryError, load_model
 from tests.modeling_rogle.indexing.test_image_sources import rows as data_rows
 from tests.modeling_rogle.indexing.test_person_detector import make_detector
-from tests.modeling_rogle.search.test_gallery import QUERY, make_pictures
+from tests.modeling_rogle.search.test_gallery import QUERY, make_images
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def tools(tiny_checkpoint):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    return make_pictures(tmp_path / "pictures", 8)
+    return make_images(tmp_path / "images", 8)
 
 
 def build(source, tools, out, **options):
@@ -54,15 +54,15 @@ def test_a_second_run_encodes_nothing_and_later_ones_what_changed(folder, tools,
 
 def test_more_of_the_folder_is_appended_and_what_lies_elsewhere_refused(folder, tools, tmp_path):
     out = tmp_path / "index"
-    make_pictures(folder / "b", 3)
+    make_images(folder / "b", 3)
     build(f"{folder}/0*.png", tools, out)
     report = build(folder / "b", tools, out, append=True)
     assert (report.images, report.added, report.kept) == (11, 3, 8)
     gallery = Gallery.open(out, *tools)
     assert {"00.png", "b/02.png"} <= set(gallery.paths)
     assert all(match.file.is_file() for match in gallery.search(QUERY, top_k=11))
-    with pytest.raises(GalleryError, match="not inside .*/pictures, whose pictures this index holds"):
-        build(make_pictures(tmp_path / "elsewhere", 1), tools, out, append=True)
+    with pytest.raises(GalleryError, match="not inside .*/images, whose images this index holds"):
+        build(make_images(tmp_path / "elsewhere", 1), tools, out, append=True)
     with pytest.raises(FileNotFoundError, match="no such index"):
         build(folder, tools, tmp_path / "none", append=True)
 
@@ -82,7 +82,7 @@ def test_a_run_that_broke_off_goes_on_and_readers_see_what_is_done(folder, tools
         build(folder, tools, out)
     gallery = Gallery.open(out, *tools)
     assert not gallery.complete and len(gallery) == 6
-    with pytest.warns(UserWarning, match="indexing is not finished, 6 pictures are searched"):
+    with pytest.warns(UserWarning, match="indexing is not finished, 6 images are searched"):
         assert len(gallery.search(QUERY, top_k=10)) == 6
     report = build(folder, tools, out)
     assert (report.kept, report.added) == (6, 2)
@@ -92,7 +92,7 @@ def test_a_run_that_broke_off_goes_on_and_readers_see_what_is_done(folder, tools
 def test_an_index_is_replaced_only_by_a_whole_one(folder, tools, tmp_path, monkeypatch):
     out, real, calls = tmp_path / "index", indexing.encode_pixels, []
     build(folder, tools, out)
-    other = make_pictures(tmp_path / "other", 7)
+    other = make_images(tmp_path / "other", 7)
     with monkeypatch.context() as broken:
         broken.setattr(indexing, "COMMIT_SECONDS", 0.0)
         broken.setattr(
@@ -101,7 +101,7 @@ def test_an_index_is_replaced_only_by_a_whole_one(folder, tools, tmp_path, monke
         with pytest.raises(ZeroDivisionError):
             build(other, tools, out)
     assert len(Gallery.open(out)) == 8 and Gallery.open(out).folder == folder
-    assert Gallery.open(out).delete(["00.png"]) == 1  # there too, but that picture still lies in its folder
+    assert Gallery.open(out).delete(["00.png"]) == 1  # there too, but that image still lies in its folder
     report = build(other, tools, out)
     assert (report.images, report.kept, report.added) == (7, 5, 2)
     assert Gallery.open(out).folder == other
@@ -121,7 +121,7 @@ def break_after(batches: int, monkeypatch) -> None:
 def test_what_cannot_be_appended_leaves_the_index_as_it_is(folder, tools, tmp_path, mismatch):
     out, options = tmp_path / "index", {}
     build(folder, tools, out)
-    make_pictures(folder / "b", 3)
+    make_images(folder / "b", 3)
     if mismatch == "detector":
         options, reason = {"detector": make_detector(tmp_path / "yolos")}, "detector none, not .*yolos"
     else:
@@ -136,10 +136,10 @@ def test_what_cannot_be_appended_leaves_the_index_as_it_is(folder, tools, tmp_pa
 def test_what_is_appended_takes_the_precision_that_the_index_has(folder, tools, tmp_path):
     out = tmp_path / "index"
     build(folder, tools, out, precision="bfloat16")
-    make_pictures(folder / "b", 3)
+    make_images(folder / "b", 3)
     assert build(folder / "b", tools, out, append=True).images == 11
     assert read_manifest(out)["precision"] == "bfloat16"
-    make_pictures(folder / "c", 1)
+    make_images(folder / "c", 1)
     with pytest.warns(UserWarning, match="its embeddings are bfloat16, and so is what is appended, not float32"):
         assert build(folder / "c", tools, out, append=True, precision="float32").images == 12
     assert read_manifest(out)["precision"] == "bfloat16"
@@ -150,7 +150,7 @@ def test_an_unfinished_index_stays_so_when_a_part_is_appended(folder, tools, tmp
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
         break_after(1, broken)
         build(folder, tools, out)
-    make_pictures(folder / "b", 3)
+    make_images(folder / "b", 3)
     assert build(folder / "b", tools, out, append=True).images == 6 and not Gallery.open(out).complete
     assert build(folder, tools, out).images == 11 and Gallery.open(out).complete
 
@@ -158,8 +158,8 @@ def test_an_unfinished_index_stays_so_when_a_part_is_appended(folder, tools, tmp
 def test_an_appending_that_broke_off_is_finished_by_the_same_one(folder, tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     build(f"{folder}/0*.png", tools, out)
-    make_pictures(folder / "b", 4)
-    make_pictures(folder / "c", 1)
+    make_images(folder / "b", 4)
+    make_images(folder / "c", 1)
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
         break_after(1, broken)
         build(folder / "b", tools, out, append=True)
@@ -183,7 +183,7 @@ def test_rows_whose_appending_broke_off_are_finished_by_the_same_rows(tools, tmp
     assert build(more, tools, out, append=True).images == 8 and Gallery.open(out).complete
 
 
-def test_an_index_within_the_folder_that_was_killed_before_its_first_commit_is_no_picture(folder, tools, monkeypatch):
+def test_an_index_within_the_folder_that_was_killed_before_its_first_commit_is_no_image(folder, tools, monkeypatch):
     out = folder / "index"
     (out / "pictures").mkdir(parents=True)  # what a killed run of scenes leaves: crops, and no manifest
     shutil.copy(folder / "00.png", out / "pictures" / f"{'0' * 32}.jpg")
@@ -196,7 +196,7 @@ def test_real_pedestrians_are_indexed_and_searched(test_data, tools, tmp_path):
     people, out = test_data / "pedestrians" / "imgs", tmp_path / "index"
     assert build(people, tools, out).images == len(list(people.glob("*.jpg"))) == 90
     gallery = Gallery.open(out, *tools)
-    for name in ("0003_c1_0521.jpg", "0009_c2_0062.jpg"):  # a picture is nearest to itself
+    for name in ("0003_c1_0521.jpg", "0009_c2_0062.jpg"):  # an image is nearest to itself
         assert gallery.search(image=people / name, top_k=1)[0].path == name
     facts = json.loads((test_data / "pedestrians" / "annotations.json").read_text())
     caption = next(entry["long_caption"] for entry in facts if entry.get("long_caption"))
@@ -219,7 +219,7 @@ def test_real_scenes_are_indexed_by_person(test_data, tools, tmp_path):
 def test_an_index_is_unfinished_while_more_is_encoded(folder, tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     build(folder, tools, out)
-    make_pictures(folder / "b", 6)
+    make_images(folder / "b", 6)
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
         break_after(1, broken)
         build(folder, tools, out)
@@ -231,25 +231,25 @@ def test_a_replacement_that_was_given_up_leaves_nothing(folder, tools, tmp_path,
     build(folder, tools, out)
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
         break_after(1, broken)
-        build(make_pictures(tmp_path / "other", 7), tools, out)
+        build(make_images(tmp_path / "other", 7), tools, out)
     assert (out / "index.json.building").exists()
     build(folder, tools, out)
     assert sorted(name.split("-")[0] for name in os.listdir(out)) == ["index.json", "shard"]
     assert len(list(out.glob("shard-*"))) == len(read_manifest(out)["shards"])
 
 
-def test_a_replacement_leaves_the_pictures_of_the_index_that_answers(tools, tmp_path, monkeypatch):
+def test_a_replacement_leaves_the_images_of_the_index_that_answers(tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     build(data_rows(), tools, out)
-    pictures = {file: file.read_bytes() for file in (out / "pictures").iterdir()}
+    images = {file: file.read_bytes() for file in (out / "pictures").iterdir()}
     other = [{**row, "image": Image.new("RGB", row["image"].size, "blue")} for row in data_rows()]
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
-        broken.setattr(indexing.IndexWriter, "commit", lambda *args, **fields: 1 / 0)  # its pictures are written
+        broken.setattr(indexing.IndexWriter, "commit", lambda *args, **fields: 1 / 0)  # its images are written
         build(other, tools, out, precision="bfloat16")
-    assert all(file.read_bytes() == data for file, data in pictures.items())
+    assert all(file.read_bytes() == data for file, data in images.items())
     assert build(other, tools, out, precision="bfloat16").images == 3
     held = {out / "pictures" / name for name in Index(out).table.column("picture").to_pylist()}
-    assert held == set((out / "pictures").iterdir()) and not held & set(pictures)
+    assert held == set((out / "pictures").iterdir()) and not held & set(images)
 
 
 def test_metadata_are_searched_and_brought_up_to_date_without_encoding(folder, tools, tmp_path):
@@ -268,7 +268,7 @@ def test_metadata_are_searched_and_brought_up_to_date_without_encoding(folder, t
 
 
 def test_persons_of_scenes_keep_scene_and_box_and_go_with_it(tools, tmp_path):
-    scenes, out = make_pictures(tmp_path / "scenes", 3), tmp_path / "index"
+    scenes, out = make_images(tmp_path / "scenes", 3), tmp_path / "index"
     Image.new("RGB", (300, 200), "red").save(scenes / "00.png")
     (scenes / "metadata.csv").write_text("file_name,camera\n00.png,c1\n")
     detector = make_detector(tmp_path / "yolos")
@@ -291,7 +291,7 @@ def test_persons_of_scenes_keep_scene_and_box_and_go_with_it(tools, tmp_path):
     assert read_manifest(out).get("metadata") and "c1" not in str(gallery.table.column("camera").to_pylist())
 
 
-def test_rows_of_a_data_set_are_indexed_with_small_copies_of_their_pictures(tools, tmp_path):
+def test_rows_of_a_data_set_are_indexed_with_small_copies_of_their_images(tools, tmp_path):
     out = tmp_path / "index"
     assert build(data_rows(), tools, out).images == 3
     gallery = Gallery.open(out, *tools)
@@ -310,7 +310,7 @@ def test_stores_are_filled_with_the_index_and_keep_in_step(folder, tools, tmp_pa
     exact = [match.path for match in Gallery.open(out, *tools, store="exact").search(QUERY)]
     gallery = Gallery.open(out, *tools)
     assert [match.path for match in gallery.search(QUERY)] == exact
-    make_pictures(folder, 10)
+    make_images(folder, 10)
     build(folder, tools, out)
     assert read_manifest(out)["store"]["upto"] == 10 and gallery.refresh()
     assert gallery.delete(["00.png"]) == 1 and read_manifest(out)["store"]["upto"] == 10

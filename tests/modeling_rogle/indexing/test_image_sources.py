@@ -1,4 +1,4 @@
-"""Folders, globs and data sets as sources; what is known of the pictures; whatever is wrong with it in one line."""
+"""Folders, globs and data sets as sources; what is known of the images; whatever is wrong with it in one line."""
 
 import json
 import os
@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Image
-from PIL import Image as Pictures
+from PIL import Image as ImageSource
 
-from modeling_rogle.index.manifest import GalleryError
-from modeling_rogle.indexing.image_folder import PictureError
 from modeling_rogle.indexing.image_sources import find_source
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.image_io import ImageError
 
 
-def picture(path: Path, colour: str = "red") -> Path:
+def image(path: Path, colour: str = "red") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Pictures.new("RGB", (6, 12), colour).save(path)
+    ImageSource.new("RGB", (6, 12), colour).save(path)
     return path
 
 
@@ -29,7 +29,7 @@ def paths(source) -> list[str]:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     for name in ("a/1.png", "a/2.jpg", "b/1.png", "c.png"):
-        picture(tmp_path / "photos" / name)
+        image(tmp_path / "photos" / name)
     (tmp_path / "photos" / "notes.txt").write_text("x")
     return tmp_path / "photos"
 
@@ -45,19 +45,19 @@ def test_a_folder_and_globs_in_it(photos):
 
 def test_paths_are_told_from_the_indexed_folder(photos):
     assert paths(find_source(photos / "a", within=photos)) == ["a/1.png", "a/2.jpg"]
-    with pytest.raises(GalleryError, match="not inside .*/a, whose pictures this index holds"):
+    with pytest.raises(GalleryError, match="not inside .*/a, whose images this index holds"):
         find_source(photos / "b", within=photos / "a")
 
 
 def test_a_link_out_of_the_folder_is_refused_through_a_glob_too(photos, tmp_path):
-    picture(tmp_path / "secret.png")
+    image(tmp_path / "secret.png")
     (photos / "a" / "9.png").symlink_to(tmp_path / "secret.png")
     found = find_source(f"{photos}/a/*.png")
     assert paths(found) == ["1.png"]
     assert [(item.path, item.reason) for item in found.skipped] == [("9.png", "symbolic link out of the folder")]
 
 
-def test_metadata_beside_the_pictures_is_typed_and_the_nearest_wins(photos):
+def test_metadata_beside_the_images_is_typed_and_the_nearest_wins(photos):
     (photos / "metadata.csv").write_text(
         "file_name,camera,time,count\nc.png,c1,2026-01-02 03:04:05,4\na/1.png,c9,2026-01-02 03:04:06,5\ngone.png,c1,,\n"
     )
@@ -109,7 +109,7 @@ def test_metadata_that_are_a_link_out_of_the_folder_are_not_read(photos, tmp_pat
 def rows(count: int = 3) -> list[dict]:
     return [
         {
-            "image": Pictures.new("RGB", (6 + n, 12), "red"),
+            "image": ImageSource.new("RGB", (6 + n, 12), "red"),
             "image_id": f"p/{n}",
             "sha256": f"{n:064d}",
             "person_id": n,
@@ -147,7 +147,7 @@ def test_rows_of_a_data_set(tmp_path, kind):
     assert known["p/1"] == {"path": "p/1", "person_id": 1, "camera": "c1"} and known["p/0"]["camera"] is None
 
 
-def encoded(image: Pictures.Image) -> bytes:
+def encoded(image: ImageSource.Image) -> bytes:
     import io
 
     held = io.BytesIO()
@@ -155,9 +155,9 @@ def encoded(image: Pictures.Image) -> bytes:
     return held.getvalue()
 
 
-def test_a_row_without_a_picture_says_so():
+def test_a_row_without_a_image_says_so():
     found = find_source([{**rows(1)[0], "image": None}])
-    with pytest.raises(PictureError, match="field 'image' is null"):
+    with pytest.raises(ImageError, match="field 'image' is null"):
         found.read(found.items[0])
 
 
@@ -175,10 +175,10 @@ def test_data_sets_that_cannot_be_indexed(tmp_path):
     with pytest.raises(GalleryError, match="x.parquet: not a Parquet file, or damaged"):
         find_source(tmp_path)
     os.remove(tmp_path / "x.parquet")
-    with pytest.raises(GalleryError, match="no pictures in this folder"):
+    with pytest.raises(GalleryError, match="no images in this folder"):
         find_source(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         find_source(tmp_path / "gone")
-    picture(tmp_path / "a.png")
-    with pytest.raises(GalleryError, match="no pictures match"):
+    image(tmp_path / "a.png")
+    with pytest.raises(GalleryError, match="no images match"):
         find_source(f"{tmp_path}/*.jpg")

@@ -8,12 +8,12 @@ from PIL import Image
 from transformers import YolosConfig, YolosForObjectDetection
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
-from modeling_rogle.index.manifest import GalleryError
 from modeling_rogle.indexing.person_detector import Detector
+from modeling_rogle.inference.errors import GalleryError
 
 
 def make_detector(folder: Path, labels: tuple[str, ...] = ("person", "dog")) -> Path:
-    """A random Yolos that finds something in every picture; the bias decides for the first label."""
+    """A random Yolos that finds something in every image; the bias decides for the first label."""
     torch.manual_seed(0)
     model = YolosForObjectDetection(
         YolosConfig(

@@ -1,6 +1,6 @@
 import torch
 
-from modeling_rogle.inference.devices import best_device
+from modeling_rogle.inference.loading import best_device
 
 
 def test_a_tensor_can_be_put_on_it_and_an_accelerator_is_preferred():

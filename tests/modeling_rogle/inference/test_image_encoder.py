@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_rogle.index.manifest import GalleryError
 from modeling_rogle.inference import image_encoder as embedding
+from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_encoder import encode_pixels, finite, image_encoder
-from modeling_rogle.matching.assignment import template_boxes
+from modeling_rogle.inference.templates import template_boxes
 
 
-def test_a_picture_and_its_templates(tiny_model):
+def test_a_image_and_its_templates(tiny_model):
     pixels = torch.randn(3, 3, 32, 16)
     images, regions = encode_pixels(tiny_model, pixels)
     boxes = torch.from_numpy(template_boxes())

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from modeling_rogle.inference.precision import fast_bfloat16
+from modeling_rogle.inference.image_encoder import fast_bfloat16
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Value
-from datasets import Image as Picture
+from datasets import Image as DecodedImage
 from PIL import Image
 
 from modeling_rogle.matching.anchors import place_boxes
@@ -62,7 +62,7 @@ def test_each_image_is_seen_once_and_equal_sentences_are_encoded_once(tiny_model
     assert all(len(each.region_embeds) == len(place_boxes()) + 1 for each in seen)
 
 
-def test_crops_are_pictures_of_their_own(tiny_model, tiny_processor):
+def test_crops_are_images_of_their_own(tiny_model, tiny_processor):
     rows = make_rows(2)
     seen = list(see_rows(tiny_model, tiny_processor, rows, batch_size=2, crops=True))
     whole = tiny_model.encode_images(
@@ -135,7 +135,7 @@ def test_any_proposer_can_give_the_candidates(tiny_model, tiny_processor):
     assert named and named <= {(0.0, "upper body"), (60.0, "feet")}  # what names no part is named by where it lies
 
 
-def test_rows_without_a_picture_or_sentences_are_named(tiny_model, tiny_processor):
+def test_rows_without_a_image_or_sentences_are_named(tiny_model, tiny_processor):
     rows = make_rows(2)
     rows[1]["image"] = None
     with pytest.raises(ValueError, match="own/1: field 'image'"):
@@ -153,12 +153,12 @@ def test_a_sample_is_spread_over_the_rows():
     assert spread([1, 2], 5) == [1, 2]
 
 
-def test_a_picture_that_cannot_be_decoded_gets_no_region_and_is_counted(tiny_model, tiny_processor):
+def test_a_image_that_cannot_be_decoded_gets_no_region_and_is_counted(tiny_model, tiny_processor):
     good = io.BytesIO()
     make_rows(1)[0]["image"].convert("RGB").save(good, "PNG")
     said = [{"text": text, "start": 0, "end": len(text)} for text in TEXTS]
     features = Features({
-        "image": Picture(), "image_id": Value("string"), "width": Value("int32"), "height": Value("int32"),
+        "image": DecodedImage(), "image_id": Value("string"), "width": Value("int32"), "height": Value("int32"),
         "sentences": [{"text": Value("string"), "start": Value("int32"), "end": Value("int32")}],
     })  # fmt: skip
     rows = Dataset.from_list(
@@ -170,7 +170,7 @@ def test_a_picture_that_cannot_be_decoded_gets_no_region_and_is_counted(tiny_mod
                 "height": 120,
                 "sentences": said,
             }
-            for n, content in enumerate([good.getvalue(), b"no picture", good.getvalue()])
+            for n, content in enumerate([good.getvalue(), b"no image", good.getvalue()])
         ],
         features=features,
     )

@@ -226,7 +226,7 @@ def test_products_of_torch_are_full_float32_whatever_the_caller_trains_with(prec
     assert global_scores(query, ids[0], gallery, ids[1], device="cpu") == pytest.approx(expected, abs=1e-4)
 
 
-def test_pictures_of_the_same_camera_are_ignored_as_in_re_identification() -> None:
+def test_images_of_the_same_camera_are_ignored_as_in_re_identification() -> None:
     query, gallery = [[0.9, 0.8, 0.5, 0.7]], np.eye(4)
     arguments = (query, [1], gallery, [1, 2, 1, 1])
     assert global_scores(*arguments)["R@1"] == 100
@@ -455,7 +455,7 @@ def test_the_parent_image_of_a_sentence_is_found_through_its_region() -> None:
     ranking = joint_ranking(**parent_and_region())
     assert ranking.n_positives.tolist() == [2], "the link from the region to its image is lost"
     assert ranking.average_precision == pytest.approx([(1 / 1 + 2 / 3) / 2])
-    # Through another image the same picture is ignored, and that one, the most similar, is relevant.
+    # Through another image the same image is ignored, and that one, the most similar, is relevant.
     elsewhere = joint_ranking(**(parent_and_region() | {"parent_image_ids": [7, 8, 8, 9]}))
     assert elsewhere.average_precision == pytest.approx([1])
 

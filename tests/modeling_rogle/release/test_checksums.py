@@ -16,14 +16,14 @@ def folder(tmp_path: Path) -> Path:
     (root / "data").mkdir(parents=True)
     (root / "modeling_rogle.py").write_text("GOOD = 1\n")
     (root / "model.safetensors").write_bytes(b"weights")
-    (root / "data" / "a picture.jpg").write_bytes(b"\xff\xd8")
+    (root / "data" / "an image.jpg").write_bytes(b"\xff\xd8")
     write_checksums(root)
     return root
 
 
 def test_every_file_is_listed_with_the_digest_of_its_bytes(folder: Path):
     files = {file.path: file for file in verify(folder)}
-    assert sorted(files) == ["data/a picture.jpg", "model.safetensors", "modeling_rogle.py"]
+    assert sorted(files) == ["data/an image.jpg", "model.safetensors", "modeling_rogle.py"]
     assert files["model.safetensors"].size == 7
     assert files["model.safetensors"].sha256 == hashlib.sha256(b"weights").hexdigest()
     assert write_checksums(folder) == write_checksums(folder), "the list does not list itself"

@@ -38,7 +38,7 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 def test_embeddings_are_the_models_own(handler: EndpointHandler, tiny_checkpoint: Path):
     pictures = [noise(40, 20), noise(64, 32, 1)]
-    request = {"inputs": {"text": TEXTS, "images": [encoded(picture) for picture in pictures]}}
+    request = {"inputs": {"text": TEXTS, "images": [encoded(image) for image in pictures]}}
     answer = json.loads(json.dumps(handler(json.loads(json.dumps(request)))))
     assert sorted(answer) == ["image_embeds", "similarity", "text_embeds"]
 
@@ -56,7 +56,7 @@ def test_one_kind_alone_and_a_single_string(handler: EndpointHandler):
     assert handler({"inputs": {"text": TEXTS[0]}}) == handler({"inputs": {"text": [TEXTS[0]], "images": []}})
 
 
-def test_pictures_of_every_mode_data_urls_and_turned_photographs(handler: EndpointHandler):
+def test_images_of_every_mode_data_urls_and_turned_photographs(handler: EndpointHandler):
     grey, alpha = noise(30, 20).convert("L"), noise(30, 20).convert("RGBA")
     upright = noise(40, 20)
     note = Image.Exif()
@@ -82,8 +82,8 @@ def test_pictures_of_every_mode_data_urls_and_turned_photographs(handler: Endpoi
         ({"inputs": {"text": ["a man", " "]}}, "inputs.text[1]: is empty"),
         ({"inputs": {"text": ["a man"] * 257}}, "inputs.text: 257 entries"),
         ({"inputs": {"images": ["???"]}}, "inputs.images[0]: not base64"),
-        ({"inputs": {"images": [base64.b64encode(b"hello").decode()]}}, "inputs.images[0]: not a picture"),
-        ({"inputs": {"images": [encoded(noise(64, 64))[:400]]}}, "inputs.images[0]: not a picture, or damaged"),
+        ({"inputs": {"images": [base64.b64encode(b"hello").decode()]}}, "inputs.images[0]: not an image"),
+        ({"inputs": {"images": [encoded(noise(64, 64))[:400]]}}, "inputs.images[0]: not an image, or damaged"),
         ({"inputs": {"images": [encoded(Image.new("1", (9000, 9000)))]}}, "inputs.images[0]: over 64 million pixels"),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_bad_request_gives_one_line_of_json(handler: EndpointHandler, request_
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
-def test_a_damaged_picture_of_any_format_is_named(handler: EndpointHandler, kind: str):
+def test_a_damaged_image_of_any_format_is_named(handler: EndpointHandler, kind: str):
     options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
     whole = base64.b64decode(encoded(noise(64, 48), kind, **options))
     assert "image_embeds" in handler({"inputs": {"images": [base64.b64encode(whole).decode()]}})
@@ -125,17 +125,17 @@ def test_whatever_a_decoder_raises_is_named(handler: EndpointHandler, monkeypatc
     for place in ("PIL.ImageFile.ImageFile.load", "PIL.Image.open"):
         with monkeypatch.context() as patch:
             patch.setattr(place, fail)
-            assert handler(request) == {"error": "inputs.images[0]: not a picture, or damaged"}
+            assert handler(request) == {"error": "inputs.images[0]: not an image, or damaged"}
 
 
 def test_formats_that_start_other_programs_are_refused(handler: EndpointHandler):
     page = encoded(noise(20, 20), "EPS")
-    assert handler({"inputs": {"images": [page]}})["error"].startswith("inputs.images[0]: not a picture in a format")
+    assert handler({"inputs": {"images": [page]}})["error"].startswith("inputs.images[0]: not an image in a format")
 
 
-def test_only_one_picture_is_held_at_its_full_size(handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch):
+def test_only_one_image_is_held_at_its_full_size(handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch):
     held, most = [], []
-    decode = modeling_rogle.release.handler._picture
+    decode = modeling_rogle.release.handler._image
 
     def watched(text: str, name: str) -> Image.Image:
         gc.collect()
@@ -144,7 +144,7 @@ def test_only_one_picture_is_held_at_its_full_size(handler: EndpointHandler, mon
         held.append(weakref.ref(picture))
         return picture
 
-    monkeypatch.setattr(modeling_rogle.release.handler, "_picture", watched)
+    monkeypatch.setattr(modeling_rogle.release.handler, "_image", watched)
     monkeypatch.setattr(modeling_rogle.release.handler, "AT_ONCE", 2)
     images = [encoded(noise(200, 100, seed)) for seed in range(5)]
     rows = handler({"inputs": {"images": images}})["image_embeds"]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from modeling_rogle.index.shards import Index, quantise
-from modeling_rogle.matching.assignment import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.inference.templates import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.search.calibration import Calibration, Logistic
 from modeling_rogle.search.gallery import Gallery, GalleryError, fingerprint, load_model
 from tests.modeling_rogle.indexing.test_image_folder import bomb
@@ -26,8 +26,8 @@ COLOURS = ("red", "green", "blue", "white", "black", "orange", "purple", "brown"
 QUERY = "A man wears a red jacket. His shoes are white."
 
 
-def make_pictures(folder: Path, count: int = 10) -> Path:
-    """Figures of three flat colours, each picture another."""
+def make_images(folder: Path, count: int = 10) -> Path:
+    """Figures of three flat colours, each image another."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         image = Image.new("RGB", (20 + i, 50 + i), COLOURS[i % 10])
@@ -44,9 +44,9 @@ def tools(tiny_checkpoint) -> tuple[RogleModel, RogleProcessor]:
 
 @pytest.fixture(scope="module")
 def indexed(tools, tmp_path_factory) -> Path:
-    """An index of ten pictures; tests that change it copy it."""
+    """An index of ten images; tests that change it copy it."""
     root = tmp_path_factory.mktemp("gallery")
-    Gallery.build(make_pictures(root / "pictures"), *tools, root / "index", batch_size=3, progress=False)
+    Gallery.build(make_images(root / "pictures"), *tools, root / "index", batch_size=3, progress=False)
     return root / "index"
 
 
@@ -56,7 +56,7 @@ def copied(indexed, tmp_path) -> Path:
 
 
 def brute_force(tools, paths: list[Path], query: str, sentences: list[str], weight: float) -> tuple[list, np.ndarray]:
-    """Scores and region cosines of each picture by itself, from the definition."""
+    """Scores and region cosines of each image by itself, from the definition."""
     model, processor = tools
     boxes = torch.from_numpy(template_boxes())
     texts = model.encode_texts(**processor(text=[query, *sentences], return_tensors="pt"))
@@ -162,7 +162,7 @@ def test_the_model_is_found_through_the_index(indexed, tools):
 
 
 def test_a_large_jpeg_embeds_as_if_decoded_whole(tools, tmp_path):
-    make_pictures(tmp_path / "small", 1)
+    make_images(tmp_path / "small", 1)
     Image.open(tmp_path / "small" / "00.png").resize((640, 1600)).save(make_dir(tmp_path / "large") / "a.jpg")
     Gallery.build(tmp_path / "large", *tools, tmp_path / "index", progress=False)
     scores, _ = brute_force(tools, [tmp_path / "large" / "a.jpg"], QUERY, [QUERY], 0.0)
@@ -176,9 +176,9 @@ def make_dir(path: Path) -> Path:
     return path
 
 
-def test_bad_pictures_are_left_out_and_listed(tools, tmp_path):
-    folder = make_pictures(tmp_path / "pictures", 4)
-    (folder / "text.jpg").write_text("no picture")
+def test_bad_images_are_left_out_and_listed(tools, tmp_path):
+    folder = make_images(tmp_path / "pictures", 4)
+    (folder / "text.jpg").write_text("no image")
     (folder / "cut.jpg").write_bytes(b"")
     Image.new("RGB", (60, 90), "red").save(folder / "cut.jpg")
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:700])
@@ -194,7 +194,7 @@ def test_bad_pictures_are_left_out_and_listed(tools, tmp_path):
 
 def test_warnings_of_the_caller_still_work_after_indexing(tools, tmp_path):
     before = list(warnings.filters)
-    Gallery.build(make_pictures(tmp_path / "pictures", 9), *tools, tmp_path / "index", 2, progress=False)
+    Gallery.build(make_images(tmp_path / "pictures", 9), *tools, tmp_path / "index", 2, progress=False)
     assert warnings.filters == before  # the decoding threads must not touch them
 
 
@@ -208,12 +208,12 @@ def test_folders_that_cannot_be_indexed(tools, tmp_path):
     for folder, kind, message in (
         (tmp_path / "gone", FileNotFoundError, "gone: no such folder"),
         (others / "a.txt", GalleryError, "a.txt: not a folder"),
-        (empty, GalleryError, "empty: no pictures in this folder"),
-        (others, GalleryError, "others: no pictures in this folder, only 1 other files"),
+        (empty, GalleryError, "empty: no images in this folder"),
+        (others, GalleryError, "others: no images in this folder, only 1 other files"),
         (
             unreadable,
             GalleryError,
-            "unreadable: none of 1 pictures can be indexed (a.jpg: not a picture that Pillow can read)",
+            "unreadable: none of 1 images can be indexed (a.jpg: not an image that Pillow can read)",
         ),
     ):
         with pytest.raises(kind) as caught:
@@ -223,7 +223,7 @@ def test_folders_that_cannot_be_indexed(tools, tmp_path):
 
 
 def test_a_folder_with_other_things_in_it_is_never_taken_for_the_index(tools, tmp_path):
-    folder = make_pictures(tmp_path / "pictures", 2)
+    folder = make_images(tmp_path / "pictures", 2)
     for out in (folder, folder / "00.png"):
         with pytest.raises(GalleryError, match="no part of an index|a file stands there"):
             Gallery.build(folder, *tools, out, progress=False)
@@ -233,7 +233,7 @@ def test_a_folder_with_other_things_in_it_is_never_taken_for_the_index(tools, tm
 def test_an_index_of_another_folder_replaces_the_old_one_wholly(tools, copied, tmp_path):
     (copied / "shard-00000000").mkdir()  # what a killed build leaves
     (copied / "index.json.new").write_text("half")
-    Gallery.build(make_pictures(tmp_path / "few", 2), *tools, copied, progress=False)
+    Gallery.build(make_images(tmp_path / "few", 2), *tools, copied, progress=False)
     assert Gallery.open(copied).paths == ["00.png", "01.png"]
     assert len(os.listdir(copied)) == 2
 
@@ -254,7 +254,7 @@ def stored(index: Path) -> tuple[dict[str, list], np.ndarray, np.ndarray]:
     return table, np.load(data / "global.npy"), np.load(data / "regions.npy")
 
 
-def test_a_deleted_picture_is_nowhere_on_the_disk(copied, tools):
+def test_a_deleted_image_is_nowhere_on_the_disk(copied, tools):
     gallery = Gallery.open(copied, *tools)
     before = {match.path: match for match in gallery.search(QUERY)}
     table, *arrays = stored(copied)
@@ -288,10 +288,10 @@ def test_deleting_by_a_path_through_a_link(copied, tools, tmp_path):
         gallery.delete([tmp_path / "03.png"])
 
 
-def test_the_name_of_a_skipped_picture_can_be_deleted(tools, tmp_path):
-    folder, index = make_pictures(tmp_path / "pictures", 2), tmp_path / "index"
+def test_the_name_of_a_skipped_image_can_be_deleted(tools, tmp_path):
+    folder, index = make_images(tmp_path / "pictures", 2), tmp_path / "index"
     for name in ("anna.jpg", "bert\n.jpg"):
-        (folder / name).write_text("no picture")
+        (folder / name).write_text("no image")
     Gallery.build(folder, *tools, index, progress=False)
     assert "anna" in (index / "index.json").read_text()
     assert Gallery.open(index).delete(["anna.jpg"]) == 1
@@ -363,7 +363,7 @@ def test_a_store_s_file_is_found_from_another_folder(tools, tmp_path, monkeypatc
     pytest.importorskip("milvus_lite")
     for name in ("here", "there"):
         make_dir(tmp_path / name)
-    folder, index = make_pictures(tmp_path / "pictures", 3), tmp_path / "index"
+    folder, index = make_images(tmp_path / "pictures", 3), tmp_path / "index"
     monkeypatch.chdir(tmp_path / "here")
     Gallery.build(folder, *tools, index, progress=False, store="rel.db")
     assert json.loads((index / "index.json").read_text())["store"]["uri"] == str(tmp_path / "here" / "rel.db")
@@ -405,7 +405,7 @@ def test_models_that_cannot_search(tiny_checkpoint, tmp_path):
 
 def test_broken_weights_make_no_index_and_answer_no_query(tiny_model, tiny_processor, copied, tmp_path):
     message = "the model gives embeddings that are not finite; its weights are broken"
-    folder = make_pictures(tmp_path / "pictures", 2)
+    folder = make_images(tmp_path / "pictures", 2)
     Gallery.build(folder, tiny_model, tiny_processor, tmp_path / "whole", progress=False)
     gallery = Gallery.open(tmp_path / "whole", tiny_model, tiny_processor)
     with torch.no_grad():
@@ -418,7 +418,7 @@ def test_broken_weights_make_no_index_and_answer_no_query(tiny_model, tiny_proce
     assert not (tmp_path / "broken").exists()
 
 
-def test_results_say_how_they_rank_by_the_whole_picture_and_what_each_sentence_moved(indexed, tools):
+def test_results_say_how_they_rank_by_the_whole_image_and_what_each_sentence_moved(indexed, tools):
     gallery = Gallery.open(indexed, *tools)
     by_global = [match.path for match in gallery.search(QUERY, local_weight=0.0)]
     matches = gallery.search(QUERY, local_weight=0.8)
@@ -436,12 +436,12 @@ def test_results_say_how_they_rank_by_the_whole_picture_and_what_each_sentence_m
 
 
 def late_scores(gallery: Gallery, embed: np.ndarray, said: np.ndarray, weight: float) -> dict[str, float]:
-    """The final score of every picture, for a query whose sentences are not its own."""
+    """The final score of every image, for a query whose sentences are not its own."""
     query = replace(gallery.encode_query(QUERY), embed=embed, sentences=((),) * len(said), sentence_embeds=said)
     return dict(zip(gallery.paths, gallery.similarity(query, weight), strict=True))
 
 
-def test_similarity_is_the_score_of_every_picture(indexed, tools):
+def test_similarity_is_the_score_of_every_image(indexed, tools):
     gallery = Gallery.open(indexed, *tools)
     for weight in (0.0, 0.4):
         scores = dict(zip(gallery.paths, gallery.similarity(QUERY, weight), strict=True))
@@ -453,14 +453,14 @@ def test_similarity_is_the_score_of_every_picture(indexed, tools):
     np.testing.assert_array_equal(gallery.encode_gallery(some), gallery.encode_gallery()[some])
 
 
-def test_a_picture_finds_itself_alone_and_beside_words(indexed, tools):
+def test_a_image_finds_itself_alone_and_beside_words(indexed, tools):
     gallery = Gallery.open(indexed, *tools)
     file = gallery.folder / "04.png"
     match = gallery.search(image=file)[0]
     assert (match.path, match.sentences) == ("04.png", ()) and match.score == pytest.approx(1.0, abs=1e-4)
     both = gallery.search(QUERY, image=Image.open(file), local_weight=0.0)
     assert both[0].score < 1.0 and len(both[0].sentences) == 2
-    with pytest.raises(GalleryError, match="query picture .*gone.png: cannot be read: No such file"):
+    with pytest.raises(GalleryError, match="query image .*gone.png: cannot be read: No such file"):
         gallery.search(image=gallery.folder / "gone.png")
 
 
@@ -489,7 +489,7 @@ def fitted_to(model: RogleModel, **changes) -> Calibration:
 def indexed_24(tools, tmp_path_factory) -> Path:
     """As `indexed`, and large enough for a calibration."""
     root = tmp_path_factory.mktemp("gallery-24")
-    Gallery.build(make_pictures(root / "pictures", 24), *tools, root / "index", progress=False)
+    Gallery.build(make_images(root / "pictures", 24), *tools, root / "index", progress=False)
     return root / "index"
 
 
@@ -504,7 +504,7 @@ def test_probabilities_come_with_a_calibration_of_this_model_and_weight(indexed_
     scores = np.array([match.score for match in found])
     assert [match.probability for match in found] == pytest.approx(fitted.probability(scores, background).tolist())
     assert found.nobody is True and found.false_alarm_rate == 0.1
-    # A narrow filter leaves the distribution, but fewer pictures for chance to lift.
+    # A narrow filter leaves the distribution, but fewer images for chance to lift.
     found = gallery.search(QUERY, local_weight=0.5, where="width < 25")
     scores = np.array([match.score for match in found])
     assert [match.probability for match in found] == pytest.approx(fitted.probability(scores, background, 5).tolist())
@@ -526,9 +526,9 @@ def test_a_calibration_speaks_of_nothing_that_it_was_not_fitted_on(indexed_24, c
     file = gallery.folder / "04.png"
     for query in ("", QUERY):
         assert gallery.search(query, image=file, local_weight=0.5).nobody is None
-    with pytest.warns(UserWarning, match="fitted on galleries of 2000 to 3000 pictures, 24 are searched"):
+    with pytest.warns(UserWarning, match="fitted on galleries of 2000 to 3000 images, 24 are searched"):
         assert gallery.search(QUERY, local_weight=0.5).nobody is not None
-    fitted_to(tools[0]).save(copied)  # ten pictures
+    fitted_to(tools[0]).save(copied)  # ten images
     found = Gallery.open(copied, *tools).search(QUERY, local_weight=0.5)
     assert found.nobody is None and found[0].probability is None
 
@@ -541,8 +541,8 @@ def test_words_that_a_model_does_not_understand_are_told(indexed, tools):
         gallery.search("穿红色外套的女人背着黑色的背包")
 
 
-def test_a_picture_too_large_to_decode_is_left_out(tools, tmp_path):
-    folder = make_pictures(tmp_path / "pictures", 2)
+def test_a_image_too_large_to_decode_is_left_out(tools, tmp_path):
+    folder = make_images(tmp_path / "pictures", 2)
     bomb(folder / "bomb.png", 50_000, 50_000)
     report = Gallery.build(folder, *tools, tmp_path / "index", progress=False)
     assert [(item.path, item.reason) for item in report.skipped] == [

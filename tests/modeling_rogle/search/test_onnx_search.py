@@ -16,15 +16,15 @@ from modeling_rogle.inference.onnx_encoder import OnnxError, OnnxTowers  # noqa:
 from modeling_rogle.search.gallery import Gallery, GalleryError, load_model  # noqa: E402
 from modeling_rogle.search.onnx_search import Found, OnnxGallery, as_plain, as_table  # noqa: E402
 from tests.helpers.onnx_files import exported_folder  # noqa: E402
-from tests.modeling_rogle.search.test_gallery import QUERY, make_pictures  # noqa: E402
+from tests.modeling_rogle.search.test_gallery import QUERY, make_images  # noqa: E402
 
 # The `rogle` command's package: without its name in argv the package registers itself with transformers.
 ALONE = """
 import json, sys
 sys.modules["torch"] = sys.modules["transformers"] = None
 sys.argv[0] = "rogle"
-from modeling_rogle.onnx_search import OnnxGallery, as_plain
-from modeling_rogle.onnx_towers import OnnxTowers
+from modeling_rogle.search.onnx_search import OnnxGallery, as_plain
+from modeling_rogle.inference.onnx_encoder import OnnxTowers
 gallery = OnnxGallery(sys.argv[1], OnnxTowers(sys.argv[2]))
 found = [as_plain(gallery.search(*asked)) for asked in json.loads(sys.argv[3])]
 loaded = [name for name in sys.modules if name.split(".")[0] in ("torch", "transformers") and sys.modules[name]]
@@ -42,7 +42,7 @@ def indexed(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_fact
     root = tmp_path_factory.mktemp("onnx-gallery")
     tools = load_model(tiny_checkpoint)
     for part, count in (("pictures", 6), ("pictures/more", 5)):  # two shards
-        make_pictures(root / part, count)
+        make_images(root / part, count)
         Gallery.build(root / "pictures", *tools, root / "index", progress=False, precision=request.param)
     return root / "index"
 

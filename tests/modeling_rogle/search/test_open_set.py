@@ -135,11 +135,11 @@ def test_what_cannot_be_calibrated_is_said():
 
 def test_pairs_of_one_s_own_gallery(tiny_checkpoint, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(24):
         pixels = rng.integers(0, 255, (60, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i:02}.png")
-    Gallery.build(tmp_path / "pictures", *load_model(tiny_checkpoint), tmp_path / "index", progress=False)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i:02}.png")
+    Gallery.build(tmp_path / "images", *load_model(tiny_checkpoint), tmp_path / "index", progress=False)
     gallery = Gallery.open(tmp_path / "index")
     file = tmp_path / "pairs.jsonl"
     pairs = [(f"{2 * i:02}.png", f"{2 * i + 1:02}.png") for i in range(9)]
@@ -152,9 +152,9 @@ def test_pairs_of_one_s_own_gallery(tiny_checkpoint, tmp_path, monkeypatch):
     people = [set(part.person.tolist()) for part in (fitting, judging)]
     assert len(people[0]) + len(people[1]) == 9 and not people[0] & people[1]
     assert fitting.gallery.max() > 18  # the crowd stays
-    with monkeypatch.context() as small:  # memory for 22 pictures: everybody described, and some of the crowd
+    with monkeypatch.context() as small:  # memory for 22 images: everybody described, and some of the crowd
         small.setattr("modeling_rogle.search.open_set.MOST_SCORES", 220)
-        with pytest.warns(UserWarning, match="a random 22 of 24 pictures are searched"):
+        with pytest.warns(UserWarning, match="a random 22 of 24 images are searched"):
             less, _ = gallery_trials(gallery, queries, rows)
         assert less.gallery.max() == fitting.gallery.max() - 2 and less.right.any() == fitting.right.any()
         small.setattr("modeling_rogle.search.open_set.MAX_QUERIES", 9)

@@ -1,24 +1,25 @@
-"""Queries of text and picture, and late interaction by its definition."""
+"""Queries of text and image, and late interaction by its definition."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_rogle.index.manifest import GalleryError
-from modeling_rogle.search.query import encode_query, late_interaction, ranks
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.late_interaction import late_interaction, ranks
+from modeling_rogle.search.query import encode_query
 from tests.modeling_rogle.index.test_shards import unit_rows
 
 TEXT = "A man wears a red jacket. His shoes are white."
 
 
-def test_text_picture_and_the_mean_of_both(tiny_model, tiny_processor, tmp_path):
+def test_text_image_and_the_mean_of_both(tiny_model, tiny_processor, tmp_path):
     Image.new("RGB", (20, 50), "red").save(tmp_path / "q.png")
     text = encode_query(tiny_model, tiny_processor, TEXT)
-    picture = encode_query(tiny_model, tiny_processor, image=tmp_path / "q.png")
+    image = encode_query(tiny_model, tiny_processor, image=tmp_path / "q.png")
     both = encode_query(tiny_model, tiny_processor, TEXT, Image.open(tmp_path / "q.png"))
     assert [TEXT[start:end] for _, start, end in text.sentences] == [one for one, _, _ in text.sentences]
-    assert text.sentence_embeds.shape == (2, 32) and picture.sentence_embeds.shape == (0, 32)
-    mean = text.embed + picture.embed
+    assert text.sentence_embeds.shape == (2, 32) and image.sentence_embeds.shape == (0, 32)
+    mean = text.embed + image.embed
     np.testing.assert_allclose(both.embed, mean / np.linalg.norm(mean), atol=1e-6)
     np.testing.assert_array_equal(both.sentence_embeds, text.sentence_embeds)
 
@@ -30,9 +31,9 @@ def test_one_sentence_that_names_several_parts_is_met_part_by_part(tiny_model, t
     assert len(query.sentence_embeds) == 3
 
 
-def test_pictures_that_cannot_be_read_are_named(tiny_model, tiny_processor, tmp_path):
+def test_images_that_cannot_be_read_are_named(tiny_model, tiny_processor, tmp_path):
     (tmp_path / "q.png").write_text("x")
-    with pytest.raises(GalleryError, match=r"query picture .*q.png: not a picture that Pillow can read"):
+    with pytest.raises(GalleryError, match=r"query image .*q.png: not an image that Pillow can read"):
         encode_query(tiny_model, tiny_processor, image=tmp_path / "q.png")
     with pytest.raises(GalleryError, match="query: no words"):
         encode_query(tiny_model, tiny_processor, " .")
@@ -46,7 +47,7 @@ def test_only_the_first_sentences_of_a_flood_are_read(tiny_model, tiny_processor
     assert len(query.sentences) == len(query.sentence_embeds) == 64 and len(query.text) < 400
 
 
-def test_a_large_query_picture_is_no_warning(tiny_model, tiny_processor, tmp_path, recwarn, monkeypatch):
+def test_a_large_query_image_is_no_warning(tiny_model, tiny_processor, tmp_path, recwarn, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # Pillow warns above, and refuses above twice
     Image.new("RGB", (20, 50), "red").save(tmp_path / "q.png")
     encode_query(tiny_model, tiny_processor, image=tmp_path / "q.png")

@@ -9,30 +9,30 @@ from hypothesis import strategies as st
 
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleProcessor
-from train.data.augment import Augmentation, join_captions, mix_pictures, rebuild_caption
+from train.data.augment import Augmentation, join_captions, mix_images, rebuild_caption
 from train.data.pairs import PairDataset
 
 
 def marked(h: int, w: int, box: tuple[int, int, int, int]) -> np.ndarray:
     """Black but for a white box, x0, y0, x1, y1 in pixels."""
-    picture = np.zeros((3, h, w), dtype=np.uint8)
-    picture[:, box[1] : box[3], box[0] : box[2]] = 255
-    return picture
+    image = np.zeros((3, h, w), dtype=np.uint8)
+    image[:, box[1] : box[3], box[0] : box[2]] = 255
+    return image
 
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10**6), left=st.integers(0, 24), top=st.integers(0, 48))
 def test_a_crop_takes_its_boxes_along(seed: int, left: int, top: int) -> None:
     h, w, box = 64, 32, (left, top, left + 8, top + 16)
-    picture = marked(h, w, box)
+    image = marked(h, w, box)
     boxes = np.array([box], dtype=np.float32) / [w, h, w, h]
-    moved, found, seen = Augmentation(crop=1.0).change_picture(
-        picture, boxes.astype(np.float32), np.random.default_rng(seed)
+    moved, found, seen = Augmentation(crop=1.0).change_image(
+        image, boxes.astype(np.float32), np.random.default_rng(seed)
     )
     white = np.argwhere(moved[0] == 255)
     inside = np.array([white[:, 1].min(), white[:, 0].min(), white[:, 1].max() + 1, white[:, 0].max() + 1])
     np.testing.assert_allclose(found[0] * [w, h, w, h], inside, atol=1e-4)
-    assert seen.all() and moved.shape == picture.shape and picture.max() == 255  # shifts are small, it is still there
+    assert seen.all() and moved.shape == image.shape and image.max() == 255  # shifts are small, it is still there
 
 
 @settings(deadline=None, max_examples=60)
@@ -40,22 +40,22 @@ def test_a_crop_takes_its_boxes_along(seed: int, left: int, top: int) -> None:
 def test_a_box_of_which_half_is_erased_is_not_spoken_of(seed: int) -> None:
     h, w = 64, 32
     box = (8, 16, 16, 24)
-    picture = marked(h, w, box)
+    image = marked(h, w, box)
     boxes = (np.array([box], dtype=np.float32) / [w, h, w, h]).astype(np.float32)
-    changed, found, seen = Augmentation(erase=1.0).change_picture(picture, boxes, np.random.default_rng(seed))
+    changed, found, seen = Augmentation(erase=1.0).change_image(image, boxes, np.random.default_rng(seed))
     left = (changed[0, 16:24, 8:16] == 255).mean()
     assert bool(seen[0]) == (left >= 0.5) and np.array_equal(found, boxes)
-    assert 0.01 < (changed != picture).any(0).mean() + (changed[0] == changed[0, 0, 0]).mean()
-    assert np.array_equal(picture, marked(h, w, box))  # it may be a cached one
+    assert 0.01 < (changed != image).any(0).mean() + (changed[0] == changed[0, 0, 0]).mean()
+    assert np.array_equal(image, marked(h, w, box))  # it may be a cached one
 
 
 def test_an_erased_rectangle_is_of_the_size_asked_for() -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (3, 192, 64), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (3, 192, 64), dtype=np.uint8)
     none = np.zeros((0, 4), dtype=np.float32)
     shares = []
     for seed in range(200):
-        changed, _, _ = Augmentation(erase=1.0).change_picture(picture, none, np.random.default_rng(seed))
-        shares.append((changed != picture).any(0).mean())
+        changed, _, _ = Augmentation(erase=1.0).change_image(image, none, np.random.default_rng(seed))
+        shares.append((changed != image).any(0).mean())
     assert min(shares) > 0.015 and max(shares) < 0.22 and 0.08 < np.mean(shares) < 0.14
 
 
@@ -107,7 +107,7 @@ def test_approximate_captions_keep_the_places_of_their_sentences(tiny_processor:
         plain.set_epoch(epoch)
         for n in range(len(pairs)):
             item, own = pairs[n], plain[n]
-            assert np.array_equal(item["picture"], own["picture"]) and item["person_id"] == own["person_id"]
+            assert np.array_equal(item["image"], own["image"]) and item["person_id"] == own["person_id"]
             changed += item["caption"] != own["caption"]
             for (first, last), sentence in zip(item["spans"], item["sentences"], strict=True):
                 if last > first:
@@ -124,13 +124,11 @@ def test_a_mixed_pair_is_both_and_nobodys(tiny_processor: RogleProcessor) -> Non
     mixed = 0
     for n in range(len(mixing)):
         item, own = mixing[n], plain[n]
-        if item["person_id"] == own["person_id"]:  # drawn with a picture of the same person
-            assert np.array_equal(item["picture"], own["picture"]) and item["caption"] == own["caption"]
+        if item["person_id"] == own["person_id"]:  # drawn with an image of the same person
+            assert np.array_equal(item["image"], own["image"]) and item["caption"] == own["caption"]
             continue
         mixed += 1
-        others = [
-            m for m in range(8) if np.array_equal(item["picture"], mix_pictures(own["picture"], plain._picture(m)))
-        ]
+        others = [m for m in range(8) if np.array_equal(item["image"], mix_images(own["image"], plain._image(m)))]
         assert len(others) == 1 and plain.person_ids[others[0]] != own["person_id"]
         said = [*(own["caption"][1:-1])]
         kept = next(k for k in range(len(said), -1, -1) if item["caption"][1 : 1 + k] == said[:k])
@@ -150,9 +148,9 @@ def test_joined_captions_share_the_room() -> None:
     assert join_captions(other, [0, 7, 1], 8) == [0, *[6] * 5, 7, 1]
 
 
-def test_pictures_are_averaged_without_overflow() -> None:
+def test_images_are_averaged_without_overflow() -> None:
     one = np.full((3, 2, 2), 250, dtype=np.uint8)
-    assert (mix_pictures(one, np.full_like(one, 200)) == 225).all() and mix_pictures(one, one).dtype == np.uint8
+    assert (mix_images(one, np.full_like(one, 200)) == 225).all() and mix_images(one, one).dtype == np.uint8
 
 
 def test_a_generated_copy_is_of_its_parents_family(tiny_processor: RogleProcessor) -> None:

@@ -1,4 +1,4 @@
-"""Pictures kept on disk: the same pixels, shared by processes and runs, never half of one."""
+"""Images kept on disk: the same pixels, shared by processes and runs, never half of one."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleProcessor
-from train.data.image_cache import PictureCache, picture_cache
+from train.data.image_cache import ImageCache, image_cache
 from train.data.pairs import PairDataset
 
 
@@ -20,44 +20,42 @@ def rows() -> Dataset:
 
 
 def kept(rows: Dataset, processor: RogleProcessor, folder: Path) -> PairDataset:
-    return PairDataset(rows, processor, flip=0.0, cache_bytes=0, cache=picture_cache(rows, processor, folder))
+    return PairDataset(rows, processor, flip=0.0, cache_bytes=0, cache=image_cache(rows, processor, folder))
 
 
-def test_workers_fill_it_and_the_next_epoch_opens_no_picture(
+def test_workers_fill_it_and_the_next_epoch_opens_no_image(
     rows: Dataset, tiny_processor: RogleProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = [PairDataset(rows, tiny_processor, flip=0.0)[n]["picture"] for n in range(6)]
+    wanted = [PairDataset(rows, tiny_processor, flip=0.0)[n]["image"] for n in range(6)]
     pairs = kept(rows, tiny_processor, tmp_path)
     for _ in DataLoader(pairs, batch_size=2, num_workers=2, collate_fn=pairs.collate):
         pass
-    monkeypatch.setattr("pairs.read_picture", lambda *given: pytest.fail("a picture was read again"))
+    monkeypatch.setattr("train.data.pairs.read_image", lambda *given: pytest.fail("an image was read again"))
     again = kept(rows, tiny_processor, tmp_path)
-    assert all(np.array_equal(again[n]["picture"], wanted[n]) for n in range(6))
+    assert all(np.array_equal(again[n]["image"], wanted[n]) for n in range(6))
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_is_half_written_is_not_there(tmp_path: Path) -> None:
-    cache = PictureCache(tmp_path / "some.pictures", (3, 4, 2))
-    picture = np.arange(24, dtype=np.uint8).reshape(3, 4, 2)
+    cache = ImageCache(tmp_path / "some.pictures", (3, 4, 2))
+    image = np.arange(24, dtype=np.uint8).reshape(3, 4, 2)
     assert cache.read(0) is None
     for index in (3, 0):
-        cache.write(index, picture)
-    assert np.array_equal(cache.read(3), picture) and cache.read(1) is None and cache.read(9) is None
+        cache.write(index, image)
+    assert np.array_equal(cache.read(3), image) and cache.read(1) is None and cache.read(9) is None
     os.truncate(cache.file, 3 * cache.place + 20)
-    assert cache.read(3) is None and np.array_equal(cache.read(0), picture)
+    assert cache.read(3) is None and np.array_equal(cache.read(0), image)
     with open(cache.file, "r+b") as file:
         file.seek(20)
         file.write(b"\xff")
     assert cache.read(0) is None
-    cache.write(0, picture)
-    assert np.array_equal(cache.read(0), picture)
+    cache.write(0, image)
+    assert np.array_equal(cache.read(0), image)
 
 
-def test_other_pictures_or_sizes_have_another_file(
-    rows: Dataset, tiny_processor: RogleProcessor, tmp_path: Path
-) -> None:
+def test_other_images_or_sizes_have_another_file(rows: Dataset, tiny_processor: RogleProcessor, tmp_path: Path) -> None:
     def name(given: Dataset) -> str:
-        return picture_cache(given, tiny_processor, tmp_path).file.name
+        return image_cache(given, tiny_processor, tmp_path).file.name
 
     changed = rows.map(lambda row, n: {"sha256": "0" * 64 if n == 2 else row["sha256"]}, with_indices=True)
     unknown = rows.map(lambda row: {"sha256": ""})
@@ -72,10 +70,10 @@ def test_other_pictures_or_sizes_have_another_file(
 def test_a_full_disk_costs_the_cache_and_not_the_run(
     rows: Dataset, tiny_processor: RogleProcessor, capsys: pytest.CaptureFixture
 ) -> None:
-    full = PictureCache(Path("/dev/full"), (3, 32, 16))
+    full = ImageCache(Path("/dev/full"), (3, 32, 16))
     if not full.file.exists():
         pytest.skip("this system has no /dev/full")
     pairs = PairDataset(rows, tiny_processor, flip=0.0, cache_bytes=0, cache=full)
-    shapes = {pairs[n]["picture"].shape for n in range(3)}
+    shapes = {pairs[n]["image"].shape for n in range(3)}
     assert shapes == {(3, 32, 16)}
-    assert capsys.readouterr().out.count("No space left on device; the pictures are not kept") == 1
+    assert capsys.readouterr().out.count("No space left on device; the images are not kept") == 1

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dataset_pvlg.features import FEATURES
 from modeling_rogle import RogleModel, RogleProcessor
-from train.data.pairs import PairDataset, normalize_pictures, pad_rows
+from train.data.pairs import PairDataset, normalize_images, pad_rows
 
 LONG = ("A man wears a red jacket.", "His shoes are white.", "He is walking.")
 
@@ -62,22 +62,22 @@ def test_a_batch_trains_the_model(rows: Dataset, tiny_processor: RogleProcessor,
     assert batch["part_ids"][0] == batch["part_ids"][2] != batch["part_ids"][4]  # the same part of the same person
     assert batch.pop("row_numbers").tolist() == batch.pop("caption_rows").tolist() == [0, 1, 2]
     assert batch.pop("pair_numbers").tolist() == list(range(6))
-    batch["pixel_values"] = normalize_pictures(batch.pop("pictures"), tiny_processor)
+    batch["pixel_values"] = normalize_images(batch.pop("images"), tiny_processor)
     output = tiny_model(**batch, return_loss=True)
     assert torch.isfinite(output.loss) and output.loss_local > 0 and output.loss_tsl_text > 0
 
 
-def test_pictures_equal_the_processors(rows: Dataset, tiny_processor: RogleProcessor) -> None:
+def test_images_equal_the_processors(rows: Dataset, tiny_processor: RogleProcessor) -> None:
     pairs = PairDataset(rows, tiny_processor, flip=0.0)
-    ours = normalize_pictures(pairs.collate([pairs[0]])["pictures"], tiny_processor)
+    ours = normalize_images(pairs.collate([pairs[0]])["images"], tiny_processor)
     theirs = tiny_processor(images=[rows[0]["image"]], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_a_mirror_image_takes_its_boxes_along(rows: Dataset, tiny_processor: RogleProcessor) -> None:
     item = PairDataset(rows, tiny_processor, flip=1.0)[0]
-    half = item["picture"].shape[2] // 2
-    assert item["picture"][:, :, half + 1 :].min() > 200  # the white half is on the right now
+    half = item["image"].shape[2] // 2
+    assert item["image"][:, :, half + 1 :].min() > 200  # the white half is on the right now
     np.testing.assert_allclose(item["boxes"][0], [0.5, 0.0, 1.0, 1.0])
 
 
@@ -138,7 +138,7 @@ def test_no_pairs_leave_the_local_branch_out(rows: Dataset, tiny_processor: Rogl
     assert "boxes" not in pairs.collate([pairs[0], pairs[1]])
 
 
-def test_annotations_without_pictures_are_named(rows: Dataset, tiny_processor: RogleProcessor) -> None:
+def test_annotations_without_images_are_named(rows: Dataset, tiny_processor: RogleProcessor) -> None:
     bare = Dataset.from_list([{**row(0, 1), "image": None}], features=FEATURES)
     with pytest.raises(ValueError, match="image-0: image is null"):
         PairDataset(bare, tiny_processor)[0]

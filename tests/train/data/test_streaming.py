@@ -1,4 +1,4 @@
-"""Training from Parquet shards: same rows, draws and results as with all of them at hand, few pictures in memory."""
+"""Training from Parquet shards: same rows, draws and results as with all of them at hand, few images in memory."""
 
 import json
 from pathlib import Path
@@ -31,17 +31,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_rows_and_pictures_are_those_of_the_folder(folder: Path, tiny_processor: RogleProcessor) -> None:
+def test_rows_and_images_are_those_of_the_folder(folder: Path, tiny_processor: RogleProcessor) -> None:
     data, shards = stream_rows(str(folder), buffer=8)
     whole = load_rows("pvlg", folder)[0]
     assert data["train"].column_names == [name for name in whole["train"].column_names if name != "image"]
     assert data["train"].to_list() == whole["train"].remove_columns("image").to_list()
     assert data["test"][3]["image"].tobytes() == whole["test"][3]["image"].tobytes() and len(data["validation"]) == 16
-    streamed = PairDataset(data["train"], tiny_processor, cache_bytes=0, pictures=shards)
+    streamed = PairDataset(data["train"], tiny_processor, cache_bytes=0, images=shards)
     at_hand = PairDataset(whole["train"], tiny_processor)
     for n in (0, 47, 15, 16, 3):
         one, two = streamed[n], at_hand[n]
-        assert one["image_id"] == two["image_id"] and np.array_equal(one["picture"], two["picture"])
+        assert one["image_id"] == two["image_id"] and np.array_equal(one["image"], two["image"])
         assert sum(len(group) for group in shards._held.values()) <= 16
 
 
@@ -80,7 +80,7 @@ def test_a_broken_row_group_costs_its_rows_and_is_named(folder: Path, tmp_path: 
     start = pq.ParquetFile(file).metadata.row_group(1).column(0).data_page_offset
     content[start : start + 40] = b"\xff" * 40
     file.write_bytes(content)
-    item = PairDataset(data["train"], tiny_processor, cache_bytes=0, pictures=shards)[4]
+    item = PairDataset(data["train"], tiny_processor, cache_bytes=0, images=shards)[4]
     assert item["row_number"] == 8 and len(item["faults"]) == 4
     assert all("train-00000-of-00003.parquet, row group 1: " in fault for fault in item["faults"].values())
 
