@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from modeling_rogle.index.manifest import FORMAT, VERSION
 from modeling_rogle.index.shards import Index, IndexWriter
-from modeling_rogle.inference.templates import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 DIMENSION = 512
 AT_ONCE = 65_536  # a shard: none is written twice

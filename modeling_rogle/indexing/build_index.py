@@ -45,9 +45,9 @@ from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_encoder import encode_pixels, image_encoder
 from modeling_rogle.inference.image_io import shown
 from modeling_rogle.inference.loading import fingerprint, model_path
-from modeling_rogle.inference.templates import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
+from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 COMMIT_SECONDS = 5.0  # what a kill can lose, at most
 SCENES_AT_ONCE = 4  # decoded whole, up to 240 MB each

@@ -2,14 +2,18 @@
 
 import copy
 import time
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.templates import template_boxes
+from modeling_rogle.inference.loading import device_of
 from modeling_rogle.modeling_rogle import RogleModel
+from modeling_rogle.templates import template_boxes
 
 
 @cache
@@ -72,4 +76,34 @@ def finite(embeds: torch.Tensor) -> np.ndarray:
     return embeds.numpy()
 
 
-__all__ = ["encode_pixels", "fast_bfloat16", "finite", "image_encoder"]
+@torch.no_grad()
+def encode_with_templates(
+    model: Any,
+    processor: Any,
+    images: Sequence[Image.Image],
+    boxes: torch.Tensor | None = None,
+    box_image: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Embeds images, their template regions and, if given, other boxes, all in one dense forward.
+
+    Args:
+        model, processor: see [`match_rows`].
+        images: B RGB images.
+        boxes: `[R, 4]` x0, y0, x1, y1 in [0, 1]; box_image: `[R]` int64, the image of each.
+
+    Returns:
+        `[B, D]` images, `[B, T, D]` templates in the order of `template_boxes`, `[R, D]` boxes: unit fp32 on the CPU.
+    """
+    templates = torch.from_numpy(template_boxes())
+    every_box = templates.repeat(len(images), 1)
+    owner = torch.arange(len(images)).repeat_interleave(len(templates))
+    if boxes is not None:
+        every_box, owner = torch.cat([every_box, boxes]), torch.cat([owner, box_image])
+    device = device_of(model)
+    pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
+    whole, regions = model.encode_images(pixels.to(device), every_box.to(device), owner.to(device))
+    of_templates, of_boxes = regions.cpu().tensor_split([len(images) * len(templates)])
+    return whole.cpu(), of_templates.unflatten(0, (len(images), len(templates))), of_boxes
+
+
+__all__ = ["encode_pixels", "encode_with_templates", "fast_bfloat16", "finite", "image_encoder"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -20,6 +21,11 @@ def best_device() -> torch.device:
     if torch.accelerator.is_available():
         return torch.accelerator.current_accelerator()
     return torch.device("cpu")
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model's weights lie; the CPU for one without any."""
+    return next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
 
 
 def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
@@ -75,4 +81,4 @@ def model_path(model: RogleModel) -> str:
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 
 
-__all__ = ["best_device", "fingerprint", "load_model", "model_path"]
+__all__ = ["best_device", "device_of", "fingerprint", "load_model", "model_path"]

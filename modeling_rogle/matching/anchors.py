@@ -7,7 +7,7 @@ box is the weighted mean of those that it overlaps.
 import numpy as np
 import torch
 
-from modeling_rogle.inference.templates import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 # Fractions x0, y0, x1, y1 of width and height, from the head down. Chosen greedily, each to cover at IoU 0.5 as many as
 # possible of the boxes of synthetic P-VLG's training images that those before it leave uncovered

@@ -19,12 +19,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from modeling_rogle.box_ops import crop_boxes
-from modeling_rogle.inference.templates import TEMPLATE_LABELS, device_of
+from modeling_rogle.inference.loading import device_of
 from modeling_rogle.matching.anchors import boxes_around, place_boxes, place_labels
 from modeling_rogle.matching.assignment import assign, match_sentences
 from modeling_rogle.matching.position_prior import PositionPrior
 from modeling_rogle.matching.region_matcher import RegionMatcher, SeenBoxes
 from modeling_rogle.reliability.pair_reliability import margin_reliability
+from modeling_rogle.templates import TEMPLATE_LABELS
 
 SAMPLE = {"prior": 800, "matcher": 4000}  # images fitted on
 _BETWEEN = 40  # boxes an image, beside the places, that the matcher is fitted on

@@ -31,10 +31,10 @@ from torch import nn
 
 from modeling_rogle.inference.loading import fingerprint, load_model
 from modeling_rogle.inference.onnx_encoder import FORMAT, MANIFEST, TOKENIZER, VERSION, OnnxError, session
-from modeling_rogle.inference.templates import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.search.calibration import FILE as CALIBRATION
+from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 TOLERANCE = 1e-4  # of every number of a unit vector
 OPSET = 20

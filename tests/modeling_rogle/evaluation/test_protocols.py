@@ -24,7 +24,7 @@ from modeling_rogle.evaluation.protocols import (
     ranked_queries,
 )
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings
-from modeling_rogle.inference.templates import template_boxes
+from modeling_rogle.templates import template_boxes
 
 WIDTH, HEIGHT = 20, 44
 

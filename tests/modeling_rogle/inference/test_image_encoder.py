@@ -7,7 +7,7 @@ import torch
 from modeling_rogle.inference import image_encoder as embedding
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_encoder import encode_pixels, finite, image_encoder
-from modeling_rogle.inference.templates import template_boxes
+from modeling_rogle.templates import template_boxes
 
 
 def test_a_image_and_its_templates(tiny_model):

@@ -13,7 +13,7 @@ pytest.importorskip("onnxscript")
 
 from modeling_rogle import RogleModel, RogleProcessor  # noqa: E402
 from modeling_rogle.inference.onnx_encoder import OnnxError, OnnxTowers  # noqa: E402
-from modeling_rogle.inference.templates import template_boxes  # noqa: E402
+from modeling_rogle.templates import template_boxes  # noqa: E402
 from tests.helpers.onnx_files import exported_folder  # noqa: E402
 
 TEXTS = [

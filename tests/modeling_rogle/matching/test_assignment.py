@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from dataset_pvlg.features import REGION_LABELS
-from modeling_rogle.inference.templates import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.matching.assignment import assign, match_sentences
+from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 
 def test_templates_are_boxes_inside_the_image_and_the_last_is_the_image():

@@ -17,9 +17,9 @@ from PIL import Image
 
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from modeling_rogle.index.shards import Index, quantise
-from modeling_rogle.inference.templates import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.search.calibration import Calibration, Logistic
 from modeling_rogle.search.gallery import Gallery, GalleryError, fingerprint, load_model
+from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 from tests.modeling_rogle.indexing.test_image_folder import bomb
 
 COLOURS = ("red", "green", "blue", "white", "black", "orange", "purple", "brown", "pink", "grey")
