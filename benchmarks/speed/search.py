@@ -180,7 +180,7 @@ def measure_build(size: str, model_folder: str | None, pictures: int, batch_size
 
     chosen = embedding.fast_bfloat16
     rates: dict[str, list[float]] = {"plain loop over CLIPModel, fp32": [], "Gallery.build, fp32": []}
-    dtype = embedding.image_encoder(model).dtype
+    dtype = embedding.with_fast_dtype(model).dtype
     if dtype != torch.float32:
         rates["Gallery.build, bf16 (chosen)"] = []
     for turn in range(3):

@@ -42,7 +42,7 @@ from modeling_rogle.indexing.image_folder import Skipped
 from modeling_rogle.indexing.image_sources import Item, Source, find_source
 from modeling_rogle.indexing.person_detector import Detector
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_encoder import encode_pixels, image_encoder
+from modeling_rogle.inference.image_encoder import encode_pixels, with_fast_dtype
 from modeling_rogle.inference.image_io import shown
 from modeling_rogle.inference.loading import fingerprint, model_path
 from modeling_rogle.modeling_rogle import RogleModel
@@ -306,7 +306,7 @@ class _Build:
         preparer = Preparer(self.source, self.processor, tuple(config.image_size), self.detector is not None, self.todo)
         size = min(batch_size, SCENES_AT_ONCE) if self.detector is not None else batch_size
         last = time.monotonic()
-        self.encoder = image_encoder(self.model)
+        self.encoder = with_fast_dtype(self.model)
         with tqdm(total=len(self.todo), unit=" images", desc="indexing", disable=not progress) as bar:
             waiting = 0
             for ready, failed, count in prepared_batches(preparer, size, workers):

@@ -1,9 +1,12 @@
-"""Pixels -> embeddings of images and their template regions, in bfloat16 where this machine is faster in it."""
+"""Embeddings from a model: of texts, and of images with their template regions.
+
+`TorchEncoder` is what `Gallery` searches with; `OnnxEncoder` in `onnx_encoder.py` has the same methods without torch.
+"""
 
 import copy
 import time
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -11,69 +14,115 @@ import torch
 from PIL import Image
 
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.loading import device_of
+from modeling_rogle.inference.loading import device_of, fingerprint
 from modeling_rogle.modeling_rogle import RogleModel
+from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.templates import template_boxes
 
+MIN_BFLOAT16_WIDTH = 384  # hidden size of ViT-S; narrower vision towers gain nothing from bfloat16
 
-@cache
-def fast_bfloat16(device: str = "cpu") -> bool:
-    """True where a matrix product in bfloat16 takes at most two thirds of the time of one in fp32.
 
-    Measured, once a process, in some 50 ms: the instruction alone says little. AVX512-BF16 without AMX halves the
-    speed of such a product on one processor and doubles it on another.
-
-    For inference: `if fast_bfloat16(model.device.type): model = model.to(torch.bfloat16)`. `encode_images` and
-    `encode_texts` still return fp32; on a CPU that is faster than autocast, which casts the weights in every call.
+class TorchEncoder:
+    """A model and its processor as one encoder of texts and images.
 
     Args:
-        device: `"cpu"` is timed; of CUDA torch is asked; False for others.
+        model: the model, in evaluation mode.
+        processor: the processor of that model.
+
+    Attributes:
+        knows_images: True. An image can be a query.
     """
-    if device == "cuda":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != "cpu":
-        return False
-    operands = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        operands[dtype] = torch.ones(256, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
-    seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in operands}
-    for _ in range(6):  # taking turns, the best of five: another program's burst meets both or neither
-        for dtype, (rows, weight) in operands.items():
-            started = time.perf_counter()
-            torch.nn.functional.linear(rows, weight)
-            seconds[dtype].append(time.perf_counter() - started)
-    return min(seconds[torch.bfloat16][1:]) <= min(seconds[torch.float32][1:]) * 2 / 3
 
+    knows_images = True
 
-def image_encoder(model: RogleModel) -> RogleModel:
-    """The model that indexes: `model` itself, or a copy in bfloat16 where that is faster by enough to be worth its
-    rounding. Towers narrower than ViT-S gain nothing by it."""
-    wide = model.config.vision_config.hidden_size >= 384
-    if wide and model.dtype == torch.float32 and fast_bfloat16(model.device.type):
-        return copy.deepcopy(model).to(torch.bfloat16)
-    return model
+    def __init__(self, model: RogleModel, processor: RogleProcessor):
+        self.model, self.processor = model, processor
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return int(self.model.config.projection_dim)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels to which the processor resizes an image."""
+        height, width = self.model.config.image_size
+        return height, width
+
+    @property
+    def local_weight(self) -> float:
+        """Weight of the local score in the final score, read from the configuration on each access."""
+        return float(self.model.config.local_weight)
+
+    @property
+    def max_tokens(self) -> int:
+        """Maximum length of a text in tokens, including the start and end tokens."""
+        limits = self.processor.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings
+        return min(limits)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model, computed on first access; see [`fingerprint`]."""
+        return fingerprint(self.model)
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens in a text before truncation, including the start and end tokens."""
+        return len(self.processor.tokenizer([text], verbose=False)["input_ids"][0])
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encodes texts in one forward pass.
+
+        A text longer than `max_tokens` loses its last sentences; see [`RogleProcessor`].
+
+        Args:
+            texts: n captions, sentences or queries.
+
+        Returns:
+            float32 `[n, D]` unit vectors.
+
+        Raises:
+            GalleryError: the embeddings are not finite.
+        """
+        if not len(texts):
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        tokens = self.processor(text=list(texts), return_tensors="pt", max_length=self.max_tokens)
+        return finite(self.model.encode_texts(tokens["input_ids"].to(self.model.device)))
+
+    def encode_images(self, images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes images and their template regions in one forward pass.
+
+        Args:
+            images: n RGB images.
+
+        Returns:
+            float32 `[n, D]` and `[n, T, D]` unit vectors: images, and regions in the order of `TEMPLATE_LABELS`.
+
+        Raises:
+            GalleryError: the embeddings are not finite.
+        """
+        if not len(images):
+            empty = np.zeros((0, self.dimension), dtype=np.float32)
+            return empty, np.zeros((0, len(template_boxes()), self.dimension), dtype=np.float32)
+        return encode_pixels(self.model, self.processor(images=list(images), return_tensors="pt")["pixel_values"])
 
 
 @torch.no_grad()
 def encode_pixels(model: RogleModel, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """`[B, 3, h, w]` -> float32 unit vectors `[B, D]` of the images and `[B, T, D]` of their template regions.
+    """Encodes preprocessed images and their template regions in one forward pass.
+
+    Args:
+        model: the model.
+        pixels: `[n, 3, height, width]`, normalised by the processor.
+
+    Returns:
+        float32 `[n, D]` and `[n, T, D]` unit vectors: images, and regions in the order of `TEMPLATE_LABELS`.
 
     Raises:
-        GalleryError: embeddings that are not finite.
+        GalleryError: the embeddings are not finite.
     """
-    boxes = torch.from_numpy(template_boxes())
-    owner = torch.arange(len(pixels)).repeat_interleave(len(boxes)).to(model.device)
-    every_box = boxes.repeat(len(pixels), 1).to(model.device)
-    images, regions = model.encode_images(pixels.to(model.device), every_box, owner)
-    return finite(images), finite(regions).reshape(len(pixels), len(boxes), -1)
-
-
-def finite(embeds: torch.Tensor) -> np.ndarray:
-    """float32 on the CPU. Raises GalleryError for broken weights: as int8 they would look like any other region."""
-    embeds = embeds.float().cpu()
-    if not bool(embeds.isfinite().all()):
-        raise GalleryError("the model gives embeddings that are not finite; its weights are broken")
-    return embeds.numpy()
+    boxes, box_image = _boxes_of_templates(len(pixels))
+    images, regions = model.encode_images(pixels.to(model.device), boxes.to(model.device), box_image.to(model.device))
+    return finite(images), finite(regions).reshape(len(pixels), -1, images.shape[1])
 
 
 @torch.no_grad()
@@ -84,26 +133,88 @@ def encode_with_templates(
     boxes: torch.Tensor | None = None,
     box_image: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Embeds images, their template regions and, if given, other boxes, all in one dense forward.
+    """Encodes images, their template regions and optional further regions in one forward pass.
 
     Args:
-        model, processor: see [`match_rows`].
-        images: B RGB images.
-        boxes: `[R, 4]` x0, y0, x1, y1 in [0, 1]; box_image: `[R]` int64, the image of each.
+        model: an object with the method `encode_images` of [`RogleModel`].
+        processor: the processor of that model.
+        images: n RGB images.
+        boxes: `[R, 4]` x0, y0, x1, y1 in [0, 1] of the image's width and height, or None.
+        box_image: `[R]` int64, index of the image that each box belongs to.
 
     Returns:
-        `[B, D]` images, `[B, T, D]` templates in the order of `template_boxes`, `[R, D]` boxes: unit fp32 on the CPU.
+        `[n, D]` images, `[n, T, D]` template regions in the order of `TEMPLATE_LABELS`, and `[R, D]` boxes: float32
+        unit vectors on the CPU.
     """
-    templates = torch.from_numpy(template_boxes())
-    every_box = templates.repeat(len(images), 1)
-    owner = torch.arange(len(images)).repeat_interleave(len(templates))
+    all_boxes, owner = _boxes_of_templates(len(images))
+    templates = len(all_boxes)
     if boxes is not None:
-        every_box, owner = torch.cat([every_box, boxes]), torch.cat([owner, box_image])
+        all_boxes, owner = torch.cat([all_boxes, boxes]), torch.cat([owner, box_image])
     device = device_of(model)
     pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
-    whole, regions = model.encode_images(pixels.to(device), every_box.to(device), owner.to(device))
-    of_templates, of_boxes = regions.cpu().tensor_split([len(images) * len(templates)])
-    return whole.cpu(), of_templates.unflatten(0, (len(images), len(templates))), of_boxes
+    embeds, regions = model.encode_images(pixels.to(device), all_boxes.to(device), owner.to(device))
+    template_embeds, box_embeds = regions.cpu().tensor_split([templates])
+    return embeds.cpu(), template_embeds.unflatten(0, (len(images), -1)), box_embeds
 
 
-__all__ = ["encode_pixels", "encode_with_templates", "fast_bfloat16", "finite", "image_encoder"]
+def _boxes_of_templates(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes `[count * T, 4]` of the template regions of `count` images, and `[count * T]` the image of each box."""
+    boxes = torch.from_numpy(template_boxes())
+    return boxes.repeat(count, 1), torch.arange(count).repeat_interleave(len(boxes))
+
+
+def finite(embeds: torch.Tensor) -> np.ndarray:
+    """Copies embeddings to the CPU as a float32 array.
+
+    Raises:
+        GalleryError: a value is not finite. Rounded to int8, such a value would look like a valid region embedding.
+    """
+    embeds = embeds.float().cpu()
+    if not bool(embeds.isfinite().all()):
+        raise GalleryError("the model returns embeddings that are not finite; its weights are broken")
+    return embeds.numpy()
+
+
+@cache
+def fast_bfloat16(device: str = "cpu") -> bool:
+    """Whether a matrix product in bfloat16 takes at most two thirds of its time in float32.
+
+    The CPU is measured once a process, in about 50 ms, because its instruction set does not predict the result:
+    AVX512-BF16 without AMX halves the speed on one processor and doubles it on another.
+
+    For inference, write `if fast_bfloat16(model.device.type): model = model.to(torch.bfloat16)`. `encode_images` and
+    `encode_texts` still return float32. On a CPU this is faster than autocast, which casts the weights in each call.
+
+    Args:
+        device: device type. `"cpu"` is measured, CUDA is looked up in torch, any other type returns False.
+    """
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu":
+        return False
+    operands = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        operands[dtype] = torch.ones(256, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
+    seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in operands}
+    for _ in range(6):  # alternating, best of the last five, so that load from another program affects both alike
+        for dtype, (rows, weight) in operands.items():
+            started = time.perf_counter()
+            torch.nn.functional.linear(rows, weight)
+            seconds[dtype].append(time.perf_counter() - started)
+    return min(seconds[torch.bfloat16][1:]) <= min(seconds[torch.float32][1:]) * 2 / 3
+
+
+def with_fast_dtype(model: RogleModel) -> RogleModel:
+    """The model to index images with.
+
+    Returns:
+        a copy in bfloat16 where `fast_bfloat16` holds and the vision tower is at least as wide as ViT-S; otherwise
+        `model` itself.
+    """
+    wide = model.config.vision_config.hidden_size >= MIN_BFLOAT16_WIDTH
+    if wide and model.dtype == torch.float32 and fast_bfloat16(model.device.type):
+        return copy.deepcopy(model).to(torch.bfloat16)
+    return model
+
+
+__all__ = ["TorchEncoder", "encode_pixels", "encode_with_templates", "fast_bfloat16", "finite", "with_fast_dtype"]
