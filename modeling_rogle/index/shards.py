@@ -24,7 +24,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from modeling_rogle.index.manifest import (
     COPIES_FOLDER,
@@ -74,16 +73,18 @@ def dequantise(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 def as_stored(embeds: np.ndarray, precision: str) -> np.ndarray:
     """float32 `[n, D]` -> what global.npy holds: the same, or the bits of bfloat16 as uint16."""
+    embeds = np.ascontiguousarray(embeds, dtype=np.float32)
     if precision == "float32":
-        return np.ascontiguousarray(embeds, dtype=np.float32)
-    return torch.from_numpy(np.ascontiguousarray(embeds)).bfloat16().view(torch.uint16).numpy()
+        return embeds
+    bits = embeds.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # rounded to nearest, ties to even
 
 
 def as_float(stored: np.ndarray) -> np.ndarray:
     """The inverse of [`as_stored`], by the type of the array."""
     if stored.dtype == np.float32:
         return stored
-    return torch.from_numpy(np.ascontiguousarray(stored)).view(torch.bfloat16).float().numpy()
+    return (stored.astype(np.uint32) << 16).view(np.float32)  # a bfloat16 is the upper half of a float32
 
 
 class _RowFile:
@@ -153,8 +154,7 @@ class Shard:
 
 def _mapped(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     try:
-        # "c", private: as read-only it would be, but torch takes it without a warning. mmap refuses empty files' data.
-        array = np.load(file, mmap_mode="c" if shape[0] else None, allow_pickle=False)
+        array = np.load(file, mmap_mode="r" if shape[0] else None, allow_pickle=False)  # mmap refuses an empty array
     except (OSError, ValueError, EOFError) as error:
         raise GalleryError(f"{file}: missing or damaged; build the index again") from error
     if array.dtype != dtype or array.shape != shape:

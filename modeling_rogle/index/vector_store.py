@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
-from modeling_rogle.index.shards import Index
+from modeling_rogle.index.shards import Index, as_float
 from modeling_rogle.inference.errors import GalleryError
 
 TRUSTED = 0.95  # recall@10 under which a store is not asked
@@ -34,7 +33,8 @@ MARGIN = 1.5  # how many more than the share of the filter demands are asked for
 TIMED = 20  # queries that a store is raced on against the exact search
 LEAST = 64  # that a store is asked for: its order is rough where its vectors are codes, the shards put it right
 _WIDE = 0.25  # a filter that lets more through is a mask over a scan: gathering the rows would cost more than they do
-_BLOCK = 8192  # bfloat16 rows turned into float32 at once: they stay in the cache
+_BLOCK = 512  # bfloat16 rows that are converted to float32 at once: they stay in the cache
+_ROWS_AT_ONCE = 32_768  # rows that are copied into memory at once
 
 
 class VectorStore(Protocol):
@@ -109,43 +109,42 @@ def exact_search(
     Returns:
         rows `[k]` int64 and their cosines `[k]` float32, best first; of equal ones the earlier row.
     """
-    asked = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float32))
+    asked = np.ascontiguousarray(query, dtype=np.float32)
     count = count if rows is None else min(count, len(rows))
     if rows is not None and len(rows) <= _WIDE * len(index):
         return _best(rows, _matched(index, rows, asked), count)
     hidden = None
     if rows is not None:
-        hidden = torch.ones(len(index), dtype=torch.bool)
-        hidden[torch.from_numpy(rows)] = False
+        hidden = np.ones(len(index), dtype=bool)
+        hidden[rows] = False
     found, scores = [], []
     for shard, start in zip(index.shards, index.starts, strict=False):
-        block = _cosines(torch.from_numpy(shard.global_embeds), asked)
+        block = _cosines(shard.global_embeds, asked)
         if hidden is not None:
-            block = block.masked_fill(hidden[start : start + len(block)], -torch.inf)
-        best = torch.topk(block, min(count, len(block)), sorted=False)
-        found.append(best.indices.numpy() + start)
-        scores.append(best.values.numpy())
-        # topk takes any of several equal ones at the cut: the earlier rows are wanted.
-        cut = float(best.values.min()) if len(block) > count else np.inf
-        tied = np.flatnonzero(block.numpy() == cut)
-        if len(tied) > 1:
-            found.append(tied + start)
-            scores.append(np.full(len(tied), cut, dtype=np.float32))
+            block[hidden[start : start + len(block)]] = -np.inf
+        if len(block) > count:
+            cut = np.partition(block, len(block) - count)[len(block) - count]
+            best = np.flatnonzero(block >= cut)  # includes all rows that tie at the cut: the earlier ones are wanted
+        else:
+            best = np.arange(len(block))
+        found.append(best + start)
+        scores.append(block[best])
     if not found:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-    rows, first = np.unique(np.concatenate(found), return_index=True)
-    return _best(rows, np.concatenate(scores)[first], count)
+    return _best(np.concatenate(found), np.concatenate(scores), count)
 
 
-def _cosines(stored: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    if stored.dtype == torch.float32:
-        return stored @ query
-    # In bfloat16 alone the scores would be rounded to ties.
-    return torch.cat([part.view(torch.bfloat16).float() @ query for part in stored.split(_BLOCK)])
+def _cosines(stored: np.ndarray, query: np.ndarray) -> np.ndarray:
+    if stored.dtype == np.float32:
+        return np.asarray(stored) @ query
+    cosines = np.empty(len(stored), dtype=np.float32)  # a product in bfloat16 would round the scores to ties
+    for start in range(0, len(stored), _BLOCK):
+        cosines[start : start + _BLOCK] = as_float(stored[start : start + _BLOCK]) @ query
+    return cosines
 
 
-def _matched(index: Index, rows: np.ndarray, query: torch.Tensor) -> np.ndarray:
-    parts = [index.global_rows(rows[n : n + 4 * _BLOCK]) @ query.numpy() for n in range(0, len(rows), 4 * _BLOCK)]
+def _matched(index: Index, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+    parts = [index.global_rows(rows[n : n + _ROWS_AT_ONCE]) @ query for n in range(0, len(rows), _ROWS_AT_ONCE)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
 
