@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from modeling_rogle.display.result_sheet import GREY, INK, PALE, PAPER, RIGHT, WRONG, save_figure, wrap
-from modeling_rogle.evaluation.protocols import Ranked, caption_similarities, fuse
+from modeling_rogle.evaluation.protocols import Ranked, caption_similarities
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings
+from modeling_rogle.late_interaction import fuse
 
 SHOWN = 5  # of the gallery, a query
 CELL, TALL, GAP, MARGIN, BAND = 132, 296, 12, 28, 26

@@ -1,7 +1,7 @@
 """Rogle: text-based person search with a global and a region-sentence branch.
 
-An independent implementation of ROGLE (arXiv 2606.01825), of which only the abstract is public: not the authors' code,
-weights or data.
+An independent implementation of ROGLE (arXiv 2606.01825), of which only the abstract is public. It contains none of
+the authors' code, weights or data.
 """
 
 import sys
@@ -12,33 +12,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .configuration_rogle import RogleConfig
+    from .indexing.build_index import build_index
+    from .inference.loading import load_model
     from .modeling_rogle import RogleModel, RogleOutput
     from .pipeline_rogle import TextBasedPersonSearchPipeline
     from .processing_rogle import RogleProcessor
+    from .search.gallery import Gallery
 
-_HOME = {
+_MODULES = {
+    "Gallery": "search.gallery",
     "RogleConfig": "configuration_rogle",
     "RogleModel": "modeling_rogle",
     "RogleOutput": "modeling_rogle",
     "RogleProcessor": "processing_rogle",
     "TextBasedPersonSearchPipeline": "pipeline_rogle",
+    "build_index": "indexing.build_index",
+    "load_model": "inference.loading",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _register()
-    found = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = found
-    return found
+    if find_spec("torch") is not None:
+        _register()
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_MODULES})
 
 
 def _register() -> None:
+    """Registers the classes with transformers' Auto classes and the pipeline task."""
     from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
     from .configuration_rogle import RogleConfig
@@ -53,9 +61,18 @@ def _register() -> None:
     register()
 
 
-# The `rogle` command prints its help without the seconds that transformers takes; what it runs asks for a class here.
-# Without torch an index can still be searched, with an exported model (onnx_search.py).
+# The import of transformers takes seconds, which `rogle --help` does not need; the commands import the classes later.
+# Without torch an index can still be searched through an exported ONNX model.
 if Path(sys.argv[0]).stem != "rogle" and find_spec("torch") is not None:
     _register()
 
-__all__ = ["RogleConfig", "RogleModel", "RogleOutput", "RogleProcessor", "TextBasedPersonSearchPipeline"]
+__all__ = [
+    "Gallery",
+    "RogleConfig",
+    "RogleModel",
+    "RogleOutput",
+    "RogleProcessor",
+    "TextBasedPersonSearchPipeline",
+    "build_index",
+    "load_model",
+]

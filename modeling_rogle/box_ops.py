@@ -1,5 +1,8 @@
 """Boxes on images of any height and width: shares of patches, RoIAlign, crops, and how far a feature leaks."""
 
+from typing import Any
+
+import numpy as np
 import torch
 
 
@@ -30,6 +33,24 @@ def check_box_image(box_image: torch.Tensor, images: int) -> None:
     low, high = int(box_image.min()), int(box_image.max())
     if not 0 <= low <= high < images:
         raise ValueError(f"box_image names image {low if low < 0 else high}, there are {images}")
+
+
+def box_iou(first: Any, second: Any) -> torch.Tensor:
+    """Intersection over union (IoU) of every pair of boxes.
+
+    Args:
+        first: `[A, 4]` tensor or array, x0, y0, x1, y1 in any unit.
+        second: `[B, 4]` tensor or array, in the same unit.
+
+    Returns:
+        float64 `[A, B]`; 0 for two boxes without area.
+    """
+    first, second = (torch.tensor(np.asarray(boxes), dtype=torch.float64) for boxes in (first, second))
+    low = torch.maximum(first[:, None, :2], second[None, :, :2])
+    high = torch.minimum(first[:, None, 2:], second[None, :, 2:])
+    inside = (high - low).clamp(min=0).prod(-1)
+    areas = (first[:, 2:] - first[:, :2]).prod(-1)[:, None] + (second[:, 2:] - second[:, :2]).prod(-1)[None]
+    return inside / (areas - inside).clamp(min=1e-12)
 
 
 def box_patch_shares(boxes: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

@@ -52,6 +52,8 @@ _PREPOSITIONS = set("with in over under on while along paired atop beneath".spli
 _BEFORE_VERB = set(", ; and but while who that is are was also then he she they both".split())
 _TOKEN = re.compile(r"[^\W\d_]+|[,;]")
 
+MAX_QUERY_SENTENCES = 64  # descriptions have a few; each sentence costs a cosine with every candidate region
+
 
 def split_sentences(text: str, clauses: bool = False) -> list[tuple[str, int, int]]:
     """Sentences of `text` in order, each as `(sentence, start, end)` with `text[start:end] == sentence`.
@@ -68,6 +70,20 @@ def split_sentences(text: str, clauses: bool = False) -> list[tuple[str, int, in
         sentence, offset, _ = sentences[0]
         return [(part, offset + start, offset + end) for part, start, end in split_clauses(sentence)]
     return sentences
+
+
+def query_sentences(text: str, limit: int = MAX_QUERY_SENTENCES) -> tuple[list[tuple[str, int, int]], int]:
+    """Sentences of a search query. A query of one sentence is split into its clauses.
+
+    Args:
+        text: a description of a person.
+        limit: maximum number of sentences; 64 by default.
+
+    Returns:
+        The first `limit` sentences, each as [`split_sentences`] returns it, and the number of sentences left out.
+    """
+    sentences = split_sentences(text, clauses=True)
+    return sentences[:limit], max(len(sentences) - limit, 0)
 
 
 def split_clauses(sentence: str) -> list[tuple[str, int, int]]:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataset_pvlg.loading import load_rows
-from modeling_rogle.matching.anchors import overlap, place_boxes
+from modeling_rogle.box_ops import box_iou
+from modeling_rogle.matching.anchors import place_boxes
 
 CANDIDATES, ASKED = 4000, 8000  # training boxes that may become a place, and that are to be covered
 
@@ -31,7 +32,7 @@ def choose_places(boxes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     candidates = boxes[rng.choice(len(boxes), min(CANDIDATES, len(boxes)), replace=False)]
     asked = boxes[rng.choice(len(boxes), min(ASKED, len(boxes)), replace=False)]
-    covers = overlap(asked, candidates) >= 0.5
+    covers = (box_iou(asked, candidates) >= 0.5).numpy()
     open_, chosen = np.ones(len(asked), dtype=bool), []
     for _ in range(count):
         chosen.append(int((covers & open_[:, None]).sum(0).argmax()))
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     boxes, labels = region_boxes(data["validation"])
     print("| places | label | validation boxes | covered at IoU 0.5 |\n|---|---|---|---|")
     for name, each in (("these", places), ("in the package", place_boxes())):
-        covered = overlap(boxes, each).max(1) >= 0.5
+        covered = box_iou(boxes, each).numpy().max(1) >= 0.5
         for label in ("all", *sorted(set(labels))):
             these = np.ones(len(labels), dtype=bool) if label == "all" else labels == label
             print(f"| {name} | {label} | {these.sum()} | {100 * covered[these].mean():.1f} % |")

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from modeling_rogle.inference.onnx_encoder import OnnxTowers
+from modeling_rogle.late_interaction import fuse
 from modeling_rogle.metrics.retrieval import rank, same_id
 from modeling_rogle.sentences import split_sentences
 
@@ -90,7 +91,7 @@ def measure(
                 best = (region_embeds.reshape(-1, region_embeds.shape[-1]) @ own.T).reshape(
                     *region_embeds.shape[:2], -1
                 )
-                block[row - start] = (1 - weight) * block[row - start] + weight * best.max(axis=1).mean(axis=-1)
+                block[row - start] = fuse(block[row - start], best.max(axis=1).mean(axis=-1), weight)
         return block
 
     def r1(similarity: Any) -> float:

@@ -23,7 +23,7 @@ import torch
 from dataset_pvlg.loading import load_rows
 from dataset_pvlg.mining.mine_dataset import with_regions
 from modeling_rogle import RogleModel, RogleProcessor
-from modeling_rogle.matching.anchors import overlap
+from modeling_rogle.box_ops import box_iou
 from modeling_rogle.matching.mining import SAMPLE, fit_matcher, fit_prior, match_rows, propose_places, spread
 
 RULES = ("best", "one_to_one", "transport")
@@ -48,7 +48,7 @@ def compare(rows: Any, found: Sequence[Sequence[dict]]) -> dict[str, float]:
             none_true, none_said = none_true + (sentence not in truth), none_said + (sentence not in mined)
             none_right += sentence not in truth and sentence not in mined
             if sentence in truth and sentence in mined:
-                right += overlap(_corners(truth[sentence]), _corners(mined[sentence]))[0, 0] >= 0.5
+                right += bool(box_iou(_corners(truth[sentence]), _corners(mined[sentence]))[0, 0] >= 0.5)
     return {
         "precision": 100 * right / max(assigned, 1),
         "recall": 100 * right / max(true, 1),
@@ -64,7 +64,7 @@ def ceiling(rows: Any, propose: Any) -> tuple[float, float]:
         size, boxes = np.array([row["width"], row["height"]] * 2), boxes + len(found)
         paired = [_corners(region["bbox"])[0] for region in row["regions"] if region["sentence"] >= 0]
         if paired:
-            covered += (overlap(np.array(paired) / size, found[:-1]).max(1) >= 0.5).tolist()
+            covered += (box_iou(np.array(paired) / size, found[:-1]).numpy().max(1) >= 0.5).tolist()
     return 100 * float(np.mean(covered)), boxes / max(len(rows), 1)
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from dataset_pvlg.proposals.proposers import Proposer, load_proposer
 from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
+from modeling_rogle.box_ops import box_iou
 
 WEIGHT_FREE = ("templates", "grid", "templates+felzenszwalb")
 
@@ -51,15 +52,6 @@ def annotated_samples(folder: Path) -> Iterator[Sample]:
                 yield image.convert("RGB"), row["sentences"], boxes, [region["label"] for region in row["regions"]]
 
 
-def best_overlaps(proposed: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """`[M]`: the highest IoU of any of `[N, 4]` proposals with each of `[M, 4]` true boxes."""
-    low = np.maximum(proposed[:, None, :2], true[None, :, :2])
-    high = np.minimum(proposed[:, None, 2:], true[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
-    areas, true_areas = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (proposed, true))
-    return (shared / (areas[:, None] + true_areas - shared)).max(axis=0)
-
-
 def measure(propose: Proposer, samples: Iterable[Sample]) -> dict:
     """Recall by label and over all, mean best IoU, boxes and CPU milliseconds an image, the largest number of boxes.
 
@@ -73,8 +65,8 @@ def measure(propose: Proposer, samples: Iterable[Sample]) -> dict:
         found = propose(image, texts)
         seconds.append(time.process_time() - started)
         counts.append(len(found.boxes))
-        for label, overlap in zip(labels, best_overlaps(found.boxes.astype(np.float64), true), strict=True):
-            overlaps.setdefault(label, []).append(float(overlap))
+        for label, overlap in zip(labels, box_iou(found.boxes, true).amax(0).tolist(), strict=True):
+            overlaps.setdefault(label, []).append(overlap)
     if not overlaps:
         raise ValueError("no image has a true box: there is no recall to measure")
     every = {"all": [overlap for label in overlaps.values() for overlap in label], **dict(sorted(overlaps.items()))}

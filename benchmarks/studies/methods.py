@@ -42,9 +42,9 @@ from modeling_rogle.evaluation.protocols import (
     SplitEmbeddings,
     caption_similarities,
     encode_split,
-    fuse,
     joint_protocol,
 )
+from modeling_rogle.late_interaction import fuse
 from modeling_rogle.metrics.retrieval import cosine
 from train.recipe import read_recipe  # noqa: E402
 

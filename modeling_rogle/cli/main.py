@@ -238,10 +238,9 @@ def _search(args: argparse.Namespace) -> None:
     if args.heatmap is not None and not args.save_map:
         raise ValueError("--heatmap: needs --save-map PICTURE")
     if args.heatmap is not None:
-        from modeling_rogle.search.query import MAX_SENTENCES
-        from modeling_rogle.sentences import split_sentences
+        from modeling_rogle.sentences import query_sentences
 
-        count = min(len(split_sentences(args.query, clauses=True)), MAX_SENTENCES)
+        count = len(query_sentences(args.query)[0])
         if not 1 <= args.heatmap <= count:
             raise ValueError(f"--heatmap: no sentence {args.heatmap}, the query has {count}")
     if args.save or args.save_map:

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from modeling_rogle.evaluation.head_similarity import HeadSimilarity
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings, encode_split
+from modeling_rogle.late_interaction import fuse
 from modeling_rogle.metrics.retrieval import (
     BLOCK_BYTES,
     Ranking,
@@ -132,11 +133,6 @@ def caption_similarities(
         return whole, local
 
     return block
-
-
-def fuse(whole: np.ndarray, local: np.ndarray, weight: float) -> np.ndarray:
-    """`(1 - w) * global + w * local`, in float32."""
-    return np.float32(1 - weight) * whole + np.float32(weight) * local
 
 
 def _fused_rankings(
@@ -424,6 +420,6 @@ def format_table(
 
 __all__ = [
     "CaptionSet", "Ranked", "SplitEmbeddings", "all_protocols", "both_protocols", "caption_similarities",
-    "encode_split", "fit_local_weight", "format_table", "fuse", "global_protocol", "joint_protocol", "local_protocol",
+    "encode_split", "fit_local_weight", "format_table", "global_protocol", "joint_protocol", "local_protocol",
     "ranked_queries",
 ]  # fmt: skip

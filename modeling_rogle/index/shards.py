@@ -35,6 +35,7 @@ from modeling_rogle.index.manifest import (
     write_manifest,
 )
 from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.late_interaction import dequantize_regions, quantize_regions, region_cosines
 
 MAX_REGIONS = 16
 MAX_SHARD = 65_536  # images; at width 512 with 11 regions 500 MB, what deleting one image rewrites at most
@@ -56,19 +57,6 @@ SCHEMA = pa.schema(
 )
 _IMAGE = r"\A[0-9a-f]{32}\.jpg\z"  # these names are joined to images/ and removed: never a path
 _ROWS_AT_ONCE = 4096
-
-
-def quantise(embeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows `[..., D]` float -> int8 of the same shape, and scales `[...]` that give unit length back."""
-    largest = np.abs(embeds).max(axis=-1, keepdims=True)
-    rounded = np.rint(embeds * (127.0 / np.maximum(largest, 1e-12))).astype(np.int8)
-    lengths = np.linalg.norm(rounded.astype(np.float32), axis=-1)
-    return rounded, (1.0 / np.maximum(lengths, 1.0)).astype(np.float32)
-
-
-def dequantise(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """The inverse of [`quantise`]: float32 `[..., D]` unit vectors."""
-    return rows.astype(np.float32) * scales[..., None]
 
 
 def as_stored(embeds: np.ndarray, precision: str) -> np.ndarray:
@@ -241,23 +229,15 @@ class Index:
         rows = np.asarray(rows, dtype=np.int64)
         found = np.empty((len(rows), len(self.boxes), self.header["dimension"]), dtype=np.float32)
         for shard, places, local in self._by_shard(rows):
-            found[places] = dequantise(shard.regions[local], shard.scales[local])
+            found[places] = dequantize_regions(shard.regions[local], shard.scales[local])
         return found
 
     def region_cosines(self, rows: np.ndarray, embeds: np.ndarray) -> np.ndarray:
-        """float32 `[n, S, T]`, the cosines of `[S, D]` unit vectors with the regions of some rows.
-
-        Cheaper than by way of `region_rows`: the scale of a region is multiplied into its S cosines, not into its D
-        numbers.
-        """
+        """float32 `[n, S, T]`, the cosines of `[S, D]` unit vectors with the regions of some rows."""
         rows = np.asarray(rows, dtype=np.int64)
         found = np.empty((len(rows), len(embeds), len(self.boxes)), dtype=np.float32)
-        asked = np.ascontiguousarray(embeds.T, dtype=np.float32)
         for shard, places, local in self._by_shard(rows):
-            regions = shard.regions[local]
-            products = regions.reshape(-1, regions.shape[-1]).astype(np.float32) @ asked
-            products = products.reshape(*regions.shape[:2], len(embeds)) * shard.scales[local][..., None]
-            found[places] = products.transpose(0, 2, 1)
+            found[places] = region_cosines(shard.regions[local], shard.scales[local], embeds)
         return found
 
 
@@ -290,7 +270,7 @@ class IndexWriter:
         first = self.header["next_id"]
         self.header["next_id"] += len(rows)
         table = pa.Table.from_pylist([{**row, "id": first + n} for n, row in enumerate(rows)], schema=SCHEMA)
-        self.pending.append((table, as_stored(images, self.header["precision"]), *quantise(regions)))
+        self.pending.append((table, as_stored(images, self.header["precision"]), *quantize_regions(regions)))
 
     def remove(self, ids: Iterable[int]) -> None:
         """Takes rows out with the next commit."""
@@ -384,8 +364,6 @@ __all__ = [
     "Shard",
     "as_float",
     "as_stored",
-    "dequantise",
-    "quantise",
     "read_parquet",
     "write_table",
 ]

@@ -7,6 +7,7 @@ box is the weighted mean of those that it overlaps.
 import numpy as np
 import torch
 
+from modeling_rogle.box_ops import box_iou
 from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 # Fractions x0, y0, x1, y1 of width and height, from the head down. Chosen greedily, each to cover at IoU 0.5 as many as
@@ -47,16 +48,6 @@ def boxes_around(count: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([low, np.maximum(high, low + 0.02)], axis=1).astype(np.float32)
 
 
-def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of every pair of boxes, `[A, 4]` and `[B, 4]` as x0, y0, x1, y1: float64 `[A, B]`."""
-    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    inside = np.clip(high - low, 0, None).prod(-1)
-    area = (first[:, 2:] - first[:, :2]).prod(-1)[:, None] + (second[:, 2:] - second[:, :2]).prod(-1)[None]
-    return inside / np.maximum(area - inside, 1e-12)
-
-
 def place_shares(boxes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Which places a box is like, and how much.
 
@@ -67,7 +58,7 @@ def place_shares(boxes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         `[N, 3]` int64, the places that overlap it most, and `[N, 3]` fp32, their shares: inversely as the squared
         distance 1 - IoU, summing to 1, so that a box which is a place is that place alone.
     """
-    distance = 1 - torch.from_numpy(overlap(boxes, place_boxes()))
+    distance = 1 - box_iou(boxes, place_boxes())
     near, index = distance.topk(NEAREST, dim=1, largest=False)
     weight = (near + 1e-6).pow(-2)
     return index, (weight / weight.sum(1, keepdim=True)).float()
@@ -75,7 +66,7 @@ def place_shares(boxes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
 def place_labels(boxes: np.ndarray) -> list[str]:
     """The body part of the template (matching.py) that each box `[N, 4]` overlaps most."""
-    return [TEMPLATE_LABELS[i] for i in overlap(boxes, template_boxes()).argmax(1)]
+    return [TEMPLATE_LABELS[i] for i in box_iou(boxes, template_boxes()).numpy().argmax(1)]
 
 
-__all__ = ["NEAREST", "boxes_around", "overlap", "place_boxes", "place_labels", "place_shares"]
+__all__ = ["NEAREST", "boxes_around", "place_boxes", "place_labels", "place_shares"]

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling_rogle.matching.anchors import overlap, place_boxes
+from modeling_rogle.box_ops import box_iou
+from modeling_rogle.matching.anchors import place_boxes
 from modeling_rogle.matching.bag_of_words import WordBags
 
 RIDGE = 10.0  # of the regression of scores on words
@@ -88,7 +89,7 @@ class PositionPrior:
             `[S, N]` fp32 in [0, 1]. Places overlap: it is a share of the softmax, larger for surer sentences, and no
             calibrated chance.
         """
-        right = torch.from_numpy(overlap(place_boxes(), boxes) >= 0.5).float()
+        right = (box_iou(place_boxes(), boxes) >= 0.5).float()
         return self.places(tokenizer, texts)[:, :-1] @ right
 
 

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from modeling_rogle.matching.anchors import overlap, place_boxes, place_shares
+from modeling_rogle.box_ops import box_iou
+from modeling_rogle.matching.anchors import place_boxes, place_shares
 from modeling_rogle.matching.bag_of_words import WordBags
 
 _KIND = "rogle region matcher 2"
@@ -118,7 +119,7 @@ class RegionMatcher(nn.Module):
         of_image = seen.image.argsort(stable=True).split(torch.bincount(seen.image, minlength=images).tolist())
         for sentences, boxes in zip(of_image, seen.candidates, strict=True):
             true = seen.boxes[sentences.numpy()]
-            iou = overlap(np.nan_to_num(true), boxes) * np.isfinite(true).all(1, keepdims=True)
+            iou = box_iou(np.nan_to_num(true), boxes).numpy() * np.isfinite(true).all(1, keepdims=True)
             right[sentences] = torch.from_numpy(_rightness(iou)).float()
         epochs = max(epochs, math.ceil(LEAST_STEPS / math.ceil(images / BATCH)))
         optimizer = torch.optim.AdamW(self.parameters(), lr=3e-3, weight_decay=1e-3)

@@ -19,10 +19,9 @@ from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_io import shown
 from modeling_rogle.inference.onnx_encoder import OnnxError, OnnxTowers
 from modeling_rogle.search.query_checks import negated_words, negation_warning, unread_script
-from modeling_rogle.sentences import split_sentences
+from modeling_rogle.sentences import query_sentences
 
 RERANKED = 200  # as in gallery.py
-MAX_SENTENCES = 64  # as in query.py
 _ROWS_AT_ONCE = 8192
 
 
@@ -96,7 +95,7 @@ class OnnxGallery:
         if top_k < 1 or reranked < 0 or not 0.0 <= weight <= 1.0:
             asked = f"top-k {top_k}, reranked {reranked}, local weight {weight}"
             raise GalleryError(f"{asked}: at least 1, at least 0, and in [0, 1] are wanted")
-        sentences = split_sentences(query, clauses=True)[:MAX_SENTENCES]
+        sentences, _ = query_sentences(query)
         if not sentences:
             raise GalleryError('query: no words in it; describe a person, as in "a man in a red coat"')
         if not len(self):

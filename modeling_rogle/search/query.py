@@ -13,9 +13,7 @@ from modeling_rogle.inference.image_encoder import encode_pixels, finite
 from modeling_rogle.inference.image_io import ImageError, read_image
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
-from modeling_rogle.sentences import split_sentences
-
-MAX_SENTENCES = 64  # of a query; a description has a few, and each costs a row of every candidate's regions
+from modeling_rogle.sentences import query_sentences
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,10 @@ def encode_query(
         UserWarning: the text has more than 64 sentences, of which the rest is left out, or is longer than the model
             reads; says how many sentences or tokens were cut.
     """
-    sentences = split_sentences(text, clauses=True)  # a short query is one sentence that names several parts
-    if len(sentences) > MAX_SENTENCES:
-        warnings.warn(
-            f"query: {len(sentences)} sentences, at most {MAX_SENTENCES} are read: the rest is left out", stacklevel=3
-        )
-        sentences = sentences[:MAX_SENTENCES]
+    sentences, omitted = query_sentences(text)
+    if omitted:
+        read = len(sentences)
+        warnings.warn(f"query: {read + omitted} sentences, at most {read} are read: the rest is left out", stacklevel=3)
         text = text[: sentences[-1][2]]
     if not sentences and image is None:
         raise GalleryError('query: no words in it; describe a person, as in "a man in a red coat"')

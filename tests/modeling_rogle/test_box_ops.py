@@ -5,8 +5,15 @@ import math
 import pytest
 import torch
 
-from modeling_rogle.box_ops import blank_outside, box_patch_shares, crop_boxes, mean_patch_tokens, roi_align
+from modeling_rogle.box_ops import blank_outside, box_iou, box_patch_shares, crop_boxes, mean_patch_tokens, roi_align
 from modeling_rogle.evaluation.leakage import leak
+
+
+def test_iou_of_known_boxes() -> None:
+    first = [[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]]
+    second = torch.tensor([[0, 0, 1, 0.5], [0.5, 0.5, 1, 1], [0.25, 0, 0.75, 0.5]])
+    expected = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.0, 1 / 3], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(box_iou(first, second), expected)
 
 
 def brute_force_shares(box: list[float], rows: int, columns: int, fine: int = 60) -> torch.Tensor:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_rogle.sentences import split_clauses, split_sentences
+from modeling_rogle.sentences import query_sentences, split_clauses, split_sentences
 
 
 def texts(text: str) -> list[str]:
@@ -135,3 +135,16 @@ def test_long_text_is_split_in_linear_time():
     assert len(split_sentences("He walks.She runs. " * 20_000)) == 40_000
     clauses = split_clauses("a red shirt, black pants, " * 10_000)
     assert len(clauses) == 20_000
+
+
+def test_a_query_is_split_into_clauses_and_cut_at_the_limit():
+    sentences, omitted = query_sentences("A man wearing a red shirt, black pants and carrying a bag")
+    assert [sentence for sentence, *_ in sentences] == [
+        "A man wearing a red shirt",
+        "black pants",
+        "and carrying a bag",
+    ]
+    assert omitted == 0
+    sentences, omitted = query_sentences("He walks. " * 70)
+    assert (len(sentences), omitted) == (64, 6)
+    assert query_sentences("  ") == ([], 0)

@@ -5,7 +5,7 @@ from datasets import load_dataset
 
 import dataset_pvlg  # noqa: F401, registers "pvlg"
 from benchmarks.quality.anchors import choose_places, region_boxes
-from modeling_rogle.matching.anchors import overlap
+from modeling_rogle.box_ops import box_iou
 
 
 def test_each_place_covers_what_those_before_leave():
@@ -15,7 +15,7 @@ def test_each_place_covers_what_those_before_leave():
     for count, covered in ((1, 60), (2, 85), (3, 95)):
         places = choose_places(boxes, count)
         assert places.shape == (count, 4) and (places == places.round(2)).all()
-        assert (overlap(boxes, places).max(1) >= 0.5).sum() == covered
+        assert (box_iou(boxes, places).amax(1) >= 0.5).sum() == covered
     assert (np.diff(places[:, 1] + places[:, 3]) >= 0).all()  # from the top down
     assert (choose_places(boxes, 3) == places).all()
 

@@ -10,9 +10,10 @@ from torch.nn.functional import normalize
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from modeling_rogle.evaluation.head_similarity import HeadSimilarity, rerank
-from modeling_rogle.evaluation.protocols import all_protocols, caption_similarities, fit_local_weight, fuse
+from modeling_rogle.evaluation.protocols import all_protocols, caption_similarities, fit_local_weight
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, encode_split
 from modeling_rogle.head_acsa import local_similarity
+from modeling_rogle.late_interaction import fuse
 
 
 def embeddings_of(head: str, tiny_config: RogleConfig, processor: RogleProcessor) -> SplitEmbeddings:

@@ -17,13 +17,13 @@ from modeling_rogle.evaluation.protocols import (
     encode_split,
     fit_local_weight,
     format_table,
-    fuse,
     global_protocol,
     joint_protocol,
     local_protocol,
     ranked_queries,
 )
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings
+from modeling_rogle.late_interaction import fuse
 from modeling_rogle.templates import template_boxes
 
 WIDTH, HEIGHT = 20, 44

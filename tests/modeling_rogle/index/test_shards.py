@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from modeling_rogle.index import shards as shards
-from modeling_rogle.index.shards import Index, IndexWriter, dequantise, quantise, write_table
+from modeling_rogle.index.shards import Index, IndexWriter, write_table
 from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.late_interaction import dequantize_regions, quantize_regions
 from tests.modeling_rogle.index.test_manifest import HEADER
 
 REGIONS, DIMENSION = 11, 8
@@ -120,7 +121,7 @@ def test_what_is_removed_is_on_no_disk_any_more(tmp_path):
     writing.remove([1, 8])
     writing.commit()
     left = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
-    for trace in (b"a face", images[1].tobytes(), quantise(regions[1])[0].tobytes()):
+    for trace in (b"a face", images[1].tobytes(), quantize_regions(regions[1])[0].tobytes()):
         assert trace not in left
     assert images[2].tobytes() in left
     told = [pq.read_table(file).to_pydict() for file in tmp_path.rglob("*.parquet")]
@@ -144,10 +145,10 @@ def test_the_users_columns_are_joined_by_path_and_by_scene(tmp_path):
 
 def test_bytes_lose_little():
     rows = unit_rows(50, 4, 64)
-    back = dequantise(*quantise(rows))
+    back = dequantize_regions(*quantize_regions(rows))
     assert np.linalg.norm(back, axis=-1) == pytest.approx(1.0, abs=1e-5)
     assert (back * rows).sum(-1).min() > 0.9995
-    assert np.isfinite(dequantise(*quantise(np.zeros((2, 3), dtype=np.float32)))).all()
+    assert np.isfinite(dequantize_regions(*quantize_regions(np.zeros((2, 3), dtype=np.float32)))).all()
 
 
 @pytest.mark.parametrize("name", ["images.parquet", "global.npy", "regions.npy", "region_scales.npy"])

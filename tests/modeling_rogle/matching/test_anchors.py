@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_rogle.matching.anchors import boxes_around, overlap, place_boxes, place_labels, place_shares
+from modeling_rogle.box_ops import box_iou
+from modeling_rogle.matching.anchors import boxes_around, place_boxes, place_labels, place_shares
 
 
 def test_places_are_boxes_of_the_image_from_the_head_down():
@@ -14,12 +15,6 @@ def test_places_are_boxes_of_the_image_from_the_head_down():
     middles = boxes[:, 1] + boxes[:, 3]
     assert (np.diff(middles) >= -1e-6).all()
     assert {"head", "upper body", "lower body", "feet", "bag"} <= set(place_labels(boxes))
-
-
-def test_overlap_of_known_boxes():
-    first = np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5]])
-    second = np.array([[0, 0, 1, 0.5], [0.5, 0.5, 1, 1], [0.25, 0, 0.75, 0.5]])
-    assert overlap(first, second) == pytest.approx(np.array([[0.5, 0.25, 0.25], [0.5, 0.0, 1 / 3]]))
 
 
 def test_a_place_is_itself_alone():
@@ -34,7 +29,7 @@ def test_shares_of_any_box_sum_to_one_and_favour_what_it_overlaps(drawn):
     box = np.array([[x, y, x + w, y + h]], dtype=np.float32)
     index, share = place_shares(box)
     assert float(share.sum()) == pytest.approx(1, abs=1e-5)
-    found = overlap(box, place_boxes())[0]
+    found = box_iou(box, place_boxes())[0].numpy()
     assert found[index[0, 0]] == pytest.approx(found.max())
     assert (share.diff(dim=1) <= 1e-6).all()
 
@@ -43,6 +38,6 @@ def test_boxes_around_places_lie_in_the_image_near_and_far():
     boxes = boxes_around(400, np.random.default_rng(0))
     assert boxes.dtype == np.float32 and boxes.shape == (400, 4) and boxes.min() >= 0 and boxes.max() <= 1
     assert (boxes[:, 2:] - boxes[:, :2] >= 0.0199).all()
-    near = overlap(boxes, place_boxes()).max(1)
+    near = box_iou(boxes, place_boxes()).numpy().max(1)
     assert near[:200].mean() > near[200:].mean() + 0.1 and (near[200:] < 0.5).any()
     assert np.array_equal(boxes, boxes_around(400, np.random.default_rng(0)))

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_rogle.matching.anchors import overlap, place_boxes
+from modeling_rogle.box_ops import box_iou
+from modeling_rogle.matching.anchors import place_boxes
 from modeling_rogle.matching.position_prior import PositionPrior
 
 PLACES = len(place_boxes())
-HEAD = int(overlap(np.array([[0.3, 0.04, 0.7, 0.25]]), place_boxes()).argmax())
-FEET = int(overlap(np.array([[0.25, 0.88, 0.75, 0.98]]), place_boxes()).argmax())
+HEAD = int(box_iou(np.array([[0.3, 0.04, 0.7, 0.25]]), place_boxes()).argmax())
+FEET = int(box_iou(np.array([[0.25, 0.88, 0.75, 0.98]]), place_boxes()).argmax())
 TEXTS = ["long brown hair", "white shoes", "black sandals and shoes", "brown hair", "a man is walking"] * 60
 
 
@@ -15,7 +16,7 @@ def noisy_scores(seed: int = 0) -> torch.Tensor:
     """What a weak model says of crops: the true place is a little better on average, and seldom the best one."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(len(TEXTS), PLACES + 1, generator=generator)
-    like = torch.from_numpy(overlap(place_boxes(), place_boxes())).float()
+    like = box_iou(place_boxes(), place_boxes()).float()
     for n, text in enumerate(TEXTS):
         for word, place in (("hair", HEAD), ("shoes", FEET)):
             if word in text:
@@ -27,7 +28,7 @@ def noisy_scores(seed: int = 0) -> torch.Tensor:
 def test_words_find_their_places_where_single_crops_do_not(tiny_processor):
     scores, tokenizer = noisy_scores(), tiny_processor.tokenizer
     prior = PositionPrior.fit(tokenizer, TEXTS, scores)
-    right = torch.from_numpy(overlap(place_boxes()[[HEAD, FEET]], place_boxes()) >= 0.5)
+    right = box_iou(place_boxes()[[HEAD, FEET]], place_boxes()) >= 0.5
     alone = np.mean([bool(right[0][scores[n, :-1].argmax()]) for n, text in enumerate(TEXTS) if "hair" in text])
     assert alone < 0.5
     for text, is_right in (("long brown hair", right[0]), ("his shoes are white", right[1])):

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from modeling_rogle.matching.anchors import overlap, place_boxes
+from modeling_rogle.box_ops import box_iou
+from modeling_rogle.matching.anchors import place_boxes
 from modeling_rogle.matching.region_matcher import RegionMatcher, SeenBoxes
 
 PLACES, WIDTH, IMAGES = len(place_boxes()), 16, 120
-SIDES = [int(overlap(np.array([box]), place_boxes()).argmax()) for box in ([0, 0.5, 0.3, 0.9], [0.7, 0.5, 1, 0.9])]
+SIDES = [int(box_iou(np.array([box]), place_boxes()).argmax()) for box in ([0, 0.5, 0.3, 0.9], [0.7, 0.5, 1, 0.9])]
 
 
 def bags_on_two_sides(seed: int) -> SeenBoxes:
@@ -20,7 +21,7 @@ def bags_on_two_sides(seed: int) -> SeenBoxes:
     texts, image, boxes = [], [], []
     for n in range(IMAGES):
         side = SIDES[int(rng.integers(2))]
-        near = torch.from_numpy(overlap(place_boxes()[side : side + 1], place_boxes())[0]).float()
+        near = box_iou(place_boxes()[side : side + 1], place_boxes())[0].float()
         regions[n] = normalize(regions[n] + 2 * near[:, None] * bag, dim=-1)
         texts += ["a blue bag over her shoulder", "a man is walking"]
         image += [n, n]
@@ -53,7 +54,7 @@ def test_looking_decides_between_places_that_words_leave_open(fitted, tiny_proce
     right = 0
     for n in range(IMAGES):
         best = ask(fitted, tiny_processor.tokenizer, unseen, n)[0].argmax()
-        right += overlap(place_boxes()[[best]], unseen.boxes[[2 * n]])[0, 0] >= 0.5
+        right += bool(box_iou(place_boxes()[[best]], unseen.boxes[[2 * n]])[0, 0] >= 0.5)
     assert right >= 0.9 * IMAGES
 
 

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
-from modeling_rogle.index.shards import Index, quantise
+from modeling_rogle.index.shards import Index
+from modeling_rogle.late_interaction import quantize_regions
 from modeling_rogle.search.calibration import Calibration, Logistic
 from modeling_rogle.search.gallery import Gallery, GalleryError, fingerprint, load_model
 from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
@@ -112,7 +113,7 @@ def test_the_whole_person_wins_when_its_region_fits_best(copied, tools):
     sentence = model.encode_texts(**processor(text=["A red jacket."], return_tensors="pt")).numpy()[0]
     (file,) = copied.glob("shard-*/regions.npy")
     regions = np.load(file)
-    regions[:, -1], _ = quantise(sentence)
+    regions[:, -1], _ = quantize_regions(sentence)
     np.save(file, regions)
     match = Gallery.open(copied, *tools).search("A red jacket.", top_k=1)[0]
     assert (match.sentences[0].label, match.sentences[0].box) == ("whole person", None)
