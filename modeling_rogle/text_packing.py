@@ -73,7 +73,8 @@ def encode_packed(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Encodes texts laid end to end, positions starting again at each.
 
-    Measured on a CPU, one thread, ViT-B/16's text tower (`benchmarks/speed/encode.py --packing`): 1.04 to 1.14 times as fast
+    Measured on a CPU, one thread, text encoder of ViT-B/16
+    (`benchmarks/speed/encode.py --packing`): 1.04 to 1.14 times as fast
     as the best buckets in inference and 1.19 times in training, where every bucket adds a gradient of the whole
     embedding table; 1.3 to 2.5 times as fast as one dense mask.
 
