@@ -36,7 +36,7 @@ from benchmarks.speed.search_rows import DIMENSION, clustered, make_index, train
 from benchmarks.speed.step import SIZES, configurations
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.index.shards import Index
-from modeling_rogle.index.store_sync import fill
+from modeling_rogle.index.store_sync import sync_store
 from modeling_rogle.index.vector_store import exact_search, nearest, open_store
 from modeling_rogle.late_interaction import late_interaction
 from modeling_rogle.search.gallery import Gallery, load_model
@@ -102,9 +102,9 @@ def measure_exact(index: Index, queries: np.ndarray, one_percent: np.ndarray) ->
 def measure_store(index: Index, uri: str, queries: np.ndarray, filters: dict[str, np.ndarray | None]) -> list[dict]:
     """A store: filled, its effort tuned on queries of another draw, then timed and judged on these."""
     half = len(queries) // 2
-    fill(index.path, "exact")
+    sync_store(index.path, "exact")
     bytes_before, started = disk(index.path), CLOCK()
-    fill(index.path, uri, lambda: queries[:half])
+    sync_store(index.path, uri, lambda: queries[:half])
     seconds = CLOCK() - started
     index = Index(index.path)
     known = index.header["store"]

@@ -200,7 +200,7 @@ def _index(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{args.folder}: no such folder")
     model_folder = _checked_model(args.model)
     _load_library()
-    from modeling_rogle.inference.image_io import shown
+    from modeling_rogle.inference.image_io import printable_path
     from modeling_rogle.search.gallery import Gallery, load_model
 
     report = Gallery.build(
@@ -216,7 +216,7 @@ def _index(args: argparse.Namespace) -> None:
         store=args.store,
     )
     for item in report.skipped[:LISTED]:
-        print(f"skipped {shown(item.path)}: {item.reason}", file=sys.stderr)
+        print(f"skipped {printable_path(item.path)}: {item.reason}", file=sys.stderr)
     if len(report.skipped) > LISTED:
         rest = len(report.skipped) - LISTED
         print(f"skipped {rest} more, listed in {report.path / 'index.json'}", file=sys.stderr)

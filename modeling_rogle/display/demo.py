@@ -16,7 +16,7 @@ from PIL import Image
 
 from modeling_rogle.display.result_sheet import CELL, THUMB_HEIGHT, colour_of, draw_result
 from modeling_rogle.display.text_output import as_plain, verdict
-from modeling_rogle.inference.image_io import ImageError, read_image, shown
+from modeling_rogle.inference.image_io import ImageError, printable_path, read_image
 from modeling_rogle.search.gallery import Gallery, Match, Matches
 
 MAX_RESULTS = 50
@@ -56,7 +56,7 @@ def build(gallery: Gallery) -> Any:
         return (draw_result(match) if inside(gallery, match) else None), why(match)
 
     with gr.Blocks(title="Rogle", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as page:
-        gr.HTML(f"<h2>{html.escape(shown(gallery.folder.name))}</h2><p>{len(gallery)} images</p>")
+        gr.HTML(f"<h2>{html.escape(printable_path(gallery.folder.name))}</h2><p>{len(gallery)} images</p>")
         kept = gr.State(None)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
@@ -187,7 +187,7 @@ def why(match: Match) -> str:
     facts = [(name, value) for name, value in match.metadata.items() if value is not None]
     rows += [f'<tr><td></td><td>{html.escape(name)}</td><td colspan="3">{html.escape(str(value))}</td></tr>'
              for name, value in facts]  # fmt: skip
-    return f"<p>#{match.rank} {html.escape(shown(match.path))}</p><table>{''.join(rows)}</table>"
+    return f"<p>#{match.rank} {html.escape(printable_path(match.path))}</p><table>{''.join(rows)}</table>"
 
 
 def shareable(query: str, where: str, matches: Matches) -> str:

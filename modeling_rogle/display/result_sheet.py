@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from modeling_rogle.inference.image_io import ImageError, read_image, shown
+from modeling_rogle.inference.image_io import ImageError, printable_path, read_image
 from modeling_rogle.search.gallery import Match, SentenceMatch
 
 # Dark enough for text on white, apart for colour-blind eyes too; the number beside each says the same without colour.
@@ -213,7 +213,7 @@ def _cell(match: Match, correct: bool | None) -> Image.Image:
         _draw_verdict(draw, correct, font_of(TEXT).getlength(rank) + 8, below + 1)
     chance = "" if match.probability is None else f"{match.probability:.0%}   "
     draw.text((CELL, below + 2), f"{chance}score {match.score:.3f}", fill=INK, font=small, anchor="ra")
-    name = _elided(shown(match.path), small, CELL)
+    name = _elided(printable_path(match.path), small, CELL)
     draw.text((0, below + line_height + 4), name, fill=GREY, font=small)
     y = below + 2 * line_height + 6
     for number, found in enumerate(listed):

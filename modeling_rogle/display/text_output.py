@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from modeling_rogle.inference.image_io import shown
+from modeling_rogle.inference.image_io import printable_path
 from modeling_rogle.search.gallery import Matches, SentenceMatch
 
 
@@ -39,14 +39,14 @@ def as_table(matches: Matches) -> str:
     lines = [f"[{number}] {' '.join(found.sentence.split())}" for number, found in enumerate(sentences, start=1)]
     lines += [""] * bool(sentences) + ([said, ""] if said else [])
     judged = matches[0].probability is not None
-    width = max(len("image"), *(len(shown(match.path)) for match in matches))
+    width = max(len("image"), *(len(printable_path(match.path)) for match in matches))
     title = f"{'rank':>4}  {'score':>6}  {'global':>6}  {'prob.   ' * judged}{'image':<{width}}"
     lines.append(title + "  best region of each sentence (ranks moved)" * bool(sentences))
     for match in matches:
         numbers = f"{match.rank:>4}  {match.score:>6.3f}  {match.global_score:>6.3f}  "
         numbers += f"{'' if match.probability is None else f'{match.probability:.1%}':>6}  " if judged else ""
         regions = ", ".join(_region(number, found) for number, found in enumerate(match.sentences, start=1))
-        lines.append(f"{numbers}{shown(match.path):<{width}}  {regions}".rstrip())
+        lines.append(f"{numbers}{printable_path(match.path):<{width}}  {regions}".rstrip())
     return "\n".join(lines)
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modeling_rogle.index.manifest import HEADER, STAGED, new_name, read_manifest
+from modeling_rogle.index.manifest import MANIFEST, STAGED_MANIFEST, new_name, read_manifest
 from modeling_rogle.index.shards import Index, IndexWriter, read_parquet, write_table
-from modeling_rogle.index.store_sync import fill, forget
+from modeling_rogle.index.store_sync import delete_from_store, sync_store
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_io import shown
+from modeling_rogle.inference.image_io import printable_path
 
 
-def named_rows(index: Index, paths: Sequence[str | Path]) -> tuple[set[int], set[str]]:
+def find_rows(index: Index, paths: Sequence[str | Path]) -> tuple[set[int], set[str]]:
     """Rows, and names of skipped images, that paths stand for; relative to the indexed folder, or absolute.
 
     Raises:
@@ -30,12 +30,12 @@ def named_rows(index: Index, paths: Sequence[str | Path]) -> tuple[set[int], set
     names: set[str] = set()
     for path in paths:
         for name in _possible(index, path):
-            if name in rows_of or shown(name) in listed:
+            if name in rows_of or printable_path(name) in listed:
                 rows.update(rows_of.get(name, ()))
-                names.update({shown(name)} & listed)
+                names.update({printable_path(name)} & listed)
                 break
         else:
-            raise GalleryError(f"{index.path}: {shown(path)} is not in this index; nothing was deleted")
+            raise GalleryError(f"{index.path}: {printable_path(path)} is not in this index; nothing was deleted")
     return rows, names
 
 
@@ -55,12 +55,12 @@ def remove_images(path: Path, gone: set[str], skipped: set[str]) -> None:
     Raises:
         GalleryError: a store that holds them does not answer; nothing was deleted then.
     """
-    _remove(path, HEADER, gone, skipped)
-    if (path / STAGED).exists():  # a replacement that was never finished
-        _remove(path, STAGED, gone, skipped)
+    _remove(path, MANIFEST, gone, skipped)
+    if (path / STAGED_MANIFEST).exists():  # a replacement that was never finished
+        _remove(path, STAGED_MANIFEST, gone, skipped)
     uri = (read_manifest(path).get("store") or {}).get("uri")
     if uri:
-        fill(path, uri)
+        sync_store(path, uri)
 
 
 def _remove(path: Path, name: str, gone: set[str], skipped: set[str]) -> None:
@@ -78,14 +78,15 @@ def _remove(path: Path, name: str, gone: set[str], skipped: set[str]) -> None:
         lost = set(keys) - kept
         known = read_parquet(path / header["metadata"])
         mask = [
-            one not in lost and (one in kept or shown(one) not in skipped) for one in known.column("path").to_pylist()
+            one not in lost and (one in kept or printable_path(one) not in skipped)
+            for one in known.column("path").to_pylist()
         ]
         if not all(mask):
             fields["metadata"] = new_name("metadata", ".parquet")
             write_table(known.filter(pa.array(mask)), path / fields["metadata"])
     if header.get("store") and len(ids):
-        fields["store"] = forget(path, header, ids)
+        fields["store"] = delete_from_store(path, header, ids)
     writer.commit(**fields, complete=header["complete"])
 
 
-__all__ = ["named_rows", "remove_images"]
+__all__ = ["find_rows", "remove_images"]

@@ -20,8 +20,8 @@ except ImportError:  # no such locks on Windows: one writer at a time is then th
 
 FORMAT = "rogle-gallery"
 VERSION = 2
-HEADER = "index.json"
-STAGED = "index.json.building"  # a replacement in the making; the old index answers until it is whole
+MANIFEST = "index.json"
+STAGED_MANIFEST = "index.json.building"  # a replacement in the making; the old index answers until it is whole
 COPIES_FOLDER, COPY_COLUMN = "pictures", "picture"
 _NAMES = r"shard-[0-9a-f]{8}|metadata-[0-9a-f]{8}\.parquet|faiss-[0-9a-f]{8}\.index"
 _PART = re.compile(_NAMES)
@@ -53,7 +53,7 @@ def new_name(kind: str, suffix: str = "") -> str:
     return f"{kind}-{secrets.token_hex(4)}{suffix}"
 
 
-def read_manifest(path: Path, name: str = HEADER) -> dict[str, Any]:
+def read_manifest(path: Path, name: str = MANIFEST) -> dict[str, Any]:
     """The manifest of the index at `path`.
 
     Raises:
@@ -64,9 +64,9 @@ def read_manifest(path: Path, name: str = HEADER) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such index")
     file = path / name
     if not file.is_file():
-        if (path / STAGED).is_file():
+        if (path / STAGED_MANIFEST).is_file():
             raise GalleryError(f"{path}: an index that was never finished; run `rogle index` again to finish it")
-        raise GalleryError(f"{path}: not an index (no {HEADER}); `rogle index` makes one")
+        raise GalleryError(f"{path}: not an index (no {MANIFEST}); `rogle index` makes one")
     try:
         header = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -121,7 +121,7 @@ def _is_finite_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def write_manifest(path: Path, header: dict[str, Any], name: str = HEADER) -> None:
+def write_manifest(path: Path, header: dict[str, Any], name: str = MANIFEST) -> None:
     """Replaces the manifest in one step, and on the disk before anything that it no longer names goes."""
     new = path / f"{name}.new"
     with open(new, "w", encoding="utf-8") as file:
@@ -131,10 +131,10 @@ def write_manifest(path: Path, header: dict[str, Any], name: str = HEADER) -> No
     os.replace(new, path / name)
 
 
-def remove_unnamed(path: Path) -> None:
+def remove_unreferenced(path: Path) -> None:
     """Removes every part that neither manifest names: what a killed writer left, and what was replaced."""
-    kept = {HEADER, STAGED, COPIES_FOLDER, "milvus.db", "calibration.json"}
-    for name in (HEADER, STAGED):
+    kept = {MANIFEST, STAGED_MANIFEST, COPIES_FOLDER, "milvus.db", "calibration.json"}
+    for name in (MANIFEST, STAGED_MANIFEST):
         with contextlib.suppress(OSError, GalleryError):
             header = read_manifest(path, name)
             kept.update(shard["name"] for shard in header["shards"])
@@ -145,7 +145,7 @@ def remove_unnamed(path: Path) -> None:
             shutil.rmtree(target, ignore_errors=True) if target.is_dir() else target.unlink(missing_ok=True)
 
 
-def check_is_ours(path: Path) -> None:
+def check_index_folder(path: Path) -> None:
     """Raises GalleryError where something other than an index stands: what is replaced is removed."""
     if not path.exists():
         return
@@ -179,16 +179,16 @@ def locked(path: Path) -> Iterator[None]:
 
 __all__ = [
     "FORMAT",
-    "HEADER",
+    "MANIFEST",
     "COPIES_FOLDER",
     "COPY_COLUMN",
     "PRECISIONS",
-    "STAGED",
+    "STAGED_MANIFEST",
     "VERSION",
-    "check_is_ours",
+    "check_index_folder",
     "locked",
     "new_name",
     "read_manifest",
-    "remove_unnamed",
+    "remove_unreferenced",
     "write_manifest",
 ]

@@ -28,10 +28,10 @@ import pyarrow.parquet as pq
 from modeling_rogle.index.manifest import (
     COPIES_FOLDER,
     COPY_COLUMN,
-    HEADER,
+    MANIFEST,
     new_name,
     read_manifest,
-    remove_unnamed,
+    remove_unreferenced,
     write_manifest,
 )
 from modeling_rogle.inference.errors import GalleryError
@@ -121,7 +121,7 @@ class Shard:
         self.table = read_parquet(path / "images.parquet", SCHEMA)
         if len(self.table) != rows:
             raise GalleryError(
-                f"{path / 'images.parquet'}: {len(self.table)} rows, {HEADER} says {rows}; build the index again"
+                f"{path / 'images.parquet'}: {len(self.table)} rows, {MANIFEST} says {rows}; build the index again"
             )
         images = self.table.column(COPY_COLUMN).drop_null()
         foreign = images.filter(pc.invert(pc.match_substring_regex(images, _IMAGE)))
@@ -146,7 +146,7 @@ def _mapped(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise GalleryError(f"{file}: missing or damaged; build the index again") from error
     if array.dtype != dtype or array.shape != shape:
-        raise GalleryError(f"{file}: {array.dtype}{list(array.shape)}, {HEADER} says {np.dtype(dtype)}{list(shape)}")
+        raise GalleryError(f"{file}: {array.dtype}{list(array.shape)}, {MANIFEST} says {np.dtype(dtype)}{list(shape)}")
     return array
 
 
@@ -169,7 +169,7 @@ class Index:
         GalleryError: not an index, of another version, or incomplete; the file is named.
     """
 
-    def __init__(self, path: Path, name: str = HEADER):
+    def __init__(self, path: Path, name: str = MANIFEST):
         self.path = path
         for attempt in range(20):
             self.header = read_manifest(path, name)
@@ -253,7 +253,7 @@ class IndexWriter:
         GalleryError: the folder of images is a link, and what is removed there would be somebody's.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], name: str = HEADER):
+    def __init__(self, path: Path, header: dict[str, Any], name: str = MANIFEST):
         if (path / COPIES_FOLDER).is_symlink():
             raise GalleryError(f"{path / COPIES_FOLDER}: a symbolic link, no folder of an index")
         self.path, self.header, self.name = path, dict(header), name
@@ -291,7 +291,7 @@ class IndexWriter:
                 shards = self._melted(shards, size, FAN_IN)
         self.header |= {**fields, "shards": shards, "images": sum(shard["rows"] for shard in shards)}
         write_manifest(self.path, self.header, self.name)
-        remove_unnamed(self.path)
+        remove_unreferenced(self.path)
         for image in self.orphans:
             (self.path / COPIES_FOLDER / image).unlink(missing_ok=True)
         self.pending, self.removed, self.orphans = [], set(), []

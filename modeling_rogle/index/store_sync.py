@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from modeling_rogle.index.manifest import HEADER, read_manifest, remove_unnamed, write_manifest
+from modeling_rogle.index.manifest import MANIFEST, read_manifest, remove_unreferenced, write_manifest
 from modeling_rogle.index.shards import Index
-from modeling_rogle.index.vector_store import EXACT_ROWS, TRUSTED, Tuned, VectorStore, open_store, tune
+from modeling_rogle.index.vector_store import EXACT_ROWS, MIN_RECALL, StoreQuality, VectorStore, open_store, tune
 from modeling_rogle.inference.errors import GalleryError
 
 PAYS = 0.9  # times as fast as the exact search under which a store is said not to pay; nearer to 1 none can tell
@@ -28,7 +28,7 @@ PROBES = tuple(
 )
 
 
-def fill(
+def sync_store(
     path: Path, uri: str, queries: Callable[[], np.ndarray] | None = None, progress: bool = False
 ) -> dict[str, Any] | None:
     """Brings a store up to the index at `path`, whose lock the caller holds, and writes it into the manifest.
@@ -49,10 +49,10 @@ def fill(
     """
     header = read_manifest(path)
     if uri == "exact" or header.get("store") and header["store"]["uri"] != uri:
-        abandon(path)
+        clear_store(path)
         header |= {"store": None}
         write_manifest(path, header)
-        remove_unnamed(path)
+        remove_unreferenced(path)
     if uri == "exact":
         return None
     index = Index(path)
@@ -72,7 +72,7 @@ def fill(
                 store.add(index.ids[rows], index.global_rows(rows))
                 bar.update(len(rows))
                 start = stop
-        tuned = Tuned(*(old.get(name, 1.0) for name in ("recall", "filtered", "gain")))
+        tuned = StoreQuality(*(old.get(name, 1.0) for name in ("recall", "filtered", "gain")))
         if queries is not None and len(index) and (first < len(index) or "recall" not in old):
             tuned = tune(store, index, queries())
         upto = int(index.ids[-1]) + 1 if len(index) else 0
@@ -82,17 +82,17 @@ def fill(
         store.close()
     _say(uri, tuned, len(index))
     write_manifest(path, {**index.header, "store": saved})
-    remove_unnamed(path)
+    remove_unreferenced(path)
     return saved
 
 
-def _say(uri: str, tuned: Tuned, images: int) -> None:
+def _say(uri: str, tuned: StoreQuality, images: int) -> None:
     line = None
-    if tuned.recall < TRUSTED:
+    if tuned.recall < MIN_RECALL:
         line = f"finds {100 * tuned.recall:.1f} % of the best ten; searches will be exact"
     elif tuned.gain < PAYS and images > EXACT_ROWS:  # in a small index neither is felt
         line = f"does not pay here, a search takes {1 / tuned.gain:.1f} times as long as an exact one (--store exact)"
-    elif tuned.filtered < TRUSTED:
+    elif tuned.filtered < MIN_RECALL:
         share = f"{100 * tuned.filtered:.1f} %"
         line = f"finds {share} of the best ten through a filter; searches with one will be exact"
     if line:
@@ -119,7 +119,7 @@ def _spread(total: int, count: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(total)[:count])
 
 
-def forget(path: Path, header: dict[str, Any], ids: np.ndarray) -> dict[str, Any] | None:
+def delete_from_store(path: Path, header: dict[str, Any], ids: np.ndarray) -> dict[str, Any] | None:
     """Takes embeddings out of an index's store, off the disk.
 
     Returns:
@@ -147,14 +147,14 @@ def forget(path: Path, header: dict[str, Any], ids: np.ndarray) -> dict[str, Any
         store.close()
 
 
-def abandon(path: Path) -> None:
+def clear_store(path: Path) -> None:
     """Empties the store of the index that stands at `path`, before another takes its place.
 
     Warns:
         UserWarning: the store does not answer; its collection is named.
     """
     try:
-        header = read_manifest(path, HEADER)
+        header = read_manifest(path, MANIFEST)
     except (GalleryError, FileNotFoundError):
         return
     if not header.get("store"):
@@ -168,4 +168,4 @@ def abandon(path: Path) -> None:
             warnings.warn(f"{error}; collection {header.get('collection')} may still be there", stacklevel=3)
 
 
-__all__ = ["PROBES", "abandon", "fill", "forget"]
+__all__ = ["PROBES", "clear_store", "sync_store", "delete_from_store"]

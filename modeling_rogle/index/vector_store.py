@@ -13,6 +13,7 @@ Filters: to few rows, exactly those are read; to many, the store is asked for as
 """
 
 import importlib.util
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,8 +26,8 @@ import numpy as np
 from modeling_rogle.index.shards import Index, as_float
 from modeling_rogle.inference.errors import GalleryError
 
-TRUSTED = 0.95  # recall@10 under which a store is not asked
-AIMED = 0.99  # recall@10 that its effort is raised to
+MIN_RECALL = 0.95  # recall@10 under which a store is not asked
+TARGET_RECALL = 0.99  # recall@10 that its effort is raised to
 EXACT_SHARE = 0.1  # a filter that lets at most this share of the rows through is answered exactly
 EXACT_ROWS = 20_000  # and so is any that lets no more rows through than this
 MARGIN = 1.5  # how many more than the share of the filter demands are asked for
@@ -85,6 +86,11 @@ def open_store(uri: str, path: Path, header: dict[str, Any]) -> VectorStore:
     raise GalleryError(
         f"store {uri!r}: not one of exact, faiss, faiss-ivf, faiss-hnsw, milvus, FILE.db, http://host:port"
     )
+
+
+def resolve_store(uri: str | None) -> str | None:
+    """Returns the URI of a store with a local file's path made absolute, because an index is opened from any folder."""
+    return os.path.abspath(uri) if uri and uri.endswith(".db") and "://" not in uri else uri
 
 
 def check_store(uri: str, path: Path, dimension: int) -> None:
@@ -176,7 +182,7 @@ def nearest(
     total, allowed = len(index), len(index) if rows is None else len(rows)
     if store is None or (rows is not None and allowed <= max(EXACT_ROWS, EXACT_SHARE * total)):
         return exact_search(index, query, count, rows)
-    if rows is not None and filtered < TRUSTED:
+    if rows is not None and filtered < MIN_RECALL:
         share = f"{100 * filtered:.1f} %"
         warnings.warn(f"store: finds {share} of the best ten through filters; searched exactly instead", stacklevel=3)
         return exact_search(index, query, count, rows)
@@ -207,7 +213,7 @@ def _candidates(
 
 
 @dataclass(frozen=True)
-class Tuned:
+class StoreQuality:
     """What a store was measured to find of the exact best, in [0, 1]: `recall` of all, `filtered` through a filter that
     lets a random half through; `gain`: how many times as fast as the exact search a search by way of it is."""
 
@@ -216,7 +222,7 @@ class Tuned:
     gain: float
 
 
-def tune(store: VectorStore, index: Index, queries: np.ndarray, count: int = 10) -> Tuned:
+def tune(store: VectorStore, index: Index, queries: np.ndarray, count: int = 10) -> StoreQuality:
     """Raises a store's effort until its recall@`count` on `queries` `[q, D]` is 0.99 without a filter, or no further,
     and measures what that costs. Of few queries chance decides: one in forty may find nothing."""
     upto = int(index.ids[-1]) + 1
@@ -229,14 +235,16 @@ def tune(store: VectorStore, index: Index, queries: np.ndarray, count: int = 10)
         return exact_search(index, query, count, _candidates(index, query, count, None, store, upto))[0]
 
     wanted = [exact(query) for query in queries]
-    while (recall := _recall([found(query) for query in queries], wanted)) < AIMED and store.effort < store.max_effort:
+    while (
+        recall := _recall([found(query) for query in queries], wanted)
+    ) < TARGET_RECALL and store.effort < store.max_effort:
         store.effort = min(2 * store.effort, store.max_effort)
     gain = _times_as_fast(found, exact, queries[:TIMED])
     through = recall
     if len(rows) > EXACT_ROWS:
         wanted = [exact_search(index, query, count, rows)[0] for query in queries]
         through = _recall([_candidates(index, query, count, rows, store, upto) for query in queries], wanted)
-    return Tuned(recall, through, gain)
+    return StoreQuality(recall, through, gain)
 
 
 def _times_as_fast(
@@ -260,5 +268,5 @@ def _recall(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
     return hits / sum(len(best) for best in wanted)
 
 
-__all__ = ["AIMED", "EXACT_ROWS", "TRUSTED", "Tuned", "VectorStore", "check_store", "exact_search", "nearest",
-           "open_store", "tune"]  # fmt: skip
+__all__ = ["TARGET_RECALL", "EXACT_ROWS", "MIN_RECALL", "StoreQuality", "VectorStore", "check_store", "exact_search", "nearest",
+           "open_store", "resolve_store", "tune"]  # fmt: skip

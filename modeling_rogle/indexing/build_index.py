@@ -25,25 +25,26 @@ from modeling_rogle.index.manifest import (
     COPIES_FOLDER,
     COPY_COLUMN,
     FORMAT,
-    HEADER,
+    MANIFEST,
     PRECISIONS,
-    STAGED,
+    STAGED_MANIFEST,
     VERSION,
-    check_is_ours,
+    check_index_folder,
     locked,
     new_name,
     read_manifest,
-    remove_unnamed,
+    remove_unreferenced,
 )
 from modeling_rogle.index.shards import MAX_REGIONS, SMALL_SHARD, Index, IndexWriter, read_parquet, write_table
-from modeling_rogle.index.store_sync import abandon, forget
+from modeling_rogle.index.store_sync import PROBES, clear_store, delete_from_store, sync_store
+from modeling_rogle.index.vector_store import check_store, resolve_store
 from modeling_rogle.indexing.decoding import Preparer, Ready, as_jpeg, default_workers, prepared_batches
 from modeling_rogle.indexing.image_folder import Skipped
 from modeling_rogle.indexing.image_sources import Item, Source, find_source
 from modeling_rogle.indexing.person_detector import Detector
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_encoder import encode_pixels, with_fast_dtype
-from modeling_rogle.inference.image_io import shown
+from modeling_rogle.inference.image_encoder import TorchEncoder, encode_pixels, with_fast_dtype
+from modeling_rogle.inference.image_io import printable_path
 from modeling_rogle.inference.loading import fingerprint, model_path
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
@@ -84,17 +85,20 @@ def build_index(
     detector: str | Path | Detector | None = None,
     workers: int | None = None,
     precision: str | None = None,
+    store: str | None = None,
 ) -> IndexReport:
     """Makes `out` the index of `source`; see [`Gallery.build`]."""
     started = time.perf_counter()
-    out = Path(out)
+    out, store = Path(out), resolve_store(store)
+    if store not in (None, "exact"):
+        check_store(store, out, model.config.projection_dim)  # before the images are encoded, not after
     if batch_size < 1:
         raise GalleryError(f"batch size must be at least 1, not {batch_size}")
     if workers is not None and workers < 0:
         raise GalleryError(f"workers must be at least 0, not {workers}")
     if precision is not None and precision not in PRECISIONS:
         raise GalleryError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}")
-    check_is_ours(out)
+    check_index_folder(out)
     fresh = _fresh_header(model, precision or PRECISIONS[0])
     named = os.path.abspath(source) if isinstance(source, str | Path) else None
     source, finder = _source_and_finder(source, out, fresh, append, detector)
@@ -115,9 +119,15 @@ def build_index(
             build.encode(batch_size, progress, default_workers(model.device) if workers is None else workers)
             counts = build.publish(append)
     finally:
-        if created and not (out / HEADER).exists():  # nothing was committed
+        if created and not (out / MANIFEST).exists():  # nothing was committed
             shutil.rmtree(out, ignore_errors=True)
-    return IndexReport(out, *counts, tuple(build.skipped), source.ignored, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    store = store or (read_manifest(out).get("store") or {}).get("uri")
+    if store:
+        encoder = TorchEncoder(model, processor)
+        with locked(out):
+            sync_store(out, store, lambda: encoder.encode_texts(PROBES), progress)
+    return IndexReport(out, *counts, tuple(build.skipped), source.ignored, seconds)
 
 
 def _fresh_header(model: RogleModel, precision: str) -> dict[str, Any]:
@@ -197,18 +207,18 @@ class _Build:
         self.source, self.model, self.processor, self.out, self.detector = source, model, processor, out, detector
         self.skipped = list(source.skipped)
         self.added = self.removed = self.done = 0
-        header, self.name = fresh, HEADER
+        header, self.name = fresh, MANIFEST
         try:
-            header = self._going_on(HEADER, fresh)
+            header = self._going_on(MANIFEST, fresh)
         except (GalleryError, FileNotFoundError) as error:
             if append:  # all that is not in the source would be lost
                 reason = f"nothing can be appended ({error}); index the whole folder without --append"
                 raise GalleryError(f"{out}: {reason}") from error
             # Of another model, of an older format or damaged: it stays until this one is whole.
-            if (out / HEADER).exists():
-                self.name = STAGED
+            if (out / MANIFEST).exists():
+                self.name = STAGED_MANIFEST
                 try:
-                    header = self._going_on(STAGED, fresh)
+                    header = self._going_on(STAGED_MANIFEST, fresh)
                 except (GalleryError, FileNotFoundError):
                     header = fresh
         self.before = Index(out, self.name) if header is not fresh else None
@@ -216,7 +226,7 @@ class _Build:
         self.whole = not append or header["complete"] or (part is not None and header.get("appending") == part)
         self.unfinished = {"complete": False, "appending": part if self.whole else None}
         self.writer = IndexWriter(out, header, self.name)
-        remove_unnamed(out)
+        remove_unreferenced(out)
         self._remove_orphans()
 
     def _going_on(self, name: str, fresh: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +241,7 @@ class _Build:
         return header
 
     def _remove_orphans(self) -> None:
-        held = {name for name in (HEADER, STAGED) if (self.out / name).exists()}
+        held = {name for name in (MANIFEST, STAGED_MANIFEST) if (self.out / name).exists()}
         known: set[str | None] = set()
         for name in held:
             try:
@@ -269,7 +279,7 @@ class _Build:
         elif gone or fields["metadata"] != self.writer.header["metadata"]:
             ids = self.before.ids[gone]
             if self.writer.header.get("store"):
-                fields["store"] = forget(self.out, self.writer.header, ids)
+                fields["store"] = delete_from_store(self.out, self.writer.header, ids)
             self.writer.remove(ids)
             self.writer.commit(**fields, **self.unfinished)
 
@@ -367,34 +377,34 @@ class _Build:
         """The last commit, and the end of the index that was replaced. Gives rows, added, kept, removed."""
         rows = self.kept + self.added
         if not rows and self.skipped:
-            first = f"{shown(self.skipped[0].path)}: {self.skipped[0].reason}"
-            self.out.joinpath(STAGED).unlink(missing_ok=True)
-            remove_unnamed(self.out)
+            first = f"{printable_path(self.skipped[0].path)}: {self.skipped[0].reason}"
+            self.out.joinpath(STAGED_MANIFEST).unlink(missing_ok=True)
+            remove_unreferenced(self.out)
             raise GalleryError(f"{self.source.root}: none of {len(self.skipped)} images can be indexed ({first})")
         skipped = _listed(self.skipped)
         if append:
             names = {item["path"] for item in skipped} | {item.path for item in self.source.items}
             skipped = [item for item in self.writer.header["skipped"] if item["path"] not in names] + skipped
         self.writer.commit(complete=self.whole, appending=None, skipped=skipped, ignored=self.source.ignored)
-        if self.name == STAGED:
-            abandon(self.out)
-            os.replace(self.out / STAGED, self.out / HEADER)
-        elif (self.out / STAGED).exists():  # another that was to replace this one
-            (self.out / STAGED).unlink()
+        if self.name == STAGED_MANIFEST:
+            clear_store(self.out)
+            os.replace(self.out / STAGED_MANIFEST, self.out / MANIFEST)
+        elif (self.out / STAGED_MANIFEST).exists():  # another that was to replace this one
+            (self.out / STAGED_MANIFEST).unlink()
         else:
             return rows, self.added, self.kept, self.removed
-        remove_unnamed(self.out)
+        remove_unreferenced(self.out)
         self._remove_orphans()
         return rows, self.added, self.kept, self.removed
 
 
 def _short(value: Any) -> str:
-    text = "none" if value is None else shown(str(value))
+    text = "none" if value is None else printable_path(str(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _listed(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
-    return [{"path": shown(item.path), "reason": item.reason} for item in skipped]
+    return [{"path": printable_path(item.path), "reason": item.reason} for item in skipped]
 
 
 __all__ = ["IndexReport", "build_index"]

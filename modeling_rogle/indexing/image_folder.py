@@ -6,7 +6,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeling_rogle.index.manifest import FORMAT, HEADER, STAGED
+from modeling_rogle.index.manifest import FORMAT, MANIFEST, STAGED_MANIFEST
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 METADATA = ("metadata.jsonl", "metadata.csv")  # what is known of the images beside them, see sources.py
@@ -62,7 +62,7 @@ def image_files(root: Path) -> tuple[list[str], list[Skipped], int]:
 
 
 def _is_index(folder: Path) -> bool:
-    for name in (HEADER, STAGED):
+    for name in (MANIFEST, STAGED_MANIFEST):
         try:
             header = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):

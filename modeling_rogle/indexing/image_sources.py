@@ -26,7 +26,7 @@ from modeling_rogle.index.manifest import COPY_COLUMN
 from modeling_rogle.index.shards import SCHEMA
 from modeling_rogle.indexing.image_folder import METADATA, Skipped, image_files
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_io import DecodedImage, ImageError, decode_image, read_image, shown
+from modeling_rogle.inference.image_io import DecodedImage, ImageError, decode_image, printable_path, read_image
 
 _RESERVED = {"id", "path", "bytes", "mtime", "scene", "box", COPY_COLUMN}
 
@@ -131,7 +131,7 @@ def _metadata(folder: Path, inside: Path, known: set[str]) -> pa.Table | None:
     files = sorted((Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name in METADATA))
     for file in sorted(files, key=lambda file: -len(file.parts)):
         if not file.resolve().is_relative_to(folder):  # what lies outside is no business of this index
-            warnings.warn(f"{shown(file)}: symbolic link out of the folder; not read", stacklevel=4)
+            warnings.warn(f"{printable_path(file)}: symbolic link out of the folder; not read", stacklevel=4)
             continue
         table = _read_metadata(file)
         here = inside / file.parent.relative_to(folder)
@@ -140,7 +140,7 @@ def _metadata(folder: Path, inside: Path, known: set[str]) -> pa.Table | None:
         kept = []
         for row, path in enumerate(paths):
             if seen.get(path) == file:
-                raise GalleryError(f"{file}: field 'file_name': {shown(path)} stands there twice")
+                raise GalleryError(f"{file}: field 'file_name': {printable_path(path)} stands there twice")
             if path in known and path not in seen:
                 seen[path] = file
                 kept.append(row)
@@ -276,7 +276,7 @@ def _of_rows(name: str, rows: Rows) -> Source:
     ids = [str(value) for value in table.column("image_id").to_pylist()]
     if len(set(ids)) != len(ids):
         twice = next(value for value in ids if ids.count(value) > 1)
-        raise GalleryError(f"{name}: field 'image_id': {shown(twice)} stands there twice")
+        raise GalleryError(f"{name}: field 'image_id': {printable_path(twice)} stands there twice")
     digests = table.column("sha256").to_pylist() if "sha256" in table.column_names else [None] * len(ids)
     items = [Item(path, number, sha256=digest) for number, (path, digest) in enumerate(zip(ids, digests, strict=True))]
     plain = [

@@ -1,4 +1,7 @@
-"""Reading one image file that has not been checked before: size limits, orientation, conversion to RGB."""
+"""Reads image files from an untrusted source: size limits, EXIF orientation, conversion to RGB.
+
+Every entry point that takes a path or the bytes of an image reads it through `read_image` or `decode_image`.
+"""
 
 import hashlib
 import io
@@ -9,20 +12,28 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Of all that Pillow reads, these: no format that starts another program (EPS), and no rare decoder for hostile bytes.
+# A subset of Pillow's formats: none that starts another program (EPS), no rare decoder that hostile bytes could exploit.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MAX_PIXELS = 80_000_000  # a decompression bomb is refused by its header; 80 million are 240 MB of RGB
+MAX_PIXELS = 80_000_000  # 240 MB of RGB; the header alone is enough to refuse a decompression bomb
 EXIF_ORIENTATION = 0x0112
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; the message is the reason in a few words, without the path."""
+    """An image that cannot be used. The message is a short reason, without the path."""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A decoded image, RGB and upright. width, height: pixels of the upright file, which the decoded image may fall
-    short of, in width and height each by its own whole factor; bytes: size of the file."""
+    """A decoded image.
+
+    Attributes:
+        path: name of the image in messages and in an index.
+        sha256: SHA-256 of the encoded bytes.
+        width: width in pixels of the upright image before it was reduced.
+        height: height in pixels of the upright image before it was reduced.
+        bytes: number of encoded bytes.
+        image: the image, RGB and upright. Its width and height may each be reduced by an integer factor.
+    """
 
     path: str
     sha256: str
@@ -32,66 +43,67 @@ class DecodedImage:
     image: Image.Image
 
 
-def shown(path: str | Path) -> str:
-    """A path that fits on one line of a terminal or a JSON file: control characters and stray bytes escaped."""
+def printable_path(path: str | Path) -> str:
+    """Returns a path on one line: control characters and bytes that are not UTF-8 are escaped."""
     text = os.fsencode(path).decode("utf-8", errors="backslashreplace")
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def read_image(file: Path, path: str, least: tuple[int, int] | None = None) -> DecodedImage:
-    """Reads and decodes one file, whole.
+def read_image(file: Path, path: str, min_size: tuple[int, int] | None = None) -> DecodedImage:
+    """Reads and decodes an image file.
 
     Args:
-        file: where it lies; path: what to call it.
-        least: height and width in pixels that the caller will resize to; an image at least four times as high or as
-            wide is shrunk to twice that or more, each side by itself.
+        file: the file to open.
+        path: name of the image in the result.
+        min_size: height and width in pixels that the caller resizes to. A side that is at least four times as long is
+            reduced by an integer factor, to at least twice this size. None keeps the full resolution.
 
     Raises:
-        ImageError: unreadable, truncated, not an image, or too large.
+        ImageError: the file cannot be read, is not an image, is damaged or exceeds `MAX_PIXELS`.
     """
     try:
         data = file.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
-    return decode_image(data, path, least)
+    return decode_image(data, path, min_size)
 
 
-def decode_image(data: bytes, path: str, least: tuple[int, int] | None = None) -> DecodedImage:
-    """Decodes the bytes of one file as [`read_image`] does."""
+def decode_image(data: bytes, path: str, min_size: tuple[int, int] | None = None) -> DecodedImage:
+    """Decodes the bytes of an image file; arguments and errors are those of [`read_image`]."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"over the limit of {MAX_PIXELS // 1_000_000} million pixels") from error
     except UnidentifiedImageError as error:
         raise ImageError("not an image that Pillow can read") from error
-    except Exception as error:  # decoders meet hostile bytes here and raise almost anything
+    except Exception as error:  # decoders raise almost any exception on hostile bytes
         raise ImageError(f"truncated or damaged: {error}") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width} x {height} is over the limit of {MAX_PIXELS // 1_000_000} million pixels")
     try:
-        turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5  # lies on its side
-        if least is not None:
-            # Twice the size, so that the last step down is the processor's own resampling.
-            size = (2 * least[1], 2 * least[0])
-            image.draft("RGB", size[::-1] if turned else size)
-        image = _eight_bit(ImageOps.exif_transpose(image), image.format).convert("RGB")
-        if least is not None:
-            # At once: a batch of images as large as they may be would fill the memory.
-            shrink = tuple(max(1, side // wanted) for side, wanted in zip(image.size, size, strict=True))
-            image = image if shrink == (1, 1) else image.reduce(shrink)
+        swapped = image.getexif().get(EXIF_ORIENTATION, 1) >= 5  # rotated by 90 degrees: width and height swap
+        if min_size is not None:
+            # Twice the size, so that the last reduction is the processor's own resampling.
+            size = (2 * min_size[1], 2 * min_size[0])
+            image.draft("RGB", size[::-1] if swapped else size)
+        image = _as_8_bit(ImageOps.exif_transpose(image), image.format).convert("RGB")
+        if min_size is not None:
+            # Reduced here because a batch of images at full resolution would exhaust the memory.
+            factors = tuple(max(1, side // wanted) for side, wanted in zip(image.size, size, strict=True))
+            image = image if factors == (1, 1) else image.reduce(factors)
     except Exception as error:
         raise ImageError(f"truncated or damaged: {error}") from error
-    if turned:
+    if swapped:
         width, height = height, width
     return DecodedImage(path, hashlib.sha256(data).hexdigest(), width, height, len(data), image)
 
 
-def _eight_bit(image: Image.Image, kind: str | None) -> Image.Image:
-    """Grey of 16 bits, whose higher values Pillow's own conversion makes white, as 8 bits."""
-    if not (image.mode.startswith("I;16") or image.mode == "I" and kind == "PPM"):
+def _as_8_bit(image: Image.Image, file_format: str | None) -> Image.Image:
+    """Converts 16-bit greyscale to 8 bits; Pillow's own conversion clips the higher values to white."""
+    if not (image.mode.startswith("I;16") or image.mode == "I" and file_format == "PPM"):
         return image
     return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
 
 
-__all__ = ["DecodedImage", "ImageError", "decode_image", "read_image", "shown"]
+__all__ = ["DecodedImage", "ImageError", "decode_image", "printable_path", "read_image"]

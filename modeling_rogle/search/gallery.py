@@ -12,11 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from modeling_rogle.index.deletion import named_rows, remove_images
+from modeling_rogle.index.deletion import find_rows, remove_images
 from modeling_rogle.index.manifest import locked, read_manifest
 from modeling_rogle.index.shards import Index
-from modeling_rogle.index.store_sync import PROBES, fill
-from modeling_rogle.index.vector_store import TRUSTED, VectorStore, check_store, nearest, open_store
+from modeling_rogle.index.vector_store import MIN_RECALL, VectorStore, nearest, open_store, resolve_store
 from modeling_rogle.indexing.build_index import IndexReport, build_index
 from modeling_rogle.indexing.person_detector import Detector
 from modeling_rogle.inference.errors import GalleryError
@@ -96,10 +95,7 @@ class Gallery:
             UserWarning: the index that is appended to has another precision than the one asked for; the store does not
                 pay, or loses too much.
         """
-        out, store = Path(out), _placed(store)
-        if store not in (None, "exact"):
-            check_store(store, out, model.config.projection_dim)  # before the work, not after it
-        report = build_index(
+        return build_index(
             source,
             model,
             processor,
@@ -110,17 +106,8 @@ class Gallery:
             detector=detector,
             workers=workers,
             precision=precision,
+            store=store,
         )
-        wanted = store or (read_manifest(out).get("store") or {}).get("uri")
-        if wanted:
-            with locked(out):
-                fill(
-                    out,
-                    wanted,
-                    lambda: np.stack([encode_query(model, processor, text).embed for text in PROBES]),
-                    progress,
-                )
-        return report
 
     @classmethod
     def open(
@@ -139,7 +126,7 @@ class Gallery:
             GalleryError: not an index, of another version, incomplete, made by another model than the one given, or a
                 store that it was never filled into.
         """
-        return cls(Path(path), model, processor, _placed(store))
+        return cls(Path(path), model, processor, resolve_store(store))
 
     def _open_index(self) -> None:
         self._index = Index(self.path)
@@ -347,7 +334,7 @@ class Gallery:
             return None
         if not self._store_opened:
             self._store_opened = True
-            if known.get("recall", 1.0) < TRUSTED:
+            if known.get("recall", 1.0) < MIN_RECALL:
                 share = f"{100 * known['recall']:.1f} %"
                 warnings.warn(
                     f"store {known['uri']}: finds {share} of the best ten; searched exactly instead", stacklevel=3
@@ -439,7 +426,7 @@ class Gallery:
         paths = list(paths)
         with locked(self.path):
             self.refresh()
-            rows, names = named_rows(self._index, paths)
+            rows, names = find_rows(self._index, paths)
             if rows or names:
                 self.close()
                 remove_images(self.path, {self.paths[row] for row in rows}, names)
@@ -468,11 +455,6 @@ class Gallery:
                 f"{self.path}: made by another model ({name}, {self._index.header['dimension']} numbers an "
                 "image); search with that one, or index the folder again"
             )
-
-
-def _placed(store: str | None) -> str | None:
-    """A store's file by its absolute path: the index is opened from other folders too."""
-    return os.path.abspath(store) if store and store.endswith(".db") and "://" not in store else store
 
 
 def _sampled(rows: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from modeling_rogle.index.manifest import read_manifest
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_io import shown
+from modeling_rogle.inference.image_io import printable_path
 from modeling_rogle.inference.onnx_encoder import OnnxError, OnnxTowers
 from modeling_rogle.search.query_checks import negated_words, negation_warning, unread_script
 from modeling_rogle.sentences import query_sentences
@@ -205,12 +205,12 @@ def as_plain(found: Sequence[Found]) -> list[dict[str, Any]]:
 def as_table(found: Sequence[Found]) -> str:
     """A line a result: rank, scores, image (its path escaped) and the best region of each sentence."""
     lines = [f"[{n}] {' '.join(best.sentence.split())}" for n, best in enumerate(found[0].sentences, start=1)] + [""]
-    width = max(len("image"), *(len(shown(one.path)) for one in found))
+    width = max(len("image"), *(len(printable_path(one.path)) for one in found))
     lines.append(f"{'rank':>4}  {'score':>6}  {'global':>6}  {'image':<{width}}  best region of each sentence")
     for one in found:
         regions = ", ".join(f"[{n}] {best.label}" for n, best in enumerate(one.sentences, start=1))
         lines.append(
-            f"{one.rank:>4}  {one.score:>6.3f}  {one.global_score:>6.3f}  {shown(one.path):<{width}}  {regions}"
+            f"{one.rank:>4}  {one.score:>6.3f}  {one.global_score:>6.3f}  {printable_path(one.path):<{width}}  {regions}"
         )
     return "\n".join(lines)
 

@@ -11,8 +11,8 @@ from modeling_rogle.index import store_sync as filling
 from modeling_rogle.index.faiss_store import FaissStore
 from modeling_rogle.index.manifest import read_manifest
 from modeling_rogle.index.shards import Index
-from modeling_rogle.index.store_sync import fill, forget
-from modeling_rogle.index.vector_store import Tuned, exact_search, nearest, open_store
+from modeling_rogle.index.store_sync import delete_from_store, sync_store
+from modeling_rogle.index.vector_store import StoreQuality, exact_search, nearest, open_store
 from modeling_rogle.inference.errors import GalleryError
 from tests.modeling_rogle.index.test_vector_store import DIMENSION, ROWS, clustered, made
 
@@ -50,7 +50,7 @@ def stored(file, number: int) -> bytes:
 
 def test_an_inverted_file_takes_a_byte_a_number_and_looks_further_where_cells_hold_too_few(tmp_path):
     made(tmp_path)
-    saved = fill(tmp_path, "faiss", lambda: clustered(30))
+    saved = sync_store(tmp_path, "faiss", lambda: clustered(30))
     assert (tmp_path / saved["file"]).stat().st_size < ROWS * (DIMENSION + 8) + 10_000
     index = Index(tmp_path)
     store = open_store("faiss", tmp_path, {**index.header, "store": {**saved, "effort": 1}})
@@ -61,40 +61,40 @@ def test_a_store_that_does_not_pay_or_loses_too_much_says_so(tmp_path, monkeypat
     made(tmp_path)
     monkeypatch.setattr(filling, "EXACT_ROWS", 100)
     for tuned, line in (
-        (Tuned(1.0, 1.0, 0.5), "does not pay here, a search takes 2.0 times as long as an exact one"),
-        (Tuned(1.0, 0.8, 3.0), "finds 80.0 % of the best ten through a filter; searches with one will be exact"),
-        (Tuned(0.9, 0.9, 3.0), "finds 90.0 % of the best ten; searches will be exact"),
+        (StoreQuality(1.0, 1.0, 0.5), "does not pay here, a search takes 2.0 times as long as an exact one"),
+        (StoreQuality(1.0, 0.8, 3.0), "finds 80.0 % of the best ten through a filter; searches with one will be exact"),
+        (StoreQuality(0.9, 0.9, 3.0), "finds 90.0 % of the best ten; searches will be exact"),
     ):
-        fill(tmp_path, "exact")
+        sync_store(tmp_path, "exact")
         monkeypatch.setattr(filling, "tune", lambda *_, tuned=tuned: tuned)
         with pytest.warns(UserWarning, match=f"store faiss: {line}"):
-            saved = fill(tmp_path, "faiss", lambda: clustered(3))
+            saved = sync_store(tmp_path, "faiss", lambda: clustered(3))
         assert {name: saved[name] for name in ("recall", "filtered", "gain")} == asdict(tuned)
-    fill(tmp_path, "exact")
-    monkeypatch.setattr(filling, "tune", lambda *_: Tuned(1.0, 1.0, 0.95))
+    sync_store(tmp_path, "exact")
+    monkeypatch.setattr(filling, "tune", lambda *_: StoreQuality(1.0, 1.0, 0.95))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fill(tmp_path, "faiss", lambda: clustered(3))  # no clock tells 0.95 from 1
+        sync_store(tmp_path, "faiss", lambda: clustered(3))  # no clock tells 0.95 from 1
 
 
 def test_a_filled_store_is_found_again_and_finds(tmp_path, uri):
     made(tmp_path)
-    saved = fill(tmp_path, uri, lambda: clustered(30))
+    saved = sync_store(tmp_path, uri, lambda: clustered(30))
     assert saved["upto"] == ROWS and saved["recall"] >= 0.95
     index = Index(tmp_path)
     store = open_store(uri, tmp_path, index.header)
     assert len(store) == ROWS and recall(index, store) >= 0.95
-    assert fill(tmp_path, uri) == saved  # nothing new
+    assert sync_store(tmp_path, uri) == saved  # nothing new
 
 
 def test_deleted_vectors_leave_the_file(tmp_path, uri):
     index = made(tmp_path)
-    fill(tmp_path, uri)
+    sync_store(tmp_path, uri)
     (before,) = tmp_path.glob("faiss-*.index")
     gone = stored(before, 5)
     assert gone in before.read_bytes()
     header = read_manifest(tmp_path)
-    known = forget(tmp_path, header, np.array([5]))
+    known = delete_from_store(tmp_path, header, np.array([5]))
     if uri == "faiss-hnsw":
         assert (known["upto"], known["file"]) == (0, None)  # to be filled again
     else:
@@ -119,7 +119,7 @@ def test_vectors_are_added_to_what_stands_there(tmp_path, uri):
 
 def test_a_damaged_or_foreign_file_is_named(tmp_path, uri):
     made(tmp_path)
-    saved = fill(tmp_path, uri)
+    saved = sync_store(tmp_path, uri)
     header = read_manifest(tmp_path)
     with pytest.raises(GalleryError, match="16 numbers a vector, the index has 32"):
         open_store(uri, tmp_path, {**header, "dimension": 32})
@@ -133,7 +133,7 @@ def test_an_index_of_another_kind_is_named(tmp_path, uri):
     import faiss
 
     made(tmp_path)
-    saved = fill(tmp_path, uri)
+    saved = sync_store(tmp_path, uri)
     faiss.write_index(faiss.IndexIDMap2(faiss.IndexFlatIP(DIMENSION)), str(tmp_path / saved["file"]))
     with pytest.raises(GalleryError, match=f"{saved['file']}: not an index of {uri}; fill the store again"):
         open_store(uri, tmp_path, read_manifest(tmp_path))
@@ -142,10 +142,10 @@ def test_an_index_of_another_kind_is_named(tmp_path, uri):
 @pytest.mark.parametrize("harm", ["gone", "cut"])
 def test_a_store_whose_file_is_lost_is_filled_again(tmp_path, uri, harm):
     made(tmp_path)
-    saved = fill(tmp_path, uri, lambda: clustered(30))
+    saved = sync_store(tmp_path, uri, lambda: clustered(30))
     file = tmp_path / saved["file"]
     file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:100])
-    again = fill(tmp_path, uri)
+    again = sync_store(tmp_path, uri)
     assert again["file"] != saved["file"] and {**again, "file": None} == {**saved, "file": None}
     assert len(open_store(uri, tmp_path, read_manifest(tmp_path))) == ROWS and not file.exists()
 

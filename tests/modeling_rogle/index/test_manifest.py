@@ -9,10 +9,10 @@ import pytest
 from modeling_rogle.index.manifest import (
     FORMAT,
     VERSION,
-    check_is_ours,
+    check_index_folder,
     locked,
     read_manifest,
-    remove_unnamed,
+    remove_unreferenced,
     write_manifest,
 )
 from modeling_rogle.inference.errors import GalleryError
@@ -101,18 +101,18 @@ def test_only_unnamed_parts_of_an_index_are_removed(index):
         "calibration.json",
     ):
         (index / name).write_text("x")
-    remove_unnamed(index)
+    remove_unreferenced(index)
     assert sorted(os.listdir(index)) == ["calibration.json", "index.json", "photo.jpg", "shard-00000001"]
 
 
 def test_a_folder_with_anything_else_in_it_is_no_place_for_an_index(index):
-    check_is_ours(index)
-    check_is_ours(index / "new")
+    check_index_folder(index)
+    check_index_folder(index / "new")
     (index / "photo.jpg").write_text("x")
     with pytest.raises(GalleryError, match="holds 'photo.jpg', which is no part of an index"):
-        check_is_ours(index)
+        check_index_folder(index)
     with pytest.raises(GalleryError, match="a file stands there"):
-        check_is_ours(index / "photo.jpg")
+        check_index_folder(index / "photo.jpg")
 
 
 def test_a_second_writer_is_refused_and_the_lock_goes_with_its_process(index):

@@ -6,7 +6,7 @@ import pytest
 from modeling_rogle.index.manifest import read_manifest
 from modeling_rogle.index.milvus_store import token
 from modeling_rogle.index.shards import Index
-from modeling_rogle.index.store_sync import fill, forget
+from modeling_rogle.index.store_sync import delete_from_store, sync_store
 from modeling_rogle.index.vector_store import exact_search, nearest, open_store
 from modeling_rogle.inference.errors import GalleryError
 from tests.modeling_rogle.index.test_vector_store import DIMENSION, ROWS, clustered, made
@@ -17,14 +17,14 @@ pytest.importorskip("milvus_lite")
 
 def test_a_local_file_is_filled_found_again_searched_and_forgets(tmp_path):
     index = made(tmp_path)
-    saved = fill(tmp_path, "milvus", lambda: clustered(8))
+    saved = sync_store(tmp_path, "milvus", lambda: clustered(8))
     assert (saved["upto"], saved["uri"]) == (ROWS, "milvus") and saved["recall"] >= 0.95
     header = read_manifest(tmp_path)
     store = open_store("milvus", tmp_path, header)
     query = clustered(1)[0]
     assert nearest(index, query, 10, None, store, ROWS)[0].tolist() == exact_search(index, query, 10)[0].tolist()
     store.close()
-    known = forget(tmp_path, header, np.array([5]))
+    known = delete_from_store(tmp_path, header, np.array([5]))
     assert known["upto"] == 0
     left = b"".join(file.read_bytes() for file in (tmp_path / "milvus.db").rglob("*") if file.is_file())
     assert header["collection"].encode() not in left and index.global_rows([6])[0].tobytes() not in left
@@ -35,7 +35,7 @@ def test_a_local_file_is_filled_found_again_searched_and_forgets(tmp_path):
 def test_a_server_that_does_not_answer_is_one_line(tmp_path):
     made(tmp_path)
     with pytest.raises(GalleryError, match="^store http://127.0.0.1:9: .*server unavailable") as caught:
-        fill(tmp_path, "http://127.0.0.1:9")
+        sync_store(tmp_path, "http://127.0.0.1:9")
     assert "\n" not in str(caught.value)
     assert read_manifest(tmp_path).get("store") is None
 
@@ -47,17 +47,17 @@ def test_a_token_goes_to_the_place_that_the_user_named_only(tmp_path, monkeypatc
     assert token("http://stranger:19530") == "" and token("http://mine:19530") == "secret"
     made(tmp_path)
     with pytest.raises(GalleryError, match="MILVUS_TOKEN was not sent, MILVUS_URI names another place"):
-        fill(tmp_path, "http://127.0.0.1:9")
+        sync_store(tmp_path, "http://127.0.0.1:9")
 
 
 def test_a_collection_that_is_gone_is_filled_again(tmp_path):
     index = made(tmp_path)
-    saved = fill(tmp_path, "milvus", lambda: clustered(8))
+    saved = sync_store(tmp_path, "milvus", lambda: clustered(8))
     header = read_manifest(tmp_path)
     store = open_store("milvus", tmp_path, header)
     store.clear()
     store.close()
-    assert fill(tmp_path, "milvus") == saved
+    assert sync_store(tmp_path, "milvus") == saved
     store = open_store("milvus", tmp_path, read_manifest(tmp_path))
     query = clustered(1)[0]
     assert nearest(index, query, 10, None, store, ROWS)[0].tolist() == exact_search(index, query, 10)[0].tolist()
@@ -66,7 +66,7 @@ def test_a_collection_that_is_gone_is_filled_again(tmp_path):
 
 def test_vectors_of_another_dimension_are_named(tmp_path):
     made(tmp_path)
-    fill(tmp_path, "milvus")
+    sync_store(tmp_path, "milvus")
     with pytest.raises(GalleryError, match=f"{DIMENSION} numbers a vector, the index has 5"):
         open_store("milvus", tmp_path, {**read_manifest(tmp_path), "dimension": 5})
     assert len(Index(tmp_path)) == ROWS

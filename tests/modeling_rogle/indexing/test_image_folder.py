@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from modeling_rogle.indexing.image_folder import image_files
-from modeling_rogle.inference.image_io import ImageError, read_image, shown
+from modeling_rogle.inference.image_io import ImageError, printable_path, read_image
 
 
 def save(path: Path, size: tuple[int, int] = (12, 30), **kwargs) -> Path:
@@ -100,7 +100,7 @@ def test_a_name_that_is_not_utf8_is_refused_and_can_be_shown(tmp_path):
         file.write(b"x")
     _, skipped, _ = image_files(tmp_path)
     assert skipped[0].reason == "file name is not UTF-8"
-    assert shown(skipped[0].path) == "bad\\xff\\n.jpg"
+    assert printable_path(skipped[0].path) == "bad\\xff\\n.jpg"
 
 
 def test_a_image_carries_hash_and_upright_size(tmp_path):
@@ -122,10 +122,10 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
 
 def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_is_needed(tmp_path):
     file = save(tmp_path / "large.jpg", (800, 1600))
-    image = read_image(file, "large.jpg", least=(100, 50))
+    image = read_image(file, "large.jpg", min_size=(100, 50))
     assert (image.width, image.height) == (800, 1600)
     assert image.image.size == (100, 200)  # 1/8
-    assert read_image(file, "large.jpg", least=(1600, 800)).image.size == (800, 1600)
+    assert read_image(file, "large.jpg", min_size=(1600, 800)).image.size == (800, 1600)
 
 
 @pytest.mark.parametrize("kind", ["png", "bmp", "webp", "gif", "tiff", "ppm", "jpg"])
@@ -143,7 +143,7 @@ def test_no_large_image_is_held(tmp_path, kind):
 def test_a_strip_is_kept_smaller_along_its_length(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = read_image(save(tmp_path / "strip.png", (5000, 30), exif=exif), "strip.png", least=(100, 50))
+    image = read_image(save(tmp_path / "strip.png", (5000, 30), exif=exif), "strip.png", min_size=(100, 50))
     assert (image.width, image.height) == (30, 5000) and image.image.size == (30, 200)
 
 

@@ -405,7 +405,7 @@ def test_models_that_cannot_search(tiny_checkpoint, tmp_path):
 
 
 def test_broken_weights_make_no_index_and_answer_no_query(tiny_model, tiny_processor, copied, tmp_path):
-    message = "the model gives embeddings that are not finite; its weights are broken"
+    message = "embeddings that are not finite"
     folder = make_images(tmp_path / "pictures", 2)
     Gallery.build(folder, tiny_model, tiny_processor, tmp_path / "whole", progress=False)
     gallery = Gallery.open(tmp_path / "whole", tiny_model, tiny_processor)
