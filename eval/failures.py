@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from modeling_rogle.display.result_sheet import GREY, INK, PALE, PAPER, RIGHT, WRONG, save_figure, wrap
+from modeling_rogle.display.drawing import GREY, INK, PALE, PAPER, RIGHT, WRONG, save_image, wrap_text
 from modeling_rogle.evaluation.protocols import Ranked, caption_similarities
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings
 from modeling_rogle.late_interaction import fuse
@@ -90,7 +90,7 @@ def draw_failures(failures: Sequence[Failure], rows: Sequence[Mapping[str, Any]]
         raise ValueError("there are no failures to draw")
     width = 2 * MARGIN + (1 + SHOWN) * CELL + SHOWN * GAP + 2 * GAP
     strips = [_strip(failure, rows, width - 2 * MARGIN) for failure in failures]
-    heading = wrap(title, _font(TEXT), width - 2 * MARGIN, most=3)
+    heading = wrap_text(title, _font(TEXT), width - 2 * MARGIN, max_lines=3)
     top = MARGIN + len(heading) * (TEXT + 7)
     canvas = Image.new("RGB", (width, top + sum(s.height + BAND for s in strips) + MARGIN), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -100,7 +100,7 @@ def draw_failures(failures: Sequence[Failure], rows: Sequence[Mapping[str, Any]]
         draw.line((MARGIN, top + BAND // 2, width - MARGIN, top + BAND // 2), fill=PALE, width=2)
         canvas.paste(strip, (MARGIN, top + BAND))
         top += BAND + strip.height
-    return save_figure(canvas, path)
+    return save_image(canvas, path)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
@@ -108,7 +108,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _strip(failure: Failure, rows: Sequence[Mapping[str, Any]], width: int) -> Image.Image:
-    lines = wrap(failure.text, _font(TEXT), width, most=MAX_LINES)
+    lines = wrap_text(failure.text, _font(TEXT), width, max_lines=MAX_LINES)
     below = len(lines) * (TEXT + 6) + 10
     image = Image.new("RGB", (width, below + TALL + SMALL + 8), PAPER)
     draw = ImageDraw.Draw(image)

@@ -15,7 +15,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dataset_pvlg.features import REGION_LABELS
 from dataset_pvlg.loading import DATASET_NAMES, SYNTHETIC_NAMES, load_rows
-from modeling_rogle.display.result_sheet import COLOURS, GREY, INK, PALE, PAPER, check_suffix, save_figure, wrap
+from modeling_rogle.display.drawing import (
+    COLOURS,
+    GREY,
+    INK,
+    PALE,
+    PAPER,
+    check_image_suffix,
+    save_image,
+    wrap_text,
+)
 
 IMAGE_HEIGHT, TEXT_WIDTH, TEXT = 340, 390, 15
 MAX_IMAGE_WIDTH = 260  # of each of the two; a wider image is drawn lower
@@ -40,7 +49,7 @@ def draw_sheet(rows: Iterable[dict], path: str | Path, columns: int = 2) -> Path
         ValueError: nothing to draw, or another suffix.
     """
     path = Path(path)
-    check_suffix(path)
+    check_image_suffix(path)
     cells = [_cell(row) for row in rows]
     if not cells:
         raise ValueError("contact sheet: no rows to draw")
@@ -55,7 +64,7 @@ def draw_sheet(rows: Iterable[dict], path: str | Path, columns: int = 2) -> Path
         for n, cell in enumerate(line):
             sheet.paste(cell, (MARGIN + sum(widths[:n]) + n * 2 * GAP, y))
         y += height + GAP
-    return save_figure(sheet, path)
+    return save_image(sheet, path)
 
 
 def region_colours(regions: Sequence[dict]) -> dict[tuple[float, ...], str]:
@@ -77,7 +86,7 @@ def _cell(row: dict) -> Image.Image:
     spoken = {r["sentence"]: colours[tuple(r["bbox"])] for r in reversed(row["regions"]) if r["sentence"] >= 0}
     blocks = [(s["text"], spoken.get(n, INK)) for n, s in enumerate(row["sentences"])] or [(row["caption"], INK)]
     blocks += [(f"short: {text}", GREY) for text in row["captions"]]
-    written = [(wrap(text, FONT, TEXT_WIDTH, most=12), colour) for text, colour in blocks]
+    written = [(wrap_text(text, FONT, TEXT_WIDTH, max_lines=12), colour) for text, colour in blocks]
     legend = _legend(row["regions"], colours)
 
     clean, framed = _images(row, colours)
@@ -88,7 +97,7 @@ def _cell(row: dict) -> Image.Image:
     draw = ImageDraw.Draw(cell)
     title = f"{row['image_id']}  ·  person {row['person_id']}  ·  {row['width']} x {row['height']} px"
     draw.line((0, 0, cell.width, 0), fill=GREY)
-    draw.text((0, 5), wrap(title, FONT, cell.width, most=1)[0], fill=GREY, font=FINE)
+    draw.text((0, 5), wrap_text(title, FONT, cell.width, max_lines=1)[0], fill=GREY, font=FINE)
     cell.paste(clean, (0, head))
     cell.paste(framed, (clean.width + GAP, head))
     y = head + clean.height + 8
@@ -185,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--columns", type=int, default=2)
     args = parser.parse_args(argv)
     try:
-        check_suffix(args.out)
+        check_image_suffix(args.out)
         rows = read_rows(args.dataset, args.split, args.start, args.count, args.every, args.data_root, args.image_root)
         path = draw_sheet(rows, args.out, args.columns)
     except (ValueError, OSError) as error:

@@ -24,7 +24,7 @@ from dataset_pvlg.builder import LayoutError, parquet_files
 from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.inspection.contact_sheet import region_colours
 from dataset_pvlg.loading import SYNTHETIC_NAMES
-from modeling_rogle.display.result_sheet import GREY, INK, PALE, PAPER
+from modeling_rogle.display.drawing import GREY, INK, PALE, PAPER
 from modeling_rogle.inference.image_io import FORMATS as READ
 
 MAX_ROWS = 500  # more images in one page than a browser likes

@@ -244,24 +244,24 @@ def _search(args: argparse.Namespace) -> None:
         if not 1 <= args.heatmap <= count:
             raise ValueError(f"--heatmap: no sentence {args.heatmap}, the query has {count}")
     if args.save or args.save_map:
-        from modeling_rogle.display.result_sheet import check_suffix
+        from modeling_rogle.display.drawing import check_image_suffix
 
         for image in filter(None, (args.save, args.save_map)):
-            check_suffix(image)
+            check_image_suffix(image)
     gallery = _opened(args)
     matches = gallery.search(args.query, args.top_k, args.local_weight, image=args.image, where=args.where)
-    from modeling_rogle.display.text_output import as_plain, as_table, verdict
+    from modeling_rogle.display.text_output import format_table, to_json_data, verdict
 
     if args.json:
         asked = {"query": args.query, "index": args.index, "image": args.image, "where": args.where}
-        print(json.dumps(asked | as_plain(matches), ensure_ascii=False, indent=1))
+        print(json.dumps(asked | to_json_data(matches), ensure_ascii=False, indent=1))
     else:
-        print(as_table(matches))
+        print(format_table(matches))
     told = sys.stderr if args.json else sys.stdout
     if args.save and matches:
         from modeling_rogle.display.result_sheet import draw_results
 
-        print(f"image: {draw_results(matches, args.query, args.save, verdict=verdict(matches))}", file=told)
+        print(f"image: {draw_results(matches, args.save, verdict=verdict(matches))}", file=told)
     if args.save_map and matches:
         from modeling_rogle.display.heatmap import draw_maps
 

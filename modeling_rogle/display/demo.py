@@ -1,7 +1,7 @@
-"""`rogle demo`: a gallery in the browser, on this machine and without a network. Gradio is imported where it is needed.
+"""`rogle demo`: search a gallery in the browser, on this machine and without a network. Needs Gradio.
 
-Images leave the gallery as thumbnails, decoded here and named by nobody: no path that a browser sends is ever opened,
-and what lies outside the indexed folder and the index is refused.
+Images reach the browser only as thumbnails that are decoded here. No path that the browser sends is opened, and no
+file outside the indexed folder and the index is served.
 """
 
 import html
@@ -9,32 +9,35 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from PIL import Image
 
-from modeling_rogle.display.result_sheet import CELL, THUMB_HEIGHT, colour_of, draw_result
-from modeling_rogle.display.text_output import as_plain, verdict
+from modeling_rogle.display.drawing import CELL, CELL_HEIGHT, sentence_colour
+from modeling_rogle.display.result_sheet import draw_result
+from modeling_rogle.display.text_output import to_json_data, verdict
+from modeling_rogle.index.manifest import COPY_COLUMN
 from modeling_rogle.inference.image_io import ImageError, printable_path, read_image
-from modeling_rogle.search.gallery import Gallery, Match, Matches
+from modeling_rogle.search.gallery import Gallery
+from modeling_rogle.search.results import Match, Matches
 
 MAX_RESULTS = 50
-UPLOAD = "20mb"
+MAX_UPLOAD = "20mb"
 MISSING = "the demo needs Gradio: pip install 'rogle[demo]'"
 _CSS = """
 #results .thumbnail-item, #results .grid-container button { background: #f1f1ef; }
 #results img { object-fit: contain; }
-#said p { margin: 2px 0; } #said .wrong { color: #c1272d; }
+#message p { margin: 2px 0; } #message .error { color: #c1272d; }
 #why td { padding: 2px 10px 2px 0; vertical-align: top; } #why .mark { color: #fff; padding: 0 6px; }
 #regions img { max-width: 236px; }
 """
-_INTERNAL = {"id", "sha256", "picture", "box"}  # columns that nobody filters by
+_INTERNAL = {"id", "sha256", COPY_COLUMN, "box"}  # columns that are not useful in a filter
 _CLEARED = (None, [], None, "", "")
 
 
 def build(gallery: Gallery) -> Any:
-    """The page as `gradio.Blocks`.
+    """Builds the page as `gradio.Blocks`.
 
     Raises:
         ValueError: Gradio is not installed.
@@ -43,11 +46,11 @@ def build(gallery: Gallery) -> Any:
     columns = ", ".join(html.escape(name) for name in gallery.schema.names if name not in _INTERNAL)
 
     def search(query: str, image: str | None, where: str, top_k: float) -> tuple:
-        matches, said = answer(gallery, query, image, where, int(top_k))
+        matches, message = answer(gallery, query, image, where, int(top_k))
         if matches is None:
-            return said, *_CLEARED
-        thumbs = [(thumbnail(gallery, match), caption(match)) for match in matches]
-        return said, list(matches), thumbs, None, "", shareable(query, where, matches)
+            return message, *_CLEARED
+        thumbnails = [(thumbnail(gallery, match), caption(match)) for match in matches]
+        return message, list(matches), thumbnails, None, "", shareable(query, where, matches)
 
     def explain(matches: list[Match] | None, event: gr.SelectData) -> tuple:
         if not matches or not 0 <= event.index < len(matches):
@@ -57,7 +60,7 @@ def build(gallery: Gallery) -> Any:
 
     with gr.Blocks(title="Rogle", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as page:
         gr.HTML(f"<h2>{html.escape(printable_path(gallery.folder.name))}</h2><p>{len(gallery)} images</p>")
-        kept = gr.State(None)
+        state = gr.State(None)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 query = gr.Textbox(
@@ -68,7 +71,7 @@ def build(gallery: Gallery) -> Any:
                     label="or an image of the person", type="filepath", image_mode=None,
                     sources=["upload", "clipboard"], height=180, elem_id="image",
                 )  # fmt: skip
-                image.preprocess = _told(image.preprocess, gr.Error)
+                image.preprocess = _checked_upload(image.preprocess, gr.Error)
                 where = gr.Textbox(
                     label="Filter", placeholder="width > 60 and path like 'c3%'", info=f"columns: {columns}",
                     elem_id="where",
@@ -76,7 +79,8 @@ def build(gallery: Gallery) -> Any:
                 top_k = gr.Slider(1, MAX_RESULTS, value=10, step=1, label="Results")
                 button = gr.Button("Search", variant="primary", elem_id="search")
             with gr.Column(scale=3, min_width=480):
-                said = gr.HTML("<p>Results come best first; click one to see its regions.</p>", elem_id="said")
+                message = gr.HTML("<p>The best result is first. Click a result to see its regions.</p>",
+                                  elem_id="message")  # fmt: skip
                 results = gr.Gallery(
                     show_label=False, columns=5, object_fit="contain",
                     height="auto", allow_preview=False,
@@ -89,25 +93,34 @@ def build(gallery: Gallery) -> Any:
                     reasons = gr.HTML(elem_id="why")
                 with gr.Accordion("JSON", open=False):
                     text = gr.Code(language="json", interactive=False, max_lines=24, elem_id="json", show_label=False)
-        outputs = [said, kept, results, regions, reasons, text]
-        # One search at a time: the model is one, and warnings are caught for the whole process.
+        outputs = [message, state, results, regions, reasons, text]
+        # One search at a time: there is one model, and warnings are recorded for the whole process.
         for event in (button.click, query.submit, where.submit):
             event(search, [query, image, where, top_k], outputs, concurrency_limit=1, concurrency_id="search")
-        results.select(explain, [kept], [regions, reasons])
+        results.select(explain, [state], [regions, reasons])
     return page
 
 
 def launch(gallery: Gallery, host: str = "127.0.0.1", port: int = 7860, block: bool = True) -> Any:
-    """Serves [`build`]'s page until it is interrupted; without `block` returns the running page, to be closed.
+    """Serves the page of [`build`].
+
+    Args:
+        gallery: the gallery to search.
+        host: the address to listen on. Default: this machine only.
+        port: the port to listen on. Default: 7860.
+        block: serve until interrupted. If False, return at once; the caller closes the page. Default: True.
+
+    Returns:
+        The page.
 
     Raises:
         ValueError: Gradio is not installed.
-        OSError: the port is taken.
+        OSError: the port is already in use.
     """
     gr = _gradio()
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
     cache = tempfile.TemporaryDirectory(prefix="rogle-demo-")
-    os.environ["GRADIO_TEMP_DIR"] = cache.name  # thumbnails and uploads go when the page goes
+    os.environ["GRADIO_TEMP_DIR"] = cache.name  # thumbnails and uploads are deleted with the page
     page = build(gallery)
     page.cache = cache
     try:
@@ -119,7 +132,7 @@ def launch(gallery: Gallery, host: str = "127.0.0.1", port: int = 7860, block: b
             prevent_thread_lock=True,
             allowed_paths=[],
             blocked_paths=[str(gallery.folder), str(gallery.path)],
-            max_file_size=UPLOAD,
+            max_file_size=MAX_UPLOAD,
             enable_monitoring=False,
             ssr_mode=False,
             footer_links=[],
@@ -127,9 +140,9 @@ def launch(gallery: Gallery, host: str = "127.0.0.1", port: int = 7860, block: b
             theme=gr.themes.Base(**fonts),
         )
     except OSError as error:
-        raise OSError(f"{host}:{port}: cannot listen there; choose another --port") from error
+        raise OSError(f"{host}:{port}: cannot listen on this port; choose another --port") from error
     if block:
-        print(f"{len(gallery)} images at {url} (ctrl-c stops)", flush=True)
+        print(f"{len(gallery)} images at {url} (Ctrl-C stops the demo)", flush=True)
         page.block_thread()
     return page
 
@@ -137,85 +150,89 @@ def launch(gallery: Gallery, host: str = "127.0.0.1", port: int = 7860, block: b
 def answer(
     gallery: Gallery, query: str | None, image: str | None, where: str | None, top_k: int
 ) -> tuple[Matches | None, str]:
-    """Searches for what was typed; the matches, None if that failed, and what is to be said, as HTML."""
+    """Searches with the values of the form.
+
+    Returns:
+        The matches, or None if the search failed, and a message as HTML: the error, or the verdict and warnings.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             gallery.refresh()
             matches = gallery.search(query or "", top_k, image=image or None, where=(where or "").strip() or None)
         except (ValueError, OSError) as error:
-            return None, _lines([str(error).splitlines()[0]], "wrong")
+            return None, _paragraphs([str(error).splitlines()[0]], "error")
     notes = [str(item.message) for item in caught if issubclass(item.category, UserWarning)]
-    return matches, _lines(filter(None, [verdict(matches)])) + _lines(notes, "note")
+    return matches, _paragraphs(filter(None, [verdict(matches)]), "verdict") + _paragraphs(notes, "note")
 
 
 def thumbnail(gallery: Gallery, match: Match) -> Image.Image:
-    """The whole image, small; a grey one where it is gone, damaged, or lies outside the gallery."""
-    size = (CELL, THUMB_HEIGHT)
+    """The whole image, small; a grey one if the file is missing, damaged or outside the gallery."""
+    size = (CELL, CELL_HEIGHT)
     try:
         if not inside(gallery, match):
             raise ImageError("outside the gallery")
         image = read_image(match.file, match.path, size[::-1]).image
     except ImageError:
         return Image.new("RGB", size, "#d0d0d0")
-    if image.width * match.height != image.height * match.width:  # each side was shrunk by a factor of its own
+    if image.width * match.height != image.height * match.width:  # decoding shrank the sides by different factors
         image = image.resize((max(1, round(image.height * match.width / match.height)), image.height))
-    image.thumbnail((2 * CELL, 2 * THUMB_HEIGHT))
+    image.thumbnail((2 * CELL, 2 * CELL_HEIGHT))
     return image
 
 
 def inside(gallery: Gallery, match: Match) -> bool:
-    """Whether a result's file, links followed, still lies in the indexed folder or in the index."""
+    """Whether a result's file, after following links, is inside the indexed folder or the index."""
     file = match.file.resolve()
-    return any(file.is_relative_to(place.resolve()) for place in (gallery.folder, gallery.path))
+    return any(file.is_relative_to(folder.resolve()) for folder in (gallery.folder, gallery.path))
 
 
 def caption(match: Match) -> str:
-    """What stands on a thumbnail: short, or it would hide the feet."""
-    chance = "" if match.probability is None else f" · {match.probability:.1%}"
-    return f"#{match.rank} · {match.score:.3f}{chance}"
+    """The text on a thumbnail: rank, score and probability. It is short, so that it does not cover the image."""
+    probability = "" if match.probability is None else f" · {match.probability:.1%}"
+    return f"#{match.rank} · {match.score:.3f}{probability}"
 
 
 def why(match: Match) -> str:
-    """HTML: the sentences, each in its region's colour, with its cosine and the ranks that it moved the image."""
+    """HTML with each sentence in its region's colour, its best region, cosine and change of rank, and the metadata."""
     rows = []
-    for number, found in enumerate(match.sentences):
-        mark = f'<span class="mark" style="background:{colour_of(number)}">{number + 1}</span>'
-        moved = f"{found.moved:+d} ranks" if found.moved else ""
-        cells = (mark, html.escape(found.sentence), html.escape(found.label), f"{found.score:.2f}", moved)
+    for number, item in enumerate(match.sentences):
+        mark = f'<span class="mark" style="background:{sentence_colour(number)}">{number + 1}</span>'
+        moved = f"{item.moved:+d} ranks" if item.moved else ""
+        cells = (mark, html.escape(item.sentence), html.escape(item.label), f"{item.score:.2f}", moved)
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    facts = [(name, value) for name, value in match.metadata.items() if value is not None]
+    metadata = [(name, value) for name, value in match.metadata.items() if value is not None]
     rows += [f'<tr><td></td><td>{html.escape(name)}</td><td colspan="3">{html.escape(str(value))}</td></tr>'
-             for name, value in facts]  # fmt: skip
+             for name, value in metadata]  # fmt: skip
     return f"<p>#{match.rank} {html.escape(printable_path(match.path))}</p><table>{''.join(rows)}</table>"
 
 
 def shareable(query: str, where: str, matches: Matches) -> str:
-    """JSON of a search that names no folder of this machine."""
-    plain = as_plain(matches)
-    for item in plain["results"]:
+    """JSON of a search without any folder of this machine."""
+    data = to_json_data(matches)
+    for item in data["results"]:
         item.pop("file")
-    return json.dumps({"query": query, "where": where or None, **plain}, ensure_ascii=False, indent=1)
+    return json.dumps({"query": query, "where": where or None, **data}, ensure_ascii=False, indent=1)
 
 
-def _told(opened: Callable[[Any], Any], kind: type[Exception]) -> Callable[[Any], Any]:
-    """Gradio opens an upload before the search does, and whatever is wrong with it is to be one line there too."""
+def _checked_upload(preprocess: Callable[[Any], Any], kind: type[Exception]) -> Callable[[Any], Any]:
+    """Gradio opens an upload before the search does: any failure there becomes a one-line error too."""
 
     def checked(payload: Any) -> Any:
         try:
-            return opened(payload)
-        except Exception as error:  # hostile bytes raise almost anything
+            return preprocess(payload)
+        except Exception as error:  # damaged or hostile bytes raise almost anything
             raise kind("the upload is not an image that can be read", print_exception=False) from error
 
     return checked
 
 
-def _lines(lines: Sequence[str] | Any, kind: str = "verdict") -> str:
+def _paragraphs(lines: Iterable[str], kind: str) -> str:
     return "".join(f'<p class="{kind}">{html.escape(line)}</p>' for line in lines)
 
 
 def _gradio() -> Any:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at import
     try:
         import gradio
     except ImportError as error:

@@ -1,71 +1,77 @@
-"""What a search answers, as plain data for JSON and as lines for a terminal."""
+"""Search results as data for JSON and as a table for a terminal. No torch."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modeling_rogle.inference.image_io import printable_path
-from modeling_rogle.search.gallery import Matches, SentenceMatch
+
+if TYPE_CHECKING:
+    from modeling_rogle.search.results import Matches, SentenceMatch
 
 
-def as_plain(matches: Matches) -> dict[str, Any]:
-    """`nobody` and `false_alarm_rate` (None without a calibration) and `results`, each a [`Match`] as a dict; of types
-    that JSON knows: times in ISO 8601, None for a number that is not finite."""
-    results = [_plain(asdict(match)) for match in matches]
-    return {"nobody": matches.nobody, "false_alarm_rate": matches.false_alarm_rate, "results": results}
+def to_json_data(matches: Matches) -> dict[str, Any]:
+    """Converts results to types that JSON has: times in ISO 8601, None for a number that is not finite.
+
+    Returns:
+        `no_match` and `false_alarm_rate`, both None without a calibration, and `results`: each `Match` as a dict.
+    """
+    results = [_json_value(asdict(match)) for match in matches]
+    return {"no_match": matches.nobody, "false_alarm_rate": matches.false_alarm_rate, "results": results}
 
 
 def verdict(matches: Matches) -> str | None:
-    """The line that comes before the results, where there is one."""
+    """The line above the results: that no image passes the filter, or that none is likely to match; otherwise None."""
     if not matches:
-        return "no image passes the filter"
+        return "No image passes the filter."
     if not matches.nobody:
         return None
-    rate = f"{matches.false_alarm_rate:.0%}"
-    return (
-        f"nobody here matches (this search misses the mark that {rate} of those for absent people pass); the nearest:"
-    )
+    rate = f"{100 * matches.false_alarm_rate:.0f} %"
+    return f"No match found (threshold set for a {rate} false-alarm rate). Closest results:"
 
 
-def as_table(matches: Matches) -> str:
-    """The query's sentences by number, the verdict, and a line a result."""
-    said = verdict(matches)
+def format_table(matches: Matches) -> str:
+    """Formats results for a terminal: the numbered sentences of the query, the verdict, and one line per result."""
+    message = verdict(matches)
     if not matches:
-        return str(said)
+        return str(message)
     sentences = matches[0].sentences
-    lines = [f"[{number}] {' '.join(found.sentence.split())}" for number, found in enumerate(sentences, start=1)]
-    lines += [""] * bool(sentences) + ([said, ""] if said else [])
-    judged = matches[0].probability is not None
+    lines = [f"[{number}] {' '.join(item.sentence.split())}" for number, item in enumerate(sentences, start=1)]
+    lines += [""] * bool(sentences) + ([message, ""] if message else [])
+    calibrated = matches[0].probability is not None
     width = max(len("image"), *(len(printable_path(match.path)) for match in matches))
-    title = f"{'rank':>4}  {'score':>6}  {'global':>6}  {'prob.   ' * judged}{'image':<{width}}"
+    title = f"{'rank':>4}  {'score':>6}  {'global':>6}  {'prob.   ' * calibrated}{'image':<{width}}"
     lines.append(title + "  best region of each sentence (ranks moved)" * bool(sentences))
     for match in matches:
         numbers = f"{match.rank:>4}  {match.score:>6.3f}  {match.global_score:>6.3f}  "
-        numbers += f"{'' if match.probability is None else f'{match.probability:.1%}':>6}  " if judged else ""
-        regions = ", ".join(_region(number, found) for number, found in enumerate(match.sentences, start=1))
+        if calibrated:
+            numbers += f"{'' if match.probability is None else f'{match.probability:.1%}':>6}  "
+        regions = ", ".join(_region(number, item) for number, item in enumerate(match.sentences, start=1))
         lines.append(f"{numbers}{printable_path(match.path):<{width}}  {regions}".rstrip())
     return "\n".join(lines)
 
 
-def _region(number: int, found: SentenceMatch) -> str:
-    return f"[{number}] {found.label}{f' ({found.moved:+d})' if found.moved else ''}"
+def _region(number: int, sentence: SentenceMatch) -> str:
+    return f"[{number}] {sentence.label}{f' ({sentence.moved:+d})' if sentence.moved else ''}"
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(value, date):  # a datetime is one
+    if isinstance(value, date):  # includes datetime
         return value.isoformat()
     if isinstance(value, Path):
         return str(value)
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-__all__ = ["as_plain", "as_table", "verdict"]
+__all__ = ["format_table", "to_json_data", "verdict"]

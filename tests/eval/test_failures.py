@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from eval.failures import SHOWN, draw_failures, worst_queries
-from modeling_rogle.display.result_sheet import RIGHT, WRONG
+from modeling_rogle.display.drawing import RIGHT, WRONG
 from modeling_rogle.evaluation.protocols import ranked_queries
 from tests.modeling_rogle.evaluation.test_protocols import random_split, slow_fused
 

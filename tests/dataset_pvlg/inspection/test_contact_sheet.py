@@ -6,7 +6,7 @@ from PIL import Image
 
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.inspection.contact_sheet import draw_sheet, main, read_rows, region_colours
-from modeling_rogle.display.result_sheet import COLOURS
+from modeling_rogle.display.drawing import COLOURS
 from tests.helpers.source_layouts import write_source
 
 

@@ -82,7 +82,7 @@ def test_filter_image_and_maps(index, images, tmp_path, capsys):
     code, out, err = run(
         capsys, "search", QUERY, "--index", index, "--where", "height > 900", "--save", tmp_path / "x.png"
     )
-    assert (code, out, err) == (0, "no image passes the filter\n", "") and not (tmp_path / "x.png").exists()
+    assert (code, out, err) == (0, "No image passes the filter.\n", "") and not (tmp_path / "x.png").exists()
     code, out, _ = run(capsys, "search", "--image", images / "red.png", "--index", index, "--top-k", "1", "--json")
     answer = json.loads(out)
     assert code == 0 and answer["image"] == str(images / "red.png") and answer["results"][0]["path"] == "red.png"
@@ -122,11 +122,11 @@ def test_calibrate_then_search_with_probabilities(tiny_checkpoint, tmp_path, cap
     assert out.splitlines()[-1] == f"calibration: {model / 'calibration.json'}"
     code, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model, "--json")
     answer = json.loads(out)
-    assert code == 0 and isinstance(answer["nobody"], bool) and answer["false_alarm_rate"] == 0.3
+    assert code == 0 and isinstance(answer["no_match"], bool) and answer["false_alarm_rate"] == 0.3
     assert all(0 < item["probability"] < 1 for item in answer["results"])
     # The weight that the scores were fitted with, or no probabilities.
     _, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model, "--json", "--local-weight", "0.9")
-    assert json.loads(out)["nobody"] is None and "not 0.9; no probabilities" in err
+    assert json.loads(out)["no_match"] is None and "not 0.9; no probabilities" in err
     (model / "calibration.json").write_text("{")
     code, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model)
     assert (code, out) == (2, "") and "calibration.json: damaged" in err and err.count("\n") == 1

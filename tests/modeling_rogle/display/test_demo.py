@@ -1,4 +1,4 @@
-"""The demo shows what the search says, escapes what it shows, and serves nothing else; in a real browser too."""
+"""The demo shows the results of a search, escapes them and serves no other file; checked in a real browser too."""
 
 import json
 import shutil
@@ -28,36 +28,36 @@ def gallery(tiny_checkpoint, tmp_path) -> Gallery:
     return Gallery.open(tmp_path / "index")
 
 
-def test_an_answer_is_the_search_s(gallery):
-    matches, said = demo.answer(gallery, QUERY, None, "width > 20", 5)
-    assert matches == gallery.search(QUERY, 5, where="width > 20") and len(matches) == 2 and said == ""
+def test_an_answer_is_the_result_of_a_search(gallery):
+    matches, message = demo.answer(gallery, QUERY, None, "width > 20", 5)
+    assert matches == gallery.search(QUERY, 5, where="width > 20") and len(matches) == 2 and message == ""
     image = str(gallery.folder / "red.png")
     matches, _ = demo.answer(gallery, "", image, "", 5)
     assert matches[0].path == "red.png" and len(matches) == 3
 
 
 @pytest.mark.parametrize(
-    ("query", "where", "said"),
+    ("query", "where", "expected"),
     [
         ("", "", "query: no words in it"),
         (QUERY, "colour = 'red'", "no column &#x27;colour&#x27;"),
         (QUERY, "<b>", "&#x27;&lt;&#x27;"),
-        (QUERY, "width > 900", "no image passes the filter"),
+        (QUERY, "width > 900", "No image passes the filter"),
         ("A man without a <b>hat</b>.", "", "does not understand negation"),
         ("He wears grey shorts. " * 60, "", "the model reads 64"),
     ],
 )
-def test_what_is_to_be_said_is_said_in_escaped_lines(gallery, query, where, said):
+def test_messages_are_shown_as_escaped_lines(gallery, query, where, expected):
     _, lines = demo.answer(gallery, query, None, where, 5)
-    assert said in lines and "<b>" not in lines
+    assert expected in lines and "<b>" not in lines
 
 
-def test_a_filter_that_is_not_there_and_a_flood_of_sentences_are_answered(gallery):
-    matches, said = demo.answer(gallery, "Red. " * 30_000, None, None, 5)
-    assert len(matches) == 3 and "30000 sentences, at most 64 are read" in said
+def test_no_filter_and_too_many_sentences_are_accepted(gallery):
+    matches, message = demo.answer(gallery, "Red. " * 30_000, None, None, 5)
+    assert len(matches) == 3 and "30000 sentences, at most 64 are read" in message
 
 
-def test_an_upload_that_is_no_image_is_one_line_and_hints_name_what_can_be_filtered(gallery, tmp_path, monkeypatch):
+def test_an_upload_that_is_no_image_is_refused_and_the_filter_lists_its_columns(gallery, tmp_path, monkeypatch):
     gr = pytest.importorskip("gradio")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     parts = {block.elem_id: block for block in demo.build(gallery).blocks.values()}
@@ -71,10 +71,10 @@ def test_an_upload_that_is_no_image_is_one_line_and_hints_name_what_can_be_filte
     assert parts["where"].info == "columns: path, width, height, bytes, mtime, scene"
 
 
-def test_a_gallery_that_lost_its_images_says_so(gallery):
+def test_an_emptied_gallery_is_reported(gallery):
     gallery.delete(["red.png", "blue.png", HOSTILE])
-    matches, said = demo.answer(gallery, QUERY, None, "", 5)
-    assert matches is None and "no image is left in this index" in said
+    matches, message = demo.answer(gallery, QUERY, None, "", 5)
+    assert matches is None and "no image is left in this index" in message
 
 
 def test_names_and_sentences_are_escaped(gallery):
@@ -95,12 +95,12 @@ def test_a_thumbnail_is_the_whole_image(gallery, tmp_path):
     match = gallery.search(QUERY, 1)[0]
     for size in ((30, 900), (2000, 300), (700, 2100)):
         Image.new("RGB", size, "red").save(match.file)
-        seen = demo.thumbnail(gallery, type(match)(**{**vars(match), "width": size[0], "height": size[1]}))
-        assert seen.width / seen.height == pytest.approx(size[0] / size[1], rel=0.05)
-        assert np.asarray(seen).reshape(-1, 3).std(axis=0).max() < 3
+        drawn = demo.thumbnail(gallery, type(match)(**{**vars(match), "width": size[0], "height": size[1]}))
+        assert drawn.width / drawn.height == pytest.approx(size[0] / size[1], rel=0.05)
+        assert np.asarray(drawn).reshape(-1, 3).std(axis=0).max() < 3
 
 
-def test_a_link_out_of_the_gallery_is_not_followed(gallery, tmp_path):
+def test_a_link_to_a_file_outside_the_gallery_is_not_followed(gallery, tmp_path):
     match = gallery.search(QUERY, 1)[0]
     Image.new("RGB", (20, 60), "white").save(tmp_path / "secret.png")
     match.file.unlink()
@@ -111,7 +111,7 @@ def test_a_link_out_of_the_gallery_is_not_followed(gallery, tmp_path):
     assert demo.thumbnail(gallery, match).size[0] > 0  # gone
 
 
-def test_without_gradio_one_line_says_what_to_install(gallery, monkeypatch):
+def test_without_gradio_the_error_names_the_extra(gallery, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
     with pytest.raises(ValueError, match=r"pip install 'rogle\[demo\]'"):
         demo.launch(gallery)
@@ -128,7 +128,7 @@ def _status(url: str) -> int:
 def test_in_a_real_browser(gallery, tmp_path, monkeypatch):
     pytest.importorskip("gradio")
     sync_api = pytest.importorskip("playwright.sync_api")
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # put back afterwards
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # restored afterwards
     page = demo.launch(gallery, port=7899, block=False)
     try:
         with sync_api.sync_playwright() as driver:
@@ -163,8 +163,8 @@ def _drive(tab, tmp_path: Path) -> None:
     tab.wait_for_function("document.querySelectorAll('#results .thumbnail-item').length === 1", timeout=60_000)
     tab.fill("#where textarea, #where input", "path = <b>")
     tab.click("#search")
-    tab.wait_for_selector("#said .wrong", timeout=60_000)
-    assert "where, character 8" in tab.inner_text("#said")
+    tab.wait_for_selector("#message .error", timeout=60_000)
+    assert "where, character 8" in tab.inner_text("#message")
     tab.fill("#where textarea, #where input", "")
     tab.fill("#query textarea", "")
     tab.set_input_files("#image input[type=file]", str(tmp_path / "pictures" / "blue.png"))
@@ -173,4 +173,4 @@ def _drive(tab, tmp_path: Path) -> None:
     tab.wait_for_selector("#results .thumbnail-item >> nth=2", timeout=60_000)
     tab.click("#results .thumbnail-item >> nth=0")
     tab.wait_for_function("document.querySelector('#why').innerText.includes('blue.png')", timeout=60_000)
-    assert tab.locator("#said .wrong").count() == 0
+    assert tab.locator("#message .error").count() == 0

@@ -1,4 +1,4 @@
-"""A heat map's cosines are those of one patch each, and it lies where the image lies."""
+"""A heat map shows the cosine of each patch and covers the image exactly."""
 
 from types import SimpleNamespace
 
@@ -53,7 +53,7 @@ def test_the_overlay_is_bright_where_the_cosine_is_high():
     assert bright > image[: height // 2].mean() + 80 and bright > image[int(height * 0.75) :, : width // 4].mean() + 80
 
 
-def test_a_row_a_sentence_or_one_alone(loaded, matches, tmp_path):
+def test_one_row_per_sentence_or_one_sentence_only(loaded, matches, tmp_path):
     both = Image.open(draw_maps(*loaded, matches, tmp_path / "both.png"))
     one = Image.open(draw_maps(*loaded, matches, tmp_path / "one.png", sentence=2))
     assert both.width == one.width > 3 * 200 and both.height > 1.8 * one.height
@@ -68,9 +68,9 @@ def test_a_large_image_keeps_its_proportions(loaded, matches, tmp_path, monkeypa
     assert drawn[0].width / drawn[0].height == pytest.approx(4, rel=0.05)
 
 
-def test_images_that_are_gone_are_left_out(loaded, matches, tmp_path):
+def test_missing_images_are_left_out(loaded, matches, tmp_path):
     gone = [type(match)(**{**vars(match), "file": tmp_path / "gone.png"}) for match in matches]
-    with pytest.raises(ValueError, match="none of the images is there any more"):
+    with pytest.raises(ValueError, match="none of the image files"):
         draw_maps(*loaded, gone, tmp_path / "map.png")
     drawn = Image.open(draw_maps(*loaded, [gone[0], *matches[1:]], tmp_path / "map.png"))
     assert drawn.width < Image.open(draw_maps(*loaded, matches, tmp_path / "all.png")).width
@@ -86,5 +86,5 @@ def test_bad_input(loaded, matches, tmp_path):
         with pytest.raises(ValueError, match=message):
             draw_maps(*loaded, *arguments)
     crops = SimpleNamespace(config=SimpleNamespace(region_feature="crop"))
-    with pytest.raises(ValueError, match="no features of a patch"):
+    with pytest.raises(ValueError, match="no patch features"):
         patch_similarity(crops, loaded[1], [], [])
