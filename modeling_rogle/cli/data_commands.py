@@ -12,7 +12,7 @@ def add_mine(commands: argparse._SubParsersAction) -> None:
         "mine",
         help="find the region of every sentence in a data set",
         description="Region-to-Sentence Matching over a whole data set, offline. A run that was killed goes on where "
-        "it was when the same command runs again; under `accelerate launch -m dataset_pvlg.mining.mine_dataset` processes share it.",
+        "it was when the same command runs again; `accelerate launch -m modeling_rogle.cli.main mine` shares the work.",
     )
     parser.add_argument("data", help="a folder of P-VLG Parquet, synthetic, or synthetic-tiny")
     parser.add_argument("--model", required=True, metavar="DIR", help="folder (or Hub name) of a Rogle or CLIP model")
