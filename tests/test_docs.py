@@ -40,7 +40,8 @@ from train.train import main as train
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = ("search", "research", "data", "contribute")
+PAGES = {name: ROOT / "docs" / f"{name}.md" for name in ("search", "research", "data")}
+PAGES["contribute"] = ROOT / "CONTRIBUTING.md"
 READ = ("README.md", *(f"docs/{page}.md" for page in ("training", "scale", "results", "measurements")))
 TRAINING = ["--epochs", "1", "--batch-size", "16", "--threads", "1", "--trackers", "none"]
 MORE = {  # program -> flags behind the page's own
@@ -64,7 +65,7 @@ class AcceptedError(Exception):
 
 def blocks(page: str) -> list[tuple[str, str]]:
     """(bash or python, text) of a page, in its order."""
-    return BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8"))
+    return BLOCK.findall(PAGES[page].read_text(encoding="utf-8"))
 
 
 def commands(text: str) -> list[list[str]]:
@@ -252,7 +253,7 @@ def test_contribute(workplace: Path, capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_command_stands_outside_the_blocks_that_are_run(page: str) -> None:
-    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    text = PAGES[page].read_text(encoding="utf-8")
     assert text.count("```") == 2 * len(blocks(page)), "a block of another kind"
     known = {" ".join(words) for kind, block in blocks(page) if kind == "bash" for words in commands(block)}
     for inline in re.findall(r"`([^`\n]+)`", BLOCK.sub("", text)):
@@ -321,16 +322,16 @@ def test_a_program_takes_the_words_of_the_pages(
 
 def test_the_extras_that_the_pages_name_are_there() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for page in (*READ, *(f"docs/{page}.md" for page in PAGES)):
-        for name in re.findall(r"rogle\[(\w+)\]", (ROOT / page).read_text(encoding="utf-8")):
+    for page in (*(ROOT / page for page in READ), *PAGES.values()):
+        for name in re.findall(r"rogle\[(\w+)\]", page.read_text(encoding="utf-8")):
             assert name in extras, (page, name)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_links_is_there(page: str) -> None:
-    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    text = PAGES[page].read_text(encoding="utf-8")
     for path in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (DOCS / path).exists(), path
+        assert (PAGES[page].parent / path).exists(), path
     for path in re.findall(r"`((?:modeling_rogle|dataset_pvlg|train|eval|hub|benchmarks|tests|docs)/[^` ]*)`", text):
         assert (ROOT / path).exists(), path
 

@@ -3,8 +3,8 @@
     git worktree add ../old 2fbb0e3 && cd ../old
     PYTHONPATH=.:train python PATH/TO/make_files.py OUT
 
-Everything comes from one random model of 8 dimensions, 24 small images and three synthetic people. `expected.json` holds
-the numbers that the old code computes from these files. The code files of the Hub folder are left out.
+Everything comes from one random model of 8 dimensions, 24 small images and three synthetic people.
+`expected.json` holds the numbers that the old code computes from these files. The Hub folder comes without code.
 """
 
 import json
