@@ -1,91 +1,110 @@
-"""The `rogle` commands that make or give away data and models: mine, join, push. As in cli.py, what a command needs is
-imported when it runs.
-"""
+"""The commands on data sets: mine, join, and `rogle data NAME`."""
 
 import argparse
 import sys
-from pathlib import Path
+from importlib import import_module
+
+from modeling_rogle.cli.common import check_model
+
+# NAME of `rogle data NAME` -> its module, with `add_arguments(parser)` and `run(args)`, and its help text.
+DATA_COMMANDS = {
+    "build": ("dataset_pvlg.build.build", "build a P-VLG data set from public data sets or your own images"),
+    "view": ("dataset_pvlg.inspection.html_view", "write rows of a data set as one HTML page"),
+    "sheet": ("dataset_pvlg.inspection.contact_sheet", "draw rows of a data set into one image"),
+    "export": ("dataset_pvlg.inspection.export_images", "write the images of a synthetic split as files"),
+    "generate": ("dataset_pvlg.generation.generate", "add edited copies of training images as hard negatives"),
+    "enrich": ("dataset_pvlg.captioning.enrich", "write long captions with a vision-language model"),
+    "card": ("dataset_pvlg.synthetic.card", "write the data card of the synthetic data set"),
+}
 
 
 def add_mine(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "mine",
         help="find the region of every sentence in a data set",
-        description="Region-to-Sentence Matching over a whole data set, offline. A run that was killed goes on where "
-        "it was when the same command runs again; `accelerate launch -m modeling_rogle.cli.main mine` shares the work.",
+        description="Run Region-to-Sentence Matching on a whole data set. Run the same command again after an "
+        "interrupt to continue. `accelerate launch -m modeling_rogle.cli.main mine ...` shares the work among "
+        "processes.",
     )
-    parser.add_argument("data", help="a folder of P-VLG Parquet, synthetic, or synthetic-tiny")
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder (or Hub name) of a Rogle or CLIP model")
+    parser.add_argument("data", help="folder of P-VLG Parquet files, synthetic, or synthetic-tiny")
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a Rogle or CLIP model")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the data set with regions")
     parser.add_argument(
-        "--split", nargs="+", default=(), metavar="SPLIT", help="mined ones (default: all); others are copied"
+        "--split",
+        nargs="+",
+        default=(),
+        metavar="SPLIT",
+        help="splits to mine; the others are copied (default: all splits)",
     )
     parser.add_argument(
         "--proposer",
         default="templates+felzenszwalb",
         metavar="NAME",
-        help="where candidates come from: templates+felzenszwalb (default), templates, grid, places (the same boxes of "
-        "every image, which costs nothing), sam=MODEL, open_vocabulary=MODEL or parser=MODEL",
+        help="source of candidate regions: templates+felzenszwalb, templates, grid, places (the same boxes for every "
+        "image), sam=MODEL, open_vocabulary=MODEL or parser=MODEL (default: templates+felzenszwalb)",
     )
     parser.add_argument(
-        "--rule",
-        choices=("best", "one_to_one", "transport"),
-        default="best",
-        help="each sentence its best box (default), no box twice, or optimal transport",
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="minimum probability, 0 to 1, at which a sentence gets a region (default: 0.5)",
     )
     parser.add_argument(
-        "--threshold", type=float, metavar="T", help="probability under which a sentence gets no region (default: 0.5)"
+        "--sample", type=int, default=4000, metavar="N", help="images that the matcher is fitted on (default: 4000)"
     )
-    parser.add_argument("--sample", type=int, default=4000, metavar="N", help="images to learn from (default 4000)")
     parser.add_argument(
-        "--ignore-pairs", action="store_true", help="drop the regions that the data have, true ones too, and use none"
+        "--ignore-pairs",
+        action="store_true",
+        help="drop the regions of the data set, ground truth included, and use none of them (default: keep them)",
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images a forward pass (default 32)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is learnt (default 0)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images per batch (default: 32)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed for fitting the matcher (default: 0)")
     parser.set_defaults(run=_mine)
 
 
 def add_join(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "join",
-        help="put one's own images back into an annotations-only data set",
-        description="Images are found by the rows' paths and taken only if their sha256 is the rows'.",
+        help="add your own images to a data set of annotations only",
+        description="Find the image of each row by its path. An image is used only if its SHA-256 is that of the row.",
     )
-    parser.add_argument("annotations", help="a folder that `dataset_pvlg.build.build --annotations-only` wrote")
+    parser.add_argument("annotations", help="folder that `rogle data build --annotations-only` wrote")
     parser.add_argument(
-        "--images", action="append", required=True, metavar="SOURCE=FOLDER", help="one for each source of the rows"
+        "--images",
+        action="append",
+        required=True,
+        metavar="SOURCE=FOLDER",
+        help="image folder of a source; repeat for each source of the rows",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the data set with its images")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the data set with images")
     parser.set_defaults(run=_join)
 
 
-def add_push(commands: argparse._SubParsersAction) -> None:
+def add_data(commands: argparse._SubParsersAction) -> None:
+    width = max(map(len, DATA_COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in DATA_COMMANDS.items())
     parser = commands.add_parser(
-        "push",
-        help="release a model on the Hub; in a checkout of the repository its data, metric and demo too",
-        description="What `python hub/release.py` does, with its options: a dry run unless --push is given. Without a "
-        "checkout the model alone, with --push, --private and --base.",
+        "data",
+        help="build, view, draw, export, extend or document a data set",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"Work on a P-VLG data set. NAME is one of:\n\n{listing}\n\n"
+        "`rogle data NAME --help` lists the options of a command.",
     )
-    parser.add_argument("model", help="folder of a Rogle model with its processor and card")
-    parser.add_argument("repo_id", metavar="user/name", help="the model's repository on the Hub")
-    parser.add_argument(
-        "options", nargs=argparse.REMAINDER, help="as `python hub/release.py --help` lists them, after the names"
-    )
-    parser.set_defaults(run=_push)
+    parser.add_argument("name", choices=tuple(DATA_COMMANDS), metavar="NAME", help="one of the commands above")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="arguments of that command")
+    parser.set_defaults(run=_data)
 
 
 def _mine(args: argparse.Namespace) -> None:
-    from modeling_rogle.cli.main import _checked_model
-
-    model_name = _checked_model(args.model)
+    model_name = check_model(args.model)
     from dataset_pvlg.mining.mine_dataset import MineOptions, check_mining, mine_folder
     from dataset_pvlg.row_groups import end_processes, processes
 
-    names = ("proposer", "rule", "threshold", "sample", "ignore_pairs", "batch_size", "seed")
+    names = ("proposer", "threshold", "sample", "ignore_pairs", "batch_size", "seed")
     options = MineOptions(tuple(args.split), **{name: getattr(args, name) for name in names})
     state = processes()
-    check_mining(args.data, args.out, options)  # a typo must not cost the loading of a model
-    from modeling_rogle.inference.loading import load_model
+    check_mining(args.data, args.out, options)  # before the model is loaded
+    from modeling_rogle import load_model
 
     counts = mine_folder(*load_model(model_name), args.data, args.out, options, sys.stderr.isatty())
     end_processes(state, counts, args.out)
@@ -98,35 +117,14 @@ def _join(args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def _push(args: argparse.Namespace) -> None:
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "hub" / "release.py").is_file():
-        return _push_model(args)
-    sys.path.insert(0, str(root))
-    from hub.release import main
-
-    if code := main([args.model, args.repo_id, *args.options]):  # which has told why
-        raise SystemExit(code)
-
-
-def _push_model(args: argparse.Namespace) -> None:
-    parser = argparse.ArgumentParser(prog="rogle push")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--dry-run", action="store_true")
-    mode.add_argument("--push", action="store_true")
-    parser.add_argument("--private", action="store_true")
-    parser.add_argument("--base")
-    options, others = parser.parse_known_args(args.options)
-    if others:
-        raise ValueError(f"{others[0]}: only in a checkout of the repository, as hub/release.py is not installed")
-    print(
-        "rogle push: the model alone; data, metric and demo are pushed from a checkout of the repository",
-        file=sys.stderr,
-    )
-    from modeling_rogle.release.push import push_model
-
-    for line in push_model(args.model, args.repo_id, options.private, not options.push, options.base):
-        print(line)
+def _data(args: argparse.Namespace) -> int | None:
+    module_name, text = DATA_COMMANDS[args.name]
+    module = import_module(module_name)
+    if not hasattr(module, "add_arguments"):
+        return module.main(args.options)
+    parser = argparse.ArgumentParser(prog=f"rogle data {args.name}", description=f"{text[0].upper()}{text[1:]}.")
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(args.options))
 
 
-__all__ = ["add_join", "add_mine", "add_push"]
+__all__ = ["DATA_COMMANDS", "add_data", "add_join", "add_mine"]

@@ -1,4 +1,4 @@
-"""The `rogle` command: what it prints, what it leaves behind, and one line for whatever is wrong."""
+"""The `rogle` command: its output, its files, and one line for every error."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_index_search_draw_delete(images, tiny_checkpoint, tmp_path, capsys):
 
     best = lines[4].split()[3]
     code, out, _ = run(capsys, "delete", "--index", index, best)
-    assert (code, out) == (0, f"deleted 1 of 5 images from {index}; the files themselves were not touched\n")
+    assert (code, out) == (0, f"deleted 1 of 5 images from {index}; the image files were not changed\n")
     _, out, _ = run(capsys, "search", QUERY, "--index", index)
     assert best not in out and len(out.splitlines()) == 8
 
@@ -98,7 +98,7 @@ def test_filter_image_and_maps(index, images, tmp_path, capsys):
     assert sizes[0] > 1.8 * sizes[1]
 
 
-def test_words_that_the_model_does_not_understand_are_one_warning_line(index, capsys):
+def test_words_that_the_model_cannot_read_give_one_warning_line(index, capsys):
     for query, said in (
         ("A man without a hat.", 'warning: query: "without a hat": the model does not understand negation'),
         ("穿红色夹克和黑色裤子的男人", "warning: query: "),
@@ -118,7 +118,7 @@ def test_calibrate_then_search_with_probabilities(tiny_checkpoint, tmp_path, cap
     code, out, _ = run(
         capsys, "calibrate", "--dataset", "synthetic-tiny", "--model", model, "--false-alarm-rate", "0.3"
     )
-    assert code == 0 and out.splitlines()[0].startswith("judged on ") and "expected calibration error" in out
+    assert code == 0 and out.splitlines()[0].startswith("evaluated on ") and "expected calibration error" in out
     assert out.splitlines()[-1] == f"calibration: {model / 'calibration.json'}"
     code, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model, "--json")
     answer = json.loads(out)
@@ -210,8 +210,8 @@ def test_a_configuration_out_of_range_is_one_line(index, images, tiny_checkpoint
         code, out, err = run(capsys, *command, "--model", model)
         assert (code, out) == (2, "")
         assert err == f"rogle {command[0]}: {model}: config.json: local_weight must lie in [0, 1], not 5.0\n"
-    # Wherever else such a configuration is read, it is told in one line too.
-    monkeypatch.setattr("modeling_rogle.search.gallery.load_model", RogleModel.from_pretrained)
+    # The same for an error of the configuration class itself.
+    monkeypatch.setattr("modeling_rogle.load_model", RogleModel.from_pretrained)
     code, out, err = run(capsys, *commands[0], "--model", model)
     assert (code, out) == (2, "") and err == "rogle index: local_weight must lie in [0, 1], not 5.0\n"
 
@@ -224,7 +224,7 @@ def test_names_of_skipped_images_are_deleted_and_counted(tiny_checkpoint, tmp_pa
     (folder / "text.jpg").write_text("no image")
     assert run(capsys, "index", folder, "--model", tiny_checkpoint, "--out", index)[0] == 0
     code, out, _ = run(capsys, "delete", "--index", index, "a.png", folder / "text.jpg")
-    assert code == 0 and out.startswith(f"deleted 1 of 2 images and 1 names of skipped ones from {index};")
+    assert code == 0 and out.startswith(f"deleted 1 of 2 images and 1 names of skipped files from {index};")
     assert "text.jpg" not in (index / "index.json").read_text()
 
 
@@ -234,17 +234,29 @@ def test_an_over_long_query_is_one_warning_line(index, capsys):
     assert err.startswith("warning: query: ") and "the model reads 64" in err and err.count("\n") == 1
 
 
-def test_help_knows_every_command_and_only_dashes(capsys):
+def test_help_lists_every_command_and_flags_use_dashes(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    for command in ("index", "search", "delete", "calibrate", "demo", "convert", "export", "mine", "join", "push"):
+    for command in (
+        "index",
+        "search",
+        "delete",
+        "calibrate",
+        "demo",
+        "convert",
+        "export",
+        "mine",
+        "join",
+        "push",
+        "data",
+    ):
         assert command in out
         with pytest.raises(SystemExit):
             main([command, "--help"])
         flags = [word for word in capsys.readouterr().out.split() if word.startswith("--")]
-        assert flags and not any("_" in flag for flag in flags)
+        assert not any("_" in flag for flag in flags)
 
 
 def test_the_module_runs_as_a_program_from_anywhere(index, tmp_path):
@@ -269,16 +281,27 @@ def test_real_pedestrians(test_data, tiny_checkpoint, tmp_path, capsys):
     assert image.is_file()
 
 
-def test_help_does_not_wait_for_transformers() -> None:
-    """A behaviour, not a time: what the help needs is loaded, and what it does not is not."""
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["data", "--help"], ["delete", "--help"], ["search", "--wrong"], ["data", "no-command"]]
+)
+def test_help_and_wrong_flags_do_not_load_torch(arguments) -> None:
+    code = (
+        f"import sys; sys.argv = ['rogle', *{arguments!r}]\n"
+        "from modeling_rogle.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert not {'transformers', 'torch', 'datasets'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "usage: rogle" in done.stdout + done.stderr
+
+
+def test_the_classes_are_registered_after_the_command_was_imported() -> None:
     code = (
         "import sys; sys.argv = ['rogle', '--help']\n"
-        "from modeling_rogle.cli.main import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "assert not {'transformers', 'torch'} & set(sys.modules), 'loaded for a help text'\n"
+        "import modeling_rogle.cli.main\n"
         "from transformers import AutoConfig\nfrom modeling_rogle import RogleModel\n"
         "assert AutoConfig.for_model('rogle').model_type == 'rogle'\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert found.returncode == 0, found.stderr[-2000:]
-    assert "search" in found.stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]

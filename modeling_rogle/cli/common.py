@@ -1,0 +1,80 @@
+"""What several commands share: checked arguments, one-line errors and warnings. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modeling_rogle.search.gallery import Gallery
+
+
+def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of a command that opens an index."""
+    parser.add_argument("--index", required=True, metavar="INDEX", help="folder that `rogle index` wrote")
+    parser.add_argument(
+        "--model", metavar="DIR", help="folder or Hub name of the model (default: the model that made the index)"
+    )
+    parser.add_argument(
+        "--store",
+        metavar="STORE",
+        help="vector store to search: exact, faiss, milvus, a file of milvus-lite, or http://host:19530 "
+        "(default: the store of the index)",
+    )
+
+
+def open_gallery(args: argparse.Namespace) -> Gallery:
+    """Opens the index that [`add_gallery_arguments`] named."""
+    model = check_model(args.model) if args.model else None
+    from modeling_rogle import Gallery
+
+    # The search warns about a query that is cut; the processor's own warning would repeat it.
+    logging.getLogger("modeling_rogle.processing_rogle").setLevel(logging.ERROR)
+    return Gallery.open(args.index, model, store=args.store)
+
+
+def check_model(name: str) -> str:
+    """Checks a `--model`: it is a folder with a config.json, or it can be a Hub name (`user/model`).
+
+    Returns:
+        `name`.
+
+    Raises:
+        FileNotFoundError: it can only be a folder, and there is none.
+        ValueError: the folder has no config.json.
+    """
+    is_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir()
+    if not Path(name).is_dir() and is_local:
+        raise FileNotFoundError(f"--model {name}: no such folder")
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise ValueError(f"--model {name}: no config.json there, so this is not a model folder")
+    return name
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message; for an error of the operating system, the file and the reason."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split()) if lines else type(error).__name__
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Prints each warning as one line on stderr, without its position in the source code."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+__all__ = ["add_gallery_arguments", "check_model", "one_line", "one_line_warnings", "open_gallery"]

@@ -1,0 +1,345 @@
+"""The commands on an index: index, search, delete, calibrate, demo."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from modeling_rogle.cli.common import add_gallery_arguments, check_model, open_gallery
+
+MAX_LISTED = 20  # skipped images printed on the terminal; index.json lists all of them
+
+
+def add_index(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "index",
+        help="index a folder of person images",
+        description="Create an index, or update one: images that have not changed since they were indexed are not "
+        "encoded again. Run the same command again after an interrupt to continue.",
+    )
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="folder of images with its sub-folders, a glob pattern, or a data set folder"
+    )
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a Rogle or CLIP model")
+    parser.add_argument("--out", required=True, metavar="INDEX", help="folder of the index")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images per batch (default: 32)")
+    parser.add_argument(
+        "--append",
+        action="store_true",
+        help="add to the index; keep entries that are missing from FOLDER (default: remove them)",
+    )
+    parser.add_argument(
+        "--detector",
+        metavar="DIR",
+        help="object-detection model of transformers that crops the persons from full scenes (default: the images "
+        "are person crops already)",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that decode images (default: 0 on a CPU, up to 8 on a GPU)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="precision of the global embeddings on disk (default: that of the existing index, else float32)",
+    )
+    parser.add_argument(
+        "--store",
+        metavar="STORE",
+        help="vector store: exact, faiss, milvus, a file of milvus-lite, or http://host:19530 (default: that of the "
+        "existing index, else exact)",
+    )
+    parser.set_defaults(run=_index)
+
+
+def add_search(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "search",
+        help="search an index with a description",
+        description="Rank the indexed images by a description, and show the region that matches each sentence.",
+    )
+    parser.add_argument("query", nargs="?", default="", help="description of a person in one or more sentences")
+    add_gallery_arguments(parser)
+    parser.add_argument("--image", metavar="IMAGE", help="image of the person, instead of or in addition to the query")
+    parser.add_argument(
+        "--where",
+        metavar="FILTER",
+        help="search only images that pass this filter, for example \"camera = 'c3' and time > '2024-05-01'\"",
+    )
+    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="number of results (default: 10)")
+    parser.add_argument("--save", metavar="IMAGE", help="draw the results into this .png, .jpg or .webp file")
+    parser.add_argument(
+        "--save-map", metavar="IMAGE", help="draw heat maps of the sentences over the results into this file"
+    )
+    parser.add_argument(
+        "--heatmap",
+        type=int,
+        metavar="N",
+        help="draw the heat map for sentence N only; needs --save-map (default: all sentences)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--onnx", metavar="DIR", help="search with a model that `rogle export` wrote; torch is not needed"
+    )
+    parser.add_argument("--int8", action="store_true", help="use the int8 files of the exported model; needs --onnx")
+    parser.add_argument(
+        "--local-weight",
+        type=float,
+        metavar="W",
+        help="weight of the region-sentence similarity in the score, 0 to 1 (default: that of the model)",
+    )
+    parser.set_defaults(run=_search)
+
+
+def add_delete(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "delete",
+        help="delete images from an index",
+        description="Delete the metadata and embeddings of images from an index. The image files are not deleted: "
+        "delete them too, or the next `rogle index` adds them again.",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="path as `rogle search` prints it, or absolute path")
+    parser.add_argument("--index", required=True, metavar="INDEX", help="folder that `rogle index` wrote")
+    parser.set_defaults(run=_delete)
+
+
+def add_calibrate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="fit probabilities to the scores, and a threshold for persons who are not in the gallery",
+        description="Fit on the validation split of a data set and evaluate on its test split; or, with --index, fit "
+        "on half of the people described in --pairs and evaluate on the other half. Half of the people described are "
+        "removed from the gallery to measure false alarms. Every later search reads the calibration.json written.",
+    )
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument(
+        "--dataset", metavar="NAME", help="name of a data set: synthetic, pvlg, cuhk_pedes, ...; needs --model"
+    )
+    data.add_argument("--index", metavar="INDEX", help="folder that `rogle index` wrote; needs --pairs")
+    parser.add_argument(
+        "--pairs", metavar="FILE", help='JSON lines of the form {"query": "a man ...", "paths": ["a.jpg", ...]}'
+    )
+    parser.add_argument(
+        "--model", metavar="DIR", help="folder or Hub name of the model (default: the model that made the index)"
+    )
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the data set (synthetic sets need none)")
+    parser.add_argument("--image-root", metavar="DIR", help="folder of its images (default: inside --data-root)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for calibration.json (default: the index, or the model folder)"
+    )
+    parser.add_argument(
+        "--false-alarm-rate",
+        type=float,
+        default=0.1,
+        metavar="R",
+        help="target false-alarm rate for people who are not in the gallery, between 0 and 1 (default: 0.1)",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: 64)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed that selects the people to remove (default: 0)"
+    )
+    parser.set_defaults(run=_calibrate)
+
+
+def add_demo(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="search an index in the browser (needs `pip install rogle[demo]`)",
+        description="Serve a web page that searches an index. It runs on this machine and needs no network.",
+    )
+    add_gallery_arguments(parser)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to listen on (default: 7860)")
+    parser.set_defaults(run=_demo)
+
+
+def _index(args: argparse.Namespace) -> None:
+    if not set(args.folder) & set("*?[") and not Path(args.folder).exists():  # before the model is loaded
+        raise FileNotFoundError(f"{args.folder}: no such folder")
+    model_name = check_model(args.model)
+    from modeling_rogle import build_index, load_model
+    from modeling_rogle.inference.image_io import printable_path
+
+    report = build_index(
+        args.folder,
+        *load_model(model_name),
+        args.out,
+        args.batch_size,
+        sys.stderr.isatty(),
+        append=args.append,
+        detector=args.detector,
+        workers=args.workers,
+        precision=args.precision,
+        store=args.store,
+    )
+    for item in report.skipped[:MAX_LISTED]:
+        print(f"skipped {printable_path(item.path)}: {item.reason}", file=sys.stderr)
+    if len(report.skipped) > MAX_LISTED:
+        more = len(report.skipped) - MAX_LISTED
+        print(f"skipped {more} more, listed in {report.path / 'index.json'}", file=sys.stderr)
+    changes = ""
+    if report.kept + report.removed:
+        changes = f"{report.added} new, {report.kept} unchanged, {report.removed} removed; "
+    print(
+        f"indexed {report.images} images into {report.path} in {report.seconds:.1f} s "
+        f"({report.images_per_second:.0f} images/s); {changes}{len(report.skipped)} skipped, "
+        f"{report.ignored} other files"
+    )
+
+
+def _search(args: argparse.Namespace) -> None:
+    if args.onnx:
+        return _search_onnx(args)
+    if args.int8:
+        raise ValueError("--int8: needs --onnx DIR")
+    _check_drawing(args)
+    gallery = open_gallery(args)
+    matches = gallery.search(args.query, args.top_k, args.local_weight, image=args.image, where=args.where)
+    from modeling_rogle.display.text_output import format_table, to_json_data, verdict
+
+    if args.json:
+        search = {"query": args.query, "index": args.index, "image": args.image, "where": args.where}
+        print(json.dumps(search | to_json_data(matches), ensure_ascii=False, indent=1))
+    else:
+        print(format_table(matches))
+    output = sys.stderr if args.json else sys.stdout
+    if args.save and matches:
+        from modeling_rogle.display.result_sheet import draw_results
+
+        print(f"image: {draw_results(matches, args.save, verdict=verdict(matches))}", file=output)
+    if args.save_map and matches:
+        from modeling_rogle.display.heatmap import draw_maps
+
+        path = draw_maps(gallery.model(), gallery.processor(), matches, args.save_map, args.heatmap)
+        print(f"heat map: {path}", file=output)
+
+
+def _check_drawing(args: argparse.Namespace) -> None:
+    """Checks --save, --save-map and --heatmap before the model is loaded."""
+    if args.heatmap is not None:
+        if not args.save_map:
+            raise ValueError("--heatmap: needs --save-map IMAGE")
+        from modeling_rogle.sentences import query_sentences
+
+        count = len(query_sentences(args.query)[0])
+        if not 1 <= args.heatmap <= count:
+            raise ValueError(f"--heatmap: no sentence {args.heatmap}, the query has {count}")
+    if args.save or args.save_map:
+        from modeling_rogle.display.drawing import check_image_suffix
+
+        for image in filter(None, (args.save, args.save_map)):
+            check_image_suffix(image)
+
+
+def _search_onnx(args: argparse.Namespace) -> None:
+    for option in ("image", "where", "save", "save_map", "heatmap", "store", "model"):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--{option.replace('_', '-')}: not supported with --onnx")
+    from modeling_rogle.inference.onnx_encoder import OnnxTowers
+    from modeling_rogle.search.onnx_search import OnnxGallery, as_plain, as_table
+
+    results = OnnxGallery(args.index, OnnxTowers(args.onnx, args.int8)).search(
+        args.query, args.top_k, args.local_weight
+    )
+    if args.json:
+        print(json.dumps({"query": args.query, "index": args.index, "results": as_plain(results)}, ensure_ascii=False))
+    else:
+        print(as_table(results))
+
+
+def _delete(args: argparse.Namespace) -> None:
+    from modeling_rogle.search.gallery import Gallery
+
+    gallery = Gallery.open(args.index)
+    before = len(gallery)
+    count = gallery.delete(args.paths)
+    deleted = before - len(gallery)
+    names = f" and {count - deleted} names of skipped files" if count > deleted else ""
+    print(f"deleted {deleted} of {before} images{names} from {args.index}; the image files were not changed")
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    needed = "model" if args.dataset else "pairs"
+    if getattr(args, needed) is None:
+        raise ValueError(f"--{'dataset' if args.dataset else 'index'}: needs --{needed} too")
+    if not 0.0 < args.false_alarm_rate < 1.0:
+        raise ValueError(f"--false-alarm-rate must be between 0 and 1, not {args.false_alarm_rate}")
+    out = Path(args.out or args.index or args.model)
+    if not out.is_dir():
+        raise FileNotFoundError(f"--out {out}: no such folder")
+    fitting, held_out, source = _dataset_trials(args) if args.dataset else _index_trials(args)
+    from dataclasses import replace
+
+    from modeling_rogle.search.open_set import fit_calibration, judge
+
+    calibration = fit_calibration(fitting, *source, args.false_alarm_rate)
+    if held_out is None:
+        print("not evaluated: the data set has no test split", file=sys.stderr)
+    else:
+        calibration = replace(calibration, report=judge(calibration, held_out))
+        print(_format_report(calibration.report))
+    print(f"calibration: {calibration.save(out)}")
+
+
+def _dataset_trials(args: argparse.Namespace) -> tuple:
+    """Trials to fit on, trials to evaluate on (or None), and (fingerprint, local weight, name of the data)."""
+    model_name = check_model(args.model)
+    from dataset_pvlg.loading import load_rows
+    from modeling_rogle import load_model
+    from modeling_rogle.evaluation.split_embeddings import encode_split
+    from modeling_rogle.inference.loading import fingerprint
+    from modeling_rogle.search.open_set import SHARES, split_trials
+
+    splits, _ = load_rows(args.dataset, args.data_root, args.image_root)
+    if "validation" not in splits:
+        raise ValueError(f"--dataset {args.dataset}: has no validation split to fit on, only {', '.join(splits)}")
+    model, processor = load_model(model_name)
+    weight = float(model.config.local_weight)
+
+    def trials(split: str, seed: int, shares: tuple[float, ...] = (1.0,)):
+        progress = sys.stderr.isatty()
+        embeddings = encode_split(model, processor, splits[split], args.batch_size, progress, regions="templates")
+        return split_trials(embeddings, weight, seed, shares)
+
+    fitting = trials("validation", args.seed, SHARES)
+    held_out = trials("test", args.seed + 1) if "test" in splits else None
+    return fitting, held_out, (fingerprint(model), weight, f"{args.dataset} validation")
+
+
+def _index_trials(args: argparse.Namespace) -> tuple:
+    """As [`_dataset_trials`], from the people described in --pairs."""
+    model_name = check_model(args.model) if args.model else None
+    from modeling_rogle import Gallery
+    from modeling_rogle.inference.loading import fingerprint
+    from modeling_rogle.search.open_set import gallery_trials, read_pairs
+
+    gallery = Gallery.open(args.index, model_name)
+    fitting, held_out = gallery_trials(gallery, *read_pairs(args.pairs, gallery), args.seed, sys.stderr.isatty())
+    model = gallery.model()
+    source = fingerprint(model), float(model.config.local_weight), f"half of the people in {Path(args.pairs).name}"
+    return fitting, held_out, source
+
+
+def _format_report(figures: Mapping[str, float]) -> str:
+    counts = f"{figures['trials']} searches, {figures['people']} unseen people, {figures['gallery']} images"
+    return (
+        f"evaluated on {counts}; half of the people are absent:\n"
+        f"  best result correct              {figures['best_right']:7.1%}\n"
+        f"  expected calibration error       {figures['ece_best']:7.3f} of the best result, "
+        f"{figures['ece_all']:.3f} of the best ten\n"
+        f"  AUROC present/absent             {figures['auroc']:7.3f}, by the score alone {figures['auroc_score']:.3f}\n"
+        f"  FPR at 95 % TPR                  {figures['fpr95']:7.3f}, by the score alone {figures['fpr95_score']:.3f}\n"
+        f"  false-alarm rate, absent people  {figures['false_alarms']:7.1%}; "
+        f"{figures['answered']:.1%} of present people pass the threshold"
+    )
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from modeling_rogle.display.demo import launch
+
+    launch(open_gallery(args), args.host, args.port)
+
+
+__all__ = ["add_calibrate", "add_delete", "add_demo", "add_index", "add_search"]
