@@ -1,4 +1,4 @@
-"""Embeddings for benchmarks/speed/search.py: clustered synthetic ones, or a trained model's, and a real index of them."""
+"""Embeddings for benchmarks/speed/search.py: clustered synthetic ones or those of a trained model, and their index."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from modeling_rogle.index.index_writer import IndexWriter
 from modeling_rogle.index.manifest import FORMAT, VERSION
-from modeling_rogle.index.shards import Index, IndexWriter
+from modeling_rogle.index.shards import Index
 from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 DIMENSION = 512

@@ -1,7 +1,7 @@
-"""faiss beside the shards: an inverted file (IVF) or a graph (HNSW) of the global embeddings, in one file of the index.
+"""A vector store of faiss: an inverted file (IVF) or a graph (HNSW) of the global embeddings, in one file of the index.
 
-The inverted file holds 8 bits a number, a quarter of the bytes to read: the shards score what it finds again.
-The file is written under another name and renamed: `faiss.write_index` in place leaves half a file when it is killed.
+The inverted file stores 8 bits a number, a quarter of the bytes of float32, because the shards score its candidates
+again. The file is written under a temporary name and renamed: `faiss.write_index` is not atomic.
 """
 
 import os
@@ -13,53 +13,60 @@ import numpy as np
 from modeling_rogle.index.manifest import new_name
 from modeling_rogle.inference.errors import GalleryError
 
-HNSW_LINKS = 32
-HNSW_BUILD = 200  # efConstruction
-CELLS = 2  # times the root of the vectors; with fewer cells, or fewer vectors a cell for k-means, clusters of the data
-TRAINED_ON = 128  # are torn between cells, and ten times as many must be looked into for the same recall
+HNSW_LINKS = 32  # M
+HNSW_BUILD_EFFORT = 200  # efConstruction
+# Number of cells of an inverted file, as a factor on the root of the number of vectors. With fewer cells, or fewer
+# training vectors a cell, clusters of the data are split between cells, and ten times as many must be probed.
+CELLS = 2
+TRAINING_VECTORS = 128  # a cell
+MIN_TRAINING_VECTORS = 39  # a cell, the lower limit of faiss
 
 
 class FaissStore:
-    """A [`VectorStore`] of faiss. `faiss` and `faiss-ivf` forget single vectors and map the file; `faiss-hnsw` is
-    faster at high recall, takes longer to build, lives in memory, and forgets nothing but all.
+    """A [`VectorStore`] of faiss.
+
+    `faiss` and `faiss-ivf` can delete single vectors and map the file into memory. `faiss-hnsw` is faster at high
+    recall, takes longer to build, is read into memory, and can only be cleared.
 
     Args:
-        path: the index folder; uri: which of the two; dimension: of the vectors.
-        expected: how many vectors there will be, which decides the number of cells.
-        known: the manifest's `store`, None if there is none yet.
+        path: the index folder.
+        uri: `faiss`, `faiss-ivf` or `faiss-hnsw`.
+        dimension: length of a vector.
+        expected: number of vectors that the store will hold, which determines the number of cells.
+        stored: the manifest's `store`, None for a new store.
 
     Raises:
-        GalleryError: faiss is not installed, or its file is missing, damaged or of another kind.
+        GalleryError: faiss is not installed, or its file is missing, damaged, of another kind or another dimension.
     """
 
-    def __init__(self, path: Path, uri: str, dimension: int, expected: int, known: dict[str, Any] | None):
+    def __init__(self, path: Path, uri: str, dimension: int, expected: int, stored: dict[str, Any] | None):
         try:
             import faiss
         except ImportError as error:
             raise GalleryError(f"store {uri}: faiss is not installed; pip install faiss-cpu") from error
         self._faiss = faiss
         self.path, self.dimension, self.expected = path, dimension, max(expected, 1)
-        self.graph = uri == "faiss-hnsw"
-        self.forgets = not self.graph
-        self.file = (known or {}).get("file")
+        self.is_graph = uri == "faiss-hnsw"
+        self.can_delete = not self.is_graph
+        self.file = (stored or {}).get("file")  # of the index as it is in memory; None if it has changed since
         self.index: Any = None
         self.cells = 1
         if self.file is not None:
             try:
-                # A graph is read at random, all of it; of an inverted file only the cells that are probed.
-                self.index = faiss.read_index(str(path / self.file), 0 if self.graph else faiss.IO_FLAG_MMAP)
+                # A graph is read at random and needed as a whole; of an inverted file only the probed cells are read.
+                self.index = faiss.read_index(str(path / self.file), 0 if self.is_graph else faiss.IO_FLAG_MMAP)
             except RuntimeError as error:
                 raise GalleryError(f"{path / self.file}: missing or damaged; fill the store again") from error
-            if not self._is_as_made():
+            if not self._has_expected_kind():
                 raise GalleryError(f"{path / self.file}: not an index of {uri}; fill the store again")
             if self.index.d != dimension:
-                raise GalleryError(f"{path / self.file}: {self.index.d} numbers a vector, the index has {dimension}")
-            self.cells = 1 if self.graph else self.index.nlist
-        self.effort = (known or {}).get("effort") or (64 if self.graph else 2)
+                raise GalleryError(f"{path / self.file}: vectors of {self.index.d} numbers, the index has {dimension}")
+            self.cells = 1 if self.is_graph else self.index.nlist
+        self.effort = (stored or {}).get("effort") or (64 if self.is_graph else 2)  # efSearch, or cells to probe
 
-    def _is_as_made(self) -> bool:
+    def _has_expected_kind(self) -> bool:
         faiss = self._faiss
-        if not self.graph:
+        if not self.is_graph:
             return isinstance(self.index, faiss.IndexIVF)
         return isinstance(self.index, faiss.IndexIDMap2) and isinstance(
             faiss.downcast_index(self.index.index), faiss.IndexHNSW
@@ -67,76 +74,92 @@ class FaissStore:
 
     @property
     def max_effort(self) -> int:
-        return 2048 if self.graph else self.cells
+        """See [`VectorStore`]."""
+        return 2048 if self.is_graph else self.cells
 
     def __len__(self) -> int:
         return 0 if self.index is None else self.index.ntotal
 
-    def _in_memory(self) -> None:
-        # Mapped files cannot be written to.
-        if self.index is not None and not self.graph and self.file is not None:
+    def _make_writable(self) -> None:
+        """Reads a mapped file into memory, because it cannot be written to."""
+        if self.index is not None and not self.is_graph and self.file is not None:
             self.index = self._faiss.read_index(str(self.path / self.file))
 
     def add(self, ids: np.ndarray, embeds: np.ndarray) -> None:
-        """See [`VectorStore`]; the first vectors given train the cells, so they should be many and mixed."""
+        """See [`VectorStore`]. The first vectors train the cells, so they should be many and a random sample."""
+        ids = np.ascontiguousarray(ids, dtype=np.int64)
         embeds = np.ascontiguousarray(embeds, dtype=np.float32)
-        faiss = self._faiss
-        if self.index is None and self.graph:
-            graph = faiss.IndexHNSWFlat(self.dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-            graph.hnsw.efConstruction = HNSW_BUILD
-            self.index = faiss.IndexIDMap2(graph)
-        elif self.index is None:
-            # Near sqrt(n) looking at the cells costs what looking into a few does; more are slower to make (n cells D),
-            # and never so many that k-means would have too little to go on.
-            self.cells = max(1, min(int(CELLS * self.expected**0.5), len(embeds) // 39))
-            self.index = faiss.IndexIVFScalarQuantizer(
-                faiss.IndexFlatIP(self.dimension),
-                self.dimension,
-                self.cells,
-                faiss.ScalarQuantizer.QT_8bit,
-                faiss.METRIC_INNER_PRODUCT,
-            )
-            self.index.cp.max_points_per_centroid = TRAINED_ON
-            self.index.cp.min_points_per_centroid = 1  # no warning on stderr: so few vectors are one cell
-            self.index.cp.seed = 0
-            self.index.train(embeds)
+        if self.index is None:
+            self.index = self._new_graph() if self.is_graph else self._new_inverted_file(embeds)
         else:
-            self._in_memory()
-            if not self.graph:
-                self.index.remove_ids(np.ascontiguousarray(ids, dtype=np.int64))
+            self._make_writable()
+            if not self.is_graph:
+                self.index.remove_ids(ids)
         self.file = None
-        self.index.add_with_ids(embeds, np.ascontiguousarray(ids, dtype=np.int64))
+        self.index.add_with_ids(embeds, ids)
+
+    def _new_graph(self) -> Any:
+        faiss = self._faiss
+        graph = faiss.IndexHNSWFlat(self.dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = HNSW_BUILD_EFFORT
+        return faiss.IndexIDMap2(graph)
+
+    def _new_inverted_file(self, embeds: np.ndarray) -> Any:
+        """Trains an empty inverted file on `[n, D]` vectors."""
+        faiss = self._faiss
+        # Near sqrt(n) cells, comparing with all cells costs as much as reading the probed ones.
+        self.cells = max(1, min(int(CELLS * self.expected**0.5), len(embeds) // MIN_TRAINING_VECTORS))
+        index = faiss.IndexIVFScalarQuantizer(
+            faiss.IndexFlatIP(self.dimension),
+            self.dimension,
+            self.cells,
+            faiss.ScalarQuantizer.QT_8bit,
+            faiss.METRIC_INNER_PRODUCT,
+        )
+        index.cp.max_points_per_centroid = TRAINING_VECTORS
+        index.cp.min_points_per_centroid = 1  # silences a warning on stderr: so few vectors are one cell
+        index.cp.seed = 0
+        index.train(embeds)
+        return index
 
     def delete(self, ids: np.ndarray) -> None:
-        if self.graph:
-            raise GalleryError("store faiss-hnsw: cannot forget single images; clear it")
+        """See [`VectorStore`].
+
+        Raises:
+            GalleryError: the store is a graph, which cannot delete single vectors.
+        """
+        if self.is_graph:
+            raise GalleryError("store faiss-hnsw: cannot delete single vectors; clear it")
         if self.index is not None:
-            self._in_memory()
+            self._make_writable()
             self.file = None
             self.index.remove_ids(np.ascontiguousarray(ids, dtype=np.int64))
 
     def clear(self) -> None:
+        """See [`VectorStore`]. The file is removed once the manifest does not name it any more."""
         self.index, self.file = None, None
 
     def search(self, query: np.ndarray, count: int) -> np.ndarray:
+        """See [`VectorStore`]."""
         if self.index is None:
             return np.zeros(0, dtype=np.int64)
         faiss, count = self._faiss, min(count, self.index.ntotal)
         query = np.ascontiguousarray(query, dtype=np.float32)[None]
-        if self.graph:
-            how = faiss.SearchParametersHNSW(efSearch=max(self.effort, 2 * count))
-            ids = self.index.search(query, count, params=how)[1][0]
+        if self.is_graph:
+            parameters = faiss.SearchParametersHNSW(efSearch=max(self.effort, 2 * count))
+            ids = self.index.search(query, count, params=parameters)[1][0]
             return ids[ids >= 0]
-        # One probes more cells for more results: their neighbours lie farther apart.
-        probed = max(self.effort, self.effort * count // 400)
+        # Many results need more cells: their vectors lie farther apart.
+        probes = max(self.effort, self.effort * count // 400)
         while True:
-            how = faiss.SearchParametersIVF(nprobe=min(self.cells, probed))
-            ids = self.index.search(query, count, params=how)[1][0]
-            if ids[-1] >= 0 or probed >= self.cells:
+            parameters = faiss.SearchParametersIVF(nprobe=min(self.cells, probes))
+            ids = self.index.search(query, count, params=parameters)[1][0]
+            if ids[-1] >= 0 or probes >= self.cells:
                 return ids[ids >= 0]
-            probed *= 2  # so few cells do not hold so many
+            probes *= 2  # the probed cells held fewer than `count` vectors
 
     def saved(self) -> dict[str, Any]:
+        """See [`VectorStore`]."""
         if self.file is None and self.index is not None:
             name = new_name("faiss", ".index")
             unfinished = self.path / f".{name.removesuffix('.index')}.new"
@@ -146,6 +169,7 @@ class FaissStore:
         return {"file": self.file, "effort": self.effort}
 
     def close(self) -> None:
+        """See [`VectorStore`]."""
         self.index = None
 
 

@@ -1,4 +1,4 @@
-"""The manifest of an index, index.json: what belongs to it, read with every field checked and replaced in one step."""
+"""The manifest of an index, index.json: every field is checked when it is read, and a write replaces the whole file."""
 
 import contextlib
 import json
@@ -15,22 +15,24 @@ from modeling_rogle.inference.errors import GalleryError
 
 try:
     import fcntl
-except ImportError:  # no such locks on Windows: one writer at a time is then the caller's care
+except ImportError:  # Windows has no such locks; there the user must avoid two writers at once
     fcntl = None
 
 FORMAT = "rogle-gallery"
 VERSION = 2
 MANIFEST = "index.json"
-STAGED_MANIFEST = "index.json.building"  # a replacement in the making; the old index answers until it is whole
-COPIES_FOLDER, COPY_COLUMN = "pictures", "picture"
-_NAMES = r"shard-[0-9a-f]{8}|metadata-[0-9a-f]{8}\.parquet|faiss-[0-9a-f]{8}\.index"
-_PART = re.compile(_NAMES)
-# generation-*: of format 1, removed once a newer index stands.
-_OURS = re.compile(
-    _NAMES
-    + r"|generation-[0-9a-f]{8}|pictures|milvus\.db|calibration\.json"
+STAGED_MANIFEST = "index.json.building"  # of an unfinished replacement; the old index stays in use until it is complete
+COPIES_FOLDER, COPY_COLUMN = "pictures", "picture"  # names in format 2
+PRECISIONS = ("float32", "bfloat16")
+_PART_NAMES = r"shard-[0-9a-f]{8}|metadata-[0-9a-f]{8}\.parquet|faiss-[0-9a-f]{8}\.index"
+_PART = re.compile(_PART_NAMES)
+_INDEX_FILE = re.compile(
+    _PART_NAMES
+    + r"|generation-[0-9a-f]{8}"  # of format 1, removed once a newer index is complete
+    + r"|pictures|milvus\.db|calibration\.json"
     + r"|index\.json(\.building)?(\.new)?|\.faiss-[0-9a-f]{8}\.new"
 )
+_COLLECTION = re.compile(r"\w{1,64}", re.ASCII)  # a collection at a store, and its folder in a local store
 _FIELDS = {
     "folder": str,
     "images": int,
@@ -44,41 +46,46 @@ _FIELDS = {
     "next_id": int,
     "complete": bool,
 }
-_COLLECTION = re.compile(r"\w{1,64}", re.ASCII)  # a name at a store, and of a folder in a local one
-PRECISIONS = ("float32", "bfloat16")
 
 
 def new_name(kind: str, suffix: str = "") -> str:
-    """A name for a part of an index that no earlier part had."""
+    """Returns a random name for a new part of an index, so that no name is used twice."""
     return f"{kind}-{secrets.token_hex(4)}{suffix}"
 
 
 def read_manifest(path: Path, name: str = MANIFEST) -> dict[str, Any]:
-    """The manifest of the index at `path`.
+    """Reads and checks a manifest.
+
+    Args:
+        path: the index folder.
+        name: file name of the manifest.
 
     Raises:
-        FileNotFoundError: no such folder.
-        GalleryError: not an index, of another version, or a field that cannot be right; file and field are named.
+        FileNotFoundError: the folder does not exist.
+        GalleryError: the folder is not an index, has another format version, or has an invalid field. The message
+            names file and field.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such index")
     file = path / name
     if not file.is_file():
         if (path / STAGED_MANIFEST).is_file():
-            raise GalleryError(f"{path}: an index that was never finished; run `rogle index` again to finish it")
-        raise GalleryError(f"{path}: not an index (no {MANIFEST}); `rogle index` makes one")
+            raise GalleryError(f"{path}: an unfinished index; run `rogle index` again to finish it")
+        raise GalleryError(f"{path}: not an index (no {MANIFEST}); create one with `rogle index`")
     try:
         header = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise GalleryError(f"{file}: damaged ({error}); build the index again") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise GalleryError(f"{file}: not the header of a Rogle index")
+        raise GalleryError(f"{file}: not the manifest of a Rogle index")
     if header.get("version") != VERSION:
-        raise GalleryError(f"{file}: format {header.get('version')}, this program reads {VERSION}; build it again")
+        version = f"format {header.get('version')}, this program reads format {VERSION}"
+        raise GalleryError(f"{file}: {version}; build the index again")
     for field, kind in _FIELDS.items():
         if not isinstance(header.get(field), kind):
             raise GalleryError(f"{file}: field {field!r} is missing or not a {kind.__name__}; build the index again")
     _check_values(file, header)
+    _check_store(file, header)
     return header
 
 
@@ -91,19 +98,24 @@ def _check_values(file: Path, header: dict[str, Any]) -> None:
             raise GalleryError(f"{file}: field 'template_boxes' holds {box!r}, not four numbers; build the index again")
     if len(labels) != len(boxes) or not all(isinstance(label, str) for label in labels):
         raise GalleryError(f"{file}: field 'template_labels' is not {len(boxes)} names; build the index again")
-    if not all(isinstance(item, dict) and isinstance(item.get("path"), str) for item in header["skipped"]):
+    if not all(isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in header["skipped"]):
         raise GalleryError(f"{file}: field 'skipped' holds an entry without a path; build the index again")
     for shard in header["shards"]:
-        named = isinstance(shard, dict) and isinstance(shard.get("name"), str) and isinstance(shard.get("rows"), int)
-        if not named or not _PART.fullmatch(shard["name"]) or shard["rows"] < 0:
+        valid = isinstance(shard, dict) and isinstance(shard.get("name"), str) and isinstance(shard.get("rows"), int)
+        if not valid or not _PART.fullmatch(shard["name"]) or shard["rows"] < 0:
             raise GalleryError(f"{file}: field 'shards' holds {shard!r}, not a shard; build the index again")
     if sum(shard["rows"] for shard in header["shards"]) != header["images"]:
         raise GalleryError(f"{file}: fields 'shards' and 'images' disagree; build the index again")
     metadata = header.get("metadata")
     if metadata is not None and not (isinstance(metadata, str) and _PART.fullmatch(metadata)):
-        raise GalleryError(f"{file}: field 'metadata' names {metadata!r}, not a part of an index")
-    store = header.get("store")
-    if store is not None and not (
+        raise GalleryError(f"{file}: field 'metadata' is {metadata!r}, not the name of a part of an index")
+
+
+def _check_store(file: Path, header: dict[str, Any]) -> None:
+    store, collection = header.get("store"), header.get("collection")
+    if store is None:
+        return
+    if not (
         isinstance(store, dict)
         and isinstance(store.get("uri"), str)
         and isinstance(store.get("upto"), int)
@@ -111,10 +123,9 @@ def _check_values(file: Path, header: dict[str, Any]) -> None:
         and isinstance(store.get("effort", 1), int)
         and all(_is_finite_number(store.get(name, 1.0)) for name in ("recall", "filtered", "gain"))
     ):
-        raise GalleryError(f"{file}: field 'store' is no store; build the index again")
-    collection = header.get("collection")
-    if store is not None and not (isinstance(collection, str) and _COLLECTION.fullmatch(collection)):
-        raise GalleryError(f"{file}: field 'collection' is {collection!r}, no name of a collection at its store")
+        raise GalleryError(f"{file}: field 'store' is not a valid store; build the index again")
+    if not (isinstance(collection, str) and _COLLECTION.fullmatch(collection)):
+        raise GalleryError(f"{file}: field 'collection' is {collection!r}, not the name of a collection")
 
 
 def _is_finite_number(value: Any) -> bool:
@@ -122,7 +133,10 @@ def _is_finite_number(value: Any) -> bool:
 
 
 def write_manifest(path: Path, header: dict[str, Any], name: str = MANIFEST) -> None:
-    """Replaces the manifest in one step, and on the disk before anything that it no longer names goes."""
+    """Replaces a manifest atomically.
+
+    The new manifest is on the disk when this returns, so that the parts that it no longer names can be removed.
+    """
     new = path / f"{name}.new"
     with open(new, "w", encoding="utf-8") as file:
         file.write(json.dumps(header, indent=1, ensure_ascii=False) + "\n")
@@ -132,7 +146,7 @@ def write_manifest(path: Path, header: dict[str, Any], name: str = MANIFEST) -> 
 
 
 def remove_unreferenced(path: Path) -> None:
-    """Removes every part that neither manifest names: what a killed writer left, and what was replaced."""
+    """Removes every part of an index that neither manifest names: replaced parts and those of a killed writer."""
     kept = {MANIFEST, STAGED_MANIFEST, COPIES_FOLDER, "milvus.db", "calibration.json"}
     for name in (MANIFEST, STAGED_MANIFEST):
         with contextlib.suppress(OSError, GalleryError):
@@ -140,28 +154,32 @@ def remove_unreferenced(path: Path) -> None:
             kept.update(shard["name"] for shard in header["shards"])
             kept.update({header.get("metadata"), (header.get("store") or {}).get("file")})
     for name in os.listdir(path):
-        if _OURS.fullmatch(name) and name not in kept:
+        if _INDEX_FILE.fullmatch(name) and name not in kept:
             target = path / name
             shutil.rmtree(target, ignore_errors=True) if target.is_dir() else target.unlink(missing_ok=True)
 
 
 def check_index_folder(path: Path) -> None:
-    """Raises GalleryError where something other than an index stands: what is replaced is removed."""
+    """Checks that an index may be written to a folder: it must hold nothing but an index, or not exist.
+
+    Raises:
+        GalleryError: the path is a file, or the folder holds another file.
+    """
     if not path.exists():
         return
     if not path.is_dir():
-        raise GalleryError(f"{path}: a file stands there, an index is a folder")
-    foreign = [name for name in sorted(os.listdir(path)) if not _OURS.fullmatch(name)]
+        raise GalleryError(f"{path}: is a file, but an index is a folder")
+    foreign = [name for name in sorted(os.listdir(path)) if not _INDEX_FILE.fullmatch(name)]
     if foreign:
-        raise GalleryError(f"{path}: holds {foreign[0]!r}, which is no part of an index; choose another folder for it")
+        raise GalleryError(f"{path}: holds {foreign[0]!r}, which is not part of an index; choose another folder")
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps every other writer out of the folder; a lock of the kernel's, gone with the process however it ends.
+    """Holds the write lock of an index folder. The kernel releases it when the process ends for any reason.
 
     Raises:
-        GalleryError: another process is writing.
+        GalleryError: another process holds the lock.
     """
     if fcntl is None:
         yield
@@ -171,17 +189,17 @@ def locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise GalleryError(f"{path}: another process is writing this index; wait for it") from error
+            raise GalleryError(f"{path}: another process is writing this index; wait until it has finished") from error
         yield
     finally:
         os.close(folder)
 
 
 __all__ = [
-    "FORMAT",
-    "MANIFEST",
     "COPIES_FOLDER",
     "COPY_COLUMN",
+    "FORMAT",
+    "MANIFEST",
     "PRECISIONS",
     "STAGED_MANIFEST",
     "VERSION",

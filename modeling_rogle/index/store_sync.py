@@ -1,51 +1,56 @@
-"""Keeping the store beside an index in step with it: filled after indexing, forgetting with every deletion."""
+"""Keeps a vector store consistent with its index: fills it after indexing and deletes from it with every deletion."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from modeling_rogle.index.manifest import MANIFEST, read_manifest, remove_unreferenced, write_manifest
+from modeling_rogle.index.manifest import read_manifest, remove_unreferenced, write_manifest
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.vector_store import EXACT_ROWS, MIN_RECALL, StoreQuality, VectorStore, open_store, tune
 from modeling_rogle.inference.errors import GalleryError
 
-PAYS = 0.9  # times as fast as the exact search under which a store is said not to pay; nearer to 1 none can tell
-_AT_ONCE = 65_536  # vectors in memory while a store is filled
-_TRAINED_AT_ONCE = 262_144  # of the first ones, which train faiss' cells: 512 MB at width 512
-# Queries that a store's recall is measured on: texts lie apart from images, so images would measure something else.
-# So many, since what a store loses it loses for few queries, and for those all: fifty may tell 0.99 where 0.94 is true.
+MIN_SPEEDUP = 0.9  # over exact search, below which `rogle index` warns; a value nearer to 1 is within timing noise
+_BLOCK_ROWS = 65_536  # vectors in memory while a store is filled
+_TRAINING_ROWS = 262_144  # vectors of the first block, which train the cells of faiss: 512 MB at width 512
+# Queries on which recall is measured. Text embeddings lie apart from image embeddings, so image queries would measure
+# something else. The number is large because a store loses all results of a few queries: with fifty queries a recall of
+# 0.94 can be measured as 0.99.
 PROBES = tuple(
-    f"A {who} wears a {colour} {what}{more}."
-    for who in ("man", "woman")
+    f"A {person} wears a {colour} {clothing}{suffix}."
+    for person in ("man", "woman")
     for colour in ("red", "black", "white", "blue", "green", "yellow", "grey", "brown", "pink", "purple")
-    for what in ("jacket", "dress", "t-shirt", "coat with grey trousers", "backpack and a cap", "sweater and jeans")
-    for more in ("", " and carries a bag")
+    for clothing in ("jacket", "dress", "t-shirt", "coat with grey trousers", "backpack and a cap", "sweater and jeans")
+    for suffix in ("", " and carries a bag")
 )
 
 
 def sync_store(
     path: Path, uri: str, queries: Callable[[], np.ndarray] | None = None, progress: bool = False
 ) -> dict[str, Any] | None:
-    """Brings a store up to the index at `path`, whose lock the caller holds, and writes it into the manifest.
+    """Adds to a store the rows of an index that it does not hold, and records the store in the manifest.
+
+    The caller holds the lock of the index. A store of another URI is cleared first.
 
     Args:
-        uri: see [`open_store`]; `exact` takes the index off any store.
-        queries: gives `[q, D]` unit vectors to measure the recall on; without, what was measured before holds.
+        path: the index folder.
+        uri: see [`open_store`]; `exact` clears the index's store and adds none.
+        queries: returns `[q, D]` unit vectors on which quality is measured; it is called only if rows were added or
+            nothing was measured yet. None keeps the measured quality.
+        progress: show a progress bar.
 
     Returns:
-        the manifest's `store`.
-
-    Warns:
-        UserWarning: the recall stays under 0.95, so that searches will be exact, all or those with a filter; or the
-            store is no faster than they are.
+        the manifest's `store`, None for `exact`.
 
     Raises:
-        GalleryError: the store does not answer, or is no store.
+        GalleryError: the URI is unknown, or the store does not answer.
+
+    Warns:
+        UserWarning: recall is below 0.95, so that searches (all, or those with a filter) will be exact, or the store is
+            slower than exact search.
     """
     header = read_manifest(path)
     if uri == "exact" or header.get("store") and header["store"]["uri"] != uri:
@@ -56,105 +61,122 @@ def sync_store(
     if uri == "exact":
         return None
     index = Index(path)
-    store, old = _opened(uri, path, index.header)
+    store, stored = _open_or_empty(uri, path, index.header)
     try:
-        first = int(np.searchsorted(index.ids, old.get("upto", 0)))
-        with tqdm(total=len(index) - first, unit=" images", desc=f"filling {uri}", disable=not progress) as bar:
-            start = first
-            while start < len(index):
-                stop = min(len(index), start + (_AT_ONCE if start else _TRAINED_AT_ONCE))
-                rows = np.arange(start, stop)
-                if start == 0:  # a sample of all trains the cells, not those that happened to come first
-                    rows = _spread(len(index), stop)
-                    left = np.setdiff1d(np.arange(len(index)), rows, assume_unique=True)
-                elif first == 0:
-                    rows = left[start - len(index) + len(left) :][: stop - start]
+        synced_rows = int(np.searchsorted(index.ids, stored.get("upto", 0)))
+        with tqdm(total=len(index) - synced_rows, unit=" images", desc=f"filling {uri}", disable=not progress) as bar:
+            for rows in _blocks(len(index), synced_rows):
                 store.add(index.ids[rows], index.global_rows(rows))
                 bar.update(len(rows))
-                start = stop
-        tuned = StoreQuality(*(old.get(name, 1.0) for name in ("recall", "filtered", "gain")))
-        if queries is not None and len(index) and (first < len(index) or "recall" not in old):
-            tuned = tune(store, index, queries())
-        upto = int(index.ids[-1]) + 1 if len(index) else 0
-        measured = {name: round(value, 4) for name, value in asdict(tuned).items()}
-        saved = {"uri": uri, "upto": upto, **measured, **store.saved()}
+        quality = StoreQuality(*(stored.get(name, 1.0) for name in ("recall", "filtered", "gain")))
+        if queries is not None and len(index) and (synced_rows < len(index) or "recall" not in stored):
+            quality = tune(store, index, queries())
+        stored = {
+            "uri": uri,
+            "upto": int(index.ids[-1]) + 1 if len(index) else 0,
+            "recall": round(quality.recall, 4),
+            "filtered": round(quality.filtered_recall, 4),
+            "gain": round(quality.speedup, 4),
+            **store.saved(),
+        }
     finally:
         store.close()
-    _say(uri, tuned, len(index))
-    write_manifest(path, {**index.header, "store": saved})
+    _warn(uri, quality, len(index))
+    write_manifest(path, {**index.header, "store": stored})
     remove_unreferenced(path)
-    return saved
+    return stored
 
 
-def _say(uri: str, tuned: StoreQuality, images: int) -> None:
-    line = None
-    if tuned.recall < MIN_RECALL:
-        line = f"finds {100 * tuned.recall:.1f} % of the best ten; searches will be exact"
-    elif tuned.gain < PAYS and images > EXACT_ROWS:  # in a small index neither is felt
-        line = f"does not pay here, a search takes {1 / tuned.gain:.1f} times as long as an exact one (--store exact)"
-    elif tuned.filtered < MIN_RECALL:
-        share = f"{100 * tuned.filtered:.1f} %"
-        line = f"finds {share} of the best ten through a filter; searches with one will be exact"
-    if line:
-        warnings.warn(f"store {uri}: {line}", stacklevel=4)
+def _blocks(total: int, synced_rows: int) -> Iterator[np.ndarray]:
+    """Yields the row numbers from `synced_rows` on, in blocks.
+
+    The first block of an empty store is a random sample of all rows, because it trains the cells of faiss.
+    """
+    remaining = np.arange(synced_rows, total)
+    if synced_rows == 0 and total:
+        sample = np.sort(np.random.default_rng(0).permutation(total)[:_TRAINING_ROWS])
+        yield sample
+        remaining = np.setdiff1d(remaining, sample, assume_unique=True)
+    for start in range(0, len(remaining), _BLOCK_ROWS):
+        yield remaining[start : start + _BLOCK_ROWS]
 
 
-def _opened(uri: str, path: Path, header: dict[str, Any]) -> tuple[VectorStore, dict[str, Any]]:
-    """A store and what is known of it; one whose file or collection is gone or damaged is opened empty (`upto` 0)."""
-    known = header.get("store") or {}
+def _warn(uri: str, quality: StoreQuality, images: int) -> None:
+    reason = None
+    if quality.recall < MIN_RECALL:
+        reason = f"finds {100 * quality.recall:.1f} % of the best ten; searches will be exact"
+    elif quality.speedup < MIN_SPEEDUP and images > EXACT_ROWS:  # in a small index the difference is not noticeable
+        factor = f"{1 / quality.speedup:.1f} times as long as exact search"
+        reason = f"is slower than exact search here: a search takes {factor} (--store exact removes the store)"
+    elif quality.filtered_recall < MIN_RECALL:
+        share = f"{100 * quality.filtered_recall:.1f} %"
+        reason = f"finds {share} of the best ten with a filter; searches with a filter will be exact"
+    if reason:
+        warnings.warn(f"store {uri}: {reason}", stacklevel=4)
+
+
+def _open_or_empty(uri: str, path: Path, header: dict[str, Any]) -> tuple[VectorStore, dict[str, Any]]:
+    """Opens a store and returns it with its fields of the manifest.
+
+    A store whose file or collection is missing or damaged is opened empty, with `upto` 0.
+    """
+    stored = header.get("store") or {}
     try:
-        return open_store(uri, path, header), known
+        return open_store(uri, path, header), stored
     except GalleryError:
-        if not known.get("upto"):
+        if not stored.get("upto"):
             raise
-        known = _emptied(known)
-        return open_store(uri, path, {**header, "store": known}), known
+        stored = _emptied(stored)
+        return open_store(uri, path, {**header, "store": stored}), stored
 
 
-def _emptied(known: dict[str, Any]) -> dict[str, Any]:
-    return {**known, **({"file": None} if "file" in known else {}), "upto": 0}
-
-
-def _spread(total: int, count: int) -> np.ndarray:
-    return np.sort(np.random.default_rng(0).permutation(total)[:count])
+def _emptied(stored: dict[str, Any]) -> dict[str, Any]:
+    return {**stored, **({"file": None} if "file" in stored else {}), "upto": 0}
 
 
 def delete_from_store(path: Path, header: dict[str, Any], ids: np.ndarray) -> dict[str, Any] | None:
-    """Takes embeddings out of an index's store, off the disk.
+    """Deletes embeddings from an index's store, also from the disk.
+
+    Args:
+        path: the index folder.
+        header: the manifest, which has a store.
+        ids: ids to delete.
 
     Returns:
-        what the manifest must then say: a store that cannot forget single images is empty (`upto` 0), to be filled
-        again.
+        the new `store` of the manifest. A store that cannot delete single vectors is empty (`upto` 0) and must be
+        filled again.
 
     Raises:
-        GalleryError: the store does not answer; nothing must then be deleted from the index either.
+        GalleryError: the store does not answer. Nothing may then be deleted from the index either.
     """
-    known = header["store"]
+    stored = header["store"]
     try:
-        store, found = _opened(known["uri"], path, header)
+        store, opened = _open_or_empty(stored["uri"], path, header)
     except GalleryError as error:
-        file = known.get("file")
-        if file is None:
-            raise GalleryError(f"{error}; it holds the embeddings too, so nothing was deleted") from error
-        return _emptied(known)  # unreadable here, but a file of ours: the commit removes it
+        if stored.get("file") is None:
+            raise GalleryError(f"{error}; the store holds these embeddings too, so nothing was deleted") from error
+        return _emptied(stored)  # the file cannot be read on this machine; the next commit removes it
     try:
-        if found["upto"] and store.forgets:
+        if opened["upto"] and store.can_delete:
             store.delete(ids)
-            return {**known, **store.saved()}
+            return {**stored, **store.saved()}
         store.clear()
-        return _emptied(known)
+        return _emptied(stored)
     finally:
         store.close()
 
 
 def clear_store(path: Path) -> None:
-    """Empties the store of the index that stands at `path`, before another takes its place.
+    """Clears the store of an index that is about to be replaced.
+
+    Args:
+        path: the index folder. Without a readable manifest or a store nothing happens.
 
     Warns:
-        UserWarning: the store does not answer; its collection is named.
+        UserWarning: the store does not answer. The message names its collection.
     """
     try:
-        header = read_manifest(path, MANIFEST)
+        header = read_manifest(path)
     except (GalleryError, FileNotFoundError):
         return
     if not header.get("store"):
@@ -165,7 +187,7 @@ def clear_store(path: Path) -> None:
         store.close()
     except GalleryError as error:
         if header["store"].get("file") is None:
-            warnings.warn(f"{error}; collection {header.get('collection')} may still be there", stacklevel=3)
+            warnings.warn(f"{error}; collection {header.get('collection')} may still exist", stacklevel=3)
 
 
-__all__ = ["PROBES", "clear_store", "sync_store", "delete_from_store"]
+__all__ = ["PROBES", "clear_store", "delete_from_store", "sync_store"]

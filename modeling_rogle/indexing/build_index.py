@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import torch
 from tqdm import tqdm
 
+from modeling_rogle.index.index_writer import SMALL_SHARD, IndexWriter, write_table
 from modeling_rogle.index.manifest import (
     COPIES_FOLDER,
     COPY_COLUMN,
@@ -35,7 +36,7 @@ from modeling_rogle.index.manifest import (
     read_manifest,
     remove_unreferenced,
 )
-from modeling_rogle.index.shards import MAX_REGIONS, SMALL_SHARD, Index, IndexWriter, read_parquet, write_table
+from modeling_rogle.index.shards import MAX_REGIONS, Index, read_parquet
 from modeling_rogle.index.store_sync import PROBES, clear_store, delete_from_store, sync_store
 from modeling_rogle.index.vector_store import check_store, resolve_store
 from modeling_rogle.indexing.decoding import Preparer, Ready, as_jpeg, default_workers, prepared_batches

@@ -1,4 +1,4 @@
-"""faiss beside the shards: recall, deletion, files written whole."""
+"""The faiss store: recall, deletion, atomic files, damaged files."""
 
 import os
 import warnings
@@ -7,14 +7,16 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from modeling_rogle.index import store_sync as filling
+from modeling_rogle.index import store_sync
 from modeling_rogle.index.faiss_store import FaissStore
 from modeling_rogle.index.manifest import read_manifest
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.store_sync import delete_from_store, sync_store
 from modeling_rogle.index.vector_store import StoreQuality, exact_search, nearest, open_store
 from modeling_rogle.inference.errors import GalleryError
-from tests.modeling_rogle.index.test_vector_store import DIMENSION, ROWS, clustered, made
+from tests.helpers.index_files import STORE_DIMENSION as DIMENSION
+from tests.helpers.index_files import STORE_ROWS as ROWS
+from tests.helpers.index_files import clustered, clustered_index
 
 pytest.importorskip("faiss")
 
@@ -33,7 +35,7 @@ def recall(index: Index, store, count: int = 10) -> float:
 
 
 def stored(file, number: int) -> bytes:
-    """The bytes that an index file holds of one vector."""
+    """The bytes of one vector in an index file."""
     import faiss
 
     index = faiss.read_index(str(file))
@@ -48,8 +50,8 @@ def stored(file, number: int) -> bytes:
     raise AssertionError(f"{number} is not in {file}")
 
 
-def test_an_inverted_file_takes_a_byte_a_number_and_looks_further_where_cells_hold_too_few(tmp_path):
-    made(tmp_path)
+def test_an_inverted_file_takes_a_byte_a_number_and_probes_more_cells_where_they_hold_too_few(tmp_path):
+    clustered_index(tmp_path)
     saved = sync_store(tmp_path, "faiss", lambda: clustered(30))
     assert (tmp_path / saved["file"]).stat().st_size < ROWS * (DIMENSION + 8) + 10_000
     index = Index(tmp_path)
@@ -57,28 +59,28 @@ def test_an_inverted_file_takes_a_byte_a_number_and_looks_further_where_cells_ho
     assert store.cells > 10 and len(store.search(clustered(1)[0], 200)) == 200
 
 
-def test_a_store_that_does_not_pay_or_loses_too_much_says_so(tmp_path, monkeypatch):
-    made(tmp_path)
-    monkeypatch.setattr(filling, "EXACT_ROWS", 100)
-    for tuned, line in (
-        (StoreQuality(1.0, 1.0, 0.5), "does not pay here, a search takes 2.0 times as long as an exact one"),
-        (StoreQuality(1.0, 0.8, 3.0), "finds 80.0 % of the best ten through a filter; searches with one will be exact"),
-        (StoreQuality(0.9, 0.9, 3.0), "finds 90.0 % of the best ten; searches will be exact"),
+def test_a_store_that_is_slow_or_has_a_low_recall_is_reported(tmp_path, monkeypatch):
+    clustered_index(tmp_path)
+    monkeypatch.setattr(store_sync, "EXACT_ROWS", 100)
+    for quality, line in (
+        (StoreQuality(1.0, 1.0, 0.5), "is slower than exact search here: a search takes 2.0 times as long"),
+        (StoreQuality(1.0, 0.8, 3.0), "finds 80.0 % of the best ten with a filter"),
+        (StoreQuality(0.9, 0.9, 3.0), "finds 90.0 % of the best ten"),
     ):
         sync_store(tmp_path, "exact")
-        monkeypatch.setattr(filling, "tune", lambda *_, tuned=tuned: tuned)
+        monkeypatch.setattr(store_sync, "tune", lambda *_, quality=quality: quality)
         with pytest.warns(UserWarning, match=f"store faiss: {line}"):
             saved = sync_store(tmp_path, "faiss", lambda: clustered(3))
-        assert {name: saved[name] for name in ("recall", "filtered", "gain")} == asdict(tuned)
+        assert [saved[name] for name in ("recall", "filtered", "gain")] == list(asdict(quality).values())
     sync_store(tmp_path, "exact")
-    monkeypatch.setattr(filling, "tune", lambda *_: StoreQuality(1.0, 1.0, 0.95))
+    monkeypatch.setattr(store_sync, "tune", lambda *_: StoreQuality(1.0, 1.0, 0.95))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sync_store(tmp_path, "faiss", lambda: clustered(3))  # no clock tells 0.95 from 1
+        sync_store(tmp_path, "faiss", lambda: clustered(3))  # 0.95 is within timing noise of 1
 
 
-def test_a_filled_store_is_found_again_and_finds(tmp_path, uri):
-    made(tmp_path)
+def test_a_filled_store_is_opened_again_and_searched(tmp_path, uri):
+    clustered_index(tmp_path)
     saved = sync_store(tmp_path, uri, lambda: clustered(30))
     assert saved["upto"] == ROWS and saved["recall"] >= 0.95
     index = Index(tmp_path)
@@ -88,7 +90,7 @@ def test_a_filled_store_is_found_again_and_finds(tmp_path, uri):
 
 
 def test_deleted_vectors_leave_the_file(tmp_path, uri):
-    index = made(tmp_path)
+    index = clustered_index(tmp_path)
     sync_store(tmp_path, uri)
     (before,) = tmp_path.glob("faiss-*.index")
     gone = stored(before, 5)
@@ -104,7 +106,7 @@ def test_deleted_vectors_leave_the_file(tmp_path, uri):
         assert gone not in (tmp_path / known["file"]).read_bytes()
 
 
-def test_vectors_are_added_to_what_stands_there(tmp_path, uri):
+def test_vectors_are_added_to_existing_ones(tmp_path, uri):
     vectors = clustered()
     store = FaissStore(tmp_path, uri, DIMENSION, ROWS, None)
     store.add(np.arange(500), vectors[:500])
@@ -118,10 +120,10 @@ def test_vectors_are_added_to_what_stands_there(tmp_path, uri):
 
 
 def test_a_damaged_or_foreign_file_is_named(tmp_path, uri):
-    made(tmp_path)
+    clustered_index(tmp_path)
     saved = sync_store(tmp_path, uri)
     header = read_manifest(tmp_path)
-    with pytest.raises(GalleryError, match="16 numbers a vector, the index has 32"):
+    with pytest.raises(GalleryError, match="16 numbers, the index has 32"):
         open_store(uri, tmp_path, {**header, "dimension": 32})
     file = tmp_path / saved["file"]
     file.write_bytes(file.read_bytes()[:100])
@@ -132,7 +134,7 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path, uri):
 def test_an_index_of_another_kind_is_named(tmp_path, uri):
     import faiss
 
-    made(tmp_path)
+    clustered_index(tmp_path)
     saved = sync_store(tmp_path, uri)
     faiss.write_index(faiss.IndexIDMap2(faiss.IndexFlatIP(DIMENSION)), str(tmp_path / saved["file"]))
     with pytest.raises(GalleryError, match=f"{saved['file']}: not an index of {uri}; fill the store again"):
@@ -140,8 +142,8 @@ def test_an_index_of_another_kind_is_named(tmp_path, uri):
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut"])
-def test_a_store_whose_file_is_lost_is_filled_again(tmp_path, uri, harm):
-    made(tmp_path)
+def test_a_store_whose_file_is_missing_or_damaged_is_filled_again(tmp_path, uri, harm):
+    clustered_index(tmp_path)
     saved = sync_store(tmp_path, uri, lambda: clustered(30))
     file = tmp_path / saved["file"]
     file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:100])
@@ -150,7 +152,7 @@ def test_a_store_whose_file_is_lost_is_filled_again(tmp_path, uri, harm):
     assert len(open_store(uri, tmp_path, read_manifest(tmp_path))) == ROWS and not file.exists()
 
 
-def test_few_vectors_are_filled_in_silence(tmp_path, capfd):
+def test_few_vectors_are_filled_without_output(tmp_path, capfd):
     store = FaissStore(tmp_path, "faiss", DIMENSION, 8, None)
     store.add(np.arange(8), clustered(8))
     assert len(store) == 8 and capfd.readouterr() == ("", "")

@@ -1,7 +1,6 @@
-"""The exact search equals sorting everything; a store is believed as far as it was measured."""
+"""Exact search equals sorting all cosines; a store is used only where its measured recall allows it."""
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,37 +9,20 @@ from modeling_rogle.index import vector_store as stores
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.vector_store import exact_search, nearest, open_store, tune
 from modeling_rogle.inference.errors import GalleryError
-from tests.modeling_rogle.index.test_shards import REGIONS, facts, unit_rows, writer
-
-ROWS, DIMENSION = 600, 16
-
-
-def clustered(rows: int = ROWS, dimension: int = DIMENSION) -> np.ndarray:
-    """Unit vectors around 20 centres."""
-    centres = unit_rows(20, dimension, seed=2)
-    found = centres[np.arange(rows) % 20] + 0.5 * unit_rows(rows, dimension, seed=3)
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+from tests.helpers.index_files import REGIONS, clustered, clustered_index, empty_writer, image_rows, unit_rows
+from tests.helpers.index_files import STORE_DIMENSION as DIMENSION
+from tests.helpers.index_files import STORE_ROWS as ROWS
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def index(request, tmp_path_factory) -> Index:
-    return made(tmp_path_factory.mktemp("store") / "index", request.param)
-
-
-def made(path: Path, precision: str = "float32") -> Index:
-    images, regions = clustered(), np.ones((ROWS, REGIONS, DIMENSION), np.float32)
-    writing = writer(path, dimension=DIMENSION, precision=precision, collection="rogle_0000")
-    for start in (0, 250, 251):
-        stop = {0: 250, 250: 251, 251: ROWS}[start]
-        writing.add(facts(start, stop - start), images[start:stop], regions[start:stop])
-        writing.commit()
-    return Index(path)
+    return clustered_index(tmp_path_factory.mktemp("store") / "index", request.param)
 
 
 class Exhaustive:
-    """A store that looks at everything, as a stand-in for any kind: it finds the share `effort` / 8 of the rows."""
+    """A store that searches exactly and returns the share `effort` / 8 of the rows."""
 
-    forgets, max_effort = True, 8
+    can_delete, max_effort = True, 8
 
     def __init__(self, index: Index, effort: int = 8):
         self.index, self.effort, self.asked = index, effort, 0
@@ -65,14 +47,14 @@ def test_exact_search_equals_sorting_everything(index, count):
 
 
 def test_of_equal_scores_the_earlier_rows_win(tmp_path):
-    writing = writer(tmp_path, dimension=2)
+    writer = empty_writer(tmp_path, dimension=2)
     for start in (0, 10):
-        writing.add(facts(start, 10), np.tile(np.float32([1, 0]), (10, 1)), np.ones((10, REGIONS, 2), np.float32))
-        writing.commit()
+        writer.add(image_rows(start, 10), np.tile(np.float32([1, 0]), (10, 1)), np.ones((10, REGIONS, 2), np.float32))
+        writer.commit()
     assert exact_search(Index(tmp_path), np.float32([1, 0]), 13)[0].tolist() == list(range(13))
 
 
-def test_a_store_finds_what_the_exact_search_finds(index, monkeypatch):
+def test_a_search_through_a_store_equals_exact_search(index, monkeypatch):
     monkeypatch.setattr(stores, "EXACT_ROWS", 10)
     query, store = unit_rows(DIMENSION, seed=8), Exhaustive(index)
     half = np.arange(0, ROWS, 2)
@@ -86,7 +68,7 @@ def test_a_store_finds_what_the_exact_search_finds(index, monkeypatch):
     assert store.asked == 2  # nine rows are read exactly
 
 
-def test_what_the_store_does_not_hold_yet_is_read_exactly(index):
+def test_rows_that_the_store_does_not_hold_are_searched_exactly(index):
     query = unit_rows(DIMENSION, seed=9)
     store = Exhaustive(index)
     found = nearest(index, query, 10, None, store, 300)
@@ -95,39 +77,39 @@ def test_what_the_store_does_not_hold_yet_is_read_exactly(index):
     assert found[0].tolist() == exact_search(index, query, 10)[0].tolist()
 
 
-def test_a_store_that_does_not_answer_or_falls_short_is_made_up_for_and_said(index, monkeypatch):
+def test_a_store_that_does_not_answer_or_returns_too_few_is_replaced_by_exact_search(index, monkeypatch):
     monkeypatch.setattr(stores, "EXACT_ROWS", 10)
     query, store = unit_rows(DIMENSION, seed=9), Exhaustive(index)
     expected = exact_search(index, query, 10, np.arange(1, ROWS, 2))[0].tolist()
     store.search = lambda *_: np.arange(0, 400, 2)  # none of them passes
-    with pytest.warns(UserWarning, match="only 0 of 10 results came back; searched exactly instead"):
+    with pytest.warns(UserWarning, match="only 0 of 10 results"):
         assert nearest(index, query, 10, np.arange(1, ROWS, 2), store, ROWS)[0].tolist() == expected
 
     def gone(*_):
         raise GalleryError("store http://gone: no answer")
 
     store.search = gone
-    with pytest.warns(UserWarning, match="store http://gone: no answer; searched exactly instead"):
+    with pytest.warns(UserWarning, match="store http://gone: no answer"):
         assert nearest(index, query, 10, None, store, ROWS)[0].tolist() == exact_search(index, query, 10)[0].tolist()
 
 
-def test_a_store_that_loses_too_much_through_filters_is_not_asked_with_one(index, monkeypatch):
+def test_a_store_with_a_low_recall_with_filters_is_not_used_with_one(index, monkeypatch):
     monkeypatch.setattr(stores, "EXACT_ROWS", 10)
     query, store, half = unit_rows(DIMENSION, seed=9), Exhaustive(index), np.arange(1, ROWS, 2)
-    with pytest.warns(UserWarning, match="finds 80.0 % of the best ten through filters; searched exactly instead"):
-        found = nearest(index, query, 10, half, store, ROWS, filtered=0.8)
+    with pytest.warns(UserWarning, match="80.0 %"):
+        found = nearest(index, query, 10, half, store, ROWS, filtered_recall=0.8)
     assert not store.asked and found[0].tolist() == exact_search(index, query, 10, half)[0].tolist()
-    nearest(index, query, 10, None, store, ROWS, filtered=0.8)
+    nearest(index, query, 10, None, store, ROWS, filtered_recall=0.8)
     assert store.asked == 1
 
 
-def test_ids_that_were_deleted_are_passed_over(tmp_path):
-    index = made(tmp_path / "index")
+def test_deleted_ids_are_dropped(tmp_path):
+    index = clustered_index(tmp_path / "index")
     query = unit_rows(DIMENSION, seed=4)
-    writing = writer(tmp_path / "index", **{k: v for k, v in index.header.items() if k != "path"})
+    writer = empty_writer(tmp_path / "index", **{k: v for k, v in index.header.items() if k != "path"})
     best = exact_search(index, query, 3)[0]
-    writing.remove(index.ids[best])
-    writing.commit()
+    writer.remove(index.ids[best])
+    writer.commit()
     after, stale = Index(tmp_path / "index"), Exhaustive(index)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -139,14 +121,14 @@ def test_the_effort_rises_until_the_recall_is_reached_or_cannot_be(index):
     queries = clustered(12)
     good = Exhaustive(index, effort=1)
     found = tune(good, index, queries)
-    assert found.recall == 1.0 and good.effort == 8 and found.gain > 0
+    assert found.recall == 1.0 and good.effort == 8 and found.speedup > 0
     poor = Exhaustive(index, effort=1)
     poor.max_effort = 2
     assert 0.1 < tune(poor, index, queries).recall < 0.5 and poor.effort == 2
 
 
 class Clock:
-    """Time that passes with the work done, `slower` times as fast from the moment `busy` on, when others work too."""
+    """A clock that advances with the work done, `slower` times as fast from the time `busy` on."""
 
     def __init__(self, busy: float, slower: float):
         self.now, self.busy, self.slower = 0.0, busy, slower
@@ -159,7 +141,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("busy", [0.0, 45.0, 70.0, 90.0, 1e9])
-def test_how_much_faster_a_store_is_does_not_depend_on_what_else_the_machine_does(index, monkeypatch, busy):
+def test_the_speedup_does_not_depend_on_the_load_of_the_machine(index, monkeypatch, busy):
     clock, exactly = Clock(busy, 10.0), stores.exact_search
 
     def exact(index, query, count, rows=None):
@@ -174,15 +156,15 @@ def test_how_much_faster_a_store_is_does_not_depend_on_what_else_the_machine_doe
 
     monkeypatch.setattr(stores, "time", clock)
     monkeypatch.setattr(stores, "exact_search", exact)
-    assert tune(Quick(index), index, clustered(12)).gain == pytest.approx(4.0)
+    assert tune(Quick(index), index, clustered(12)).speedup == pytest.approx(4.0)
 
 
-def test_recall_through_a_filter_is_measured_by_itself(index, monkeypatch):
+def test_recall_with_a_filter_is_measured_separately(index, monkeypatch):
     monkeypatch.setattr(stores, "EXACT_ROWS", 10)
-    monkeypatch.setattr(stores, "LEAST", 1)
-    monkeypatch.setattr(stores, "MARGIN", 0.25)  # too few are asked for: the half that passes is not filled
+    monkeypatch.setattr(stores, "MIN_CANDIDATES", 1)
+    monkeypatch.setattr(stores, "OVERSAMPLING", 0.25)  # too few are asked for: the half that passes is not filled
     found = tune(Exhaustive(index), index, clustered(12))
-    assert found.recall == 1.0 and found.filtered < 0.6
+    assert found.recall == 1.0 and found.filtered_recall < 0.6
 
 
 def test_a_store_that_does_not_exist_is_named(tmp_path):

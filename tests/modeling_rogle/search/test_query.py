@@ -7,7 +7,7 @@ from PIL import Image
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.late_interaction import late_interaction, ranks
 from modeling_rogle.search.query import encode_query
-from tests.modeling_rogle.index.test_shards import unit_rows
+from tests.helpers.index_files import unit_rows
 
 TEXT = "A man wears a red jacket. His shoes are white."
 
