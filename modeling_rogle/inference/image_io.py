@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# A subset of Pillow's formats: none that starts another program (EPS), no rare decoder that hostile bytes could exploit.
+# A subset of Pillow's formats, without those that start another program (EPS) or use a rarely tested decoder.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 80_000_000  # 240 MB of RGB; the header alone is enough to refuse a decompression bomb
 EXIF_ORIENTATION = 0x0112
