@@ -71,9 +71,9 @@ def _convert(args: argparse.Namespace) -> None:
     )
     size = " x ".join(map(str, result.image_size))
     print(f"converted {args.file} ({result.layout}) into {result.folder}: {result.parameters:,} parameters, {size} px")
-    if result.left_out:
-        tensors, values = (sum(counts[n] for counts in result.left_out.values()) for n in (0, 1))
-        parts = ", ".join(result.left_out)
+    if result.unused:
+        tensors, values = (sum(counts[n] for counts in result.unused.values()) for n in (0, 1))
+        parts = ", ".join(result.unused)
         print(f"not converted: {tensors} tensors outside the two encoders, {values:,} values ({parts})",
               file=sys.stderr)  # fmt: skip
     for note in result.notes:

@@ -1,8 +1,9 @@
-"""Checkpoint files of other projects -> tensors by name, without running anything that a file brings.
+"""Reads checkpoint files of other projects as a dict of tensors. No code in a file is executed.
 
-safetensors as they are; what `torch.save` wrote with `weights_only=True`, in which two classes that hold settings are
-read as plain dicts (TBPS-CLIP saves its EasyDict beside the weights); OpenAI's own downloads, which are TorchScript
-archives, with a reader that knows tensors and names only: the archive's code is never looked at.
+- safetensors files are read directly.
+- Files of `torch.save` are read with `weights_only=True`. Two classes that hold settings are read as plain dicts,
+  because TBPS-CLIP saves an EasyDict with the weights.
+- OpenAI's downloads are TorchScript archives. The reader here accepts tensors and names only and ignores their code.
 """
 
 import io
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 WRAPPERS = ("model", "state_dict")  # IRRA, RDE, TBPS-CLIP; open_clip's training
-# Classes of settings, read as plain dicts: their fields, none of their code.
+# Classes that hold settings: their fields are read as plain dicts.
 _SETTINGS = [(OrderedDict, name) for name in ("easydict.EasyDict", "argparse.Namespace")]
 _DTYPES = {
     "DoubleStorage": torch.float64,
@@ -37,32 +38,35 @@ _DTYPES = {
 
 
 class ConvertError(ValueError):
-    """A file that cannot be converted; one line that names the file and, where there is one, the key in it."""
+    """A file that cannot be converted. The message is one line with the file and, if there is one, the key."""
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
-    """Reads tensors by name without running any code.
+    """Reads the tensors of a checkpoint without executing code.
+
+    Args:
+        path: a file in one of the three formats of this module.
 
     Returns:
-        the tensors, without the `module.` that data-parallel training puts before every name, and the field of the file
-        that held them, None where the file is the state dict.
+        The tensors by name, without the prefix `module.` of data-parallel training; and the field of the file that
+        contains them, or None if the file is the state dict itself.
 
     Raises:
-        ConvertError: not a dict of tensors, damaged, or not readable without code.
-        FileNotFoundError: no such file.
+        ConvertError: the file is not a dict of tensors, is damaged, or cannot be read without executing code.
+        FileNotFoundError: there is no such file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    found = _read(path)
-    if not isinstance(found, Mapping):
-        raise ConvertError(f"{path}: holds a {type(found).__name__}, not a state dict")
-    wrapper = next((field for field in WRAPPERS if isinstance(found.get(field), Mapping)), None)
-    state = found if wrapper is None else found[wrapper]
+    content = _read(path)
+    if not isinstance(content, Mapping):
+        raise ConvertError(f"{path}: contains a {type(content).__name__}, not a state dict")
+    wrapper = next((field for field in WRAPPERS if isinstance(content.get(field), Mapping)), None)
+    state = content if wrapper is None else content[wrapper]
     for key, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise ConvertError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor; save the bare state dict")
     if not state:
-        raise ConvertError(f"{path}: holds no tensors")
+        raise ConvertError(f"{path}: contains no tensors")
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return dict(state), wrapper
@@ -75,7 +79,7 @@ def _read(path: Path) -> Any:
         if _is_archive(path):
             return read_archive(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on protocols: what matters is raised below
+            warnings.simplefilter("ignore")  # torch warns about protocols; real problems raise below
             with torch.serialization.safe_globals(_SETTINGS):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
@@ -84,14 +88,14 @@ def _read(path: Path) -> Any:
         if isinstance(error, ConvertError):
             raise
         if "weights_only" in str(error) or "WeightsUnpickler" in str(error):
-            reason = "not readable without running code from it; save a plain state dict or safetensors"
+            reason = "cannot be read without executing its code; save a plain state dict or safetensors"
         else:
-            reason = "damaged, or no PyTorch file"
+            reason = "damaged, or not a PyTorch file"
         raise ConvertError(f"{path}: {reason}") from error
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether a file is a TorchScript archive, as `torch.load` tells it."""
+    """Whether a file is a TorchScript archive; the same test as in `torch.load`."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -99,24 +103,30 @@ def _is_archive(path: Path) -> bool:
 
 
 def read_archive(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a TorchScript archive, by the names that its `state_dict()` has.
+    """Reads the tensors of a TorchScript archive.
 
-    Of the pickle in it four things are understood: the archive's own modules (kept as names and values), tensors, the
-    types of their storages, and lists. Anything else is refused, and no code of the archive is compiled or run.
+    The reader accepts the archive's own modules (as names and values), tensors, storage types and lists. It refuses
+    everything else. No code of the archive is compiled or executed.
+
+    Args:
+        path: the archive.
+
+    Returns:
+        The tensors by the names that the module's `state_dict()` has.
 
     Raises:
-        ConvertError: something else is in it, or a tensor does not fit its data.
-        zipfile.BadZipFile, pickle.UnpicklingError, LookupError, ValueError, EOFError: damaged.
+        ConvertError: the archive contains something else, or a tensor does not fit its data.
+        zipfile.BadZipFile, pickle.UnpicklingError, LookupError, ValueError, EOFError: the archive is damaged.
     """
     with zipfile.ZipFile(path) as archive:
         pickled = next((name for name in archive.namelist() if name.split("/", 1)[-1] == "data.pkl"), None)
         if pickled is None:
             raise ConvertError(f"{path}: a TorchScript archive without data.pkl")
-        home = pickled.removesuffix("data.pkl")
-        if home + "byteorder" in archive.namelist() and archive.read(home + "byteorder") != b"little":
-            raise ConvertError(f"{path}: a TorchScript archive of a big-endian machine")
+        folder = pickled.removesuffix("data.pkl")
+        if folder + "byteorder" in archive.namelist() and archive.read(folder + "byteorder") != b"little":
+            raise ConvertError(f"{path}: a TorchScript archive with big-endian data")
         try:
-            root = _ArchiveReader(path, archive, home).load()
+            root = _ArchiveReader(path, archive, folder).load()
             if not isinstance(root, _Module):
                 raise ConvertError(f"{path}: a TorchScript archive of a {type(root).__name__}, not of a module")
             return dict(_tensors(root, "", set()))
@@ -125,15 +135,15 @@ def read_archive(path: Path) -> dict[str, torch.Tensor]:
 
 
 class _Module:
-    """Stands for every class of an archive: attributes, no code."""
+    """Replaces every class of an archive: attributes without code."""
 
 
 class _ArchiveReader(pickle.Unpickler):
-    """Reads an archive's data.pkl; every name in it that is not listed here is refused."""
+    """Reads data.pkl of an archive and refuses every name that is not listed here."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile, home: str):
-        super().__init__(io.BytesIO(archive.read(home + "data.pkl")))
-        self.path, self.archive, self.home = path, archive, home
+    def __init__(self, path: Path, archive: zipfile.ZipFile, folder: str):
+        super().__init__(io.BytesIO(archive.read(folder + "data.pkl")))
+        self.path, self.archive, self.folder = path, archive, folder
         self.storages: dict[str, torch.Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -147,14 +157,14 @@ class _ArchiveReader(pickle.Unpickler):
             return dict
         if module == "torch.jit._pickle" and name in ("build_intlist", "build_doublelist", "build_boollist"):
             return list
-        raise ConvertError(f"{self.path}: names {module}.{name}: not readable without running code from it")
+        raise ConvertError(f"{self.path}: names {module}.{name}: cannot be read without executing its code")
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
         _, dtype, key, _, count = pid
         if not isinstance(key, str) or not key.isdigit():
-            raise ConvertError(f"{self.path}: names storage {key!r}, no tensor's")
+            raise ConvertError(f"{self.path}: names storage {key!r}, which is not a tensor's")
         if key not in self.storages:
-            info = self.archive.getinfo(f"{self.home}data/{key}")
+            info = self.archive.getinfo(f"{self.folder}data/{key}")
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != count * dtype.itemsize:
                 raise ConvertError(f"{self.path}: data/{key} has {info.file_size} bytes, not {count} of {dtype}")
             data = bytearray(self.archive.read(info))
@@ -172,14 +182,14 @@ class _ArchiveReader(pickle.Unpickler):
             raise ConvertError(f"{self.path}: a tensor of {list(size)} beyond its data") from error
 
 
-def _tensors(module: _Module, prefix: str, above: set[int]) -> Iterator[tuple[str, torch.Tensor]]:
-    if id(module) in above:
-        raise TypeError("a module within itself")
+def _tensors(module: _Module, prefix: str, parents: set[int]) -> Iterator[tuple[str, torch.Tensor]]:
+    if id(module) in parents:
+        raise TypeError("a module contains itself")
     for name, value in vars(module).items():
         if isinstance(value, torch.Tensor):
             yield prefix + name, value
         elif isinstance(value, _Module):
-            yield from _tensors(value, f"{prefix}{name}.", above | {id(module)})
+            yield from _tensors(value, f"{prefix}{name}.", parents | {id(module)})
 
 
 __all__ = ["ConvertError", "read_archive", "read_state_dict"]

@@ -1,7 +1,7 @@
-"""Checkpoints of OpenAI CLIP, open_clip, Long-CLIP, IRRA, RDE and TBPS-CLIP -> RogleModel.
+"""Converts checkpoints of OpenAI CLIP, open_clip, Long-CLIP, IRRA, RDE and TBPS-CLIP into a RogleModel.
 
-`convert_files.py` reads the file without running anything in it, `convert_layouts.py` tells the project by the keys and
-gives the weights under OpenAI CLIP's names, and here these become a RogleModel.
+`checkpoint_files.py` reads a file without executing its code. `layouts.py` recognises the project by the keys and
+renames the weights to OpenAI CLIP's keys. This module turns those into a RogleModel.
 """
 
 import json
@@ -25,10 +25,10 @@ from modeling_rogle.modeling_rogle import CAPTION_TOKENS, TEXT_POSITIONS, VISION
 from modeling_rogle.positions import lengthen_text_positions, resize_image_positions
 from modeling_rogle.processing_rogle import RogleProcessor
 
-PERSON_SIZE = (384, 128)  # pixels, of models that were not trained for person search
+PERSON_SIZE = (384, 128)  # pixels; for models that were not trained for person search
 SETTINGS = "open_clip_config.json"
 
-# Keys of openai/CLIP's `clip/model.py` and of `transformers.CLIPModel`; a trailing T is a transposed matrix.
+# Keys of `clip/model.py` in openai/CLIP -> keys of `transformers.CLIPModel`; a trailing T transposes the matrix.
 _SINGLE = {
     "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
@@ -57,16 +57,16 @@ _IN_BLOCK = {
 
 @dataclass(frozen=True)
 class Converted:
-    """What [`convert_checkpoint`] saved.
+    """The result of [`convert_checkpoint`].
 
     Args:
-        folder: where.
-        parameters: of the model.
-        with_processor: whether a processor is in the folder too.
-        layout: the project that the file was recognised as.
+        folder: the model folder.
+        parameters: number of parameters of the model.
+        with_processor: whether the folder contains a processor.
+        layout: the recognised project.
         image_size: height and width in pixels.
-        left_out: first part of a name -> tensors and numbers under it that were in the file and are not in the model.
-        notes: what the file does not say and was assumed, a line each.
+        unused: what the model does not use of the file: first part of a key -> number of tensors and of values.
+        notes: assumptions about what the file does not contain, one line each.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Converted:
     with_processor: bool
     layout: str
     image_size: tuple[int, int]
-    left_out: dict[str, tuple[int, int]]
+    unused: dict[str, tuple[int, int]]
     notes: tuple[str, ...]
 
 
@@ -86,58 +86,63 @@ def convert_checkpoint(
     tokenizer: str | Path | None = None,
     activation: str | None = None,
 ) -> Converted:
-    """Converts a checkpoint of another project into a folder that `RogleModel.from_pretrained` loads, in fp32.
+    """Converts a checkpoint of another project into an fp32 model folder for `RogleModel.from_pretrained`.
 
     Args:
-        path: `.safetensors`, what `torch.save` wrote, or one of OpenAI's TorchScript archives; an
-            `open_clip_config.json` beside it is read too.
-        out: new folder, written in one step; or an empty one, into which `config.json` comes last.
-        image_size: height and width in pixels; the position table is resized to it. By default 384 x 128, and for IRRA,
-            RDE and TBPS-CLIP the size that they were trained at.
-        max_position_embeddings: caption length in tokens; never less than the file's.
-        tokenizer: folder of CLIP's tokenizer. The weights do not hold one: without it no processor is saved.
-        activation: `quick_gelu` (OpenAI's weights and all trained from them) or `gelu`, where the file does not tell.
+        path: a `.safetensors` file, a file of `torch.save`, or a TorchScript archive of OpenAI. An
+            `open_clip_config.json` in the same folder is read too.
+        out: a new folder, which appears complete; or an empty folder, into which `config.json` is moved last.
+        image_size: height and width in pixels; the image position table is resized to it. Default: 384 x 128, and for
+            IRRA, RDE and TBPS-CLIP their training size.
+        max_position_embeddings: caption length in tokens; the file's own length if that is larger. Default: 248.
+        tokenizer: folder of CLIP's tokenizer, which the weights do not contain. Default: save no processor.
+        activation: `quick_gelu` (OpenAI's weights and models trained from them) or `gelu`. Default: the file's, or
+            assumed with a note.
+
+    Returns:
+        A summary of the conversion.
 
     Raises:
-        ConvertError: a file that is damaged, needs code or has another layout; a folder that is not empty; a tokenizer
-            of another vocabulary.
-        FileNotFoundError: no such file or folder.
+        ConvertError: the file is damaged, needs code or has an unsupported layout; `out` is not empty; or the
+            tokenizer has another vocabulary.
+        FileNotFoundError: there is no such file or folder.
     """
     path, out = Path(path), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConvertError(f"{out}: not an empty folder; nothing is overwritten")
+        raise ConvertError(f"{out}: not an empty folder; choose another --out")
     state, wrapper = read_state_dict(path)
     layout = recognise(state, str(path), wrapper, _settings(path), activation)
     model = rogle_from_layout(layout, image_size, max_position_embeddings, str(path))
     processor = None if tokenizer is None else _processor(Path(tokenizer), model.config, layout)
-    # On the disk of `out`, so that nothing is copied; inside it if it is there, since what holds it may be read-only.
-    there = out.exists()
-    home = out if there else out.parent
-    home.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".rogle-convert-", dir=home))
+    # On the disk of `out`, so that files are moved and not copied; inside an existing `out`, because its parent may be
+    # read-only.
+    exists = out.exists()
+    parent = out if exists else out.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".rogle-convert-", dir=parent))
     part = scratch / "model"
     try:
         model.save_pretrained(part)
         if processor is not None:
             processor.save_pretrained(part)
-        if there:
+        if exists:
             for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
                 os.replace(file, out / file.name)
         else:
             os.replace(part, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    left_out: dict[str, tuple[int, int]] = {}
-    for key, tensor in layout.left_out.items():
-        tensors, numbers = left_out.get(key.split(".")[0], (0, 0))
-        left_out[key.split(".")[0]] = tensors + 1, numbers + tensor.numel()
+    unused: dict[str, tuple[int, int]] = {}
+    for key, tensor in layout.unused.items():
+        tensors, values = unused.get(key.split(".")[0], (0, 0))
+        unused[key.split(".")[0]] = tensors + 1, values + tensor.numel()
     return Converted(
         folder=out,
         parameters=sum(p.numel() for p in model.parameters()),
         with_processor=processor is not None,
         layout=layout.name,
         image_size=tuple(model.config.image_size),
-        left_out=left_out,
+        unused=unused,
         notes=layout.notes,
     )
 
@@ -148,18 +153,19 @@ def rogle_from_layout(
     max_position_embeddings: int = CAPTION_TOKENS,
     name: str = "state dict",
 ) -> RogleModel:
-    """Builds the model that recognised weights describe; every dimension is read from the tensors' shapes.
+    """Builds a model from recognised weights. All dimensions are read from the shapes of the tensors.
 
     Args:
-        layout: of [`recognise`], any floating dtype.
-        image_size, max_position_embeddings: as in [`convert_checkpoint`].
-        name: what errors call it.
+        layout: the result of [`recognise`]; tensors of any floating dtype.
+        image_size: see [`convert_checkpoint`].
+        max_position_embeddings: see [`convert_checkpoint`].
+        name: the file's name for error messages.
 
     Returns:
-        A RogleModel in fp32, in evaluation mode; its region head is new.
+        A RogleModel in fp32 and evaluation mode, with a new region head.
 
     Raises:
-        ConvertError: a key that is missing, unknown or of a shape that does not fit the others.
+        ConvertError: a key is missing or unknown, or its shape does not fit the others.
     """
     renamed = _renamed(layout, name)
     config, old_grid = _config(layout, image_size, max_position_embeddings, name)
@@ -178,69 +184,70 @@ def rogle_from_layout(
         if key not in expected:
             raise ConvertError(f"{name}: unexpected key {source!r}")
         if tensor.shape != expected[key]:
-            raise ConvertError(f"{name}: {source!r} is {list(tensor.shape)} where {list(expected[key])} fits the rest")
+            raise ConvertError(f"{name}: {source!r} has shape {list(tensor.shape)}, not {list(expected[key])}")
     for key in expected:
         if key not in renamed:
-            raise ConvertError(f"{name}: nothing in it gives {key!r}; not {layout.name}, or incomplete")
+            raise ConvertError(f"{name}: no weights for {key!r}; incomplete, or not {layout.name}")
     model.load_state_dict({key: tensor for key, (_, tensor) in renamed.items()}, strict=False)
     return model.eval()
 
 
 def _settings(path: Path) -> dict[str, Any] | None:
-    """open_clip's settings from beside the file, None where there are none."""
+    """The open_clip settings in the folder of the checkpoint, or None."""
     file = path.parent / SETTINGS
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConvertError(f"{file}: damaged ({error})") from error
     for field in ("model_cfg", "preprocess_cfg"):
-        if not isinstance(found, dict) or not isinstance(found.get(field, {}), dict):
-            raise ConvertError(f"{file}: field {field!r} is no dict of settings")
-    return found
+        if not isinstance(settings, dict) or not isinstance(settings.get(field, {}), dict):
+            raise ConvertError(f"{file}: field {field!r} is not a dict of settings")
+    return settings
 
 
 def _renamed(layout: Layout, name: str) -> dict[str, tuple[str, torch.Tensor]]:
-    """CLIPModel's key -> (the file's key, fp32 tensor)."""
-    found: dict[str, tuple[str, torch.Tensor]] = {}
+    """Key of CLIPModel -> (key in the file, fp32 tensor)."""
+    renamed: dict[str, tuple[str, torch.Tensor]] = {}
     for key, tensor in layout.state.items():
-        told = layout.keys[key]
+        source = layout.keys[key]
         if not tensor.is_floating_point():
-            raise ConvertError(f"{name}: {told!r} holds {tensor.dtype}, no weights")
+            raise ConvertError(f"{name}: {source!r} has dtype {tensor.dtype}, so it is not a weight")
         tensor = tensor.float().reshape(()) if key == "logit_scale" and tensor.numel() == 1 else tensor.float()
         if key in _SINGLE:
             target, _, transposed = _SINGLE[key].partition(" ")
-            found[target] = told, tensor.T.contiguous() if transposed else tensor
+            renamed[target] = source, tensor.T.contiguous() if transposed else tensor
             continue
         block = _BLOCK.fullmatch(key)
         if block is None:
-            raise ConvertError(f"{name}: unknown key {told!r}; not {layout.name}'s layout")
+            raise ConvertError(f"{name}: unknown key {source!r}; not the layout of {layout.name}")
         tower = "vision_model" if block[1] else "text_model"
         prefix, part = f"{tower}.encoder.layers.{block[2]}", block[3]
         inner, _, kind = part.rpartition(".")
         if part in ("attn.in_proj_weight", "attn.in_proj_bias"):
-            # One matrix for query, key and value, in this order.
+            # One matrix holds query, key and value, in this order.
             if tensor.shape[:1].numel() % 3:
-                raise ConvertError(f"{name}: {told!r} is {list(tensor.shape)}, not query, key and value")
+                raise ConvertError(f"{name}: {source!r} has shape {list(tensor.shape)}, not 3 x width")
             for letter, piece in zip("qkv", tensor.chunk(3), strict=True):
-                found[f"{prefix}.self_attn.{letter}_proj.{part.removeprefix('attn.in_proj_')}"] = told, piece.clone()
+                target = f"{prefix}.self_attn.{letter}_proj.{part.removeprefix('attn.in_proj_')}"
+                renamed[target] = source, piece.clone()
         elif inner in _IN_BLOCK and kind in ("weight", "bias"):
-            found[f"{prefix}.{_IN_BLOCK[inner]}.{kind}"] = told, tensor
+            renamed[f"{prefix}.{_IN_BLOCK[inner]}.{kind}"] = source, tensor
         else:
-            raise ConvertError(f"{name}: unknown key {told!r}; not {layout.name}'s layout")
-    return found
+            raise ConvertError(f"{name}: unknown key {source!r}; not the layout of {layout.name}")
+    return renamed
 
 
 def _config(
     layout: Layout, image_size: Sequence[int] | None, tokens: int, name: str
 ) -> tuple[RogleConfig, tuple[int, int]]:
-    """The configuration, and rows and columns of the file's own grid of patches."""
+    """The configuration, and rows and columns of the patch grid in the file."""
     state: Mapping[str, torch.Tensor] = layout.state
 
     def shape(key: str, dimensions: int) -> torch.Size:
         if key not in state:
-            raise ConvertError(f"{name}: no key {key!r}; not {layout.name} with a vision transformer")
+            raise ConvertError(f"{name}: no key {key!r}; not a vision transformer of {layout.name}")
         if state[key].ndim != dimensions:
             raise ConvertError(
                 f"{name}: {layout.keys[key]!r} has shape {list(state[key].shape)}, not {dimensions} dimensions"
@@ -261,7 +268,7 @@ def _config(
         ("token_embedding.weight", text_width, layout.text_head),
     ):
         if value % head:
-            raise ConvertError(f"{name}: {layout.keys[key]!r} is {value} wide, not a multiple of {head}")
+            raise ConvertError(f"{name}: {layout.keys[key]!r} has width {value}, not a multiple of {head}")
     if image_size is None:
         image_size = (grid[0] * patch, grid[1] * patch) if layout.for_persons else PERSON_SIZE
     try:
@@ -273,7 +280,7 @@ def _config(
                 "intermediate_size": shape("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
                 "num_hidden_layers": layers("visual."),
                 "num_attention_heads": width // layout.vision_head,
-                # Not read by RogleModel; square, as CLIPConfig wants it.
+                # RogleModel does not read it; CLIPConfig requires a square.
                 "image_size": grid[1] * patch,
                 "patch_size": patch,
                 "projection_dim": dimension,
@@ -288,7 +295,7 @@ def _config(
                 "max_position_embeddings": max(tokens, length),
                 "projection_dim": dimension,
                 "hidden_act": layout.activation,
-                # OpenAI pools at the largest id: the last two of its vocabulary are start and end of text.
+                # OpenAI pools at the largest id: the last two ids of its vocabulary are start and end of text.
                 "bos_token_id": vocabulary - 2,
                 "eos_token_id": vocabulary - 1,
                 "pad_token_id": vocabulary - 1,
@@ -304,10 +311,10 @@ def _processor(folder: Path, config: RogleConfig, layout: Layout) -> RogleProces
         raise FileNotFoundError(f"{folder}: no such folder")
     text = config.text_config
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=text.max_position_embeddings)
-    tokenizer.init_kwargs.pop("max_length", None)  # a limit stored by an earlier call would win over the new one
+    tokenizer.init_kwargs.pop("max_length", None)  # a stored limit would override the new one
     if len(tokenizer) != text.vocab_size or tokenizer.eos_token_id != text.eos_token_id:
         raise ConvertError(
-            f"{folder}: a tokenizer of {len(tokenizer)} tokens (end of text {tokenizer.eos_token_id}), the weights "
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens (end of text {tokenizer.eos_token_id}), the weights "
             f"have {text.vocab_size} (end of text {text.eos_token_id})"
         )
     height, width = config.image_size

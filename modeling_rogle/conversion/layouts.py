@@ -1,15 +1,15 @@
-"""Which project a checkpoint comes from, told by its keys, and the same weights under OpenAI CLIP's key names.
+"""Recognises the project of a checkpoint by its keys and renames the weights to OpenAI CLIP's keys.
 
-| layout | told by | towers | beside them |
+| layout | recognised by | image and text encoder | not converted |
 |---|---|---|---|
-| OpenAI CLIP, open_clip | `visual.conv1.weight`, `token_embedding.weight` | as they are | `logit_bias` |
-| open_clip, text tower apart | `text.token_embedding.weight` | `text.` left off | `logit_bias` |
-| Long-CLIP | `positional_embedding_res` | text positions: 20 of one table, the rest of another | |
-| IRRA | `base_model.` | `base_model.` left off, image positions 24 x 8 | MLM and identity heads |
+| OpenAI CLIP, open_clip | `visual.conv1.weight`, `token_embedding.weight` | same names | `logit_bias` |
+| open_clip, separate text encoder | `text.token_embedding.weight` | without `text.` | `logit_bias` |
+| Long-CLIP | `positional_embedding_res` | text positions: 20 from one table, the rest from another | |
+| IRRA | `base_model.` | without `base_model.`, image positions 24 x 8 | MLM and identity heads |
 | RDE | `base_model.`, `visul_emb_layer.` | as IRRA | token selection (TSE) |
-| TBPS-CLIP | `encode_text.` | `encode_text.` left off | SimCLR, MLM and identity heads |
+| TBPS-CLIP | `encode_text.` | without `encode_text.` | SimCLR, MLM and identity heads |
 
-From the code that each project has published, read for its names and shapes.
+Names and shapes are taken from the published code of each project.
 """
 
 import math
@@ -25,12 +25,12 @@ from modeling_rogle.positions import KEPT_TEXT_POSITIONS
 ACTIVATIONS = ("quick_gelu", "gelu")
 CLIP_PIXELS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET_PIXELS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-BILINEAR, BICUBIC = 2, 3  # PIL's numbers
-NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # numbers among OpenAI's tensors
-HEAD_WIDTH = 64  # OpenAI's code: heads = width // 64 in both towers
-OPEN_CLIP_HEADS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}  # vision width of ViT-H, g, bigG, e -> width of a head
-# Settings of open_clip that change what is computed from the same keys, and the value that CLIP has.
-_COMPUTED_OTHERWISE = {
+BILINEAR, BICUBIC = 2, 3  # as in PIL
+NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # scalars in OpenAI's archives
+HEAD_WIDTH = 64  # OpenAI's code: heads = width // 64 in both encoders
+OPEN_CLIP_HEADS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}  # width of ViT-H, g, bigG, e -> width of a head
+# Settings of open_clip that change the computation without changing the keys -> the value that CLIP uses.
+_CLIP_SETTINGS = {
     "pool_type": "tok",
     "no_causal_mask": False,
     "attentional_pool": False,
@@ -38,7 +38,7 @@ _COMPUTED_OTHERWISE = {
     "hf_model_name": None,
     "timm_model_name": None,
 }
-PUBLISHED_TEMPERATURE = 0.02  # the option's default in IRRA and RDE, whose files hold none
+PUBLISHED_TEMPERATURE = 0.02  # default option of IRRA and RDE, whose files do not contain it
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,21 @@ class Layout:
     Args:
         name: the project.
         state: tensors by OpenAI CLIP's key names.
-        keys: OpenAI CLIP's key -> the file's.
-        left_out: tensors that a RogleModel has no place for, by the file's keys.
+        keys: OpenAI CLIP's key -> key in the file.
+        unused: tensors that a RogleModel does not have, by their keys in the file.
         activation: `quick_gelu` or `gelu`.
-        vision_head, text_head: width of an attention head.
-        pixels: mean and standard deviation of the channels that it was trained with.
-        resample: how its own evaluation resizes images, PIL's number.
-        for_persons: trained for person search, and so at the image size that it is used at.
-        notes: what the file does not say and was assumed.
+        vision_head: width of an attention head of the image encoder.
+        text_head: width of an attention head of the text encoder.
+        pixels: mean and standard deviation of the colour channels in training.
+        resample: PIL's number of the filter with which the project's evaluation resizes images.
+        for_persons: trained for person search, so the image size of the file is kept.
+        notes: assumptions about what the file does not contain.
     """
 
     name: str
     state: dict[str, torch.Tensor]
     keys: dict[str, str]
-    left_out: dict[str, torch.Tensor]
+    unused: dict[str, torch.Tensor]
     activation: str = "quick_gelu"
     vision_head: int = HEAD_WIDTH
     text_head: int = HEAD_WIDTH
@@ -78,17 +79,17 @@ def recognise(
     settings: Mapping[str, Any] | None = None,
     activation: str | None = None,
 ) -> Layout:
-    """Tells the project by its keys.
+    """Recognises the project of a checkpoint by its keys.
 
     Args:
-        state: the file's tensors by name.
-        name: what errors call the file.
-        wrapper: the field of the file that held them.
-        settings: `open_clip_config.json` from beside the file.
-        activation: overrides what is told or assumed.
+        state: the tensors of the file by name.
+        name: the file's name for error messages.
+        wrapper: the field of the file that contains the tensors. Default: the file is the state dict.
+        settings: content of the `open_clip_config.json` next to the file. Default: none.
+        activation: overrides the activation that the file names or that is assumed.
 
     Raises:
-        ConvertError: no layout that is read here; names the key, and the reason where there is one.
+        ConvertError: the layout is not supported; the message names the key and, if known, the reason.
     """
     if activation not in (None, *ACTIVATIONS):
         raise ConvertError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
@@ -96,8 +97,8 @@ def recognise(
     if any(key.startswith("base_model.") for key in state):
         layout = replace(_person_search(state, "base_model."), name="IRRA", resample=BILINEAR)
         if any(key.startswith("visul_emb_layer.") for key in state):
-            told = "RDE's second embedding (TSE) is left out, its global one is kept: its published figures use both"
-            layout = replace(layout, name="RDE", notes=(told,))
+            note = "only RDE's global embedding is converted, not its second one (TSE); its published figures use both"
+            layout = replace(layout, name="RDE", notes=(note,))
     elif any(key.startswith("encode_text.") for key in state):
         layout = replace(_person_search(state, "encode_text."), name="TBPS-CLIP", pixels=IMAGENET_PIXELS)
     elif "positional_embedding_res" in state:
@@ -105,28 +106,35 @@ def recognise(
     else:
         layout = _clip(state, wrapper, settings, activation, name)
     if "logit_scale" not in layout.state:
-        told = f"no temperature in it: {PUBLISHED_TEMPERATURE}, the published option's default, is set"
+        note = f"the file has no temperature: {PUBLISHED_TEMPERATURE}, the default of the published code, is used"
         layout.state["logit_scale"] = torch.tensor(-math.log(PUBLISHED_TEMPERATURE))
         layout.keys["logit_scale"] = "logit_scale"
-        layout = replace(layout, notes=(*layout.notes, told))
+        layout = replace(layout, notes=(*layout.notes, note))
     return replace(layout, activation=activation) if activation else layout
 
 
 def source_grid(rows: int, name: str) -> tuple[int, int]:
-    """Rows and columns of patches of an image position table of 1 + rows * columns rows.
+    """Finds the patch grid of an image position table with 1 + rows * columns entries.
 
-    A square, as CLIP's, or three (IRRA, RDE: 24 x 8) or two times as high as wide; no count is two of these.
+    The grid is square (CLIP), or two or three times as high as wide (IRRA, RDE: 24 x 8). No count fits two of these.
+
+    Args:
+        rows: entries of the table.
+        name: the file's name for error messages.
+
+    Returns:
+        Rows and columns of the grid.
 
     Raises:
-        ConvertError: neither.
+        ConvertError: no such grid has this number of patches.
     """
     for ratio in (1, 2, 3):
         width = math.isqrt(max(rows - 1, 0) // ratio)
         if width and ratio * width * width == rows - 1:
             return ratio * width, width
     raise ConvertError(
-        f"{name}: 'visual.positional_embedding' has {rows} rows, not 1 + a grid as high, twice or three times as high "
-        "as wide"
+        f"{name}: 'visual.positional_embedding' has {rows} rows, not 1 + those of a grid that is once, "
+        "twice or three times as high as wide"
     )
 
 
@@ -134,37 +142,37 @@ def _refuse_others(state: Mapping[str, torch.Tensor], name: str) -> None:
     for key in state:
         bare = key.removeprefix("base_model.")
         if bare.startswith("visual.layer"):
-            raise ConvertError(f"{name}: {key!r} belongs to a ResNet; only vision transformers are read")
+            raise ConvertError(f"{name}: {key!r} belongs to a ResNet; only vision transformers are supported")
         if bare.startswith("visual.trunk."):
-            raise ConvertError(f"{name}: {key!r} belongs to a tower of timm; only CLIP's own transformers are read")
+            raise ConvertError(f"{name}: {key!r} belongs to an encoder of timm, which is not supported")
         if bare.startswith(("text_decoder.", "text.cls_emb")):
-            raise ConvertError(f"{name}: {key!r} belongs to CoCa, whose text is not pooled as CLIP's")
+            raise ConvertError(f"{name}: {key!r} belongs to CoCa, which pools text differently from CLIP")
         if bare.startswith(("vision_model.", "text_model.")):
-            raise ConvertError(f"{name}: {key!r} is transformers' own layout; give its folder as --model, unconverted")
+            raise ConvertError(f"{name}: {key!r} is in the layout of transformers; use its folder as --model")
 
 
 def _person_search(state: Mapping[str, torch.Tensor], prefix: str) -> Layout:
-    """A CLIP inside another model: `prefix` and what OpenAI calls the same are the towers, the rest is for training."""
-    taken, keys, rest = {}, {}, {}
+    """A CLIP inside another model: keys with `prefix` are the encoders, the others belong to training heads."""
+    encoders, keys, unused = {}, {}, {}
     for key, tensor in state.items():
         inside = key.startswith(prefix) or (prefix == "encode_text." and key.startswith(("visual.", "logit_scale")))
         if inside:
-            taken[key.removeprefix(prefix)] = tensor
+            encoders[key.removeprefix(prefix)] = tensor
             keys[key.removeprefix(prefix)] = key
         else:
-            rest[key] = tensor
-    return Layout("", taken, keys, rest, for_persons=True)
+            unused[key] = tensor
+    return Layout("", encoders, keys, unused, for_persons=True)
 
 
 def _long_clip(state: Mapping[str, torch.Tensor], name: str) -> Layout:
-    """Long-CLIP reads the first 20 text positions from the old table and all later ones from the trained one."""
-    taken = {key: tensor for key, tensor in state.items() if key != "positional_embedding_res"}
-    kept, trained = state.get("positional_embedding"), state["positional_embedding_res"]
-    if kept is None or kept.shape != trained.shape or kept.ndim != 2:
-        shape = "missing" if kept is None else list(kept.shape)
-        raise ConvertError(f"{name}: 'positional_embedding' is {shape}, 'positional_embedding_res' is not alike")
-    taken["positional_embedding"] = torch.cat([kept[:KEPT_TEXT_POSITIONS], trained[KEPT_TEXT_POSITIONS:]])
-    return Layout("Long-CLIP", taken, {key: key for key in taken}, {})
+    """Long-CLIP reads the first 20 text positions from the old table and the later ones from the trained table."""
+    encoders = {key: tensor for key, tensor in state.items() if key != "positional_embedding_res"}
+    old, trained = state.get("positional_embedding"), state["positional_embedding_res"]
+    if old is None or old.shape != trained.shape or old.ndim != 2:
+        shape = "missing" if old is None else list(old.shape)
+        raise ConvertError(f"{name}: 'positional_embedding' is {shape}, unlike 'positional_embedding_res'")
+    encoders["positional_embedding"] = torch.cat([old[:KEPT_TEXT_POSITIONS], trained[KEPT_TEXT_POSITIONS:]])
+    return Layout("Long-CLIP", encoders, {key: key for key in encoders}, {})
 
 
 def _clip(
@@ -174,36 +182,38 @@ def _clip(
     activation: str | None,
     name: str,
 ) -> Layout:
-    """OpenAI's and open_clip's files have the same keys; only the second's settings tell the activation."""
-    of_openai = bool(NOT_WEIGHTS & set(state))
-    not_towers = NOT_WEIGHTS | {"logit_bias"}
-    # A causal mask that somebody saved with the weights is computed, not learnt.
-    keys = {key.removeprefix("text."): key for key in state if key.split(".")[-1] not in not_towers | {"attn_mask"}}
-    taken = {ours: state[key] for ours, key in keys.items()}
-    rest = {"logit_bias": state["logit_bias"]} if "logit_bias" in state else {}
+    """Files of OpenAI and open_clip have the same keys; only open_clip's settings name the activation."""
+    is_openai = bool(NOT_WEIGHTS & set(state))
+    # A causal mask may be saved with the weights; it is computed, not trained.
+    ignored = NOT_WEIGHTS | {"logit_bias", "attn_mask"}
+    keys = {key.removeprefix("text."): key for key in state if key.split(".")[-1] not in ignored}
+    encoders = {renamed: state[key] for renamed, key in keys.items()}
+    unused = {"logit_bias": state["logit_bias"]} if "logit_bias" in state else {}
     conv = state.get("visual.conv1.weight")
     width = conv.shape[0] if conv is not None and conv.ndim else 0
-    text_apart = "text.token_embedding.weight" in state
-    certain = text_apart or wrapper == "state_dict" or width in OPEN_CLIP_HEADS or bool(rest) or settings is not None
-    layout = Layout("open_clip" if certain and not of_openai else "OpenAI CLIP", taken, keys, rest)
+    separate_text = "text.token_embedding.weight" in state
+    is_open_clip = (
+        separate_text or wrapper == "state_dict" or width in OPEN_CLIP_HEADS or bool(unused) or settings is not None
+    )
+    layout = Layout("open_clip" if is_open_clip and not is_openai else "OpenAI CLIP", encoders, keys, unused)
     layout = replace(layout, vision_head=OPEN_CLIP_HEADS.get(width, HEAD_WIDTH))
     if settings is not None:
         return _with_settings(layout, settings, width, name)
     if layout.name == "open_clip":
-        notes = ("the file does not tell the activation: gelu, open_clip's default, is taken",)
+        notes = ("the file does not name the activation: gelu, the default of open_clip, is used",)
         return replace(layout, activation="gelu", notes=() if activation else notes)
-    notes = ("taken for OpenAI's, with quick_gelu; weights that open_clip trained mostly have gelu",)
-    return layout if of_openai or activation else replace(layout, notes=notes)
+    notes = ("assumed to be OpenAI's weights, with quick_gelu; most weights trained by open_clip have gelu",)
+    return layout if is_openai or activation else replace(layout, notes=notes)
 
 
 def _with_settings(layout: Layout, settings: Mapping[str, Any], width: int, name: str) -> Layout:
-    """What `open_clip_config.json` says: activation, heads, pixels. Raises ConvertError on a value of another kind."""
+    """Applies `open_clip_config.json`: activation, heads, pixel statistics. A value of a wrong type is an error."""
     model, pixels = (_dict(settings, field, name) for field in ("model_cfg", "preprocess_cfg"))
     vision, text = (_dict(model, field, name) for field in ("vision_cfg", "text_cfg"))
     for tower, part in (("vision_cfg", vision), ("text_cfg", text)):
-        for field, plain in _COMPUTED_OTHERWISE.items():
-            if part.get(field) not in (None, False, {}, plain, "argmax"):
-                raise ConvertError(f"{name}: {tower} has {field} {part[field]!r} in its settings: not CLIP's towers")
+        for field, default in _CLIP_SETTINGS.items():
+            if part.get(field) not in (None, False, {}, default, "argmax"):
+                raise ConvertError(f"{name}: {tower} has {field} {part[field]!r} in its settings, unlike CLIP")
     heads, text_width = _count(text, "heads", name), _count(text, "width", name)
     mean, std = (
         _channels(pixels, field, default, name) for field, default in zip(("mean", "std"), CLIP_PIXELS, strict=True)
@@ -219,26 +229,26 @@ def _with_settings(layout: Layout, settings: Mapping[str, Any], width: int, name
 
 
 def _dict(settings: Mapping[str, Any], field: str, name: str) -> Mapping[str, Any]:
-    found = settings.get(field) or {}
-    if not isinstance(found, Mapping):
-        raise ConvertError(f"{name}: {field!r} in its settings is no dict")
-    return found
+    value = settings.get(field) or {}
+    if not isinstance(value, Mapping):
+        raise ConvertError(f"{name}: {field!r} in its settings is not a dict")
+    return value
 
 
 def _count(settings: Mapping[str, Any], field: str, name: str) -> int | None:
-    found = settings.get(field)
-    if found is not None and (type(found) is not int or found < 1):
-        raise ConvertError(f"{name}: {field!r} in its settings is {found!r}, not a number from 1")
-    return found
+    value = settings.get(field)
+    if value is not None and (type(value) is not int or value < 1):
+        raise ConvertError(f"{name}: {field!r} in its settings is {value!r}, not a positive integer")
+    return value
 
 
 def _channels(settings: Mapping[str, Any], field: str, default: tuple[float, ...], name: str) -> tuple[float, ...]:
-    found = settings.get(field) or default
-    if isinstance(found, str) or not isinstance(found, Sequence) or len(found) != 3:
-        raise ConvertError(f"{name}: {field!r} in its settings is {found!r}, not three numbers")
-    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in found):
-        raise ConvertError(f"{name}: {field!r} in its settings is {found!r}, not three numbers")
-    return tuple(map(float, found))
+    value = settings.get(field) or default
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 3:
+        raise ConvertError(f"{name}: {field!r} in its settings is {value!r}, not three numbers")
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in value):
+        raise ConvertError(f"{name}: {field!r} in its settings is {value!r}, not three numbers")
+    return tuple(map(float, value))
 
 
 __all__ = ["ACTIVATIONS", "Layout", "recognise", "source_grid"]

@@ -1,4 +1,4 @@
-"""Checkpoints as other projects save them, made here with their key names; plain-torch forwards of them."""
+"""Small random checkpoints with the key names of other projects, and plain-torch forward passes of them."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 WIDTH, DIM, PATCH, SIDE, LENGTH, LAYERS = 128, 24, 8, 32, 30, 2
-TALL = (48, 16)  # pixels: as 384 x 128, three times as high as wide
+TALL = (48, 16)  # pixels; three times as high as wide, like 384 x 128
 State = dict[str, torch.Tensor]
 
 
@@ -49,21 +49,21 @@ def openai_state(vocabulary: int = 64, grid: tuple[int, int] = (4, 4), length: i
 
 
 def long_clip_state() -> State:
-    """248 text positions twice: Long-CLIP reads the first 20 of one table and the others of the second."""
+    """Two tables of 248 text positions: Long-CLIP reads the first 20 of one table and the rest of the other."""
     state = openai_state(length=248)
     state["positional_embedding_res"] = torch.randn(248, WIDTH)
     return state
 
 
 def open_clip_state() -> State:
-    """open_clip's CustomTextCLIP: the text tower has names of its own."""
+    """open_clip's CustomTextCLIP: the keys of the text encoder start with `text.`."""
     state = openai_state()
     text = {"token_embedding.weight", "positional_embedding", "text_projection", "ln_final.weight", "ln_final.bias"}
     return {f"text.{key}" if key in text or key.startswith("transformer.") else key: v for key, v in state.items()}
 
 
 def irra_state(heads: bool = True) -> State:
-    """IRRA: CLIP in base_model without a temperature, a tall grid, and the heads of its training."""
+    """IRRA: CLIP in base_model without a temperature, a tall grid, and its training heads."""
     grid = (TALL[0] // PATCH, TALL[1] // PATCH)
     state = {f"base_model.{key}": value for key, value in openai_state(grid=grid).items() if key != "logit_scale"}
     if heads:
@@ -72,7 +72,7 @@ def irra_state(heads: bool = True) -> State:
 
 
 def training_heads() -> State:
-    """MLM and identity heads as in IRRA, and with the same names in TBPS-CLIP."""
+    """MLM and identity heads of IRRA; TBPS-CLIP uses the same names."""
     return {
         "classifier.weight": torch.randn(5, DIM),
         "classifier.bias": torch.randn(5),
@@ -86,7 +86,7 @@ def training_heads() -> State:
 
 
 def rde_state() -> State:
-    """RDE: IRRA's base_model and the two layers of its token selection, spelt as it spells them."""
+    """RDE: IRRA's base_model and the two layers of its token selection, with the spelling of its code."""
     state = irra_state(heads=False)
     for layer in ("visul_emb_layer", "texual_emb_layer"):
         state[f"{layer}.linear.weight"] = torch.randn(2 * DIM, DIM)
@@ -97,7 +97,7 @@ def rde_state() -> State:
 
 
 def tbps_clip_state() -> State:
-    """TBPS-CLIP: the text tower is called encode_text; a SimCLR head."""
+    """TBPS-CLIP: the text encoder is called encode_text; there is a SimCLR head."""
     text = {"token_embedding.weight", "positional_embedding", "text_projection", "ln_final.weight", "ln_final.bias"}
     state = openai_state()
     state = {f"encode_text.{k}" if k in text or k.startswith("transformer.") else k: v for k, v in state.items()}
@@ -130,7 +130,7 @@ def blocks(
 def image_tokens(
     state: State, pixels: torch.Tensor, prefix: str = "", activation: Callable = quick_gelu, head: int = 64
 ) -> torch.Tensor:
-    """Every token after the last norm: IRRA, RDE and TBPS-CLIP project them all, the others the first."""
+    """Every token after the last norm. IRRA, RDE and TBPS-CLIP project all tokens, the others the first."""
     visual = f"{prefix}visual"
     tokens = nn.functional.conv2d(pixels, state[f"{visual}.conv1.weight"], stride=PATCH).flatten(2).transpose(1, 2)
     tokens = torch.cat([state[f"{visual}.class_embedding"].expand(len(tokens), 1, -1), tokens], dim=1)
@@ -146,7 +146,7 @@ def text_tokens(
     positions: torch.Tensor | None = None,
     head: int = 64,
 ) -> torch.Tensor:
-    """Every token after the last norm; `positions` in place of the table of that name."""
+    """Every token after the last norm. `positions` replaces the table of that name."""
     positions = state[f"{prefix}positional_embedding"] if positions is None else positions
     tokens = state[f"{prefix}token_embedding.weight"][ids] + positions[: ids.shape[1]]
     return norm(state, f"{prefix}ln_final", blocks(state, f"{prefix}transformer", tokens, True, activation, head))
@@ -157,12 +157,12 @@ def unit(x: torch.Tensor) -> torch.Tensor:
 
 
 def encode_image(state: State, pixels: torch.Tensor, **kwargs: object) -> torch.Tensor:
-    """OpenAI's: the class token, projected."""
+    """The image embedding of OpenAI CLIP: the projected class token."""
     return unit(image_tokens(state, pixels, **kwargs)[:, 0] @ state["visual.proj"])
 
 
 def encode_text(state: State, ids: torch.Tensor, **kwargs: object) -> torch.Tensor:
-    """OpenAI's: the token of the greatest id, projected."""
+    """The text embedding of OpenAI CLIP: the projected token with the largest id."""
     tokens = text_tokens(state, ids, **kwargs)
     return unit(tokens[torch.arange(len(ids)), ids.argmax(-1)] @ state["text_projection"])
 

@@ -1,4 +1,4 @@
-"""Nothing of a file is run: archives of code give their tensors, everything that needs code is refused in one line."""
+"""No code of a file is executed: archives give their tensors, and files that need code are refused in one line."""
 
 import io
 import os
@@ -37,8 +37,8 @@ def test_files_that_need_code_or_are_damaged_are_refused(tmp_path: Path, monkeyp
     Path("empty.pt").touch()
     Path("text.safetensors").write_text("not tensors")
     for name, reason in {
-        "code.pt": "without running code",
-        "beside.pt": "without running code",
+        "code.pt": "without executing its code",
+        "beside.pt": "without executing its code",
         "wrapped.pt": "'epoch' is a int",
         "nothing.pt": "no tensors",
         "list.pt": "a list, not a state dict",
@@ -52,18 +52,18 @@ def test_files_that_need_code_or_are_damaged_are_refused(tmp_path: Path, monkeyp
     assert not Path("ran").exists()
 
 
-def test_training_wrappers_and_module_prefixes_are_taken_off(tmp_path: Path):
+def test_wrappers_and_module_prefixes_are_removed(tmp_path: Path):
     weight = torch.randn(2, 3)
     optimizer = torch.optim.Adam([nn.Parameter(weight)])
     for wrapper in ("model", "state_dict"):
         torch.save(
             {wrapper: {"module.a.weight": weight}, "epoch": 7, "optimizer": optimizer.state_dict()}, tmp_path / "f"
         )
-        state, found = read_state_dict(tmp_path / "f")
-        assert found == wrapper and list(state) == ["a.weight"] and torch.equal(state["a.weight"], weight)
+        state, field = read_state_dict(tmp_path / "f")
+        assert field == wrapper and list(state) == ["a.weight"] and torch.equal(state["a.weight"], weight)
 
 
-def test_settings_beside_the_weights_are_read_without_their_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_settings_in_the_file_are_read_without_their_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # TBPS-CLIP saves its configuration, an EasyDict; a class of that name which must not be called again.
     module = types.ModuleType("easydict")
     exec(
@@ -123,11 +123,11 @@ def test_openai_archives_give_their_tensors_and_no_code_is_run(tmp_path: Path, m
 
     monkeypatch.setattr(torch.jit, "load", forbidden)
     monkeypatch.setattr(torch._C, "import_ir_module", forbidden)
-    found, wrapper = read_state_dict(tmp_path / "ViT-B-16.pt")
-    assert wrapper is None and set(found) == set(expected)
+    tensors, wrapper = read_state_dict(tmp_path / "ViT-B-16.pt")
+    assert wrapper is None and set(tensors) == set(expected)
     for key, value in expected.items():
-        assert found[key].dtype == value.dtype and torch.equal(found[key], value)
-    layout = recognise(found, "ViT-B-16.pt")
+        assert tensors[key].dtype == value.dtype and torch.equal(tensors[key], value)
+    layout = recognise(tensors, "ViT-B-16.pt")
     assert layout.name == "OpenAI CLIP" and not layout.notes
     model = rogle_from_layout(layout, (32, 32), 30)
     wide = {key: value.float() for key, value in state.items()}
@@ -168,14 +168,14 @@ def test_hand_made_archives_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     wide = "K\x03\x85K\x01\x85"
     endless = "J\xff\xff\xff\x7f\x85K\x00\x85"
     for name, pickled, reason in (
-        ("call", call.getvalue(), "without running code"),
+        ("call", call.getvalue(), "without executing its code"),
         ("torch", b"\x80\x02ctorch\nload\n.", "names torch.load"),
         ("dict", b"\x80\x02}.", "not of a module"),
         ("beyond", _tensor(wide), "from 2 numbers"),
         ("endless", _tensor(endless), "from 2 numbers"),
         ("short", good[:-9], "damaged"),
         ("number", b"\x80\x02K\x01.", "not of a module"),
-        ("unnamed", _tensor("K\x02\x85K\x01\x85").replace(b"\x00\x00\x000X", b"\x00\x00\x00xX"), "no tensor's"),
+        ("unnamed", _tensor("K\x02\x85K\x01\x85").replace(b"\x00\x00\x000X", b"\x00\x00\x00xX"), "storage 'x'"),
     ):
         with pytest.raises(ConvertError, match=reason) as caught:
             read_state_dict(_archive(tmp_path / f"{name}.pt", pickled))

@@ -1,4 +1,4 @@
-"""The project is told by the keys; layouts that are not read are named with the reason."""
+"""The project is recognised by the keys; unsupported layouts are refused with the reason."""
 
 import pytest
 import torch
@@ -26,16 +26,16 @@ from tests.helpers.checkpoint_layouts import (
         (tbps_clip_state, "TBPS-CLIP"),
     ],
 )
-def test_told_by_the_keys_and_nothing_is_lost(make, name: str):
+def test_the_project_is_recognised_and_no_key_is_lost(make, name: str):
     state = make()
     layout = recognise(state, "file")
     assert layout.name == name
-    read = set(layout.keys.values()) | set(layout.left_out)
+    read = set(layout.keys.values()) | set(layout.unused)
     assert read | {"positional_embedding_res", "logit_scale"} >= set(state)
     assert set(layout.state) == set(layout.keys) == set(openai_state())
 
 
-def test_open_clip_is_told_by_its_training_file_and_by_widths_that_openai_never_had():
+def test_open_clip_is_recognised_by_its_training_file_and_its_widths():
     assert recognise(openai_state(), "file", wrapper="state_dict").activation == "gelu"
     huge = openai_state() | {"visual.conv1.weight": torch.zeros(1408, 3, 14, 14)}
     layout = recognise(huge, "file")
@@ -49,10 +49,10 @@ def test_open_clip_is_told_by_its_training_file_and_by_widths_that_openai_never_
         ("base_model.visual.layer1.0.conv1.weight", "ResNet"),
         ("visual.trunk.patch_embed.proj.weight", "timm"),
         ("text_decoder.resblocks.0.ln_1.weight", "CoCa"),
-        ("vision_model.embeddings.class_embedding", "unconverted"),
+        ("vision_model.embeddings.class_embedding", "layout of transformers"),
     ],
 )
-def test_layouts_that_are_not_read(key: str, reason: str):
+def test_unsupported_layouts(key: str, reason: str):
     with pytest.raises(ConvertError, match=reason) as caught:
         recognise({key: torch.zeros(1)}, "file.pt")
     assert str(caught.value).startswith(f"file.pt: {key!r}")
@@ -72,7 +72,7 @@ def test_settings_that_compute_something_else(settings: dict, reason: str):
 
 
 def test_an_unknown_activation_is_refused():
-    with pytest.raises(ConvertError, match="quick_gelu, gelu, not 'relu'"):
+    with pytest.raises(ConvertError, match="relu"):
         recognise(openai_state(), "file.pt", activation="relu")
 
 
@@ -83,19 +83,19 @@ def test_no_table_fits_two_grids():
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
-        ({"model_cfg": {"vision_cfg": [1]}}, "'vision_cfg' in its settings is no dict"),
-        ({"model_cfg": {"text_cfg": "wide"}}, "'text_cfg' in its settings is no dict"),
+        ({"model_cfg": {"vision_cfg": [1]}}, "'vision_cfg'"),
+        ({"model_cfg": {"text_cfg": "wide"}}, "'text_cfg'"),
         (
             {"model_cfg": {"vision_cfg": {"head_width": "64"}}},
-            "'head_width' in its settings is '64', not a number from",
+            "'head_width' in its settings is '64'",
         ),
-        ({"model_cfg": {"text_cfg": {"heads": 0, "width": 64}}}, "'heads' in its settings is 0, not a number from 1"),
-        ({"preprocess_cfg": {"mean": 0.5}}, "'mean' in its settings is 0.5, not three numbers"),
-        ({"preprocess_cfg": {"std": [0.2, "x", 0.2]}}, "'std' in its settings is .*, not three numbers"),
+        ({"model_cfg": {"text_cfg": {"heads": 0, "width": 64}}}, "'heads' in its settings is 0"),
+        ({"preprocess_cfg": {"mean": 0.5}}, "'mean' in its settings is 0.5"),
+        ({"preprocess_cfg": {"std": [0.2, "x", 0.2]}}, "'std' in its settings is"),
     ],
 )
-def test_settings_of_another_kind_are_named(settings: dict, told: str):
-    with pytest.raises(ConvertError, match=f"^file.bin: {told}"):
+def test_settings_of_another_kind_are_named(settings: dict, message: str):
+    with pytest.raises(ConvertError, match=f"^file.bin: {message}"):
         recognise(openai_state(), "file.bin", settings=settings)
