@@ -40,8 +40,9 @@ from eval.outputs import dropped_lines, query_table, scores_table, texts_of_quer
 from eval.provenance import checkpoint_sha256, code_version, data_fingerprint, model_code_sha256
 from modeling_rogle.evaluation.protocols import PROTOCOLS, Ranked, fit_local_weight, ranked_queries
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, without_images
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.loading import load_model
 from modeling_rogle.metrics.ranks import TIES
-from modeling_rogle.search.gallery import GalleryError, load_model
 
 IMAGE, MAX_FAILURES = "failures.webp", 30  # WebP is 16,383 pixels tall at most
 NO_POSITIVE = {

@@ -1,4 +1,4 @@
-"""What int8 costs: R@1 of an exported model's float32 and int8 towers on a split, with sizes and times.
+"""What int8 costs: R@1 of an exported model's float32 and int8 encoder on a split, with sizes and times.
 
     python -m benchmarks.quality.int8 --model runs/small/best --dataset synthetic --split validation
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from modeling_rogle.inference.onnx_encoder import OnnxTowers
+from modeling_rogle.inference.onnx_encoder import OnnxEncoder
 from modeling_rogle.late_interaction import fuse
 from modeling_rogle.metrics.retrieval import rank, same_id
 from modeling_rogle.sentences import split_sentences
@@ -53,22 +53,22 @@ def measure(
     Args:
         exported: folder that `rogle export` wrote.
         rows: P-VLG rows with images.
-        int8: the int8 towers, not the float32 ones.
+        int8: the int8 encoder, not the float32 ones.
         batch_size: images, or texts, a call.
 
     Raises:
-        OnnxError, FileNotFoundError: as [`OnnxTowers`].
+        OnnxError, FileNotFoundError: as [`OnnxEncoder`].
         ValueError: no rows.
     """
     if not len(rows):
         raise ValueError("no rows to measure on")
-    towers = OnnxTowers(exported, int8)
-    towers.encode_texts(["a warm-up"])
+    encoder = OnnxEncoder(exported, int8)
+    encoder.encode_texts(["a warm-up"])
     images, regions, image_seconds = [], [], 0.0
     for start in tqdm(range(0, len(rows), batch_size), desc="images", disable=not progress):
         pictures = [rows[n]["image"] for n in range(start, min(start + batch_size, len(rows)))]
         begun = time.perf_counter()
-        whole, parts = towers.encode_images(pictures)
+        whole, parts = encoder.encode_images(pictures)
         image_seconds += time.perf_counter() - begun
         images.append(whole)
         regions.append(parts)
@@ -76,12 +76,12 @@ def measure(
     people = np.array([row["person_id"] for row in rows])
     captions = [row["caption"] for row in rows]
     begun = time.perf_counter()
-    caption_embeds = towers.encode_texts(captions, batch_size)
+    caption_embeds = encoder.encode_texts(captions, batch_size)
     text_seconds = time.perf_counter() - begun
     sentences = [[sentence for sentence, *_ in split_sentences(caption)] for caption in captions]
-    said = towers.encode_texts([sentence for each in sentences for sentence in each], batch_size)
+    said = encoder.encode_texts([sentence for each in sentences for sentence in each], batch_size)
     starts = np.cumsum([0, *map(len, sentences)])
-    weight = towers.about["local_weight"]
+    weight = encoder.local_weight
 
     def fused(start: int, stop: int) -> np.ndarray:
         block = caption_embeds[start:stop] @ image_embeds.T

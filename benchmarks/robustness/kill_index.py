@@ -25,7 +25,8 @@ from benchmarks.common import forks  # noqa: F401  its children are killed
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.index.shards import Index
 from modeling_rogle.indexing import build_index as indexing
-from modeling_rogle.search.gallery import Gallery, GalleryError
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.search.gallery import Gallery
 
 BATCH = 4
 
@@ -100,7 +101,7 @@ def kills(moments: int, folder: Path, tools: tuple[RogleModel, RogleProcessor], 
                 found = len(Gallery.open(out, *tools))
             except (GalleryError, FileNotFoundError):  # killed before the first commit
                 found = 0
-            report = Gallery.build(folder, *tools, out, BATCH, progress=False)
+            report = Gallery.build(folder, *tools, out, BATCH, progress=False).report
             same = same_rows(out, work / "whole") and report.kept == found
             done.append(Kill(seconds, reported, found, same, report.added - (len(Index(out)) - found)))
         return done

@@ -38,9 +38,9 @@ from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.store_sync import sync_store
 from modeling_rogle.index.vector_store import exact_search, nearest, open_store
+from modeling_rogle.inference.loading import load_model
 from modeling_rogle.late_interaction import late_interaction
-from modeling_rogle.search.gallery import Gallery, load_model
-from modeling_rogle.search.query import encode_query
+from modeling_rogle.search.gallery import Gallery
 
 IMAGES = {"tiny": 3_000, "20k": 20_000, "100k": 100_000, "1m": 1_000_000}
 TOP, RERANKED = 10, 200
@@ -201,7 +201,7 @@ def measure_build(size: str, model_folder: str | None, pictures: int, batch_size
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a random tokenizer knows no words
         p50, p95 = timed(lambda n: gallery.search(text), 10)
-        alone = timed(lambda n: encode_query(model, processor, text), 10)[0]
+        alone = timed(lambda n: gallery.encode_query(text), 10)[0]
     found.append({"part": f"search end to end, of that the text {alone:.1f} ms", "p50": p50, "p95": p95})
     return found
 

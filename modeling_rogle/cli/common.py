@@ -30,7 +30,12 @@ def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_gallery(args: argparse.Namespace) -> Gallery:
-    """Opens the index that [`add_gallery_arguments`] named."""
+    """Opens the index that [`add_gallery_arguments`] named; with `--onnx`, without importing torch."""
+    if getattr(args, "onnx", None):
+        from modeling_rogle.inference.onnx_encoder import OnnxEncoder
+        from modeling_rogle.search.gallery import Gallery
+
+        return Gallery.open(args.index, encoder=OnnxEncoder(args.onnx, args.int8), store=args.store)
     model = check_model(args.model) if args.model else None
     from modeling_rogle import Gallery
 

@@ -190,9 +190,10 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
-    if args.onnx:
-        return _search_onnx(args)
-    if args.int8:
+    for option in ("model", "save_map"):
+        if args.onnx and getattr(args, option) is not None:
+            raise ValueError(f"--{option.replace('_', '-')}: not supported with --onnx")
+    if args.int8 and not args.onnx:
         raise ValueError("--int8: needs --onnx DIR")
     _check_drawing(args)
     gallery = open_gallery(args)
@@ -212,7 +213,8 @@ def _search(args: argparse.Namespace) -> None:
     if args.save_map and matches:
         from modeling_rogle.display.heatmap import draw_maps
 
-        path = draw_maps(gallery.model(), gallery.processor(), matches, args.save_map, args.heatmap)
+        encoder = gallery.encoder
+        path = draw_maps(encoder.model, encoder.processor, matches, args.save_map, args.heatmap)
         print(f"heat map: {path}", file=output)
 
 
@@ -231,22 +233,6 @@ def _check_drawing(args: argparse.Namespace) -> None:
 
         for image in filter(None, (args.save, args.save_map)):
             check_image_suffix(image)
-
-
-def _search_onnx(args: argparse.Namespace) -> None:
-    for option in ("image", "where", "save", "save_map", "heatmap", "store", "model"):
-        if getattr(args, option) is not None:
-            raise ValueError(f"--{option.replace('_', '-')}: not supported with --onnx")
-    from modeling_rogle.inference.onnx_encoder import OnnxTowers
-    from modeling_rogle.search.onnx_search import OnnxGallery, as_plain, as_table
-
-    results = OnnxGallery(args.index, OnnxTowers(args.onnx, args.int8)).search(
-        args.query, args.top_k, args.local_weight
-    )
-    if args.json:
-        print(json.dumps({"query": args.query, "index": args.index, "results": as_plain(results)}, ensure_ascii=False))
-    else:
-        print(as_table(results))
 
 
 def _delete(args: argparse.Namespace) -> None:
@@ -272,13 +258,13 @@ def _calibrate(args: argparse.Namespace) -> None:
     fitting, held_out, source = _dataset_trials(args) if args.dataset else _index_trials(args)
     from dataclasses import replace
 
-    from modeling_rogle.search.open_set import fit_calibration, judge
+    from modeling_rogle.search.open_set import evaluate_calibration, fit_calibration
 
     calibration = fit_calibration(fitting, *source, args.false_alarm_rate)
     if held_out is None:
         print("not evaluated: the data set has no test split", file=sys.stderr)
     else:
-        calibration = replace(calibration, report=judge(calibration, held_out))
+        calibration = replace(calibration, report=evaluate_calibration(calibration, held_out))
         print(_format_report(calibration.report))
     print(f"calibration: {calibration.save(out)}")
 
@@ -312,13 +298,11 @@ def _index_trials(args: argparse.Namespace) -> tuple:
     """As [`_dataset_trials`], from the people described in --pairs."""
     model_name = check_model(args.model) if args.model else None
     from modeling_rogle import Gallery
-    from modeling_rogle.inference.loading import fingerprint
     from modeling_rogle.search.open_set import gallery_trials, read_pairs
 
     gallery = Gallery.open(args.index, model_name)
     fitting, held_out = gallery_trials(gallery, *read_pairs(args.pairs, gallery), args.seed, sys.stderr.isatty())
-    model = gallery.model()
-    source = fingerprint(model), float(model.config.local_weight), f"half of the people in {Path(args.pairs).name}"
+    source = gallery.fingerprint, gallery.encoder.local_weight, f"half of the people in {Path(args.pairs).name}"
     return fitting, held_out, source
 
 

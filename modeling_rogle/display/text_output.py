@@ -22,14 +22,14 @@ def to_json_data(matches: Matches) -> dict[str, Any]:
         `no_match` and `false_alarm_rate`, both None without a calibration, and `results`: each `Match` as a dict.
     """
     results = [_json_value(asdict(match)) for match in matches]
-    return {"no_match": matches.nobody, "false_alarm_rate": matches.false_alarm_rate, "results": results}
+    return {"no_match": matches.no_match, "false_alarm_rate": matches.false_alarm_rate, "results": results}
 
 
 def verdict(matches: Matches) -> str | None:
     """The line above the results: that no image passes the filter, or that none is likely to match; otherwise None."""
     if not matches:
         return "No image passes the filter."
-    if not matches.nobody:
+    if not matches.no_match:
         return None
     rate = f"{100 * matches.false_alarm_rate:.0f} %"
     return f"No match found (threshold set for a {rate} false-alarm rate). Closest results:"

@@ -7,6 +7,7 @@ import copy
 import time
 from collections.abc import Sequence
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ class TorchEncoder:
     def dimension(self) -> int:
         """Length of an embedding."""
         return int(self.model.config.projection_dim)
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder that the model was loaded from; None for a model from the Hub or one that was never saved."""
+        name = self.model.name_or_path
+        return Path(name) if name and Path(name).is_dir() else None
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""Exported towers in onnxruntime: texts and images -> embeddings, without torch and transformers.
+"""Embeddings from an exported model in onnxruntime, without torch and transformers.
 
-What `onnx_export.py` wrote, and numpy, PIL, onnxruntime and tokenizers are all it needs.
+`OnnxEncoder` reads the folder that `onnx_export/export.py` writes. It needs NumPy, Pillow, onnxruntime and tokenizers.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ FORMAT = "rogle-onnx"
 VERSION = 1
 MANIFEST = "rogle_onnx.json"
 TOKENIZER = "tokenizer.json"
+CALIBRATION = "calibration.json"
 _FIELDS = {
     "fingerprint": str,
     "dimension": int,
@@ -34,11 +35,15 @@ _FIELDS = {
 
 
 class OnnxError(ValueError):
-    """An export that cannot be made or used; one line that names the file."""
+    """An export that cannot be written or used. The message is one line that names the file."""
 
 
-def session(file: Path) -> Any:
-    """An onnxruntime session on the CPU. Raises OnnxError: not installed, or no graph there."""
+def open_session(file: Path) -> Any:
+    """Opens an ONNX file in onnxruntime on the CPU.
+
+    Raises:
+        OnnxError: onnxruntime is not installed, or the file is missing or damaged.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -47,129 +52,164 @@ def session(file: Path) -> Any:
         raise OnnxError(f"{file}: no such file; `rogle export` writes it")
     try:
         return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common class
+    except Exception as error:  # the errors of onnxruntime have no common class
         raise OnnxError(f"{file}: cannot be loaded ({str(error).splitlines()[0]})") from error
 
 
-class OnnxTowers:
-    """The towers of an exported model; each file is checked against the manifest and opened when first needed.
+class OnnxEncoder:
+    """The text and image encoders of an exported model. It has the same methods as `TorchEncoder`.
+
+    Each file is checked against the manifest and opened when it is first needed.
 
     Args:
-        folder: that `rogle export` wrote.
-        int8: run the int8 files.
+        folder: folder that `rogle export` wrote.
+        int8: use the int8 files instead of the float32 files. Default: False.
 
     Raises:
-        FileNotFoundError: no such folder.
-        OnnxError: no export, of another version, or a field that cannot be right; the file is named.
+        FileNotFoundError: the folder does not exist.
+        OnnxError: the folder is not an export or has another version, or a field of its manifest is invalid.
     """
 
     def __init__(self, folder: str | Path, int8: bool = False):
         self.folder, self.suffix = Path(folder), ".int8.onnx" if int8 else ".onnx"
-        self.about = _read_manifest(self.folder)
-        self._opened: dict[str, Any] = {}
+        self.manifest = _read_manifest(self.folder)
+        self.template_boxes = np.array(self.manifest["template_boxes"], dtype=np.float32)  # [T, 4] in [0, 1]
+        self._open_files: dict[str, Any] = {}
 
     @property
     def dimension(self) -> int:
-        """Of an embedding."""
-        return self.about["dimension"]
+        """Length of an embedding."""
+        return self.manifest["dimension"]
 
     @property
-    def boxes(self) -> np.ndarray:
-        """float32 `[T, 4]` x0, y0, x1, y1 in [0, 1], the template regions of a person; the last is the whole image."""
-        return np.array(self.about["template_boxes"], dtype=np.float32)
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels to which an image is resized."""
+        height, width = self.manifest["image_size"]
+        return height, width
 
-    def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """int64 `[n, l]` token ids, padded on the right with ends of text; as [`RogleProcessor`] gives them.
+    @property
+    def local_weight(self) -> float:
+        """Weight of the local score in the final score."""
+        return self.manifest["local_weight"]
 
-        A text over the limit loses its last sentences until whole ones fit, a first sentence that is too long by itself
-        is cut at the limit.
+    @property
+    def max_tokens(self) -> int:
+        """Maximum length of a text in tokens, including the start and end tokens."""
+        return self.manifest["max_tokens"]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model that was exported; see [`loading.fingerprint`]."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def knows_images(self) -> bool:
+        """Whether an image can be a query: the image encoder may have been removed from the folder."""
+        return (self.folder / f"image{self.suffix}").is_file()
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens in a text before truncation, including the start and end tokens."""
+        return len(self._tokenizer().encode(text).ids)
+
+    def tokenize(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids of texts, as [`RogleProcessor`] returns them.
+
+        A text longer than `max_tokens` loses its last sentences. A first sentence that is too long is truncated.
+
+        Args:
+            texts: n texts.
+
+        Returns:
+            int64 `[n, l]`, padded on the right with the end token.
         """
-        limit, end = self.about["max_tokens"], self.about["end_token"]
-        rows = [self._ids(text, limit) for text in texts]
+        rows = [self._token_ids(text) for text in texts]
         longest = max((len(row) for row in rows), default=1)
-        ids = np.full((len(rows), longest), end, dtype=np.int64)
+        ids = np.full((len(rows), longest), self.manifest["end_token"], dtype=np.int64)
         for number, row in enumerate(rows):
             ids[number, : len(row)] = row
         return ids
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text, start and end included, before anything is cut."""
-        return len(self._tokenizer().encode(text).ids)
-
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-        """float32 `[n, D]` unit vectors of captions, sentences or queries."""
-        ids, graph = self.tokens(texts), self._session("text")
+        """Encodes texts.
+
+        Args:
+            texts: n captions, sentences or queries.
+            batch_size: number of texts in a forward pass. Default: 64.
+
+        Returns:
+            float32 `[n, D]` unit vectors.
+        """
+        ids, graph = self.tokenize(texts), self._session("text")
         parts = [np.zeros((0, self.dimension), dtype=np.float32)]
         for start in range(0, len(ids), batch_size):
             parts.append(graph.run(["embeds"], {"input_ids": ids[start : start + batch_size]})[0])
         return np.concatenate(parts)
 
-    def pixels(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """float32 `[b, 3, height, width]`, resized to the rectangle and normalised as RogleProcessor does."""
-        height, width = self.about["image_size"]
-        mean, std = (np.array(self.about[name], dtype=np.float32) for name in ("image_mean", "image_std"))
-        found = np.empty((len(images), 3, height, width), dtype=np.float32)
+    def preprocess(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Resizes and normalises n images as [`RogleProcessor`] does: float32 `[n, 3, height, width]`."""
+        height, width = self.image_size
+        mean, std = (np.array(self.manifest[name], dtype=np.float32) for name in ("image_mean", "image_std"))
+        pixels = np.empty((len(images), 3, height, width), dtype=np.float32)
         for number, image in enumerate(images):
-            small = image.convert("RGB").resize((width, height), resample=self.about["resample"])
-            found[number] = ((np.asarray(small, dtype=np.float32) / 255 - mean) / std).transpose(2, 0, 1)
-        return found
+            resized = image.convert("RGB").resize((width, height), resample=self.manifest["resample"])
+            pixels[number] = ((np.asarray(resized, dtype=np.float32) / 255 - mean) / std).transpose(2, 0, 1)
+        return pixels
 
     def encode_images(
         self, images: Sequence[Image.Image], boxes: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeds images and regions of each.
+        """Encodes images and the same regions of each in one forward pass.
 
         Args:
-            boxes: float32 `[t, 4]` x0, y0, x1, y1 in [0, 1], the same in every image; by default the templates.
+            images: n images.
+            boxes: float32 `[T, 4]` x0, y0, x1, y1 in [0, 1]. Default: the template boxes of the export.
 
         Returns:
-            float32 `[b, D]` and `[b, t, D]`: unit vectors.
+            float32 `[n, D]` and `[n, T, D]` unit vectors: images and regions.
         """
-        every = np.repeat((self.boxes if boxes is None else boxes)[None], len(images), axis=0)
-        fed = {"pixel_values": self.pixels(images), "boxes": every}
-        return tuple(self._session("image").run(["images", "regions"], fed))
+        boxes = self.template_boxes if boxes is None else boxes
+        inputs = {"pixel_values": self.preprocess(images), "boxes": np.repeat(boxes[None], len(images), axis=0)}
+        return tuple(self._session("image").run(["images", "regions"], inputs))
 
-    def _ids(self, text: str, limit: int) -> list[int]:
-        encoded = self._tokenizer().encode(text)
+    def _token_ids(self, text: str) -> list[int]:
+        limit, encoded = self.max_tokens, self._tokenizer().encode(text)
         if len(encoded.ids) <= limit:
             return encoded.ids
-        last = encoded.offsets[limit - 2][1]  # start and end of text are two of the limit
-        whole = [end for _, _, end in split_sentences(text) if end <= last]
-        if whole:
-            encoded = self._tokenizer().encode(text[: whole[-1]])
-        return encoded.ids if len(encoded.ids) <= limit else [*encoded.ids[: limit - 1], self.about["end_token"]]
+        end = encoded.offsets[limit - 2][1]  # the start and end tokens are two of the limit
+        sentence_ends = [stop for _, _, stop in split_sentences(text) if stop <= end]
+        if sentence_ends:
+            encoded = self._tokenizer().encode(text[: sentence_ends[-1]])
+        return encoded.ids if len(encoded.ids) <= limit else [*encoded.ids[: limit - 1], self.manifest["end_token"]]
 
     def _tokenizer(self) -> Any:
-        if TOKENIZER not in self._opened:
+        if TOKENIZER not in self._open_files:
             from tokenizers import Tokenizer
 
+            file = self._checked_file(TOKENIZER)
             try:
-                tokenizer = Tokenizer.from_file(str(self._checked(TOKENIZER)))
-            except OnnxError:
-                raise
-            except Exception as error:  # the library's own class is Exception
-                raise OnnxError(f"{self.folder / TOKENIZER}: damaged ({error})") from error
+                tokenizer = Tokenizer.from_file(str(file))
+            except Exception as error:  # the library raises Exception itself
+                raise OnnxError(f"{file}: damaged ({error})") from error
             tokenizer.no_padding()
             tokenizer.no_truncation()
-            tokenizer.encode_special_tokens = True  # "<|endoftext|>" within a text is text
-            self._opened[TOKENIZER] = tokenizer
-        return self._opened[TOKENIZER]
+            tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a text is plain text
+            self._open_files[TOKENIZER] = tokenizer
+        return self._open_files[TOKENIZER]
 
-    def _session(self, tower: str) -> Any:
-        name = tower + self.suffix
-        if name not in self._opened:
-            if f"{name}.data" in self.about["files"]:
-                self._checked(f"{name}.data")
-            self._opened[name] = session(self._checked(name))
-        return self._opened[name]
+    def _session(self, encoder: str) -> Any:
+        name = encoder + self.suffix
+        if name not in self._open_files:
+            if f"{name}.data" in self.manifest["files"]:
+                self._checked_file(f"{name}.data")
+            self._open_files[name] = open_session(self._checked_file(name))
+        return self._open_files[name]
 
-    def _checked(self, name: str) -> Path:
-        """A file of the export, if it is the one that the manifest tells of."""
-        file, told = self.folder / name, self.about["files"].get(name)
-        if not file.is_file() or not isinstance(told, dict):
+    def _checked_file(self, name: str) -> Path:
+        file, entry = self.folder / name, self.manifest["files"].get(name)
+        if not file.is_file() or not isinstance(entry, dict):
             raise OnnxError(f"{file}: not in this export; `rogle export` writes it")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != told.get("sha256"):
-            raise OnnxError(f"{file}: not the file that {MANIFEST} tells of; export the model again")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != entry.get("sha256"):
+            raise OnnxError(f"{file}: differs from its SHA-256 in {MANIFEST}; export the model again")
         return file
 
 
@@ -178,20 +218,20 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder}: no such folder")
     file = folder / MANIFEST
     if not file.is_file():
-        raise OnnxError(f"{folder}: no {MANIFEST} there, so it is no exported model; `rogle export` makes one")
+        raise OnnxError(f"{folder}: not an exported model (no {MANIFEST}); `rogle export` writes one")
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OnnxError(f"{file}: damaged ({error}); export the model again") from error
-    if not isinstance(about, dict) or (about.get("format"), about.get("version")) != (FORMAT, VERSION):
-        raise OnnxError(f"{file}: not an export that this program reads; export the model again")
+    if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+        raise OnnxError(f"{file}: not an export of format {FORMAT} {VERSION}; export the model again")
     for field, kind in _FIELDS.items():
-        if not isinstance(about.get(field), kind):
+        if not isinstance(manifest.get(field), kind):
             raise OnnxError(f"{file}: field {field!r} is missing or not a {kind.__name__}; export the model again")
     for field, length in (("image_size", 2), ("image_mean", 3), ("image_std", 3)):
-        if len(about[field]) != length or not all(isinstance(value, int | float) for value in about[field]):
+        if len(manifest[field]) != length or not all(isinstance(value, int | float) for value in manifest[field]):
             raise OnnxError(f"{file}: field {field!r} is not {length} numbers; export the model again")
-    return about
+    return manifest
 
 
-__all__ = ["FORMAT", "MANIFEST", "OnnxError", "OnnxTowers", "TOKENIZER", "VERSION", "session"]
+__all__ = ["CALIBRATION", "FORMAT", "MANIFEST", "OnnxEncoder", "OnnxError", "TOKENIZER", "VERSION", "open_session"]

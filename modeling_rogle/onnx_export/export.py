@@ -1,14 +1,14 @@
-"""A Rogle model -> two ONNX files, one a tower, checked against the model; and the same in int8.
+"""Export of a Rogle model to ONNX: two graphs that are compared with the model, and both again in int8.
 
-    rogle_onnx.json      format, fingerprint of the model, sizes, pixels, regions, the files with their hashes
+    rogle_onnx.json      format, fingerprint of the model, sizes, preprocessing, template boxes, files with SHA-256
     text.onnx            input_ids [n, l] int64 -> embeds [n, D]
     image.onnx           pixel_values [b, 3, height, width], boxes [b, t, 4] -> images [b, D], regions [b, t, D]
-    text.int8.onnx, image.int8.onnx   weights in int8, activations quantised as they come
-    tokenizer.json       of the `tokenizers` library
-    calibration.json     the model's, where it has one
+    text.int8.onnx, image.int8.onnx   weights in int8, activations quantised dynamically
+    tokenizer.json       for the `tokenizers` library
+    calibration.json     copied from the model, if it has one
 
-n, l, b and t are free, height and width the model's own; all embeddings are unit vectors. `onnx_towers.py` runs them
-without torch. Needs `pip install rogle[export]`.
+n, l, b and t are dynamic, height and width are fixed. All embeddings are unit vectors. `inference/onnx_encoder.py` runs
+the export without torch. Exporting needs `pip install rogle[export]`.
 """
 
 import contextlib
@@ -30,32 +30,45 @@ import torch
 from torch import nn
 
 from modeling_rogle.inference.loading import fingerprint, load_model
-from modeling_rogle.inference.onnx_encoder import FORMAT, MANIFEST, TOKENIZER, VERSION, OnnxError, session
+from modeling_rogle.inference.onnx_encoder import (
+    CALIBRATION,
+    FORMAT,
+    MANIFEST,
+    TOKENIZER,
+    VERSION,
+    OnnxError,
+    open_session,
+)
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
-from modeling_rogle.search.calibration import FILE as CALIBRATION
 from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
-TOLERANCE = 1e-4  # of every number of a unit vector
+TOLERANCE = 1e-4  # largest difference of a component of a unit vector
 OPSET = 20
-_ONE_FILE = 1 << 30  # bytes of weights beyond which they stand beside the graph: an ONNX file ends at 2 GiB
-_QUANTISED = ["MatMul", "Gemm", "Gather"]  # linear layers and the token table; a convolution would gain nothing
+_MAX_INLINE_BYTES = 1 << 30  # larger weights are stored next to the graph: an ONNX file is limited to 2 GiB
+_QUANTISED = ["MatMul", "Gemm", "Gather"]  # linear layers and token embeddings; a convolution does not get faster
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What [`export_onnx`] wrote: the folder, bytes by file, and by tower the largest difference from the model."""
+    """What [`export_onnx`] wrote.
+
+    Attributes:
+        folder: the folder.
+        sizes: bytes of each file.
+        difference: largest difference from the model for `text` and `image`.
+    """
 
     folder: Path
     sizes: dict[str, int]
     difference: dict[str, float]
 
 
-class TextTower(nn.Module):
-    """`[n, l]` token ids, padded on the right -> `[n, D]` unit vectors.
+class TextGraph(nn.Module):
+    """[`RogleModel.encode_texts`] without its packing of texts, which a graph cannot express.
 
-    As [`RogleModel.encode_texts`]; that one packs texts by their lengths, which a graph cannot. The causal mask is
-    written out: what follows the end of a text cannot matter.
+    Token ids `[n, l]`, padded on the right, become `[n, D]` unit vectors. The causal mask is explicit and hides the
+    padding from the end token.
     """
 
     def __init__(self, model: RogleModel):
@@ -69,14 +82,17 @@ class TextTower(nn.Module):
         for layer in text.encoder.layers:
             states = layer(states, mask)
         end = text.eos_token_id
-        # 2 stands for CLIP's old configurations, in which the greatest id ends the text.
+        # 2 marks old CLIP configurations, in which the highest id is the end token.
         ends = input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)
         pooled = text.final_layer_norm(states)[torch.arange(n), ends]
         return nn.functional.normalize(self.model.text_projection(pooled), dim=-1)
 
 
-class ImageTower(nn.Module):
-    """`[b, 3, height, width]` pixels and `[b, t, 4]` boxes in [0, 1] -> `[b, D]` and `[b, t, D]` unit vectors."""
+class ImageGraph(nn.Module):
+    """[`RogleModel.encode_images`] for images with the same number of regions each.
+
+    Pixels `[b, 3, height, width]` and boxes `[b, t, 4]` in [0, 1] become `[b, D]` and `[b, t, D]` unit vectors.
+    """
 
     def __init__(self, model: RogleModel):
         super().__init__()
@@ -90,90 +106,98 @@ class ImageTower(nn.Module):
 
 
 def export_onnx(model_dir: str | Path, out: str | Path, int8: bool = True) -> Exported:
-    """Exports both towers of a model and checks them in onnxruntime against it.
+    """Exports a model and compares the float32 graphs in onnxruntime with it.
 
     Args:
         model_dir: folder or Hub name of a Rogle or CLIP model with its processor.
         out: new folder, written in one step.
-        int8: write the int8 files too. What they lose is measured by `benchmarks/quality/int8.py`.
+        int8: also write the int8 files. `benchmarks/quality/int8.py` measures their accuracy. Default: True.
 
     Raises:
-        OnnxError: a package is missing, `out` is there already, the model's regions are crops (one image forward each,
-            no graph of a fixed number), or a graph differs from the model by more than 1e-4.
+        OnnxError: a package is missing, `out` exists, a graph differs from the model by more than 1e-4, or the model
+            encodes regions as crops (one forward pass for each region).
     """
     out = Path(out)
     if out.exists():
-        raise OnnxError(f"{out}: exists already; nothing is overwritten")
-    _needed("onnx", "onnxscript", "onnxruntime")
+        raise OnnxError(f"{out}: already exists; nothing is overwritten")
+    _check_installed("onnx", "onnxscript", "onnxruntime")
     model, processor = load_model(model_dir)
     model = model.cpu().eval()
     if model.config.region_feature == "crop":
-        raise OnnxError(f"{model_dir}: region_feature 'crop' is one image forward a region, which no graph holds")
+        raise OnnxError(
+            f"{model_dir}: region_feature 'crop' needs a forward pass for each region and cannot be exported"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".rogle-export-", dir=out.parent))
-    part = scratch / "onnx"
-    part.mkdir()
+    new = scratch / "onnx"
+    new.mkdir()
     try:
-        _export(TextTower(model), (_ids(model, 2, 9),), {"input_ids": "nl"}, ["embeds"], part / "text.onnx")
-        _export(
-            ImageTower(model),
-            (_pixels(model, 2), _boxes(2)),
-            {"pixel_values": "b", "boxes": "bt"},
-            ["images", "regions"],
-            part / "image.onnx",
-        )
-        difference = check(part, model)
+        text_inputs, image_inputs = (_random_ids(model, 2, 9),), (_random_pixels(model, 2), _boxes(2))
+        _export(TextGraph(model), text_inputs, {"input_ids": "nl"}, ["embeds"], new / "text.onnx")
+        axes = {"pixel_values": "b", "boxes": "bt"}
+        _export(ImageGraph(model), image_inputs, axes, ["images", "regions"], new / "image.onnx")
+        difference = check(new, model)
         if int8:
-            quantise(part)
-        processor.tokenizer.backend_tokenizer.save(str(part / TOKENIZER))
+            quantise(new)
+        processor.tokenizer.backend_tokenizer.save(str(new / TOKENIZER))
         if (Path(model_dir) / CALIBRATION).is_file():
-            shutil.copyfile(Path(model_dir) / CALIBRATION, part / CALIBRATION)
-        _write_manifest(part, model, processor, difference)
-        sizes = {file.name: file.stat().st_size for file in sorted(part.iterdir())}
-        os.replace(part, out)
+            shutil.copyfile(Path(model_dir) / CALIBRATION, new / CALIBRATION)
+        _write_manifest(new, model, processor, difference)
+        sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
+        os.replace(new, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Exported(out, sizes, difference)
 
 
 def check(folder: Path, model: RogleModel) -> dict[str, float]:
-    """The largest difference of any number of the exported embeddings from the model's, by tower, in onnxruntime.
+    """Compares the exported float32 graphs in onnxruntime with the model.
 
-    Other numbers of texts, tokens, images and boxes are tried than those that the graphs were traced with.
+    The numbers of texts, tokens, images and boxes differ from those of the export.
+
+    Args:
+        folder: folder with `text.onnx` and `image.onnx`.
+        model: the model.
+
+    Returns:
+        The largest difference of a component for `text` and `image`.
 
     Raises:
-        OnnxError: more than 1e-4.
+        OnnxError: a difference exceeds 1e-4.
     """
-    found = {"text": 0.0, "image": 0.0}
-    text, image = (session(folder / f"{tower}.onnx") for tower in found)
-    longest = model.config.text_config.max_position_embeddings
-    for count, length in ((1, 3), (5, min(40, longest)), (2, longest)):
-        ids = _ids(model, count, length)
+    largest = {"text": 0.0, "image": 0.0}
+    text, image = (open_session(folder / f"{name}.onnx") for name in largest)
+    max_length = model.config.text_config.max_position_embeddings
+    for count, length in ((1, 3), (5, min(40, max_length)), (2, max_length)):
+        ids = _random_ids(model, count, length)
         difference = model.encode_texts(ids).numpy() - text.run(None, {"input_ids": ids.numpy()})[0]
-        found["text"] = max(found["text"], float(np.abs(difference).max()))
-    for count, each in ((1, None), (3, 4)):
-        pixels, boxes = _pixels(model, count), _boxes(count, each)
-        owner = torch.arange(count).repeat_interleave(boxes.shape[1])
-        expected = model.encode_images(pixels, boxes.flatten(0, 1), owner)
-        got = image.run(None, {"pixel_values": pixels.numpy(), "boxes": boxes.numpy()})
-        for ours, theirs in zip(expected, got, strict=True):
-            difference = ours.numpy() - theirs.reshape(ours.shape)
-            found["image"] = max(found["image"], float(np.abs(difference).max()))
-    for tower, largest in found.items():
-        if not largest <= TOLERANCE:
-            raise OnnxError(f"{tower}.onnx: differs from the model by {largest:.1e}, more than {TOLERANCE:.0e}")
-    return found
+        largest["text"] = max(largest["text"], float(np.abs(difference).max()))
+    for count, boxes_each in ((1, None), (3, 4)):
+        pixels, boxes = _random_pixels(model, count), _boxes(count, boxes_each)
+        box_image = torch.arange(count).repeat_interleave(boxes.shape[1])
+        expected = model.encode_images(pixels, boxes.flatten(0, 1), box_image)
+        outputs = image.run(None, {"pixel_values": pixels.numpy(), "boxes": boxes.numpy()})
+        for ours, exported in zip(expected, outputs, strict=True):
+            difference = ours.numpy() - exported.reshape(ours.shape)
+            largest["image"] = max(largest["image"], float(np.abs(difference).max()))
+    for name, value in largest.items():
+        if not value <= TOLERANCE:
+            raise OnnxError(f"{name}.onnx: differs from the model by {value:.1e}, more than {TOLERANCE:.0e}")
+    return largest
 
 
 def quantise(folder: Path) -> None:
-    """Writes `text.int8.onnx` and `image.int8.onnx` beside the two graphs: dynamic quantisation, a scale a column."""
+    """Writes `text.int8.onnx` and `image.int8.onnx` next to the float32 graphs of a folder.
+
+    Dynamic quantisation with one scale for each column of a weight matrix.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    for tower in ("text", "image"):
-        target = folder / f"{tower}.int8.onnx"
-        graph = onnx.load(folder / f"{tower}.onnx")
-        _unshare(graph)
+    for name in ("text", "image"):
+        target = folder / f"{name}.int8.onnx"
+        graph = onnx.load(folder / f"{name}.onnx")
+        _unshare_weights(graph)
         with _quiet():
             quantize_dynamic(
                 graph,
@@ -181,15 +205,15 @@ def quantise(folder: Path) -> None:
                 op_types_to_quantize=_QUANTISED,
                 per_channel=True,
                 weight_type=QuantType.QInt8,
-                use_external_data_format=(folder / f"{tower}.onnx.data").is_file(),
+                use_external_data_format=(folder / f"{name}.onnx.data").is_file(),
             )
 
 
-def _unshare(graph: Any) -> None:
-    """A copy of its own for every further layer that reads the same weights.
+def _unshare_weights(graph: Any) -> None:
+    """Gives each Gemm node its own copy of its weights.
 
-    The quantiser turns the weights of a Gemm in place, once for each that reads them: of an image tower, whose
-    projection serves images and regions, nothing was left (cosine 0 with the model).
+    The quantiser transposes the weights of a Gemm in place, once for each node that uses them. Without copies the image
+    projection, used for images and regions, is transposed twice, and the embeddings have cosine 0 with the model's.
     """
     seen, weights = set(), {initializer.name: initializer for initializer in graph.graph.initializer}
     for node in graph.graph.node:
@@ -204,27 +228,27 @@ def _unshare(graph: Any) -> None:
 
 
 def _export(
-    tower: nn.Module, example: tuple[torch.Tensor, ...], inputs: dict[str, str], outputs: Sequence[str], file: Path
+    graph: nn.Module, example: tuple[torch.Tensor, ...], axes: dict[str, str], outputs: Sequence[str], file: Path
 ) -> None:
-    """Inputs by name, with a letter for each of the first axes that is free."""
-    free = {name: {axis: letter for axis, letter in enumerate(letters)} for name, letters in inputs.items()}
-    weights = sum(parameter.numel() * 4 for parameter in tower.parameters())
+    """Exports one graph. `axes` maps each input to one letter for each of its leading axes that are dynamic."""
+    dynamic = {name: dict(enumerate(letters)) for name, letters in axes.items()}
+    weights = sum(parameter.numel() * 4 for parameter in graph.parameters())
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            tower.eval(),
+            graph.eval(),
             example,
-            input_names=list(inputs),
+            input_names=list(axes),
             output_names=list(outputs),
-            dynamic_shapes=free,
+            dynamic_shapes=dynamic,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
-        program.save(file, external_data=weights > _ONE_FILE)
+        program.save(file, external_data=weights > _MAX_INLINE_BYTES)
 
 
-def _ids(model: RogleModel, count: int, length: int) -> torch.Tensor:
-    """Random token ids with the end of text in a different place in each row."""
+def _random_ids(model: RogleModel, count: int, length: int) -> torch.Tensor:
+    """Random token ids `[count, length]` with the end token at a different position in each row."""
     text, random = model.config.text_config, torch.Generator().manual_seed(0)
     ids = torch.randint(0, text.vocab_size, (count, length), generator=random)
     end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
@@ -234,17 +258,17 @@ def _ids(model: RogleModel, count: int, length: int) -> torch.Tensor:
     return ids
 
 
-def _pixels(model: RogleModel, count: int) -> torch.Tensor:
+def _random_pixels(model: RogleModel, count: int) -> torch.Tensor:
     return torch.randn(count, 3, *model.config.image_size, generator=torch.Generator().manual_seed(0))
 
 
-def _boxes(count: int, each: int | None = None) -> torch.Tensor:
-    return torch.from_numpy(template_boxes())[:each].repeat(count, 1, 1)
+def _boxes(images: int, boxes_each: int | None = None) -> torch.Tensor:
+    return torch.from_numpy(template_boxes())[:boxes_each].repeat(images, 1, 1)
 
 
 def _write_manifest(folder: Path, model: RogleModel, processor: RogleProcessor, difference: dict[str, float]) -> None:
     text, images = model.config.text_config, processor.image_processor
-    about = {
+    manifest = {
         "format": FORMAT,
         "version": VERSION,
         "fingerprint": fingerprint(model),
@@ -264,10 +288,10 @@ def _write_manifest(folder: Path, model: RogleModel, processor: RogleProcessor, 
             for file in sorted(folder.iterdir())
         },
     }
-    (folder / MANIFEST).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
-def _needed(*names: str) -> None:
+def _check_installed(*names: str) -> None:
     import importlib.util
 
     for name in names:
@@ -277,7 +301,7 @@ def _needed(*names: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's and the quantiser's talk, about operators that are not used here, is kept off the terminal."""
+    """Suppresses messages of the exporter and the quantiser about operators that are not used here."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -288,4 +312,4 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-__all__ = ["Exported", "ImageTower", "TextTower", "check", "export_onnx", "quantise"]
+__all__ = ["Exported", "ImageGraph", "TextGraph", "check", "export_onnx", "quantise"]

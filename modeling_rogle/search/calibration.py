@@ -1,8 +1,8 @@
-"""Calibration: the scores of a search -> the probability that an image shows the described person, and "nobody here".
+"""Calibration: scores of a search -> the probability that an image shows the described person, and "no match".
 
-A cosine says little by itself: a long description scores low everywhere, a short one high. So logistic regressions
-(Platt, "Probabilistic outputs for support vector machines", 1999) read a score together with where it lies in the
-gallery's own distribution of scores for the same query. What they are fitted and judged on is made in `open_set.py`.
+A cosine alone is not comparable between queries: a long description scores low with every image, a short one high. The
+logistic regressions (Platt, "Probabilistic outputs for support vector machines", 1999) therefore read a score together
+with its position in the distribution of the query's scores over the gallery. `open_set.py` fits and evaluates them.
 """
 
 import json
@@ -19,18 +19,18 @@ import numpy as np
 FILE = "calibration.json"
 FORMAT = "rogle-calibration"
 VERSION = 2
-DEPTH = 10  # results that a calibration looks at
-FEWEST = 20  # images in a gallery whose distribution says something
-# What is read of the result at each rank. Widths are standard deviations of the query's scores over the gallery.
+DEPTH = 10  # results that a calibration reads
+MIN_GALLERY = 20  # images; the distribution of scores over fewer images is too noisy
+# Features of the result at each rank. A width is the standard deviation of the query's scores over the gallery.
 FEATURES = (
     "score",
     "z",  # widths above the gallery's mean
-    "excess",  # z less the largest that chance brings among N images, sqrt(2 ln N)
-    "lead",  # widths from the mean of the results after the best up to the best
-    "behind",  # widths from this result up to the best
-    "global",  # the result's global score: with the score it tells what sentences and regions agree on
-    "global_z",  # widths of that above the gallery's mean
-    "gap",  # from the mean of the first three to that of the sixth to tenth: a person has a few images, not ten
+    "excess",  # z minus the expected maximum of N random scores, sqrt(2 ln N)
+    "lead",  # widths of the best result above the mean of the following ones
+    "behind",  # widths of this result below the best
+    "global",  # the global score; its difference from the score is the agreement of sentences and regions
+    "global_z",  # widths of the global score above the gallery's mean
+    "gap",  # mean of ranks 1 to 3 minus mean of ranks 6 to 10: a person has a few images, not ten
 )
 
 
@@ -41,13 +41,14 @@ def features(
     count: np.ndarray | int,
     global_scores: np.ndarray | None = None,
 ) -> np.ndarray:
-    """What a calibration reads of a search.
+    """Features of the results of a search.
 
     Args:
         scores: `[..., K]` final scores, best first.
-        mean, width: `[...]` mean and standard deviation of the query's global scores over the gallery.
-        count: images in the gallery.
-        global_scores: `[..., K]` of the same results; the scores themselves where nothing was joined to them.
+        mean: `[...]` mean of the query's global scores over the gallery.
+        width: `[...]` standard deviation of the same scores.
+        count: number of images in the gallery.
+        global_scores: `[..., K]` global scores of the same results. Default: `scores`.
 
     Returns:
         `[..., K, 8]` float64 in the order of `FEATURES`.
@@ -58,17 +59,17 @@ def features(
     chance = np.sqrt(2.0 * np.log(np.maximum(np.asarray(count), 2)))[..., None]
     next_best = scores[..., 1:DEPTH]
     lead = (scores[..., :1] - next_best.mean(axis=-1, keepdims=True)) / width if next_best.size else np.zeros_like(z)
-    whole = scores if global_scores is None else np.asarray(global_scores, dtype=np.float64)
+    global_scores = scores if global_scores is None else np.asarray(global_scores, dtype=np.float64)
     far = scores[..., 5:DEPTH]
     gap = scores[..., :3].mean(axis=-1, keepdims=True) - far.mean(axis=-1, keepdims=True) if far.size else 0.0
     behind = (scores[..., :1] - scores) / width
-    parts = (scores, z, z - chance, lead, behind, whole, (whole - mean) / width, gap)
+    parts = (scores, z, z - chance, lead, behind, global_scores, (global_scores - mean) / width, gap)
     return np.stack([np.broadcast_to(part, z.shape) for part in parts], axis=-1)
 
 
 @dataclass(frozen=True)
 class Logistic:
-    """sigmoid(bias + weights . (x - mean) / scale) over some of `FEATURES`."""
+    """Logistic regression over some of `FEATURES`: sigmoid(bias + weights . (x - mean) / scale)."""
 
     names: tuple[str, ...]
     mean: tuple[float, ...]
@@ -78,9 +79,16 @@ class Logistic:
 
     @classmethod
     def fit(cls, x: np.ndarray, y: np.ndarray, names: Sequence[str], steps: int = 50) -> "Logistic":
-        """Newton's method on the log loss; `x` `[n, 8]` as [`features`] makes it, `y` `[n]` in {0, 1}.
+        """Fits the regression with Newton's method on the log loss.
 
-        Platt's targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2) in place of 1 and 0 keep separable data finite.
+        Platt's targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2) replace 1 and 0, so the weights stay finite on separable
+        data.
+
+        Args:
+            x: `[n, 8]` result of [`features`].
+            y: `[n]` labels in {0, 1}.
+            names: the features to use.
+            steps: maximum number of steps. Default: 50.
         """
         used = x[:, [FEATURES.index(name) for name in names]]
         mean, scale = used.mean(axis=0), np.maximum(used.std(axis=0), 1e-9)
@@ -99,26 +107,26 @@ class Logistic:
         return cls(tuple(names), tuple(mean.tolist()), tuple(scale.tolist()), tuple(rest), bias)
 
     def probability(self, x: np.ndarray) -> np.ndarray:
-        """`[..., 8]` as [`features`] makes it -> `[...]` in [0, 1]."""
+        """Probabilities `[...]` in [0, 1] for features `[..., 8]`."""
         used = x[..., [FEATURES.index(name) for name in self.names]]
         return _sigmoid(self.bias + ((used - np.array(self.mean)) / np.array(self.scale)) @ np.array(self.weights))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Fitted to one model and one way to join its scores.
+    """Calibration of one model with one local weight.
 
     Args:
-        fingerprint: of the model, see `gallery.fingerprint`.
-        local_weight: w of the final scores that it was fitted on.
-        best, other: features of the first result, of any later one -> probability that it shows the described person.
-        present: the best result's features -> probability that the person is in the gallery at all.
-        threshold: of `present`; under it the answer is "nobody here matches".
-        false_alarm_rate: share of descriptions of absent people that pass the threshold all the same, on the data that
-            it was fitted on.
-        gallery_sizes: images in the smallest and the largest gallery that it was fitted on.
-        fitted_on: the data, in words.
-        report: figures on the data that it was judged on.
+        fingerprint: SHA-256 of the model, see [`loading.fingerprint`].
+        local_weight: weight of the local score that the calibration was fitted with.
+        best: features of the first result -> probability that it shows the described person.
+        other: the same for any later result.
+        present: features of the first result -> probability that the person is in the gallery.
+        threshold: threshold on `present`; a search below it has no match.
+        false_alarm_rate: share of descriptions of absent people above the threshold, on the data of the fit.
+        gallery_sizes: number of images in the smallest and the largest gallery of the fit.
+        fitted_on: name of the data.
+        report: figures on other data, see [`evaluate_calibration`].
     """
 
     fingerprint: str
@@ -139,37 +147,36 @@ class Calibration:
         count: int | None = None,
         global_scores: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The probability that each result shows the described person, when half of the people asked for are absent.
+        """The probability that each result shows the described person, if half of the described people are absent.
 
         Args:
-            scores: `[K]` final scores of one search, best first; with at least ten of them it says what it was fitted
-                to say.
-            background: `[B]` the query's global scores with the gallery, or with a random sample of it.
-            count: images that were searched; by default those of `background`.
-            global_scores: `[K]` of the same results; by default the scores.
+            scores: `[K]` final scores of one search, best first. The calibration was fitted with K = 10.
+            background: `[B]` global scores of the query with the gallery, or with a random sample of it.
+            count: number of images that were searched. Default: B.
+            global_scores: `[K]` global scores of the same results. Default: `scores`.
 
         Returns:
             `[K]` in [0, 1].
         """
-        return self.of_results(_one_search(scores, background, count, global_scores))
+        return self.probability_of_features(_one_search(scores, background, count, global_scores))
 
-    def of_results(self, x: np.ndarray) -> np.ndarray:
-        """Probabilities `[..., K]` of results whose features `[..., K, 8]` [`features`] made, best first."""
+    def probability_of_features(self, x: np.ndarray) -> np.ndarray:
+        """Probabilities `[..., K]` for features `[..., K, 8]` of results, best first; see [`features`]."""
         return np.concatenate([self.best.probability(x[..., :1, :]), self.other.probability(x[..., 1:, :])], axis=-1)
 
-    def nobody(
+    def no_match(
         self,
         scores: np.ndarray,
         background: np.ndarray,
         count: int | None = None,
         global_scores: np.ndarray | None = None,
     ) -> bool:
-        """Whether the described person is likely not in the gallery; arguments as for `probability`."""
-        found = _one_search(scores, background, count, global_scores)
-        return bool(self.present.probability(found)[0] < self.threshold)
+        """Whether the described person is likely not in the gallery. Takes the arguments of `probability`."""
+        x = _one_search(scores, background, count, global_scores)
+        return bool(self.present.probability(x)[0] < self.threshold)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `calibration.json` into a folder (the model's, or a gallery's), atomically."""
+        """Writes `calibration.json` into the folder of a model or an index, in one step."""
         path = Path(folder) / FILE
         new = path.with_name(f".{FILE}.{secrets.token_hex(4)}")
         saved = {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -182,10 +189,10 @@ class Calibration:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Calibration | None":
-        """Reads a folder's `calibration.json`; None if there is none.
+        """Reads the `calibration.json` of a folder; None if there is none.
 
         Raises:
-            ValueError: not a calibration, of another version, or damaged; names file and field.
+            ValueError: the file is not a calibration, has another version or is damaged; file and field are named.
         """
         path = Path(folder) / FILE
         if not path.is_file():
@@ -195,7 +202,7 @@ class Calibration:
         except ValueError as error:
             raise ValueError(f"{path}: damaged ({error}); run `rogle calibrate` again") from error
         if not isinstance(saved, dict) or (saved.get("format"), saved.get("version")) != (FORMAT, VERSION):
-            raise ValueError(f"{path}: not a calibration that this program reads; run `rogle calibrate` again")
+            raise ValueError(f"{path}: not a calibration of version {VERSION}; run `rogle calibrate` again")
         try:
             return cls(
                 fingerprint=_checked(saved, "fingerprint", str),
@@ -213,30 +220,39 @@ class Calibration:
             raise ValueError(f"{path}: {error}; run `rogle calibrate` again") from error
 
 
-def expected_calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
-    """Mean distance of probability and frequency over bins of equal size, weighted by size; `[n]`, `[n]` in {0, 1}.
+def expected_calibration_error(probability: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Mean difference of probability and frequency over bins, weighted by their size.
 
-    Bins of equal count (Nixon et al., "Measuring Calibration in Deep Learning", 2019): most results have a low
-    probability, and bins of equal width would leave the others to chance.
+    The bins have equal counts (Nixon et al., "Measuring Calibration in Deep Learning", 2019): most results have a low
+    probability, so most bins of equal width would be almost empty.
+
+    Args:
+        probability: `[n]` in [0, 1].
+        correct: `[n]` in {0, 1}.
+        bins: number of bins. Default: 15.
     """
     parts = np.array_split(np.argsort(probability, kind="stable"), bins)
-    return sum(len(part) * abs(probability[part].mean() - right[part].mean()) for part in parts if len(part)) / len(
-        right
-    )
+    errors = [len(part) * abs(probability[part].mean() - correct[part].mean()) for part in parts if len(part)]
+    return sum(errors) / len(correct)
 
 
 def auroc(statistic: np.ndarray, positive: np.ndarray) -> float:
-    """Probability that a positive's statistic is above a negative's, ties counting half; `[n]`, `[n]` bool."""
+    """Area under the ROC curve: the probability that a positive's statistic exceeds a negative's. Ties count half.
+
+    Args:
+        statistic: `[n]`.
+        positive: `[n]` bool.
+    """
     positive = np.asarray(positive, dtype=bool)
-    _, place, count = np.unique(statistic, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(count) - (count - 1) / 2)[place]
+    _, group, count = np.unique(statistic, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[group]
     n1 = int(positive.sum())
     n0 = len(positive) - n1
     return float((ranks[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0)) if n0 and n1 else float("nan")
 
 
 def false_positives_at(statistic: np.ndarray, positive: np.ndarray, true_positives: float = 0.95) -> float:
-    """Share of negatives at or above the highest threshold that at least this share of positives reaches."""
+    """False-positive rate at the highest threshold with this true-positive rate; arguments as for [`auroc`]."""
     positive = np.asarray(positive, dtype=bool)
     ordered = np.sort(statistic[positive])[::-1]
     threshold = ordered[math.ceil(true_positives * len(ordered)) - 1]
@@ -275,11 +291,11 @@ def _numbers(saved: Mapping[str, Any], field: str, count: int) -> list[float]:
     return values
 
 
-def _logistic(saved: Mapping[str, Any], place: str) -> Logistic:
+def _logistic(saved: Mapping[str, Any], field: str) -> Logistic:
     names = saved.get("names")
     if not isinstance(names, list) or not names or not set(map(str, names)) <= set(FEATURES):
-        raise ValueError(f"field '{place}.names' must name some of {', '.join(FEATURES)}")
-    vectors = (tuple(_numbers(saved, field, len(names))) for field in ("mean", "scale", "weights"))
+        raise ValueError(f"field '{field}.names' must name some of {', '.join(FEATURES)}")
+    vectors = (tuple(_numbers(saved, name, len(names))) for name in ("mean", "scale", "weights"))
     return Logistic(tuple(names), *vectors, _finite(saved, "bias"))
 
 

@@ -1,12 +1,12 @@
-"""Open-set trials: half of the people asked for have left the gallery. What a calibration is fitted on and judged by.
+"""Open-set trials: searches in galleries that lack half of the people. A calibration is fitted and evaluated on them.
 
-Every description is put to what is left of the gallery, so half of the searches have an answer and half have none.
+Every description is searched in each reduced gallery, so half of the searches have a correct result and half have none.
 """
 
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from modeling_rogle.evaluation.protocols import caption_similarities
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings
+from modeling_rogle.late_interaction import fuse
 from modeling_rogle.search.calibration import (
     DEPTH,
     FEATURES,
@@ -25,87 +27,98 @@ from modeling_rogle.search.calibration import (
     false_positives_at,
 )
 from modeling_rogle.search.calibration import features as result_features
-from modeling_rogle.search.gallery import Gallery
+from modeling_rogle.search.gallery import RERANKED, Gallery
 
 HALVES = 4  # random halves of the people
-SHARES = (1.0, 0.5, 0.25)  # of the people left: a calibration must hold for small and large galleries
-MAX_QUERIES = 4000  # of a kind; more would say the same
-RERANKED = 200  # as in `Gallery.search`
+SHARES = (1.0, 0.5, 0.25)  # gallery sizes: a calibration must hold for small and large galleries
+MAX_QUERIES = 4000  # of long and of short captions each; more do not change the fit
+MAX_SCORES = 100_000_000  # scores of descriptions and images, held twice in memory: 800 MB
 FOLDS = 5
-MOST_SCORES = 100_000_000  # of a gallery with its descriptions, held twice in memory: 800 MB
 _BLOCK = 256
-# Tried on the fitting data in folds by person; the lowest log loss is taken, so what does not help is not used.
-_OF_BEST = (
+# Candidate feature sets. The one with the lowest log loss in cross-validation by person is used.
+_BEST_FEATURES = (
     ("score",), ("z",), ("score", "z"), ("score", "z", "lead"), ("score", "excess", "lead"), ("score", "global"),
     ("score", "global", "gap"), ("score", "global", "global_z", "gap"),
     ("score", "z", "lead", "global", "global_z", "gap"), ("score", "excess", "lead", "global", "global_z", "gap"),
 )  # fmt: skip
-_OF_OTHERS = tuple((*names, "behind") for names in _OF_BEST)
+_OTHER_FEATURES = tuple((*names, "behind") for names in _BEST_FEATURES)
 
 
 @dataclass(frozen=True)
 class Trials:
-    """n searches, each with its best K = 10 results (fewer in a smaller gallery)."""
+    """n searches and the best K = 10 results of each; fewer in a smaller gallery.
 
-    features: np.ndarray  # [n, K, 8] see `calibration.FEATURES`
-    right: np.ndarray  # [n, K] bool: the result shows the described person
-    present: np.ndarray  # [n] bool: the person is in the gallery
-    person: np.ndarray  # [n] int64: who is described
-    gallery: np.ndarray  # [n] int64: images in the gallery
+    Attributes:
+        features: `[n, K, 8]` float64, see `calibration.FEATURES`.
+        correct: `[n, K]` bool, whether the result shows the described person.
+        present: `[n]` bool, whether the described person is in the gallery.
+        person: `[n]` int64, the described person.
+        gallery: `[n]` int64, number of images in the gallery.
+    """
+
+    features: np.ndarray
+    correct: np.ndarray
+    present: np.ndarray
+    person: np.ndarray
+    gallery: np.ndarray
 
     @classmethod
     def concatenate(cls, parts: Sequence["Trials"]) -> "Trials":
-        """All trials of several sets; results that only some of them have are left out."""
-        depth = min(part.right.shape[1] for part in parts)
-        cut = {"features", "right"}
-        columns = {
-            field.name: [getattr(part, field.name)[:, :depth] if field.name in cut else getattr(part, field.name)
-                         for part in parts]
-            for field in fields(cls)
-        }  # fmt: skip
-        return cls(**{name: np.concatenate(values) for name, values in columns.items()})
+        """Concatenates trials, cut to the smallest K."""
+        depth = min(part.correct.shape[1] for part in parts)
+        cut = [replace(part, features=part.features[:, :depth], correct=part.correct[:, :depth]) for part in parts]
+        return cls(*(np.concatenate([getattr(part, field.name) for part in cut]) for field in fields(cls)))
 
 
 def split_scores(
     embeddings: SplitEmbeddings, captions: CaptionSet, local_weight: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`[C, I]` float32 final scores `(1 - w) * global + w * local` and global scores of captions with all images."""
-    whole = captions.embeds @ embeddings.image_embeds.T
-    final = whole.clone()
-    owner = captions.sentence_caption
-    first = torch.searchsorted(owner, torch.arange(len(whole) + 1))
-    for start in range(0, len(whole), _BLOCK):
-        stop = min(start + _BLOCK, len(whole))
-        mine = slice(int(first[start]), int(first[stop]))
-        best = torch.full((mine.stop - mine.start, whole.shape[1]), -torch.inf)
-        for template in embeddings.template_embeds.unbind(dim=1):
-            best = torch.maximum(best, captions.sentence_embeds[mine] @ template.T)
-        counts = first[start + 1 : stop + 1] - first[start:stop]
-        local = torch.zeros_like(whole[start:stop]).index_add_(0, owner[mine] - start, best)
-        local = torch.where(counts[:, None] > 0, local / counts.clamp(min=1)[:, None], whole[start:stop])
-        final[start:stop] = (1 - local_weight) * whole[start:stop] + local_weight * local
-    return final.numpy(), whole.numpy()
+    """Scores of C captions with the I images of a split, as [`Gallery.search`] computes them.
+
+    Args:
+        embeddings: the split.
+        captions: its long or short captions, or some of them.
+        local_weight: weight of the local score, in [0, 1].
+
+    Returns:
+        `[C, I]` float32 final scores and global scores.
+    """
+    # The local similarity of a baseline's head is no part of a search.
+    embeddings = replace(embeddings, image_parts=torch.zeros(0, 0, 0))
+    similarities = caption_similarities(embeddings, captions)
+    shape = len(captions.embeds), len(embeddings.image_embeds)
+    final, global_scores = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+    for start in range(0, len(final), _BLOCK):
+        stop = min(start + _BLOCK, len(final))
+        global_scores[start:stop], local = similarities(start, stop)
+        final[start:stop] = fuse(global_scores[start:stop], local, local_weight)
+    return final, global_scores
 
 
 def open_set_trials(
     final: np.ndarray,
-    whole: np.ndarray,
+    global_scores: np.ndarray,
     query_person: np.ndarray,
     gallery_person: np.ndarray,
     seed: int = 0,
     halves: int = HALVES,
     shares: Sequence[float] = (1.0,),
 ) -> Trials:
-    """Searches every query in galleries from which half of the people have been removed.
+    """Searches with every query in galleries without a random half of the people.
+
+    Images of people without a description always stay in the gallery, as distractors.
 
     Args:
-        final, whole: `[Q, N]` final and global scores.
-        query_person, gallery_person: `[Q]`, `[N]` int64.
-        seed: of the halves; halves: how many different ones.
-        shares: of the people left, galleries of these sizes each.
+        final: `[Q, N]` final scores.
+        global_scores: `[Q, N]` global scores.
+        query_person: `[Q]` int64.
+        gallery_person: `[N]` int64.
+        seed: seed of the random halves. Default: 0.
+        halves: number of random halves. Default: 4.
+        shares: for each value in (0, 1], one gallery with this share of the remaining people. Default: all of them.
 
     Raises:
-        ValueError: fewer than four people, or not two images in a gallery.
+        ValueError: there are fewer than four people, or fewer than two images in a gallery.
     """
     people = np.unique(query_person)
     if len(people) < 4:
@@ -114,51 +127,51 @@ def open_set_trials(
     parts = []
     for _ in range(halves):
         order = rng.permutation(people)
-        gone, left = order[: len(order) // 2], order[len(order) // 2 :]
-        # Images of people that nobody asks for stay: they are the crowd.
+        absent, remaining = order[: len(order) // 2], order[len(order) // 2 :]
         for share in shares:
-            also_gone = left[max(1, round(share * len(left))) :]
-            columns = np.flatnonzero(~np.isin(gallery_person, np.concatenate([gone, also_gone])))
+            removed = remaining[max(1, round(share * len(remaining))) :]
+            columns = np.flatnonzero(~np.isin(gallery_person, np.concatenate([absent, removed])))
             if len(columns) < 2:
                 raise ValueError("calibration needs at least two images in every gallery")
-            # A query whose person left with the smaller gallery would only shift the halves.
-            rows = np.flatnonzero(~np.isin(query_person, also_gone))
+            # Queries for people that only a smaller gallery lacks would change the share of absent people.
+            rows = np.flatnonzero(~np.isin(query_person, removed))
             if share < 1.0:
-                of_gone = np.flatnonzero(np.isin(query_person, gone))
-                there = len(rows) - len(of_gone)
-                dropped = rng.permutation(of_gone)[min(there, len(of_gone)) :]
+                absent_rows = np.flatnonzero(np.isin(query_person, absent))
+                present_count = len(rows) - len(absent_rows)
+                dropped = rng.permutation(absent_rows)[min(present_count, len(absent_rows)) :]
                 rows = np.setdiff1d(rows, dropped)
-            parts.append(_search(final, whole, rows, columns, query_person, gallery_person, gone))
+            parts.append(_search(final, global_scores, rows, columns, query_person, gallery_person, absent))
     return Trials.concatenate(parts)
 
 
 def _search(
     final: np.ndarray,
-    whole: np.ndarray,
+    global_scores: np.ndarray,
     rows: np.ndarray,
     columns: np.ndarray,
     query_person: np.ndarray,
     gallery_person: np.ndarray,
-    gone: np.ndarray,
+    absent: np.ndarray,
 ) -> Trials:
-    scores, overall, found, mean, width = [], [], [], [], []
+    """Searches with the queries `rows` among the images `columns`."""
+    scores, global_parts, results, mean, width = [], [], [], [], []
     for start in range(0, len(rows), _BLOCK):
         part = rows[start : start + _BLOCK]
-        background = whole[np.ix_(part, columns)]
-        kept = np.argsort(-background, axis=1, kind="stable")[:, :RERANKED]
-        joined = np.take_along_axis(final[np.ix_(part, columns)], kept, axis=1)
-        order = np.argsort(-joined, axis=1, kind="stable")[:, :DEPTH]
-        scores.append(np.take_along_axis(joined, order, axis=1))
-        best = np.take_along_axis(kept, order, axis=1)
-        overall.append(np.take_along_axis(background, best, axis=1))
-        found.append(columns[best])
+        background = global_scores[np.ix_(part, columns)]
+        candidates = np.argsort(-background, axis=1, kind="stable")[:, :RERANKED]
+        reranked = np.take_along_axis(final[np.ix_(part, columns)], candidates, axis=1)
+        order = np.argsort(-reranked, axis=1, kind="stable")[:, :DEPTH]
+        scores.append(np.take_along_axis(reranked, order, axis=1))
+        best = np.take_along_axis(candidates, order, axis=1)
+        global_parts.append(np.take_along_axis(background, best, axis=1))
+        results.append(columns[best])
         mean.append(background.mean(axis=1))
         width.append(background.std(axis=1))
     person = query_person[rows]
     return Trials(
-        result_features(*map(np.concatenate, (scores, mean, width)), len(columns), np.concatenate(overall)),
-        gallery_person[np.concatenate(found)] == person[:, None],
-        ~np.isin(person, gone),
+        result_features(*map(np.concatenate, (scores, mean, width)), len(columns), np.concatenate(global_parts)),
+        gallery_person[np.concatenate(results)] == person[:, None],
+        ~np.isin(person, absent),
         person,
         np.full(len(rows), len(columns)),
     )
@@ -167,31 +180,45 @@ def _search(
 def split_trials(
     embeddings: SplitEmbeddings, local_weight: float, seed: int = 0, shares: Sequence[float] = (1.0,)
 ) -> Trials:
-    """[`open_set_trials`] of a split's long and short captions, at most 4,000 of each, drawn by `seed`."""
+    """Open-set trials of a split's long and short captions, at most 4,000 of each; see [`open_set_trials`]."""
     people = embeddings.image_person_ids.numpy()
     parts = []
     for captions in (embeddings.long, embeddings.short):
         if len(captions.embeds):
-            chosen = _some(captions, MAX_QUERIES, seed)
-            asked = people[chosen.image.numpy()]
-            parts.append(
-                open_set_trials(*split_scores(embeddings, chosen, local_weight), asked, people, seed, shares=shares)
-            )
+            sample = _sample_captions(captions, MAX_QUERIES, seed)
+            scores = split_scores(embeddings, sample, local_weight)
+            parts.append(open_set_trials(*scores, people[sample.image.numpy()], people, seed, shares=shares))
     if not parts:
         raise ValueError("calibration needs captions, the rows have none")
     return Trials.concatenate(parts)
 
 
+def _sample_captions(captions: CaptionSet, count: int, seed: int) -> CaptionSet:
+    if len(captions.embeds) <= count:
+        return captions
+    chosen = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(captions.embeds))[:count]))
+    position = torch.full((len(captions.embeds),), -1)
+    position[chosen] = torch.arange(count)
+    owner = position[captions.sentence_caption]
+    return CaptionSet(
+        captions.embeds[chosen], captions.image[chosen], captions.sentence_embeds[owner >= 0], owner[owner >= 0]
+    )
+
+
 def read_pairs(path: str | Path, gallery: Gallery) -> tuple[list[str], list[list[int]]]:
-    """Descriptions of people in one's own gallery: JSON lines `{"query": "a man ...", "paths": ["a.jpg", ...]}`, the
-    paths being all the indexed images of that person.
+    """Reads descriptions of people in a gallery.
+
+    Args:
+        path: JSON lines `{"query": "a man ...", "paths": ["a.jpg", ...]}`. `paths` lists all indexed images of that
+            person.
+        gallery: the gallery.
 
     Returns:
-        the queries, and the rows of each one's images.
+        The queries, and the rows of each query's images.
 
     Raises:
-        OSError: no such file.
-        ValueError: a line that is not such an object, or a path that is not in the index; names line and field.
+        OSError: the file does not exist.
+        ValueError: a line is not such an object, or names a path that is not in the index; line and field are named.
     """
     row_of = {name: row for row, name in enumerate(gallery.paths)}
     queries, rows = [], []
@@ -218,102 +245,116 @@ def read_pairs(path: str | Path, gallery: Gallery) -> tuple[list[str], list[list
 def gallery_trials(
     gallery: Gallery, queries: Sequence[str], rows: Sequence[Sequence[int]], seed: int = 0, progress: bool = False
 ) -> tuple[Trials, Trials]:
-    """Open-set trials in one's own gallery, half of the people described for fitting and half for judging.
+    """Open-set trials in a gallery: half of the described people for fitting, the other half for evaluation.
 
-    Images of people that nobody describes stay in the gallery: they are the crowd. At most 4,000 descriptions are
-    taken, and of a large crowd as many images as fit into memory, both drawn by `seed`.
+    At most 4,000 descriptions are used. Of a large gallery, as many images without a description are used as fit into
+    memory. Both are sampled with `seed`.
+
+    Args:
+        gallery: the gallery.
+        queries: Q descriptions.
+        rows: for each description, the rows of all images of that person.
+        seed: seed of the samples and halves. Default: 0.
+        progress: show a progress bar. Default: False.
+
+    Returns:
+        Trials for fitting and trials for evaluation.
 
     Raises:
         ValueError: fewer than eight people are described.
 
     Warns:
-        UserWarning: only some of the descriptions or of the crowd were taken.
+        UserWarning: only some of the descriptions or images are used.
     """
-    asked, gallery_person = _people(rows, len(gallery))
+    query_person, gallery_person = _identities(rows, len(gallery))
     rng = np.random.default_rng([seed, 1])
     if len(queries) > MAX_QUERIES:
-        taken = np.sort(rng.permutation(len(queries))[:MAX_QUERIES])
+        chosen = np.sort(rng.permutation(len(queries))[:MAX_QUERIES])
         warnings.warn(f"calibration: a random {MAX_QUERIES} of {len(queries)} descriptions are searched", stacklevel=2)
-        queries, asked = [queries[n] for n in taken], asked[taken]
-    columns = _gallery_sample(gallery_person, asked, MOST_SCORES // max(len(queries), 1), rng)
+        queries, query_person = [queries[n] for n in chosen], query_person[chosen]
+    columns = _sample_images(gallery_person, query_person, MAX_SCORES // max(len(queries), 1), rng)
     if len(columns) < len(gallery):
         warnings.warn(f"calibration: a random {len(columns)} of {len(gallery)} images are searched", stacklevel=2)
     gallery_person = gallery_person[columns]
-    people = np.random.default_rng(seed).permutation(np.unique(asked))
+    people = np.random.default_rng(seed).permutation(np.unique(query_person))
     if len(people) < 8:
         raise ValueError(f"calibration needs descriptions of at least 8 people, there are {len(people)}")
-    images = gallery.encode_gallery(columns)
-    whole, final = (np.empty((len(queries), len(images)), dtype=np.float32) for _ in range(2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a long description is cut; a search of it would be cut as well
-        for i, text in enumerate(tqdm(queries, desc="searching", unit=" queries", disable=not progress)):
-            query = gallery.encode_query(text)
-            whole[i], final[i] = images @ query.embed, gallery.similarity(query, rows=columns)
+    final, global_scores = _gallery_scores(gallery, queries, columns, progress)
     halves = []
-    for part in (people[: len(people) // 2], people[len(people) // 2 :]):
-        mine = np.isin(asked, part)
-        halves.append(open_set_trials(final[mine], whole[mine], asked[mine], gallery_person, seed, halves=2 * HALVES))
+    for half in (people[: len(people) // 2], people[len(people) // 2 :]):
+        part = np.isin(query_person, half)
+        halves.append(
+            open_set_trials(
+                final[part], global_scores[part], query_person[part], gallery_person, seed, halves=2 * HALVES
+            )
+        )
     return halves[0], halves[1]
 
 
-def _gallery_sample(person: np.ndarray, asked: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """The images of everybody asked for, and as many of the others, at random, as make up `most`; ascending."""
-    if len(person) <= most:
+def _gallery_scores(
+    gallery: Gallery, queries: Sequence[str], columns: np.ndarray, progress: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`[Q, N]` float32 final and global scores of the queries with the images `columns` `[N]`."""
+    images = gallery.encode_gallery(columns)
+    final, global_scores = (np.empty((len(queries), len(images)), dtype=np.float32) for _ in range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a long description is truncated, as in a search
+        for number, text in enumerate(tqdm(queries, desc="searching", unit=" queries", disable=not progress)):
+            query = gallery.encode_query(text)
+            global_scores[number] = images @ query.embed
+            final[number] = gallery.similarity(query, rows=columns)
+    return final, global_scores
+
+
+def _sample_images(person: np.ndarray, described: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """All images of the described people and a random sample of the others, `count` in total; ascending."""
+    if len(person) <= count:
         return np.arange(len(person))
-    described = np.isin(person, asked)
-    crowd = rng.permutation(np.flatnonzero(~described))[: max(most - int(described.sum()), 0)]
-    return np.sort(np.concatenate([np.flatnonzero(described), crowd]))
+    is_described = np.isin(person, described)
+    others = rng.permutation(np.flatnonzero(~is_described))[: max(count - int(is_described.sum()), 0)]
+    return np.sort(np.concatenate([np.flatnonzero(is_described), others]))
 
 
-def _people(rows: Sequence[Sequence[int]], images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Who is described `[Q]`, and who each image shows `[N]`: queries that share an image describe one person."""
-    person = -1 - np.arange(images)  # everybody else is somebody of their own
-    asked: list[int] = []
-    for number, mine in enumerate(rows):
-        known = {int(person[row]) for row in mine if person[row] >= 0}
-        person[list(mine)] = number
-        person[np.isin(person, list(known))] = number
-        asked = [number if one in known else one for one in asked] + [number]
-    return np.array(asked), person
-
-
-def _some(captions: CaptionSet, most: int, seed: int) -> CaptionSet:
-    if len(captions.embeds) <= most:
-        return captions
-    chosen = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(captions.embeds))[:most]))
-    place = torch.full((len(captions.embeds),), -1)
-    place[chosen] = torch.arange(most)
-    owner = place[captions.sentence_caption]
-    return CaptionSet(
-        captions.embeds[chosen], captions.image[chosen], captions.sentence_embeds[owner >= 0], owner[owner >= 0]
-    )
+def _identities(rows: Sequence[Sequence[int]], images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Identities of the queries `[Q]` and of the images `[N]`: queries that share an image describe one person."""
+    person = -1 - np.arange(images)  # an image without a description is an identity of its own
+    query_person: list[int] = []
+    for number, own_rows in enumerate(rows):
+        merged = {int(person[row]) for row in own_rows if person[row] >= 0}
+        person[list(own_rows)] = number
+        person[np.isin(person, list(merged))] = number
+        query_person = [number if identity in merged else identity for identity in query_person] + [number]
+    return np.array(query_person), person
 
 
 def fit_calibration(
     trials: Trials, fingerprint: str, local_weight: float, fitted_on: str, false_alarm_rate: float = 0.1
 ) -> Calibration:
-    """Fits both probabilities; which features they read is chosen in folds by person.
+    """Fits a calibration. Its features are chosen by cross-validation over people.
 
     Args:
-        trials: on validation data.
-        false_alarm_rate: share of searches for absent people that shall not be answered with "nobody here matches".
+        trials: trials on validation data.
+        fingerprint: SHA-256 of the model, see [`loading.fingerprint`].
+        local_weight: weight of the local score in the trials.
+        fitted_on: name of the data.
+        false_alarm_rate: target false-alarm rate for people who are not in the gallery, in (0, 1). Default: 0.1.
 
     Raises:
-        ValueError: a rate outside (0, 1), or no result that is right.
+        ValueError: `false_alarm_rate` is out of range, or no result is correct.
     """
     if not 0.0 < false_alarm_rate < 1.0:
         raise ValueError(f"false-alarm rate must lie in (0, 1), not {false_alarm_rate}")
-    if not trials.right.any():
-        raise ValueError("no described person is among the ten best results anywhere: nothing to calibrate")
-    best, later = trials.features[:, 0], trials.features[:, 1:]
-    owner = np.repeat(trials.person, later.shape[1])
-    present = _chosen(best, trials.present, trials.person, _OF_BEST)
+    if not trials.correct.any():
+        raise ValueError("nothing to calibrate: no search has the described person among the ten best results")
+    best, others = trials.features[:, 0], trials.features[:, 1:]
+    owner = np.repeat(trials.person, others.shape[1])
+    present = _fit_best(best, trials.present, trials.person, _BEST_FEATURES)
     absent = present.probability(best[~trials.present])
     return Calibration(
         fingerprint=fingerprint,
         local_weight=local_weight,
-        best=_chosen(best, trials.right[:, 0], trials.person, _OF_BEST),
-        other=_chosen(later.reshape(-1, len(FEATURES)), trials.right[:, 1:].ravel(), owner, _OF_OTHERS),
+        best=_fit_best(best, trials.correct[:, 0], trials.person, _BEST_FEATURES),
+        other=_fit_best(others.reshape(-1, len(FEATURES)), trials.correct[:, 1:].ravel(), owner, _OTHER_FEATURES),
         present=present,
         threshold=float(np.quantile(absent, 1.0 - false_alarm_rate)),
         false_alarm_rate=false_alarm_rate,
@@ -323,7 +364,8 @@ def fit_calibration(
     )
 
 
-def _chosen(x: np.ndarray, y: np.ndarray, person: np.ndarray, candidates: Sequence[tuple[str, ...]]) -> Logistic:
+def _fit_best(x: np.ndarray, y: np.ndarray, person: np.ndarray, candidates: Sequence[tuple[str, ...]]) -> Logistic:
+    """The regression with the features of the lowest cross-validated log loss."""
     fold = np.unique(person, return_inverse=True)[1] % FOLDS
 
     def loss(names: tuple[str, ...]) -> float:
@@ -336,23 +378,26 @@ def _chosen(x: np.ndarray, y: np.ndarray, person: np.ndarray, candidates: Sequen
     return Logistic.fit(x, y, min(candidates, key=loss))
 
 
-def judge(calibration: Calibration, trials: Trials) -> dict[str, Any]:
-    """Figures on data that the calibration has not seen.
+def evaluate_calibration(calibration: Calibration, trials: Trials) -> dict[str, Any]:
+    """Figures of a calibration on trials that it was not fitted on.
 
     Returns:
-        trials, people, gallery (images); `best_right`: share of best results that are right; `ece_best`, `ece_all`:
-        expected calibration error of the best result and of all ten; `auroc`, `fpr95`: telling present from absent
-        people by the calibration, `auroc_score`, `fpr95_score` by the best score itself; `false_alarms`: absent people
-        whose search was answered; `answered`: present people whose search was. Shares in [0, 1].
+        Counts `trials`, `people` and `gallery` (images), and shares in [0, 1]:
+        `best_right`: best results that are correct;
+        `ece_best`, `ece_all`: expected calibration error of the best result and of all ten;
+        `auroc`, `fpr95`: separation of present from absent people by the calibration;
+        `auroc_score`, `fpr95_score`: the same by the best score alone;
+        `false_alarms`: absent people whose search reports a match;
+        `answered`: present people whose search reports a match.
     """
     best = trials.features[:, 0]
-    p = calibration.of_results(trials.features)
+    p = calibration.probability_of_features(trials.features)
     present, score = calibration.present.probability(best), best[:, FEATURES.index("score")]
     answered = present >= calibration.threshold
     figures = {
-        "best_right": trials.right[:, 0].mean(),
-        "ece_best": expected_calibration_error(p[:, 0], trials.right[:, 0]),
-        "ece_all": expected_calibration_error(p.ravel(), trials.right.ravel()),
+        "best_right": trials.correct[:, 0].mean(),
+        "ece_best": expected_calibration_error(p[:, 0], trials.correct[:, 0]),
+        "ece_all": expected_calibration_error(p.ravel(), trials.correct.ravel()),
         "auroc": auroc(present, trials.present),
         "auroc_score": auroc(score, trials.present),
         "fpr95": false_positives_at(present, trials.present),
@@ -365,6 +410,6 @@ def judge(calibration: Calibration, trials: Trials) -> dict[str, Any]:
 
 
 __all__ = [
-    "Trials", "fit_calibration", "gallery_trials", "judge", "open_set_trials", "read_pairs", "split_scores",
-    "split_trials",
+    "Trials", "evaluate_calibration", "fit_calibration", "gallery_trials", "open_set_trials", "read_pairs",
+    "split_scores", "split_trials",
 ]  # fmt: skip

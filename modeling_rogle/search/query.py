@@ -1,25 +1,67 @@
-"""A query, encoded; and late interaction: each sentence of it meets its best region of an image."""
+"""A search query and its embeddings: a description, an image of a person, or both."""
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_encoder import encode_pixels, finite
 from modeling_rogle.inference.image_io import ImageError, read_image
-from modeling_rogle.modeling_rogle import RogleModel
-from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.sentences import query_sentences
+
+
+class Encoder(Protocol):
+    """What a search needs of a model. `TorchEncoder` runs it in torch, `OnnxEncoder` in onnxruntime.
+
+    Attributes:
+        dimension: length D of an embedding.
+        fingerprint: SHA-256 of the model; an index is searched with the model that made it.
+        folder: folder of the model, which may hold a `calibration.json`; None for a model that was never saved.
+        image_size: height and width in pixels to which an image is resized.
+        knows_images: whether an image can be a query.
+        local_weight: default weight of the local score in the final score, in [0, 1].
+        max_tokens: maximum length of a text in tokens, including the start and end tokens.
+    """
+
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def folder(self) -> Path | None: ...
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def knows_images(self) -> bool: ...
+    @property
+    def local_weight(self) -> float: ...
+    @property
+    def max_tokens(self) -> int: ...
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens in a text before truncation, including the start and end tokens."""
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 `[n, D]` unit vectors of n texts."""
+
+    def encode_images(self, images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+        """float32 `[n, D]` and `[n, T, D]` unit vectors of n images and of their template regions."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for: a text, an image, or both. embed `[D]` unit vector (of both: their mean's direction);
-    sentences: each with its offsets in the text; sentence_embeds `[S, D]` unit vectors."""
+    """A query and its embeddings.
+
+    Attributes:
+        text: the description, without the sentences beyond the 64th; empty if the query is an image.
+        sentences: S sentences of the text, each as `(sentence, start, end)` with its offsets in the text.
+        embed: `[D]` unit vector; with both a text and an image, the direction of their mean.
+        sentence_embeds: `[S, D]` unit vectors of the sentences.
+    """
 
     text: str
     sentences: tuple[tuple[str, int, int], ...]
@@ -27,64 +69,67 @@ class Query:
     sentence_embeds: np.ndarray
 
 
-def encode_query(
-    model: RogleModel, processor: RogleProcessor, text: str = "", image: str | Path | Image.Image | None = None
-) -> Query:
+def encode_query(encoder: Encoder, text: str = "", image: str | Path | Image.Image | None = None) -> Query:
     """Encodes a description, an image of a person, or both.
 
+    Args:
+        encoder: the encoder of texts and images.
+        text: a description of one or more sentences. Default: none.
+        image: an image or its file. Default: none.
+
     Raises:
-        GalleryError: neither words nor an image, an image that cannot be read, broken weights.
+        GalleryError: there are neither words nor an image, the image cannot be read, or the encoder has no image
+            encoder or returns embeddings that are not finite.
 
     Warns:
-        UserWarning: the text has more than 64 sentences, of which the rest is left out, or is longer than the model
-            reads; says how many sentences or tokens were cut.
+        UserWarning: the text has more than 64 sentences or more tokens than the model reads; the message says how many
+            were cut.
     """
     sentences, omitted = query_sentences(text)
     if omitted:
         read = len(sentences)
-        warnings.warn(f"query: {read + omitted} sentences, at most {read} are read: the rest is left out", stacklevel=3)
+        warnings.warn(f"query: {read + omitted} sentences, at most {read} are read; the rest is ignored", stacklevel=3)
         text = text[: sentences[-1][2]]
     if not sentences and image is None:
         raise GalleryError('query: no words in it; describe a person, as in "a man in a red coat"')
-    embeds, said = [], np.zeros((0, model.config.projection_dim), dtype=np.float32)
+    if image is not None and not encoder.knows_images:
+        raise GalleryError(f"query image: {encoder.folder} has no image encoder; search with a description")
+    embeds, sentence_embeds = [], np.zeros((0, encoder.dimension), dtype=np.float32)
     if sentences:
-        found = _encode_texts(model, processor, text.strip(), [sentence for sentence, _, _ in sentences])
-        embeds.append(found[0])
-        said = found[1:]
+        texts = [text.strip(), *(sentence for sentence, _, _ in sentences)]
+        _warn_of_truncation(encoder, texts)
+        text_embeds = encoder.encode_texts(texts)
+        embeds.append(text_embeds[0])
+        sentence_embeds = text_embeds[1:]
     if image is not None:
-        pixels = processor(images=[_image(model, image)], return_tensors="pt")["pixel_values"]
-        embeds.append(encode_pixels(model, pixels)[0][0])
+        embeds.append(encoder.encode_images([_read_query_image(image, encoder.image_size)])[0][0])
     mean = np.mean(embeds, axis=0)
-    unit = embeds[0] if len(embeds) == 1 else mean / max(float(np.linalg.norm(mean)), 1e-12)
-    return Query(text, tuple(sentences), unit.astype(np.float32), said)
+    embed = embeds[0] if len(embeds) == 1 else mean / max(float(np.linalg.norm(mean)), 1e-12)
+    return Query(text, tuple(sentences), embed.astype(np.float32), sentence_embeds)
 
 
-def _image(model: RogleModel, image: str | Path | Image.Image) -> Image.Image:
-    least = tuple(model.config.image_size)
+def _read_query_image(image: str | Path | Image.Image, size: tuple[int, int]) -> Image.Image:
     try:
         if isinstance(image, Image.Image):
             return image.convert("RGB")
-        with warnings.catch_warnings():  # large ones are decoded; those over the limit are refused
+        with warnings.catch_warnings():  # large images are decoded; those above the limit are refused
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return read_image(Path(image), str(image), least).image
+            return read_image(Path(image), str(image), size).image
     except ImageError as error:
         raise GalleryError(f"query image {image}: {error}") from error
 
 
-def _encode_texts(model: RogleModel, processor: RogleProcessor, query: str, sentences: Sequence[str]) -> np.ndarray:
-    """`[1 + S, D]`: the query, then its sentences."""
-    texts = [query, *sentences]
-    limit = min(processor.tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
-    tokens = [len(ids) for ids in processor.tokenizer(texts, verbose=False)["input_ids"]]
-    if tokens[0] > limit:
-        cut = sum(count > limit for count in tokens[1:])
-        warnings.warn(
-            f"query: {tokens[0]} tokens, the model reads {limit}: the last {tokens[0] - limit} were cut from it; "
-            f"{len(sentences) - cut} of {len(sentences)} sentences are still read in full, each by itself",
-            stacklevel=4,
-        )
-    encoded = processor(text=texts, return_tensors="pt", max_length=limit)
-    return finite(model.encode_texts(encoded["input_ids"].to(model.device)))
+def _warn_of_truncation(encoder: Encoder, texts: Sequence[str]) -> None:
+    """Warns if the first text, the whole query, is longer than the model reads. The others are its sentences."""
+    tokens, limit = encoder.count_tokens(texts[0]), encoder.max_tokens
+    if tokens <= limit:
+        return
+    read_in_full = sum(encoder.count_tokens(sentence) <= limit for sentence in texts[1:])
+    warnings.warn(
+        f"query: {tokens} tokens, the model reads {limit}: the last {tokens - limit} were cut from it; "
+        f"{read_in_full} of {len(texts) - 1} sentences are still read in full, each by itself",
+        stacklevel=4,
+    )
 
 
-__all__ = ["Query", "encode_query"]
+__all__ = ["Encoder", "Query", "encode_query"]

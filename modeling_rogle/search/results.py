@@ -1,4 +1,4 @@
-"""Results of a search: what was found, how it ranks, and which region and sentence it ranks there for."""
+"""Results of a search: the images in order, and the best region of each sentence."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,17 @@ from modeling_rogle.search.query import Query
 
 @dataclass(frozen=True)
 class SentenceMatch:
-    """The region of an image that fits a sentence best: its label, its cosine (`score`) and its `box` x, y, w, h in
-    pixels of the image, None when the whole image fits best. `start`, `end`: the sentence's offsets in the query.
-    `moved`: the ranks that the sentence lifted the image (+) or sank it (-): its rank without, minus its rank."""
+    """The region of an image that matches a sentence best.
+
+    Attributes:
+        sentence: the sentence.
+        start, end: offsets of the sentence in the query.
+        label: name of the region.
+        box: bounding box x, y, w, h in pixels of the image; None if the whole image matches best.
+        score: cosine of the sentence and the region.
+        moved: number of ranks that the sentence raised (+) or lowered (-) the image: its rank without the sentence
+            minus its rank.
+    """
 
     sentence: str
     start: int
@@ -29,11 +37,23 @@ class SentenceMatch:
 
 @dataclass(frozen=True)
 class Match:
-    """A result. `path` is relative to the indexed folder, `file` absolute; `score` ranks, `global_score` is the cosine
-    of query and image, `global_rank` the rank by that alone; width and height in pixels of the upright image (EXIF
-    applied). `metadata`: the user's columns; `scene`, `scene_box`: of a person that a detector found, the full image
-    and x, y, w, h in its pixels; `probability` that this is the described person, None without a calibration or beyond
-    late interaction."""
+    """One result of a search.
+
+    Attributes:
+        rank: rank from 1.
+        path: path of the image relative to the indexed folder.
+        file: absolute path of the image.
+        score: final score, which determines the rank.
+        global_score: cosine of the query and the image.
+        width, height: size in pixels of the upright image (EXIF orientation applied).
+        sentences: the best region of each sentence of the query.
+        global_rank: rank by `global_score` alone.
+        metadata: the user's columns.
+        scene: the full image, for a person that a detector found in it.
+        scene_box: bounding box x, y, w, h of that person in pixels of the full image.
+        probability: probability that the image shows the described person; None without a calibration and for results
+            that late interaction did not rerank.
+    """
 
     rank: int
     path: str
@@ -51,60 +71,69 @@ class Match:
 
 
 class Matches(list[Match]):
-    """The results of a search, best first. `nobody`: the person described is likely not in the gallery, at
-    `false_alarm_rate`; both None without a calibration or beyond late interaction."""
+    """The results of a search, best first.
 
-    nobody: bool | None = None
+    Attributes:
+        no_match: whether the described person is likely not in the gallery; None without a calibration.
+        false_alarm_rate: share of searches for absent people that get False in `no_match`; None without a calibration.
+    """
+
+    no_match: bool | None = None
     false_alarm_rate: float | None = None
 
 
-def as_matches(
-    index: Index, asked: Query, met: Interaction, rows: np.ndarray, global_scores: np.ndarray, order: np.ndarray
+def make_matches(
+    index: Index, query: Query, interaction: Interaction, rows: np.ndarray, global_scores: np.ndarray, order: np.ndarray
 ) -> Matches:
-    """Results in the order given.
+    """Creates the results of a search in the given order.
 
     Args:
-        rows: `[n]` the candidates; global_scores: `[n]` their cosines; met: what late interaction made of them.
-        order: places among the candidates, best first.
+        index: the index that was searched.
+        query: the query, with S sentences.
+        interaction: late interaction of the n candidates.
+        rows: `[n]` rows of the candidates in the index.
+        global_scores: `[n]` cosines of the query and the candidates.
+        order: `[k]` positions among the candidates, best first.
     """
-    by_global = ranks(global_scores)
+    global_ranks = ranks(global_scores)
     facts = index.table.take(rows[order]).to_pylist()
-    found = Matches()
-    for rank, (place, fact) in enumerate(zip(order.tolist(), facts, strict=True), start=1):
-        path, image, box = fact["path"], fact[COPY_COLUMN], fact["box"]
-        found.append(
+    matches = Matches()
+    for rank, (candidate, row) in enumerate(zip(order.tolist(), facts, strict=True), start=1):
+        path, copy, box = row["path"], row[COPY_COLUMN], row["box"]
+        matches.append(
             Match(
                 rank=rank,
                 path=path,
-                file=Path(index.header["folder"], path) if image is None else index.path / COPIES_FOLDER / image,
-                score=float(met.score[place]),
-                global_score=float(global_scores[place]),
-                width=fact["width"],
-                height=fact["height"],
-                sentences=_explained(index, asked, met, place, fact["width"], fact["height"]),
-                global_rank=int(by_global[place]),
-                metadata={name: value for name, value in fact.items() if name not in SCHEMA.names},
-                scene=fact["scene"],
+                file=Path(index.header["folder"], path) if copy is None else index.path / COPIES_FOLDER / copy,
+                score=float(interaction.score[candidate]),
+                global_score=float(global_scores[candidate]),
+                width=row["width"],
+                height=row["height"],
+                sentences=_sentence_matches(index, query, interaction, candidate, row["width"], row["height"]),
+                global_rank=int(global_ranks[candidate]),
+                metadata={name: value for name, value in row.items() if name not in SCHEMA.names},
+                scene=row["scene"],
                 scene_box=None if box is None else tuple(box),
             )
         )
-    return found
+    return matches
 
 
-def _explained(
-    index: Index, asked: Query, met: Interaction, place: int, width: int, height: int
+def _sentence_matches(
+    index: Index, query: Query, interaction: Interaction, candidate: int, width: int, height: int
 ) -> tuple[SentenceMatch, ...]:
-    explained = []
-    for (text, start, end), row, moved in zip(asked.sentences, met.cosines[place], met.moved[place], strict=True):
-        region = int(row.argmax())  # of one cosine a region
-        x0, y0, x1, y1 = index.boxes[region].tolist()
-        # The last template is the whole image: a frame around everything would explain nothing.
-        whole = region == len(row) - 1
-        corners = (x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height)
-        box = None if whole else tuple(round(value, 2) for value in corners)
-        label = index.header["template_labels"][region]
-        explained.append(SentenceMatch(text, start, end, label, box, float(row[region]), int(moved)))
-    return tuple(explained)
+    labels, matches = index.header["template_labels"], []
+    cosines, moved = interaction.cosines[candidate], interaction.moved[candidate]
+    for (sentence, start, end), region_cosines, ranks_moved in zip(query.sentences, cosines, moved, strict=True):
+        region = int(region_cosines.argmax())
+        box = None
+        if region < len(labels) - 1:  # the last template is the whole image, which needs no box
+            x0, y0, x1, y1 = index.boxes[region].tolist()
+            pixels = (x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height)
+            box = tuple(round(value, 2) for value in pixels)
+        score = float(region_cosines[region])
+        matches.append(SentenceMatch(sentence, start, end, labels[region], box, score, int(ranks_moved)))
+    return tuple(matches)
 
 
-__all__ = ["Match", "Matches", "SentenceMatch", "as_matches"]
+__all__ = ["Match", "Matches", "SentenceMatch", "make_matches"]

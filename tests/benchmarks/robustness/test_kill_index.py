@@ -8,8 +8,10 @@ import pytest
 
 from benchmarks.robustness import kill_index
 from modeling_rogle.indexing import build_index as indexing
-from modeling_rogle.search.gallery import Gallery, GalleryError, load_model
-from tests.modeling_rogle.search.test_gallery import QUERY, make_images
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.loading import load_model
+from modeling_rogle.search.gallery import Gallery
+from tests.helpers.image_files import QUERY, make_images
 
 
 @pytest.fixture(scope="module")

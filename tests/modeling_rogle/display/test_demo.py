@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from modeling_rogle.display import demo
-from modeling_rogle.search.gallery import Gallery, load_model
+from modeling_rogle.inference.loading import load_model
+from modeling_rogle.search.gallery import Gallery
 
 QUERY = "A man wears a red jacket. His shoes are white."
 HOSTILE = "<img src=x onerror=alert(1)>.png"

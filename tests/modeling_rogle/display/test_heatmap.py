@@ -9,7 +9,8 @@ from PIL import Image
 
 from modeling_rogle.display import heatmap
 from modeling_rogle.display.heatmap import draw_maps, overlay, patch_similarity
-from modeling_rogle.search.gallery import Gallery, load_model
+from modeling_rogle.inference.loading import load_model
+from modeling_rogle.search.gallery import Gallery
 
 QUERY = "A man wears a red jacket. His shoes are white."
 

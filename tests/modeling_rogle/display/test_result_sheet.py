@@ -10,7 +10,8 @@ from PIL import Image, ImageColor
 from modeling_rogle.display import result_sheet
 from modeling_rogle.display.drawing import COLOURS, RIGHT, WRONG
 from modeling_rogle.display.result_sheet import _title, draw_results
-from modeling_rogle.search.gallery import Gallery, load_model
+from modeling_rogle.inference.loading import load_model
+from modeling_rogle.search.gallery import Gallery
 from modeling_rogle.search.results import Match, SentenceMatch
 
 YELLOW, CYAN = (255, 230, 0), (0, 230, 230)

@@ -39,11 +39,11 @@ def test_the_table_has_one_line_a_result():
 
 def test_probabilities_and_no_match():
     matches = Matches([result(1, probability=0.034), result(2, probability=0.01)])
-    matches.nobody, matches.false_alarm_rate = False, 0.1
+    matches.no_match, matches.false_alarm_rate = False, 0.1
     assert verdict(matches) is None and " 3.4%  c3/1" in format_table(matches)
     table = format_table(Matches([result(1, probability=0.034), result(2)])).splitlines()  # beyond late interaction
     assert table[-1].index("c3/2") == table[-2].index("c3/1")
-    matches.nobody = True
+    matches.no_match = True
     assert verdict(matches).startswith("No match found") and "10 % false-alarm rate" in verdict(matches)
     assert verdict(matches) in format_table(matches)
     assert to_json_data(matches)["no_match"] is True

@@ -12,10 +12,12 @@ from PIL import Image
 from modeling_rogle.index.manifest import locked, read_manifest
 from modeling_rogle.index.shards import Index
 from modeling_rogle.indexing import build_index as indexing
-from modeling_rogle.search.gallery import Gallery, GalleryError, load_model
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.loading import load_model
+from modeling_rogle.search.gallery import Gallery
+from tests.helpers.image_files import QUERY, make_images
 from tests.modeling_rogle.indexing.test_image_sources import rows as data_rows
 from tests.modeling_rogle.indexing.test_person_detector import make_detector
-from tests.modeling_rogle.search.test_gallery import QUERY, make_images
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def folder(tmp_path) -> Path:
 
 
 def build(source, tools, out, **options):
-    return Gallery.build(source, *tools, out, batch_size=3, progress=False, **options)
+    return Gallery.build(source, *tools, out, batch_size=3, progress=False, **options).report
 
 
 def test_a_second_run_encodes_nothing_and_later_ones_what_changed(folder, tools, tmp_path, monkeypatch):
@@ -315,7 +317,7 @@ def test_stores_are_filled_with_the_index_and_keep_in_step(folder, tools, tmp_pa
     assert read_manifest(out)["store"]["upto"] == 10 and gallery.refresh()
     assert gallery.delete(["00.png"]) == 1 and read_manifest(out)["store"]["upto"] == 10
     assert "00.png" not in {match.path for match in gallery.search(QUERY)} and len(gallery.search(QUERY)) == 9
-    with pytest.raises(GalleryError, match="not filled into store 'milvus'"):
+    with pytest.raises(GalleryError, match="not in store 'milvus'"):
         Gallery.open(out, store="milvus")
     build(folder, tools, out, store="exact")
     assert not list(out.glob("faiss-*")) and read_manifest(out)["store"] is None

@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image
 
 from modeling_rogle.indexing.image_folder import image_files
 from modeling_rogle.inference.image_io import ImageError, printable_path, read_image
+from tests.helpers.image_files import write_bomb
 
 
 def save(path: Path, size: tuple[int, int] = (12, 30), **kwargs) -> Path:
@@ -19,16 +18,6 @@ def save(path: Path, size: tuple[int, int] = (12, 30), **kwargs) -> Path:
     pixels = np.random.default_rng(len(path.name)).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, **kwargs)
     return path
-
-
-def bomb(path: Path, width: int, height: int) -> None:
-    """A PNG whose header claims width x height pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""))
 
 
 def test_images_are_found_in_sub_folders_in_sorted_order_and_other_files_counted(tmp_path):
@@ -165,8 +154,8 @@ def test_formats_that_start_other_programs_are_never_opened(tmp_path, monkeypatc
             "truncated or damaged: image file is truncated",
         ),
         ("cut.png", lambda path: path.write_bytes(save(path, (60, 90)).read_bytes()[:1500]), "truncated or damaged: "),
-        ("bomb.png", lambda path: bomb(path, 50_000, 50_000), "over the limit of 80 million pixels"),
-        ("big.png", lambda path: bomb(path, 9_000, 9_000), "9000 x 9000 is over the limit of 80 million pixels"),
+        ("bomb.png", lambda path: write_bomb(path, 50_000, 50_000), "over the limit of 80 million pixels"),
+        ("big.png", lambda path: write_bomb(path, 9_000, 9_000), "9000 x 9000 is over the limit of 80 million pixels"),
         ("gone.png", lambda path: None, "cannot be read: No such file or directory"),
     ],
 )

@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from modeling_rogle import RogleModel, RogleProcessor  # noqa: E402
-from modeling_rogle.inference.onnx_encoder import OnnxError, OnnxTowers  # noqa: E402
+from modeling_rogle.inference.onnx_encoder import OnnxEncoder, OnnxError  # noqa: E402
 from modeling_rogle.templates import template_boxes  # noqa: E402
 from tests.helpers.onnx_files import exported_folder  # noqa: E402
 
@@ -32,56 +32,56 @@ def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_token_ids_are_the_processors(exported: Path, tiny_checkpoint: Path):
-    processor, towers = RogleProcessor.from_pretrained(tiny_checkpoint), OnnxTowers(exported)
+    processor, encoder = RogleProcessor.from_pretrained(tiny_checkpoint), OnnxEncoder(exported)
     end = processor.tokenizer.eos_token_id
     for text in TEXTS:
         expected = processor(text=[text], return_tensors="pt")["input_ids"][0].tolist()
-        assert towers.tokens([text])[0].tolist() == expected
+        assert encoder.tokenize([text])[0].tolist() == expected
         assert len(expected) <= 64 and expected[-1] == end
-    table = towers.tokens(TEXTS)
-    assert table.shape == (len(TEXTS), max(len(towers.tokens([text])[0]) for text in TEXTS))
+    table = encoder.tokenize(TEXTS)
+    assert table.shape == (len(TEXTS), max(len(encoder.tokenize([text])[0]) for text in TEXTS))
 
 
 @pytest.mark.parametrize("int8", [False, True])
 def test_embeddings_are_the_models(exported: Path, tiny_checkpoint: Path, int8: bool):
     model, processor = RogleModel.from_pretrained(tiny_checkpoint), RogleProcessor.from_pretrained(tiny_checkpoint)
-    towers, random = OnnxTowers(exported, int8), np.random.default_rng(0)
+    encoder, random = OnnxEncoder(exported, int8), np.random.default_rng(0)
     pictures = [Image.fromarray(random.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((50, 20), (32, 16))]
     expected = model.encode_texts(processor(text=TEXTS, return_tensors="pt")["input_ids"]).numpy()
     pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
-    np.testing.assert_allclose(towers.pixels(pictures), pixels.numpy(), atol=1e-5)
-    images, regions = towers.encode_images(pictures)
-    assert regions.shape == (2, len(template_boxes()), towers.dimension)
-    found = (towers.encode_texts(TEXTS, batch_size=2), expected), (images, model.encode_images(pixels)[0].numpy())
+    np.testing.assert_allclose(encoder.preprocess(pictures), pixels.numpy(), atol=1e-5)
+    images, regions = encoder.encode_images(pictures)
+    assert regions.shape == (2, len(template_boxes()), encoder.dimension)
+    found = (encoder.encode_texts(TEXTS, batch_size=2), expected), (images, model.encode_images(pixels)[0].numpy())
     for ours, theirs in found:
         cosines = (ours * theirs).sum(-1)
         assert cosines.mean() > 0.9 if int8 else np.abs(ours - theirs).max() < 1e-4
 
 
 def test_no_texts_give_no_rows(exported: Path):
-    assert OnnxTowers(exported).encode_texts([]).shape == (0, 32)
+    assert OnnxEncoder(exported).encode_texts([]).shape == (0, 32)
 
 
 def test_what_is_no_export_is_told_in_one_line(exported: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="nothing: no such folder"):
-        OnnxTowers(tmp_path / "nothing")
+        OnnxEncoder(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OnnxError, match="no rogle_onnx.json there"):
-        OnnxTowers(tmp_path / "empty")
+    with pytest.raises(OnnxError, match="no rogle_onnx.json"):
+        OnnxEncoder(tmp_path / "empty")
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))
     about = json.loads((folder / "rogle_onnx.json").read_text())
     for change, reason in (
-        ({"version": 99}, "not an export that this program reads"),
+        ({"version": 99}, "not an export of format rogle-onnx 1"),
         ({"dimension": "32"}, "'dimension' is missing or not a int"),
         ({"image_mean": [0.5]}, "'image_mean' is not 3 numbers"),
     ):
         (folder / "rogle_onnx.json").write_text(json.dumps(about | change))
         with pytest.raises(OnnxError, match=reason) as caught:
-            OnnxTowers(folder)
+            OnnxEncoder(folder)
         assert "\n" not in str(caught.value) and "rogle_onnx.json" in str(caught.value)
     (folder / "rogle_onnx.json").write_text("{")
     with pytest.raises(OnnxError, match="damaged"):
-        OnnxTowers(folder)
+        OnnxEncoder(folder)
 
 
 def test_a_changed_file_is_not_run(exported: Path, tmp_path: Path):
@@ -89,8 +89,8 @@ def test_a_changed_file_is_not_run(exported: Path, tmp_path: Path):
     graph = bytearray((folder / "text.onnx").read_bytes())
     graph[-1] ^= 1
     (folder / "text.onnx").write_bytes(graph)
-    with pytest.raises(OnnxError, match="text.onnx: not the file that rogle_onnx.json tells of"):
-        OnnxTowers(folder).encode_texts(["a man"])
+    with pytest.raises(OnnxError, match="text.onnx: differs from its SHA-256"):
+        OnnxEncoder(folder).encode_texts(["a man"])
     (folder / "image.onnx").unlink()
     with pytest.raises(OnnxError, match="image.onnx: not in this export"):
-        OnnxTowers(folder).encode_images([Image.new("RGB", (8, 8))])
+        OnnxEncoder(folder).encode_images([Image.new("RGB", (8, 8))])

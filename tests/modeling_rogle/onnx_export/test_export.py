@@ -11,8 +11,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor  # noqa: E402
-from modeling_rogle.inference.onnx_encoder import OnnxError, session  # noqa: E402
-from modeling_rogle.onnx_export.export import TOLERANCE, ImageTower, TextTower, check, export_onnx, quantise  # noqa: E402
+from modeling_rogle.inference.onnx_encoder import OnnxError, open_session  # noqa: E402
+from modeling_rogle.onnx_export.export import TOLERANCE, ImageGraph, TextGraph, check, export_onnx, quantise  # noqa: E402
 from tests.helpers.onnx_files import exported_folder  # noqa: E402
 
 
@@ -24,10 +24,10 @@ def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_towers_are_the_models_own_encoders(tiny_model: RogleModel):
     ids = torch.randint(0, 50, (4, 12))
     ids[:, 9:] = tiny_model.config.text_config.eos_token_id
-    torch.testing.assert_close(TextTower(tiny_model)(ids), tiny_model.encode_texts(ids), atol=1e-6, rtol=0)
+    torch.testing.assert_close(TextGraph(tiny_model)(ids), tiny_model.encode_texts(ids), atol=1e-6, rtol=0)
     pixels, boxes = torch.randn(2, 3, 32, 16), torch.rand(2, 3, 4).sort(-1).values[..., [0, 1, 2, 3]]
     owner = torch.tensor([0, 0, 0, 1, 1, 1])
-    images, regions = ImageTower(tiny_model)(pixels, boxes)
+    images, regions = ImageGraph(tiny_model)(pixels, boxes)
     expected = tiny_model.encode_images(pixels, boxes.flatten(0, 1), owner)
     torch.testing.assert_close(images, expected[0])
     torch.testing.assert_close(regions.flatten(0, 1), expected[1])
@@ -36,7 +36,7 @@ def test_towers_are_the_models_own_encoders(tiny_model: RogleModel):
 def test_graphs_equal_the_model_at_other_batch_sizes_lengths_and_boxes(exported: Path, tiny_checkpoint: Path):
     model = RogleModel.from_pretrained(tiny_checkpoint)
     assert max(check(exported, model).values()) <= TOLERANCE == 1e-4
-    text, image = session(exported / "text.onnx"), session(exported / "image.onnx")
+    text, image = open_session(exported / "text.onnx"), open_session(exported / "image.onnx")
     assert [type(side) for side in text.get_inputs()[0].shape] == [str, str]  # both free
     assert [type(side) for side in image.get_inputs()[0].shape] == [str, int, int, int]
     assert image.get_inputs()[0].shape[2:] == [32, 16]  # the rectangle
@@ -61,11 +61,11 @@ def test_int8_is_smaller_and_near(exported: Path, tiny_checkpoint: Path):
     ids[:, 11] = model.config.text_config.eos_token_id
     expected = model.encode_texts(ids).numpy()
     for suffix, least, most in (("onnx", 0.999999, 1.01), ("int8.onnx", 0.97, 0.999999)):
-        got = session(exported / f"text.{suffix}").run(None, {"input_ids": ids.numpy()})[0]
+        got = open_session(exported / f"text.{suffix}").run(None, {"input_ids": ids.numpy()})[0]
         assert least < (got * expected).sum(-1).mean() < most
     pixels, boxes = np.random.default_rng(0).standard_normal((8, 3, 32, 16), dtype=np.float32), [[0.1, 0.2, 0.6, 0.9]]
     fed = {"pixel_values": pixels, "boxes": np.array([boxes] * 8, dtype=np.float32)}
-    whole, small = (session(exported / f"image.{suffix}").run(None, fed) for suffix in ("onnx", "int8.onnx"))
+    whole, small = (open_session(exported / f"image.{suffix}").run(None, fed) for suffix in ("onnx", "int8.onnx"))
     for ours, theirs in zip(whole, small, strict=True):  # images and regions: one projection serves both
         assert 0.97 < (ours * theirs).sum(-1).mean() < 0.999999
     for tower in ("text", "image"):
@@ -84,12 +84,12 @@ def test_crops_an_existing_folder_and_no_model_are_refused(
     tiny_checkpoint: Path, tmp_path: Path, tiny_config: RogleConfig
 ):
     (tmp_path / "there").mkdir()
-    with pytest.raises(OnnxError, match="there: exists already"):
+    with pytest.raises(OnnxError, match="there: already exists"):
         export_onnx(tiny_checkpoint, tmp_path / "there")
     config = RogleConfig.from_dict(tiny_config.to_dict() | {"region_feature": "crop"})
     RogleModel(config).save_pretrained(tmp_path / "crop")
     RogleProcessor.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "crop")
-    with pytest.raises(OnnxError, match="'crop' is one image forward a region"):
+    with pytest.raises(OnnxError, match="'crop' needs a forward pass"):
         export_onnx(tmp_path / "crop", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crop", "there"]
 

@@ -61,24 +61,24 @@ def test_a_gallery_of_one_or_of_equals_gives_numbers():
         assert p.shape == (len(scores),) and np.isfinite(p).all() and (p >= 0).all() and (p <= 1).all()
 
 
-def test_probability_and_nobody_follow_the_scores():
+def test_probability_and_no_match_follow_the_scores():
     calibration, background = a_calibration(), np.linspace(0.0, 0.4, 50)
     p = calibration.probability(np.array([0.9, 0.5, 0.3]), background)
     assert (np.diff(p) < 0).all() and p == pytest.approx(
-        calibration.of_results(features(np.array([0.9, 0.5, 0.3]), 0.2, background.std(), 50))
+        calibration.probability_of_features(features(np.array([0.9, 0.5, 0.3]), 0.2, background.std(), 50))
     )
-    assert not calibration.nobody(np.array([0.9, 0.5]), background)
-    assert calibration.nobody(np.array([0.5, 0.4]), background)  # sigmoid(0) = 0.5 < 0.6
+    assert not calibration.no_match(np.array([0.9, 0.5]), background)
+    assert calibration.no_match(np.array([0.5, 0.4]), background)  # sigmoid(0) = 0.5 < 0.6
 
 
 def test_the_size_of_the_gallery_is_not_that_of_the_sample():
     logistic = Logistic(("excess",), (0.0,), (1.0,), (1.0,), 0.0)
     calibration, background = a_calibration(best=logistic, other=logistic, present=logistic), np.linspace(0.0, 0.4, 50)
     scores = np.array([0.6, 0.5])
-    expected = calibration.of_results(features(scores, 0.2, background.std(), 10**6))
+    expected = calibration.probability_of_features(features(scores, 0.2, background.std(), 10**6))
     assert calibration.probability(scores, background, 10**6) == pytest.approx(expected)
     assert (expected < calibration.probability(scores, background)).all()
-    assert calibration.nobody(scores, background, 10**6) and not calibration.nobody(scores, background)
+    assert calibration.no_match(scores, background, 10**6) and not calibration.no_match(scores, background)
 
 
 def test_regression_finds_what_made_the_data():
@@ -133,7 +133,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "not a calibration that this program reads"),
+        ({"version": 1}, "not a calibration of version"),
         ({"format": "x"}, "not a calibration"),
         ({"threshold": "high"}, "field 'threshold' does not hold 1 finite number"),
         ({"local_weight": float("nan")}, "field 'local_weight'"),

@@ -114,7 +114,7 @@ def test_meaning(where, rows):
         ("width", r"character 6: a comparison .* was expected, not the end"),
         ("width not 3", "character 11: 'in' or 'like' was expected, not '3'"),
         ("width >", "character 8: a value was expected, not the end"),
-        ("camera = c3", "character 10: a value was expected, not 'c3'; text stands in quotes"),
+        ("camera = c3", "character 10: a value was expected, not 'c3'; write text in quotes"),
         ("width > 3 )", "character 11: 'and', 'or' or the end was expected"),
         ("(width > 3", r"character 11: '\)' was expected, not the end"),
         ("width in 3", r"character 10: '\(' was expected"),

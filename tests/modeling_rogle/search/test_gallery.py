@@ -17,25 +17,13 @@ from PIL import Image
 
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from modeling_rogle.index.shards import Index
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.loading import fingerprint, load_model
 from modeling_rogle.late_interaction import quantize_regions
 from modeling_rogle.search.calibration import Calibration, Logistic
-from modeling_rogle.search.gallery import Gallery, GalleryError, fingerprint, load_model
+from modeling_rogle.search.gallery import Gallery
 from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
-from tests.modeling_rogle.indexing.test_image_folder import bomb
-
-COLOURS = ("red", "green", "blue", "white", "black", "orange", "purple", "brown", "pink", "grey")
-QUERY = "A man wears a red jacket. His shoes are white."
-
-
-def make_images(folder: Path, count: int = 10) -> Path:
-    """Figures of three flat colours, each image another."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        image = Image.new("RGB", (20 + i, 50 + i), COLOURS[i % 10])
-        image.paste(COLOURS[(i + 3) % 10], (5, 15, 15, 30))
-        image.paste(COLOURS[(i + 7) % 10], (5, 30, 15, 48))
-        image.save(folder / f"{i:02d}.png")
-    return folder
+from tests.helpers.image_files import QUERY, make_images, write_bomb
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +173,7 @@ def test_bad_images_are_left_out_and_listed(tools, tmp_path):
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:700])
     (folder / "notes.md").write_text("x")
     (folder / "link.png").symlink_to(Path(sys.executable).resolve())
-    report = Gallery.build(folder, *tools, tmp_path / "index", batch_size=2, progress=False)
+    report = Gallery.build(folder, *tools, tmp_path / "index", batch_size=2, progress=False).report
     assert (report.images, report.ignored) == (4, 1)
     assert {item.path for item in report.skipped} == {"text.jpg", "cut.jpg", "link.png"}
     header = json.loads((tmp_path / "index" / "index.json").read_text())
@@ -504,15 +492,15 @@ def test_probabilities_come_with_a_calibration_of_this_model_and_weight(indexed_
     background = gallery.encode_gallery() @ gallery.encode_query(QUERY).embed
     scores = np.array([match.score for match in found])
     assert [match.probability for match in found] == pytest.approx(fitted.probability(scores, background).tolist())
-    assert found.nobody is True and found.false_alarm_rate == 0.1
+    assert found.no_match is True and found.false_alarm_rate == 0.1
     # A narrow filter leaves the distribution, but fewer images for chance to lift.
     found = gallery.search(QUERY, local_weight=0.5, where="width < 25")
     scores = np.array([match.score for match in found])
     assert [match.probability for match in found] == pytest.approx(fitted.probability(scores, background, 5).tolist())
     with pytest.warns(UserWarning, match="calibration.json: fitted with local weight 0.5, not 0.4; no probabilities"):
-        assert gallery.search(QUERY, local_weight=0.4).nobody is None
-    with pytest.warns(UserWarning, match="reads the best 10 results, only 3 met late interaction; no probabilities"):
-        assert gallery.search(QUERY, local_weight=0.5, reranked=3).nobody is None
+        assert gallery.search(QUERY, local_weight=0.4).no_match is None
+    with pytest.warns(UserWarning, match="reads the best 10 results, only 3 were reranked; no probabilities"):
+        assert gallery.search(QUERY, local_weight=0.5, reranked=3).no_match is None
     found = gallery.search(QUERY, top_k=20, local_weight=0.5, reranked=12)
     assert [match.probability is None for match in found] == [False] * 12 + [True] * 8
     replace(fitted, fingerprint="another").save(index)
@@ -526,12 +514,12 @@ def test_a_calibration_speaks_of_nothing_that_it_was_not_fitted_on(indexed_24, c
     gallery = Gallery.open(index, *tools)
     file = gallery.folder / "04.png"
     for query in ("", QUERY):
-        assert gallery.search(query, image=file, local_weight=0.5).nobody is None
+        assert gallery.search(query, image=file, local_weight=0.5).no_match is None
     with pytest.warns(UserWarning, match="fitted on galleries of 2000 to 3000 images, 24 are searched"):
-        assert gallery.search(QUERY, local_weight=0.5).nobody is not None
+        assert gallery.search(QUERY, local_weight=0.5).no_match is not None
     fitted_to(tools[0]).save(copied)  # ten images
     found = Gallery.open(copied, *tools).search(QUERY, local_weight=0.5)
-    assert found.nobody is None and found[0].probability is None
+    assert found.no_match is None and found[0].probability is None
 
 
 def test_words_that_a_model_does_not_understand_are_told(indexed, tools):
@@ -544,8 +532,8 @@ def test_words_that_a_model_does_not_understand_are_told(indexed, tools):
 
 def test_a_image_too_large_to_decode_is_left_out(tools, tmp_path):
     folder = make_images(tmp_path / "pictures", 2)
-    bomb(folder / "bomb.png", 50_000, 50_000)
-    report = Gallery.build(folder, *tools, tmp_path / "index", progress=False)
+    write_bomb(folder / "bomb.png", 50_000, 50_000)
+    report = Gallery.build(folder, *tools, tmp_path / "index", progress=False).report
     assert [(item.path, item.reason) for item in report.skipped] == [
         ("bomb.png", "over the limit of 80 million pixels")
     ]
@@ -553,7 +541,7 @@ def test_a_image_too_large_to_decode_is_left_out(tools, tmp_path):
 
 def test_real_pedestrians(test_data, tools, tmp_path):
     folder = test_data / "pedestrians" / "imgs"
-    report = Gallery.build(folder, *tools, tmp_path / "index", progress=False)
+    report = Gallery.build(folder, *tools, tmp_path / "index", progress=False).report
     assert (report.images, report.skipped) == (90, ())
     matches = Gallery.open(tmp_path / "index").search(QUERY, top_k=10, local_weight=0.5)
     assert len({match.path for match in matches}) == 10

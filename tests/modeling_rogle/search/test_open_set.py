@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings
+from modeling_rogle.inference.loading import load_model
 from modeling_rogle.search.calibration import FEATURES
-from modeling_rogle.search.gallery import Gallery, load_model
+from modeling_rogle.search.gallery import Gallery
 from modeling_rogle.search.open_set import (
+    evaluate_calibration,
     fit_calibration,
     gallery_trials,
-    judge,
     open_set_trials,
     read_pairs,
     split_scores,
@@ -40,7 +41,7 @@ def test_half_of_the_people_are_gone_and_never_found():
     scores, asked, gallery = people(1, n=20)
     trials = open_set_trials(scores, scores, asked, gallery, seed=3, halves=3)
     assert len(trials.present) == 3 * 80 and trials.present.mean() == 0.5
-    assert not trials.right[~trials.present].any() and trials.right[trials.present].any()
+    assert not trials.correct[~trials.present].any() and trials.correct[trials.present].any()
     assert (trials.gallery == 40).all() and trials.features.shape == (240, 10, 8)
     halves = [frozenset(trials.person[part][~trials.present[part]]) for part in (slice(0, 80), slice(80, 160))]
     assert halves[0] != halves[1] and len(halves[0]) == 10
@@ -59,7 +60,7 @@ def test_a_trial_is_a_search_of_what_is_left():
         assert row[:, FEATURES.index("score")] == pytest.approx(expected)
         z = (expected - scores[query, left].mean()) / scores[query, left].std()
         assert row[:, FEATURES.index("z")] == pytest.approx(z, rel=1e-4)
-        assert trials.right[query, 0] == (gallery[left][scores[query, left].argmax()] == asked[query])
+        assert trials.correct[query, 0] == (gallery[left][scores[query, left].argmax()] == asked[query])
 
 
 def test_smaller_galleries_keep_the_balance():
@@ -75,7 +76,7 @@ def test_fitted_on_some_people_it_holds_for_others():
     calibration = fit_calibration(
         open_set_trials(fitting[0], *fitting, seed=0, halves=4), "abc", 0.0, "made here", false_alarm_rate=0.2
     )
-    figures = judge(calibration, open_set_trials(unseen[0], *unseen, seed=1, halves=4))
+    figures = evaluate_calibration(calibration, open_set_trials(unseen[0], *unseen, seed=1, halves=4))
     assert figures["ece_best"] <= 0.05 and figures["ece_all"] <= 0.05
     assert figures["auroc"] > figures["auroc_score"] + 0.1
     assert figures["fpr95"] < figures["fpr95_score"]
@@ -116,7 +117,7 @@ def test_final_scores_equal_the_definition():
 
 def test_a_kind_without_captions_is_left_out():
     trials = split_trials(made_split(), 0.3)
-    assert len(trials.present) == 4 * 12 and trials.right.shape[1] <= 10
+    assert len(trials.present) == 4 * 12 and trials.correct.shape[1] <= 10
 
 
 def test_what_cannot_be_calibrated_is_said():
@@ -128,7 +129,7 @@ def test_what_cannot_be_calibrated_is_said():
     with pytest.raises(ValueError, match="false-alarm rate must lie in"):
         fit_calibration(trials, "abc", 0.0, "x", false_alarm_rate=1.5)
     wrong = open_set_trials(-scores, -scores, asked, gallery)
-    wrong.right[:] = False
+    wrong.correct[:] = False
     with pytest.raises(ValueError, match="nothing to calibrate"):
         fit_calibration(wrong, "abc", 0.0, "x")
 
@@ -153,10 +154,10 @@ def test_pairs_of_one_s_own_gallery(tiny_checkpoint, tmp_path, monkeypatch):
     assert len(people[0]) + len(people[1]) == 9 and not people[0] & people[1]
     assert fitting.gallery.max() > 18  # the crowd stays
     with monkeypatch.context() as small:  # memory for 22 images: everybody described, and some of the crowd
-        small.setattr("modeling_rogle.search.open_set.MOST_SCORES", 220)
+        small.setattr("modeling_rogle.search.open_set.MAX_SCORES", 220)
         with pytest.warns(UserWarning, match="a random 22 of 24 images are searched"):
             less, _ = gallery_trials(gallery, queries, rows)
-        assert less.gallery.max() == fitting.gallery.max() - 2 and less.right.any() == fitting.right.any()
+        assert less.gallery.max() == fitting.gallery.max() - 2 and less.correct.any() == fitting.correct.any()
         small.setattr("modeling_rogle.search.open_set.MAX_QUERIES", 9)
         with pytest.warns(UserWarning, match="a random 9 of 10 descriptions are searched"):
             gallery_trials(gallery, queries, rows)

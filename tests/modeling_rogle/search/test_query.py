@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.image_encoder import TorchEncoder
 from modeling_rogle.late_interaction import late_interaction, ranks
 from modeling_rogle.search.query import encode_query
 from tests.helpers.index_files import unit_rows
@@ -12,11 +13,16 @@ from tests.helpers.index_files import unit_rows
 TEXT = "A man wears a red jacket. His shoes are white."
 
 
-def test_text_image_and_the_mean_of_both(tiny_model, tiny_processor, tmp_path):
+@pytest.fixture
+def encoder(tiny_model, tiny_processor) -> TorchEncoder:
+    return TorchEncoder(tiny_model, tiny_processor)
+
+
+def test_text_image_and_the_mean_of_both(encoder, tmp_path):
     Image.new("RGB", (20, 50), "red").save(tmp_path / "q.png")
-    text = encode_query(tiny_model, tiny_processor, TEXT)
-    image = encode_query(tiny_model, tiny_processor, image=tmp_path / "q.png")
-    both = encode_query(tiny_model, tiny_processor, TEXT, Image.open(tmp_path / "q.png"))
+    text = encode_query(encoder, TEXT)
+    image = encode_query(encoder, image=tmp_path / "q.png")
+    both = encode_query(encoder, TEXT, Image.open(tmp_path / "q.png"))
     assert [TEXT[start:end] for _, start, end in text.sentences] == [one for one, _, _ in text.sentences]
     assert text.sentence_embeds.shape == (2, 32) and image.sentence_embeds.shape == (0, 32)
     mean = text.embed + image.embed
@@ -24,33 +30,33 @@ def test_text_image_and_the_mean_of_both(tiny_model, tiny_processor, tmp_path):
     np.testing.assert_array_equal(both.sentence_embeds, text.sentence_embeds)
 
 
-def test_one_sentence_that_names_several_parts_is_met_part_by_part(tiny_model, tiny_processor):
-    query = encode_query(tiny_model, tiny_processor, "A man wears a red jacket, black pants and white shoes.")
+def test_one_sentence_that_names_several_parts_is_met_part_by_part(encoder):
+    query = encode_query(encoder, "A man wears a red jacket, black pants and white shoes.")
     said = [one for one, _, _ in query.sentences]
     assert said == ["A man wears a red jacket", "black pants", "and white shoes."]
     assert len(query.sentence_embeds) == 3
 
 
-def test_images_that_cannot_be_read_are_named(tiny_model, tiny_processor, tmp_path):
+def test_images_that_cannot_be_read_are_named(encoder, tmp_path):
     (tmp_path / "q.png").write_text("x")
     with pytest.raises(GalleryError, match=r"query image .*q.png: not an image that Pillow can read"):
-        encode_query(tiny_model, tiny_processor, image=tmp_path / "q.png")
+        encode_query(encoder, image=tmp_path / "q.png")
     with pytest.raises(GalleryError, match="query: no words"):
-        encode_query(tiny_model, tiny_processor, " .")
+        encode_query(encoder, " .")
 
 
-def test_only_the_first_sentences_of_a_flood_are_read(tiny_model, tiny_processor):
+def test_only_the_first_sentences_of_a_flood_are_read(encoder):
     flood = "Red. " * 30_000
     with pytest.warns(UserWarning) as caught:
-        query = encode_query(tiny_model, tiny_processor, flood)
-    assert "query: 30000 sentences, at most 64 are read: the rest is left out" in str(caught[0].message)
+        query = encode_query(encoder, flood)
+    assert "query: 30000 sentences, at most 64 are read; the rest is ignored" in str(caught[0].message)
     assert len(query.sentences) == len(query.sentence_embeds) == 64 and len(query.text) < 400
 
 
-def test_a_large_query_image_is_no_warning(tiny_model, tiny_processor, tmp_path, recwarn, monkeypatch):
+def test_a_large_query_image_is_no_warning(encoder, tmp_path, recwarn, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # Pillow warns above, and refuses above twice
     Image.new("RGB", (20, 50), "red").save(tmp_path / "q.png")
-    encode_query(tiny_model, tiny_processor, image=tmp_path / "q.png")
+    encode_query(encoder, image=tmp_path / "q.png")
     assert not [item for item in recwarn if issubclass(item.category, Image.DecompressionBombWarning)]
 
 

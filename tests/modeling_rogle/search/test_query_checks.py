@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_rogle.search.query_checks import negated_words, negation_warning, unread_script
+from modeling_rogle.search.query_checks import negated_words, query_warnings
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ from modeling_rogle.search.query_checks import negated_words, negation_warning, 
 )
 def test_negations_are_named_as_written(query, words):
     assert negated_words(query) == words
-    warning = negation_warning(words)
-    assert "\n" not in warning and all(f'"{item}"' in warning for item in words)
+    (warning,) = query_warnings(query, 1)
+    assert "\n" not in warning and all(f'"{part}"' in warning for part in words)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_script_that_the_tokenizer_never_read_is_told(tiny_processor):
         return len(tiny_processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     for query in ("穿红色夹克和黑色裤子的男人", "Мужчина в красной куртке и чёрных брюках", "zwjkq vxyqj kkzqx"):
-        line = unread_script(query, tokens(query))
-        assert line and "\n" not in line and f"{tokens(query)} tokens" in line
+        (line,) = query_warnings(query, tokens(query))
+        assert "\n" not in line and f"{tokens(query)} tokens" in line
     for query in ("A man wears a red jacket and black pants.", "a blue bag", "XL", ""):
-        assert unread_script(query, tokens(query)) is None
+        assert query_warnings(query, tokens(query)) == []

@@ -1,0 +1,31 @@
+"""Small images to index, and a query for them."""
+
+import struct
+import zlib
+from pathlib import Path
+
+from PIL import Image
+
+QUERY = "A man wears a red jacket. His shoes are white."
+_COLOURS = ("red", "green", "blue", "white", "black", "orange", "purple", "brown", "pink", "grey")
+
+
+def make_images(folder: Path, count: int = 10) -> Path:
+    """Writes different images, each of three colours, as `00.png`, `01.png`, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        image = Image.new("RGB", (20 + i, 50 + i), _COLOURS[i % 10])
+        image.paste(_COLOURS[(i + 3) % 10], (5, 15, 15, 30))
+        image.paste(_COLOURS[(i + 7) % 10], (5, 30, 15, 48))
+        image.save(folder / f"{i:02d}.png")
+    return folder
+
+
+def write_bomb(path: Path, width: int, height: int) -> None:
+    """Writes a PNG file whose header claims width x height pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""))
