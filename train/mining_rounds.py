@@ -65,7 +65,7 @@ class MiningRounds:
                 if self.every and last.exists():
                     known = with_regions(rows, json.loads(last.read_text(encoding="utf-8")))
                 judge = fit_matching(model, processor, known)
-                mined, counts = mine_rows(model, processor, rows, judge=judge)
+                mined, counts = mine_rows(model, processor, rows, scorer=judge)
                 model.train(was_training)
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_text(file, json.dumps(mined["regions"][:]))

@@ -290,7 +290,7 @@ def train(recipe: Recipe, command: str) -> dict:
                 loss, ids = output.loss.item(), lambda image_ids=image_ids: gather_object(image_ids)
                 good = bad_steps.check("loss", loss, ids)
                 if good:
-                    observe(trust, bare, output.loss_inputs, **pairs_of_all(gather, trust, own, numbers, batch))
+                    observe(trust, output.loss_inputs, **pairs_of_all(gather, trust, own, numbers, batch))
                     backward()
                     norm = accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
                     # A scaler of fp16 meets infinite gradients by the way, and leaves such steps out itself.

@@ -3,13 +3,11 @@
 import numpy as np
 import torch
 
-from modeling_rogle import RogleModel
 from modeling_rogle.reliability.caption_agreement import caption_agreement
-from modeling_rogle.reliability.pair_reliability import PairReliability, pair_views
-from modeling_rogle.reliability.region_agreement import place_agreement
+from modeling_rogle.reliability.pair_reliability import PairReliability, pair_scores
+from modeling_rogle.reliability.region_agreement import region_agreement
 from train.data.pairs import PairDataset
 from train.global_batch import GlobalBatch
-from train.sharding import gathered
 
 BY_PLACES = ("places", "gmm_consensus")  # kinds of trust that ask whether words and place belong together
 
@@ -27,7 +25,7 @@ def agreement_of(pairs: PairDataset) -> torch.Tensor:
             boxes.append([x / width, y / height, (x + w) / width, (y + h) / height])
     agreement = torch.ones(pairs.n_pairs)
     if numbers:
-        found, _ = place_agreement(pairs.processor.tokenizer, texts, np.array(boxes, dtype=np.float32))
+        found, _ = region_agreement(pairs.processor.tokenizer, texts, np.array(boxes, dtype=np.float32))
         # More likely wrong than right is left out: weighed by its chance, such a pair still teaches what is wrong.
         agreement[numbers] = torch.where(found > 0.5, found, 0.0)
     return agreement
@@ -67,7 +65,6 @@ def find_stand_ins(pairs: PairDataset, weights: torch.Tensor) -> str:
 @torch.no_grad()
 def observe(
     trust: dict[str, PairReliability],
-    model: RogleModel,
     seen: dict[str, torch.Tensor],
     rows: torch.Tensor,
     numbers: torch.Tensor,
@@ -87,23 +84,23 @@ def observe(
     """
     people, images, texts = seen["person_ids"], seen["image_embeds"], seen["text_embeds"]
     regions, sentences = seen.get("region_embeds"), seen.get("sentence_embeds")
-    side, scale = trust["global"], gathered(model.logit_scale).exp()
-    if side.watches:
-        first = second = sum(pair_views(side.kind, images, texts, scale, (people,))) / 2
+    side = trust["global"]
+    if side.needs_observations:
+        first = second = sum(pair_scores(side.kind, images, texts, (people,))) / 2
         if regions is not None:
             together = torch.zeros_like(images).index_add_(0, owner, regions.to(images.dtype))
             together = torch.nn.functional.normalize(together, dim=-1)
-            second = sum(pair_views(side.kind, together, texts, scale, (people,))) / 2
+            second = sum(pair_scores(side.kind, together, texts, (people,))) / 2
             told = torch.bincount(owner, minlength=len(images)) > 0
             second = torch.where(told.to(second.device), second, first)  # of an image without regions there is one view
         own = rows >= 0
         side.observe(rows[own], first[own], second[own])
-    side, scale = trust["local"], gathered(model.region_head())
-    if side.watches and regions is not None:
+    side = trust["local"]
+    if side.needs_observations and regions is not None:
         ids = (seen["sentence_ids"], seen["part_ids"])
-        first = sum(pair_views(side.kind, regions, sentences, scale, ids)) / 2
+        first = sum(pair_scores(side.kind, regions, sentences, ids)) / 2
         ids = (seen["sentence_ids"], people[owner])
-        second = pair_views(side.kind, images[owner], sentences, scale, ids)[1]
+        second = pair_scores(side.kind, images[owner], sentences, ids)[1]
         side.observe(numbers, first, second)
 
 
@@ -119,7 +116,7 @@ def pairs_of_all(
     Args:
         batch: the arguments of `RogleModel.forward` in this process, `b` images in each.
     """
-    if not any(each.watches for each in trust.values()):
+    if not any(each.needs_observations for each in trust.values()):
         return {"rows": rows, "numbers": numbers, "owner": rows[:0]}
     device = batch["input_ids"].device
     owner = batch["box_image"] + gather.rank * len(rows) if "box_image" in batch else rows[:0].to(device)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dataset_pvlg.loading import load_rows
 from modeling_rogle.box_ops import box_iou
-from modeling_rogle.matching.anchors import place_boxes
+from modeling_rogle.matching.anchors import anchor_boxes
 
 CANDIDATES, ASKED = 4000, 8000  # training boxes that may become a place, and that are to be covered
 
@@ -43,7 +43,7 @@ def choose_places(boxes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.anchors", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--count", type=int, default=len(place_boxes()))
+    parser.add_argument("--count", type=int, default=len(anchor_boxes()))
     count = parser.parse_args(argv).count
     data, _ = load_rows("synthetic")
     places = choose_places(region_boxes(data["train"])[0], count)
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("(" + ", ".join(f"{v:.2f}" for v in place) + "),")
     boxes, labels = region_boxes(data["validation"])
     print("| places | label | validation boxes | covered at IoU 0.5 |\n|---|---|---|---|")
-    for name, each in (("these", places), ("in the package", place_boxes())):
+    for name, each in (("these", places), ("in the package", anchor_boxes())):
         covered = box_iou(boxes, each).numpy().max(1) >= 0.5
         for label in ("all", *sorted(set(labels))):
             these = np.ones(len(labels), dtype=bool) if label == "all" else labels == label

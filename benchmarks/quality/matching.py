@@ -1,7 +1,7 @@
 """python -m benchmarks.quality.matching --global-model DIR [--mined-model DIR [--mined-rows DIR]] [--true-model DIR] --out FILE
 
 How well Region-to-Sentence Matching finds the true regions of synthetic P-VLG: precision, recall and F1 of "this
-sentence has no region", each judge and rule a row, the proposals' ceiling beside. The models are train/train.py's:
+sentence has no region", one row per scorer, the proposals' ceiling beside. The models are train/train.py's:
 
 - `--global-model`: `--regions none`; has never seen a box. Plain rules and the position prior are its rows.
 - `--mined-model`: trained on pairs that the first mined, no box either; the second round, begun afresh, and with
@@ -24,12 +24,9 @@ from dataset_pvlg.loading import load_rows
 from dataset_pvlg.mining.mine_dataset import with_regions
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.box_ops import box_iou
-from modeling_rogle.matching.mining import SAMPLE, fit_matcher, fit_prior, match_rows, propose_places, spread
+from modeling_rogle.matching.mining import SAMPLE, fit_matcher, fit_prior, match_rows, propose_anchors, spread
 
-RULES = ("best", "one_to_one", "transport")
-HEADER = (
-    "| model | judge | rule | precision | recall | no region, F1 | CPU ms an image |\n|---|---|---|---|---|---|---|"
-)
+HEADER = "| model | scorer | precision | recall | no region, F1 | CPU ms an image |\n|---|---|---|---|---|---|"
 
 
 def compare(rows: Any, found: Sequence[Sequence[dict]]) -> dict[str, float]:
@@ -111,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, train = data[args.split], data["train"]
     rows = rows.select(range(min(args.rows or len(rows), len(rows))))
     if args.proposer == "places":
-        propose = propose_places
+        propose = propose_anchors
     else:
         from dataset_pvlg.proposals.proposers import load_proposer
 
@@ -123,9 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         HEADER,
     ]
 
-    def add(name: str, judge: str, rule: str, found: dict[str, float]) -> None:
+    def add(name: str, scorer: str, found: dict[str, float]) -> None:
         lines.append(
-            f"| {name} | {judge} | {rule} | {found['precision']:.1f} | {found['recall']:.1f} | "
+            f"| {name} | {scorer} | {found['precision']:.1f} | {found['recall']:.1f} | "
             f"{found['none_f1']:.1f} | {found['ms']:.1f} |"
         )
         print(lines[-1], flush=True)
@@ -135,28 +132,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not folder:
             continue
         model, processor = _load(folder)
-        for rule in RULES:
-            add(name, "cosine", rule, measure(model, processor, rows, propose=propose, rule=rule))
+        add(name, "cosine", measure(model, processor, rows, propose=propose))
         # From here on as dataset_pvlg.mining.mine_dataset.fit_matching does without pairs.
         sample = spread(untaught, SAMPLE["matcher"])
         prior = fit_prior(model, processor, sample, progress=False)
-        add(name, "position prior", "best", measure(model, processor, rows, judge=prior, propose=propose))
+        add(name, "position prior", measure(model, processor, rows, scorer=prior, propose=propose))
         sample = with_regions(sample, match_rows(model, processor, sample, prior, progress=False)[0])
-        judge = fit_matcher(model, processor, sample, progress=False)
-        for rule in RULES:
-            found = measure(model, processor, rows, judge=judge, propose=propose, rule=rule)
-            add(name, "matcher of the prior's pairs", rule, found)
+        matcher = fit_matcher(model, processor, sample, progress=False)
+        found = measure(model, processor, rows, scorer=matcher, propose=propose)
+        add(name, "matcher of the prior's pairs", found)
         if name == "mined pairs" and args.mined_rows:  # and as it does with those of the last round
-            judge = fit_matcher(model, processor, load_rows("pvlg", args.mined_rows)[0]["train"], progress=False)
-            found = measure(model, processor, rows, judge=judge, propose=propose)
-            add(name, "matcher of the first round's pairs", "best", found)
+            matcher = fit_matcher(model, processor, load_rows("pvlg", args.mined_rows)[0]["train"], progress=False)
+            found = measure(model, processor, rows, scorer=matcher, propose=propose)
+            add(name, "matcher of the first round's pairs", found)
     if args.true_model:
         model, processor = _load(args.true_model)
-        add("true pairs", "cosine", "best", measure(model, processor, rows, propose=propose))
-        judge = fit_matcher(model, processor, train, progress=False)
-        for rule in RULES:
-            found = measure(model, processor, rows, judge=judge, propose=propose, rule=rule)
-            add("true pairs", "matcher of true pairs", rule, found)
+        add("true pairs", "cosine", measure(model, processor, rows, propose=propose))
+        matcher = fit_matcher(model, processor, train, progress=False)
+        found = measure(model, processor, rows, scorer=matcher, propose=propose)
+        add("true pairs", "matcher of true pairs", found)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     lines.append(
         f"\nPeak memory {peak:.0f} MiB. Command: `python -m benchmarks.quality.matching {' '.join(argv or sys.argv[1:])}`"

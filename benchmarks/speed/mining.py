@@ -1,7 +1,7 @@
 """python -m benchmarks.speed.mining [--size vitb16] [--model DIR] --out FILE.md
 
 What Region-to-Sentence Matching saves by one dense forward an image, where crop-per-region encoding takes one forward a
-candidate; one thread, the same images, candidates and judge's rule in one process.
+candidate; one thread, the same images, candidates and scorer in one process.
 
 - Speed, at `--size` with random weights: CPU seconds of mining, proposals and sentences included, and where they go.
   The two ways take turns, dense first: the process's peak memory until then is its own. At least 40x is wanted.
@@ -30,7 +30,7 @@ from dataset_pvlg.synthetic.dataset import SyntheticConfig
 from dataset_pvlg.synthetic.dataset import rows as synthetic_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.box_ops import crop_boxes
-from modeling_rogle.matching.mining import Proposer, fit_matcher, match_rows, propose_places
+from modeling_rogle.matching.mining import Proposer, fit_matcher, match_rows, propose_anchors
 
 BAR_SPEED, BAR_POINTS = 40.0, 2.0
 _CROPS = 32  # of a forward, as many as mining takes images
@@ -92,7 +92,7 @@ def take(split: str, count: int, images: int = 4) -> Dataset:
 
 
 def proposer(name: str) -> Proposer:
-    return propose_places if name == "places" else load_proposer(name)
+    return propose_anchors if name == "places" else load_proposer(name)
 
 
 def random_model(size: str, processor: RogleProcessor) -> tuple[RogleModel, RogleProcessor]:
@@ -170,8 +170,8 @@ def quality(
     """Precision, recall and F1 of "no region" of either way, a matcher fitted on the way's own embeddings."""
     found = {}
     for way, each in (("dense", model), ("crops", AsCrops(model))):
-        judge = fit_matcher(each, processor, train, progress=False)
-        mined, _ = match_rows(each, processor, rows, judge, propose, progress=False)
+        matcher = fit_matcher(each, processor, train, progress=False)
+        mined, _ = match_rows(each, processor, rows, matcher, propose, progress=False)
         found[way] = compare(rows, mined)
     return found
 

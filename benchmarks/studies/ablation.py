@@ -54,7 +54,7 @@ TERMS = {
     "+ reliability": TRUST["region-sentence"],
 }
 DEFAULTS, FULL = "+ TSL", "full"  # the same checkpoints, the latter with late interaction at inference
-KINDS = ("none", "margin", "gmm_consensus", "evidential", "places", "identity")  # the last two of one kind of pair
+KINDS = ("none", "gmm_consensus", "places", "identity")  # the last two of one kind of pair
 SHUFFLES = {"region-sentence": "--shuffle-sentences", "image-caption": "--shuffle-captions"}
 SHARES = (0, 20, 50)  # %
 FEATURES = ("patch_mean", "dense_roi", "masked_cls")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 from datasets import Dataset
 from tqdm import tqdm
 
@@ -22,15 +21,14 @@ from dataset_pvlg.features import FEATURES
 from dataset_pvlg.proposals.proposers import DEFAULT_PROPOSER, PROPOSER_NAMES, load_proposer
 from dataset_pvlg.row_groups import Counts, Job, Rows, add_to_card, check_out, open_rows
 from modeling_rogle.inference.loading import fingerprint
-from modeling_rogle.matching.assignment import assign
 from modeling_rogle.matching.mining import (
     SAMPLE,
-    Judge,
     Proposer,
+    Scorer,
     fit_matcher,
     fit_prior,
     match_rows,
-    propose_places,
+    propose_anchors,
     spread,
 )
 from modeling_rogle.matching.region_matcher import RegionMatcher
@@ -57,7 +55,7 @@ def fit_matching(
     learnt from crops pairs a sample, and the judge learns from that; it sees each image, which the prior does not.
 
     Args:
-        model, processor, batch_size: the matcher, see [`modeling_rogle.matching.mining.see_rows`].
+        model, processor, batch_size: the matcher, see [`modeling_rogle.matching.mining.encode_rows`].
         rows: P-VLG rows with images.
         images: the sample, spread evenly over the rows that have pairs, or over all; the prior's is a part of it.
 
@@ -94,9 +92,8 @@ def mine_rows(
     processor: Any,
     rows: Dataset,
     batch_size: int = 32,
-    judge: Judge | None = None,
-    propose: Proposer = propose_places,
-    rule: str = "best",
+    scorer: Scorer | None = None,
+    propose: Proposer = propose_anchors,
     threshold: float | None = None,
     progress: bool = True,
 ) -> tuple[Dataset, dict[str, int]]:
@@ -106,7 +103,7 @@ def mine_rows(
     person or the generator has paired is not paired again.
 
     Args:
-        model, processor, batch_size, judge, propose, rule, threshold, progress: see
+        model, processor, batch_size, scorer, propose, threshold, progress: see
             [`modeling_rogle.matching.mining.match_rows`].
         rows: P-VLG rows with images.
 
@@ -115,7 +112,7 @@ def mine_rows(
         `unassigned`, where the last three add up to `sentences`.
     """
     found, counts = match_rows(
-        model, processor, rows, judge, propose, rule, threshold, batch_size=batch_size, progress=progress
+        model, processor, rows, scorer, propose, threshold, batch_size=batch_size, progress=progress
     )
     column, kept, assigned = [], 0, 0
     for old, new in zip(rows["regions"], found, strict=True):
@@ -134,14 +131,13 @@ class MineOptions:
     """What mining follows from beside the data and the model.
 
     splits: those that are mined; the others are copied as they are; none named: all. proposer: see [`find_proposer`].
-    rule, threshold, batch_size: see [`modeling_rogle.matching.mining.match_rows`]. sample, seed: of the judge, see
+    threshold, batch_size: see [`modeling_rogle.matching.mining.match_rows`]. sample, seed: of the judge, see
     [`fit_matching`]. ignore_pairs: regions that the mined splits have are dropped first, whatever their origin: how one
     measures mining that is shown no true box.
     """
 
     splits: tuple[str, ...] = ()
     proposer: str = DEFAULT_PROPOSER
-    rule: str = "best"
     threshold: float | None = None
     sample: int = SAMPLE["matcher"]
     ignore_pairs: bool = False
@@ -169,7 +165,6 @@ def check_mining(data: str | Path, out: str | Path, options: MineOptions) -> tup
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise ValueError(f"--threshold must lie in [0, 1], not {options.threshold}")
-    assign(torch.zeros(1, 1), options.rule)
     propose = find_proposer(options.proposer)
     check_out(out, _WORK)
     return rows, propose, options.splits or there
@@ -183,7 +178,7 @@ def find_proposer(text: str) -> Proposer:
         ValueError: one line: no such name, no weights or needless ones, or a library is missing.
     """
     if text == "places":
-        return propose_places
+        return propose_anchors
     name, _, weights = text.partition("=")
     try:
         return load_proposer(name, weights or None)
@@ -242,7 +237,7 @@ def mine_folder(
             scratch.unlink()
 
         judge = RegionMatcher.load(job.once(JUDGE_FILE, fit))
-        choices = (judge, propose, options.rule, options.threshold)
+        choices = (judge, propose, options.threshold)
 
         def mine(part: Dataset) -> tuple[Dataset, dict[str, int]]:
             part = with_regions(part, [[] for _ in range(len(part))]) if blind else part

@@ -1,50 +1,49 @@
-"""Region-to-Sentence Matching in one image: template regions, and which candidate a sentence takes.
+"""Region-to-Sentence Matching by cosine in one image: which candidate region each sentence takes.
 
-Independent of ROGLE's own matching, of which only the abstract is public. As in GOAL (arXiv 2503.17782) each sentence
-takes its best-scoring candidate and the whole image stays a candidate; unlike GOAL all regions of an image come from
-one dense forward. Dense region features leak the rest of the person into every box, so pairs mined by an untrained
-model say little; the reliability goes with every pair for that reason.
+Each sentence takes its best-scoring candidate, and the whole image is a candidate too, as in GOAL (arXiv 2503.17782).
+Unlike GOAL, all regions of an image come from one dense forward pass. ROGLE's own matching is not public; only its
+abstract is. Dense region features encode the whole person, so pairs that an untrained model mines are weak. The
+reliability of each pair is therefore stored with it.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-_TRANSPORT = 0.07
-
 
 @dataclass(frozen=True)
 class Matches:
-    """One entry per sentence."""
+    """The matches of S sentences of one image."""
 
-    region: torch.Tensor  # [S] int64, the row of the region, -1 = the whole image or nothing good enough
-    score: torch.Tensor  # [S] fp32, cosine with the best candidate, the whole image among them
-    margin: torch.Tensor  # [S] fp32 >= 0, the best candidate's score minus the runner-up's
+    region: torch.Tensor  # [S] int64, row of the region; -1: the whole image, or no score above the threshold
+    score: torch.Tensor  # [S] fp32, cosine with the best candidate, the whole image included
+    margin: torch.Tensor  # [S] fp32 >= 0, score of the best candidate minus score of the second best
 
 
 @torch.no_grad()
 def match_sentences(region_embeds: torch.Tensor, sentence_embeds: torch.Tensor, threshold: float = 0.0) -> Matches:
-    """Gives each sentence of one image its best region, or none.
+    """Assigns each sentence of one image to its best region, or to none.
+
+    Sentences may share a region. On equal scores the whole image wins, then the earlier region.
 
     Args:
-        region_embeds: `[T, D]` unit length; the last row is the whole image.
-        sentence_embeds: `[S, D]` unit length.
-        threshold: a best score under this cosine gives no region.
+        region_embeds: `[T, D]` unit vectors; the last row is the whole image.
+        sentence_embeds: `[S, D]` unit vectors.
+        threshold: lowest cosine that gives a region, 0 by default.
 
     Returns:
-        [`Matches`] with S entries. On equal scores the whole image wins, then the earlier region. Sentences may share
-        a region.
+        [`Matches`] with S entries.
 
     Raises:
-        ValueError: fewer than two candidates, widths that differ, or an embedding that is not finite.
+        ValueError: fewer than two candidates, different dimensions, or an embedding that is not finite.
     """
     if region_embeds.ndim != 2 or sentence_embeds.ndim != 2 or region_embeds.shape[1] != sentence_embeds.shape[1]:
         raise ValueError(
             f"regions must be [T, D] and sentences [S, D], not {[*region_embeds.shape]} and {[*sentence_embeds.shape]}"
         )
     if len(region_embeds) < 2:
-        raise ValueError("matching needs at least one region beside the whole image")
-    # The whole image first: argmax takes the first of equals.
+        raise ValueError("matching needs at least one region besides the whole image")
+    # The whole image comes first, because argmax returns the first of equal scores.
     order = torch.arange(len(region_embeds), device=region_embeds.device).roll(1)
     scores = sentence_embeds.float() @ region_embeds.float()[order].T
     if not bool(scores.isfinite().all()):
@@ -59,46 +58,28 @@ def match_sentences(region_embeds: torch.Tensor, sentence_embeds: torch.Tensor, 
     return Matches(region, top[:, 0], top[:, 0] - top[:, 1])
 
 
-def assign(scores: torch.Tensor, rule: str = "best") -> torch.Tensor:
-    """Which candidate each sentence of one image takes.
+def margin_reliability(margin: torch.Tensor, temperature: float = 0.01) -> torch.Tensor:
+    """Reliability of mined pairs, from the score margin of the chosen region over the second best (ours).
+
+    With two candidates, a softmax at `temperature` gives the chosen one the probability `sigmoid(margin /
+    temperature)`. That probability is rescaled from [0.5, 1] to [0, 1]: `tanh(margin / (2 * temperature))`.
 
     Args:
-        scores: `[S, N]`, higher is better.
-        rule: `best`: each sentence its highest (GOAL); `one_to_one`: no candidate twice, the highest sum (Hungarian
-            algorithm); `transport`: the highest entry of each row of an entropic optimal-transport plan with equal
-            masses on either side (Sinkhorn, regularisation 0.07 as in CONQUER, arXiv 2601.18625).
+        margin: cosine differences of any shape; negative ones count as 0.
+        temperature: in units of cosine; the default 0.01 is the inverse of CLIP's logit scale of 100.
 
     Returns:
-        `[S]` int64; -1 where `one_to_one` has no candidate left.
+        fp32 in [0, 1], in the shape of `margin`.
 
     Raises:
-        ValueError: another rule, or a score that is not finite.
-        ImportError: `one_to_one` without scipy.
+        ValueError: the temperature is not positive, or a margin is NaN.
     """
-    if not bool(scores.isfinite().all()):
-        raise ValueError("a score is not finite")
-    if rule == "best":
-        return scores.argmax(1) if len(scores) else scores.new_zeros(0, dtype=torch.long)
-    if rule == "one_to_one":
-        try:
-            from scipy.optimize import linear_sum_assignment
-        except ImportError as error:
-            raise ImportError("one_to_one needs scipy: pip install 'rogle[pvlg]'") from error
-        rows, columns = linear_sum_assignment(scores.double().numpy(), maximize=True)
-        chosen = torch.full((len(scores),), -1, dtype=torch.long)
-        chosen[torch.from_numpy(rows)] = torch.from_numpy(columns)
-        return chosen
-    if rule == "transport":
-        plan = scores.double() / _TRANSPORT
-        for _ in range(50):  # in logarithms: at 0.07 the exponentials span many orders
-            plan = plan - plan.logsumexp(1, keepdim=True)
-            plan = plan - plan.logsumexp(0, keepdim=True)
-        return plan.argmax(1) if len(scores) else scores.new_zeros(0, dtype=torch.long)
-    raise ValueError(f"rule must be best, one_to_one or transport, not {rule!r}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    margin = margin.detach().float()
+    if bool(margin.isnan().any()):
+        raise ValueError("margin: NaN; the embeddings that were matched are broken")
+    return torch.tanh(margin.clamp(min=0) / (2 * temperature))
 
 
-__all__ = [
-    "Matches",
-    "assign",
-    "match_sentences",
-]
+__all__ = ["Matches", "margin_reliability", "match_sentences"]

@@ -1,4 +1,4 @@
-"""Sentences as bags of a tokenizer's words: all that the matching of regions and sentences reads of a text itself."""
+"""Sentences as bags of tokens: the only view of the text that Region-to-Sentence Matching uses."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ import torch
 
 
 class WordBags:
-    """Texts -> which of the known words they hold.
+    """Turns texts into bags of known tokens.
 
     Args:
-        words: the tokens known, of the tokenizer that will read the texts; others are not seen.
+        words: the known tokens, as the tokenizer writes them; other tokens are ignored.
     """
 
     def __init__(self, words: Sequence[str]):
@@ -19,21 +19,37 @@ class WordBags:
         self._column = {word: n for n, word in enumerate(self.words)}
 
     @classmethod
-    def of_texts(cls, tokenizer: Any, texts: Sequence[str], at_least: int = 5) -> "WordBags":
-        """Knows the tokens that `at_least` of the texts hold, the commonest first."""
+    def of_texts(cls, tokenizer: Any, texts: Sequence[str], min_count: int = 5) -> "WordBags":
+        """Builds the vocabulary from texts.
+
+        Args:
+            tokenizer: a Hugging Face tokenizer.
+            texts: any number of texts.
+            min_count: number of texts that must contain a token, 5 by default.
+
+        Returns:
+            Bags of these tokens, the most frequent one first.
+        """
         counts = Counter(token for text in texts for token in set(tokenizer.tokenize(text, verbose=False)))
-        kept = [(word, count) for word, count in counts.items() if count >= at_least]
-        return cls([word for word, _ in sorted(kept, key=lambda item: (-item[1], item[0]))])
+        frequent = [(word, count) for word, count in counts.items() if count >= min_count]
+        return cls([word for word, _ in sorted(frequent, key=lambda item: (-item[1], item[0]))])
 
     def __call__(self, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
-        """fp32 `[S, V + 1]`, unit length: one for each word that a text holds and for a last column that all hold."""
+        """Encodes texts.
+
+        Args:
+            tokenizer: the tokenizer that the vocabulary was built with.
+            texts: S texts.
+
+        Returns:
+            float32 `[S, V + 1]`, rows of unit length. A column is non-zero where the text contains its token; the last
+            column, the intercept, is non-zero in every row.
+        """
         bags = torch.zeros(len(texts), len(self.words) + 1)
         bags[:, -1] = 1
         for n, text in enumerate(texts):
-            columns = {
-                self._column[token] for token in tokenizer.tokenize(text, verbose=False) if token in self._column
-            }
-            bags[n, list(columns)] = 1
+            tokens = tokenizer.tokenize(text, verbose=False)
+            bags[n, list({self._column[token] for token in tokens if token in self._column})] = 1
         return torch.nn.functional.normalize(bags, dim=1)
 
 

@@ -1,12 +1,13 @@
-"""Region-to-Sentence Matching over rows: propose -> score -> assign -> trust, with no label or with some.
+"""Region-to-Sentence Matching over rows: propose boxes, score them, assign them to sentences.
 
-ROGLE's own matching is not public; this is ours. Three judges decide between the candidate boxes of an image:
+ROGLE's own matching is not public; this is ours. One of three scores decides between the candidate boxes of an image:
 
-- none: the cosine of sentence and region, the published relatives' rule (GOAL, arXiv 2503.17782);
-- [`PositionPrior`]: learnt from a model that has never seen a pair, by its scores of crops ([`fit_prior`]);
-- [`RegionMatcher`]: learnt from the pairs that rows have, true ones or those of the prior ([`fit_matcher`]).
+- no scorer: the cosine of sentence and region, as in GOAL (arXiv 2503.17782);
+- [`PositionPrior`]: learnt from a model's scores of crops, without any pair ([`fit_prior`]);
+- [`RegionMatcher`]: learnt from the pairs of the rows, which are ground truth or mined by the prior ([`fit_matcher`]).
 
-Regions come from one dense forward an image; crops are encoded for the prior's sample alone.
+Each sentence takes its best-scoring candidate. Regions come from one dense forward pass per image; crops are encoded
+only for the sample that the prior is fitted on.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,123 +21,145 @@ from tqdm import tqdm
 
 from modeling_rogle.box_ops import crop_boxes
 from modeling_rogle.inference.loading import device_of
-from modeling_rogle.matching.anchors import boxes_around, place_boxes, place_labels
-from modeling_rogle.matching.assignment import assign, match_sentences
+from modeling_rogle.matching.anchors import anchor_boxes, nearest_template_labels, random_boxes
+from modeling_rogle.matching.assignment import margin_reliability, match_sentences
 from modeling_rogle.matching.position_prior import PositionPrior
-from modeling_rogle.matching.region_matcher import RegionMatcher, SeenBoxes
-from modeling_rogle.reliability.pair_reliability import margin_reliability
+from modeling_rogle.matching.region_matcher import MatcherSample, RegionMatcher
 from modeling_rogle.templates import TEMPLATE_LABELS
 
-SAMPLE = {"prior": 800, "matcher": 4000}  # images fitted on
-_BETWEEN = 40  # boxes an image, beside the places, that the matcher is fitted on
-_MAX_REMEMBERED = 50_000  # sentence embeddings kept at once: 100 MB at width 512
+SAMPLE = {"prior": 800, "matcher": 4000}  # images that a scorer is fitted on
+_RANDOM_BOXES = 40  # per image, besides the anchor boxes, for fitting the matcher
+_MAX_CACHED_SENTENCES = 50_000  # 100 MB of embeddings at dimension 512
+_WHOLE_IMAGE = np.array([[0, 0, 1, 1]], dtype=np.float32)
 
 
 class Candidates(Protocol):
-    """What a proposer gives: see `dataset_pvlg.proposals.proposers.Proposals`."""
+    """What a proposer returns, see `dataset_pvlg.proposals`."""
 
-    boxes: np.ndarray  # [N, 4] fp32 x0, y0, x1, y1 in [0, 1], the whole image last
+    boxes: np.ndarray  # [N, 4] fp32 x0, y0, x1, y1 in [0, 1]; the last one is the whole image
     labels: Sequence[str]  # N
 
 
 Proposer = Callable[[Image.Image, Sequence[str]], Candidates]
-Judge = PositionPrior | RegionMatcher
+Scorer = PositionPrior | RegionMatcher
 
 
 @dataclass(frozen=True)
-class _Places:
+class _FixedCandidates:
     boxes: np.ndarray
     labels: Sequence[str]
 
 
-def propose_places(image: Image.Image, sentences: Sequence[str]) -> Candidates:
-    """The places of places.py and the whole image, whatever the image."""
-    boxes = np.concatenate([place_boxes(), np.array([[0, 0, 1, 1]], dtype=np.float32)])
-    return _Places(boxes, (*place_labels(place_boxes()), "whole person"))
+def propose_anchors(image: Image.Image, sentences: Sequence[str]) -> Candidates:
+    """Proposes the anchor boxes (anchors.py) and the whole image, for any image."""
+    boxes = np.concatenate([anchor_boxes(), _WHOLE_IMAGE])
+    return _FixedCandidates(boxes, (*nearest_template_labels(anchor_boxes()), "whole person"))
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One row, as the model sees it."""
+class EncodedRow:
+    """One row with the embeddings of its candidate regions and of its sentences."""
 
     row: Mapping[str, Any]
     candidates: Candidates
-    region_embeds: torch.Tensor  # [N, D] unit length
-    sentence_embeds: torch.Tensor  # [S, D] unit length
+    region_embeds: torch.Tensor  # [N, D] unit vectors
+    sentence_embeds: torch.Tensor  # [S, D] unit vectors
 
     @property
     def readable(self) -> bool:
-        """False where the image could not be decoded; a grey one stands in its place."""
+        """False if the image could not be decoded and a grey one was encoded instead."""
         return self.row.get("readable", True)
 
     @property
     def texts(self) -> list[str]:
+        """The row's sentences."""
         return [sentence["text"] for sentence in self.row["sentences"]]
 
 
 @torch.no_grad()
-def see_rows(
+def encode_rows(
     model: Any,
     processor: Any,
     rows: Sequence[Mapping[str, Any]],
-    propose: Proposer = propose_places,
+    propose: Proposer = propose_anchors,
     batch_size: int = 32,
     crops: bool = False,
     progress: str | None = None,
-) -> Iterator[Seen]:
-    """Embeds candidate regions and sentences: one forward an image, each different sentence once.
+) -> Iterator[EncodedRow]:
+    """Encodes candidate regions and sentences: one forward pass per image, and each distinct sentence once.
 
     Args:
-        model: has `encode_images(pixel_values, boxes, box_image)` and `encode_texts(input_ids, attention_mask)` as
-            [`RogleModel`] has them.
+        model: has `encode_images(pixel_values, boxes, box_image)` and `encode_texts(input_ids, attention_mask)` like
+            [`RogleModel`].
         processor: the model's [`RogleProcessor`].
-        rows: P-VLG rows or a `datasets.Dataset` of them; `image` (decoded), `sentences` are read.
-        batch_size: images a forward.
-        crops: encode every candidate as an image of its own instead; as many forwards as candidates.
-        progress: name of a progress bar; none by default.
+        rows: P-VLG rows or a `datasets.Dataset` of them; `image` (decoded) and `sentences` are read.
+        propose: gives the candidate boxes of an image; the anchor boxes by default.
+        batch_size: images per forward pass, 32 by default.
+        crops: encode each candidate as an image of its own, which takes one forward pass per candidate; off by default.
+        progress: name of a progress bar; no bar by default.
+
+    Yields:
+        One [`EncodedRow`] per row, in order.
 
     Raises:
         ValueError: a row has no image; the message names its `image_id`.
     """
-    device = device_of(model)
-    remembered: dict[str, torch.Tensor] = {}  # many images of an identity share their sentences
+    cache: dict[str, torch.Tensor] = {}  # images of one identity often share sentences
     starts = range(0, len(rows), batch_size)
     for start in tqdm(starts, desc=progress, unit="batch", disable=progress is None or not len(rows)):
-        batch = [_row(rows, i) for i in range(start, min(start + batch_size, len(rows)))]
+        batch = [_read_row(rows, i) for i in range(start, min(start + batch_size, len(rows)))]
         for row in batch:
             if row["image"] is None:
                 raise ValueError(f"{row.get('image_id')}: field 'image' is null; matching needs the image")
         images = [row["image"].convert("RGB") for row in batch]
-        found = [
+        candidates = [
             propose(image, [sentence["text"] for sentence in row["sentences"]])
             for image, row in zip(images, batch, strict=True)
         ]
-        counts = torch.tensor([len(each.boxes) for each in found])
-        boxes = torch.from_numpy(np.concatenate([each.boxes for each in found])).to(device)
-        owner = torch.arange(len(batch)).repeat_interleave(counts).to(device)
-        pixels = processor(images=images, return_tensors="pt")["pixel_values"].to(device)
-        if crops:
-            parts = zip(boxes.split(8 * batch_size), owner.split(8 * batch_size), strict=True)
-            embeds = torch.cat([model.encode_images(crop_boxes(pixels, *part))[0] for part in parts])
-        else:
-            embeds = model.encode_images(pixels, boxes, owner)[1]
-        if len(remembered) > _MAX_REMEMBERED:
-            remembered.clear()
-        new = sorted({sentence["text"] for row in batch for sentence in row["sentences"]} - remembered.keys())
-        if new:
-            tokens = processor(text=new, return_tensors="pt")
-            encoded = model.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device)).cpu()
-            remembered.update(zip(new, encoded, strict=True))
-        width = embeds.shape[1]
-        for row, each, regions in zip(batch, found, embeds.float().cpu().split(counts.tolist()), strict=True):
-            said = [remembered[sentence["text"]] for sentence in row["sentences"]]
-            yield Seen(row, each, regions, torch.stack(said) if said else torch.zeros(0, width))
+        embeds = _encode_candidates(model, processor, images, candidates, 8 * batch_size if crops else None)
+        _encode_sentences(model, processor, batch, cache)
+        for row, each, regions in zip(batch, candidates, embeds, strict=True):
+            sentences = [cache[sentence["text"]] for sentence in row["sentences"]]
+            yield EncodedRow(
+                row, each, regions, torch.stack(sentences) if sentences else torch.zeros(0, embeds[0].shape[1])
+            )
 
 
-def _row(rows: Sequence[Mapping[str, Any]], index: int) -> Mapping[str, Any]:
+def _encode_candidates(
+    model: Any, processor: Any, images: list[Image.Image], candidates: Sequence[Candidates], crops_at_once: int | None
+) -> tuple[torch.Tensor, ...]:
+    """`[N, D]` fp32 on the CPU for each image; as crops if a number of crops per forward pass is given."""
+    device = device_of(model)
+    counts = torch.tensor([len(each.boxes) for each in candidates])
+    boxes = torch.from_numpy(np.concatenate([each.boxes for each in candidates])).to(device)
+    box_image = torch.arange(len(images)).repeat_interleave(counts).to(device)
+    pixels = processor(images=images, return_tensors="pt")["pixel_values"].to(device)
+    if crops_at_once is None:
+        embeds = model.encode_images(pixels, boxes, box_image)[1]
+    else:
+        parts = zip(boxes.split(crops_at_once), box_image.split(crops_at_once), strict=True)
+        embeds = torch.cat([model.encode_images(crop_boxes(pixels, *part))[0] for part in parts])
+    return embeds.float().cpu().split(counts.tolist())
+
+
+def _encode_sentences(
+    model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], cache: dict[str, torch.Tensor]
+) -> None:
+    """Adds the embeddings of the rows' sentences to the cache."""
+    if len(cache) > _MAX_CACHED_SENTENCES:
+        cache.clear()
+    new = sorted({sentence["text"] for row in rows for sentence in row["sentences"]} - cache.keys())
+    if new:
+        device = device_of(model)
+        tokens = processor(text=new, return_tensors="pt")
+        embeds = model.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device)).cpu()
+        cache.update(zip(new, embeds, strict=True))
+
+
+def _read_row(rows: Sequence[Mapping[str, Any]], index: int) -> Mapping[str, Any]:
     try:
         return rows[index]
-    except (OSError, SyntaxError):  # PIL's, of an image that a data set decodes when it is asked for
+    except (OSError, SyntaxError):  # raised by PIL when a data set decodes a broken image
         rest = rows.remove_columns("image")[index]
         return rest | {"image": Image.new("RGB", (64, 128), "grey"), "readable": False}
 
@@ -150,29 +173,36 @@ def fit_prior(
     batch_size: int = 32,
     progress: bool = True,
 ) -> PositionPrior:
-    """A judge that needs no pair at all: see [`PositionPrior`].
+    """Fits a [`PositionPrior`], which needs no pairs; regions of the rows are ignored.
 
     Args:
-        model, processor, rows, batch_size: see [`see_rows`]; regions that the rows have are not read.
-        keep: share of sentences that are to get a region; its threshold is set on the sample.
-        images: the sample, spread evenly over the rows.
+        model: see [`encode_rows`].
+        processor: see [`encode_rows`].
+        rows: see [`encode_rows`].
+        keep: share of the sentences that get a region, 0.62 by default. The threshold is set on the sample.
+        images: size of the sample, which is spread evenly over the rows; 800 by default.
+        batch_size: images per forward pass, 32 by default.
+        progress: show a progress bar, on by default.
+
+    Returns:
+        The fitted prior.
 
     Raises:
-        ValueError: the rows hold fewer than two sentences.
+        ValueError: the rows have fewer than two sentences.
     """
     sample = spread(rows, images)
     scores, texts = [], []
     name = "scoring crops" if progress else None
-    for seen in see_rows(model, processor, sample, propose_places, batch_size, crops=True, progress=name):
-        if not seen.readable:
+    for encoded in encode_rows(model, processor, sample, propose_anchors, batch_size, crops=True, progress=name):
+        if not encoded.readable:
             continue
-        scores.append(seen.sentence_embeds @ seen.region_embeds.T)
-        texts += seen.texts
+        scores.append(encoded.sentence_embeds @ encoded.region_embeds.T)
+        texts += encoded.texts
     if len(texts) < 2:
         raise ValueError("matching needs rows with sentences; these have fewer than two")
     prior = PositionPrior.fit(processor.tokenizer, texts, torch.cat(scores))
-    best = prior.probabilities(processor.tokenizer, texts, place_boxes()).amax(1)
-    prior.threshold = float(best.quantile(1 - keep)) * (1 - 1e-5)  # sentences in the same words tie, but for rounding
+    best = prior.probabilities(processor.tokenizer, texts, anchor_boxes()).amax(1)
+    prior.threshold = float(best.quantile(1 - keep)) * (1 - 1e-5)  # sentences of equal words tie up to rounding
     return prior
 
 
@@ -185,12 +215,21 @@ def fit_matcher(
     seed: int = 0,
     progress: bool = True,
 ) -> RegionMatcher:
-    """A judge learnt from the rows' own paired regions, whatever their origin: see [`RegionMatcher`].
+    """Fits a [`RegionMatcher`] on the paired regions of the rows, whatever their origin.
+
+    Pairs are weighted by their `reliability`. If a sentence has several regions, the most reliable one is used.
 
     Args:
-        model, processor, rows, batch_size: see [`see_rows`]. Pairs count by their `reliability`; of several regions
-            of a sentence the most reliable one is read.
-        images: the sample, spread evenly over the rows.
+        model: see [`encode_rows`].
+        processor: see [`encode_rows`].
+        rows: see [`encode_rows`].
+        images: size of the sample, which is spread evenly over the rows; 4000 by default.
+        batch_size: images per forward pass, 32 by default.
+        seed: seed of the random boxes and of the fit, 0 by default.
+        progress: show a progress bar, on by default.
+
+    Returns:
+        The fitted matcher.
 
     Raises:
         ValueError: no sentence of the sample is paired.
@@ -198,48 +237,47 @@ def fit_matcher(
     sample, rng = spread(rows, images), np.random.default_rng(seed)
 
     def propose(image: Image.Image, sentences: Sequence[str]) -> Candidates:
-        between = np.concatenate([place_boxes(), boxes_around(_BETWEEN, rng), [[0, 0, 1, 1]]])
-        return _Places(between.astype(np.float32), ("",) * len(between))
+        boxes = np.concatenate([anchor_boxes(), random_boxes(_RANDOM_BOXES, rng), _WHOLE_IMAGE])
+        return _FixedCandidates(boxes, ("",) * len(boxes))
 
-    candidates, regions, sentences, texts, image, boxes, weight = [], [], [], [], [], [], []
-    name = "seeing pairs" if progress else None
-    for seen in see_rows(model, processor, sample, propose, batch_size, progress=name):
-        if not seen.readable:
+    candidates, regions, sentences, texts, image, targets, weight = [], [], [], [], [], [], []
+    name = "encoding pairs" if progress else None
+    for encoded in encode_rows(model, processor, sample, propose, batch_size, progress=name):
+        if not encoded.readable:
             continue
-        row, paired = seen.row, {}
-        for region in sorted(seen.row["regions"], key=lambda region: region["reliability"]):
+        row, paired = encoded.row, {}
+        for region in sorted(row["regions"], key=lambda region: region["reliability"]):
             paired[region["sentence"]] = region
-        candidates.append(seen.candidates.boxes[:-1])  # of the whole image nothing is asked
-        regions.append(seen.region_embeds[:-1].half())
-        sentences.append(seen.sentence_embeds)
-        texts += seen.texts
-        for sentence in range(len(seen.texts)):
+        candidates.append(encoded.candidates.boxes[:-1])  # the whole image is no candidate of the matcher
+        regions.append(encoded.region_embeds[:-1].half())
+        sentences.append(encoded.sentence_embeds)
+        texts += encoded.texts
+        for sentence in range(len(encoded.texts)):
             image.append(len(regions) - 1)
             region = paired.get(sentence)
             x, y, w, h = (float("nan"),) * 4 if region is None else region["bbox"]
-            boxes.append([x / row["width"], y / row["height"], (x + w) / row["width"], (y + h) / row["height"]])
+            targets.append([x / row["width"], y / row["height"], (x + w) / row["width"], (y + h) / row["height"]])
             weight.append(1.0 if region is None else region["reliability"])
     if not texts:
         raise ValueError("matching needs rows with sentences; these have none")
-    found = SeenBoxes(
-        np.stack(candidates),
-        torch.stack(regions),
-        torch.cat(sentences),
-        texts,
-        torch.tensor(image),
-        np.array(boxes, dtype=np.float32),
-        torch.tensor(weight),
+    training = MatcherSample(
+        candidates=np.stack(candidates),
+        region_embeds=torch.stack(regions),
+        sentence_embeds=torch.cat(sentences),
+        texts=texts,
+        sentence_image=torch.tensor(image),
+        target_boxes=np.array(targets, dtype=np.float32),
+        pair_weight=torch.tensor(weight),
     )
-    return RegionMatcher.fit(processor.tokenizer, found, seed=seed, progress=progress)
+    return RegionMatcher.fit(processor.tokenizer, training, seed=seed, progress=progress)
 
 
 def match_rows(
     model: Any,
     processor: Any,
     rows: Sequence[Mapping[str, Any]],
-    judge: Judge | None = None,
-    propose: Proposer = propose_places,
-    rule: str = "best",
+    scorer: Scorer | None = None,
+    propose: Proposer = propose_anchors,
     threshold: float | None = None,
     batch_size: int = 32,
     crops: bool = False,
@@ -248,91 +286,96 @@ def match_rows(
     """Finds regions for the sentences of P-VLG rows.
 
     Args:
-        model, processor, rows, propose, batch_size, crops: see [`see_rows`]; also `width` and `height` are read.
-        judge: decides; None takes the cosine of sentence and region, the whole image a candidate like others.
-        rule: see [`assign`]; without a judge, `best` prefers the whole image of equals.
-        threshold: a best score under it gives no region; None is the judge's own, or a cosine of 0.
+        model: see [`encode_rows`].
+        processor: see [`encode_rows`].
+        rows: see [`encode_rows`]; `width` and `height` are read too.
+        scorer: scores the candidates. The default, None, uses the cosine of sentence and region, with the whole image
+            as one more candidate that wins on equal scores.
+        propose: gives the candidate boxes of an image; the anchor boxes by default.
+        threshold: lowest score that gives a region. The default, None, is the scorer's own threshold, or a cosine of 0.
+        batch_size: images per forward pass, 32 by default.
+        crops: encode each candidate as an image of its own, off by default.
+        progress: show a progress bar, on by default.
 
     Returns:
-        For each row a list of regions (bbox x, y, w, h in pixels of the stored image, label, sentence, score,
-        reliability, origin `"rsm"`), at most one per sentence; and the counts `images`, `unreadable` (no region for
-        them), `sentences`, `assigned`, `unassigned`, where `assigned + unassigned == sentences`. The score is the
-        judge's probability, which is the reliability too; without a judge the cosine, and the reliability that of its
-        margin over the runner-up.
+        regions: for each row a list of regions (bbox x, y, w, h in pixels of the stored image, label, sentence, score,
+            reliability, origin `"rsm"`), at most one per sentence. With a scorer, score and reliability are its
+            probability. Without one, the score is the cosine, see [`margin_reliability`] for the reliability.
+        counts: `images`, `unreadable` (images without regions, because they cannot be decoded), `sentences`,
+            `assigned`, `unassigned`, with `assigned + unassigned == sentences`.
 
     Raises:
         ValueError: a row has no image; the message names its `image_id`.
     """
     if threshold is None:
-        threshold = 0.0 if judge is None else judge.threshold
+        threshold = 0.0 if scorer is None else scorer.threshold
     regions: list[list[dict[str, Any]]] = []
     counts = {"images": 0, "unreadable": 0, "sentences": 0, "assigned": 0, "unassigned": 0}
     name = "matching sentences" if progress else None
-    for seen in see_rows(model, processor, rows, propose, batch_size, crops, name):
-        found = _match(seen, judge, processor.tokenizer, rule, threshold) if seen.texts and seen.readable else []
-        regions.append(found)
+    for encoded in encode_rows(model, processor, rows, propose, batch_size, crops, name):
+        matched: list[dict[str, Any]] = []
+        if encoded.texts and encoded.readable:
+            matched = _match_row(encoded, scorer, processor.tokenizer, threshold)
+        regions.append(matched)
         counts["images"] += 1
-        counts["unreadable"] += not seen.readable
-        counts["sentences"] += len(seen.texts)
-        counts["assigned"] += len(found)
+        counts["unreadable"] += not encoded.readable
+        counts["sentences"] += len(encoded.texts)
+        counts["assigned"] += len(matched)
     counts["unassigned"] = counts["sentences"] - counts["assigned"]
     return regions, counts
 
 
-def _match(seen: Seen, judge: Judge | None, tokenizer: Any, rule: str, threshold: float) -> list[dict[str, Any]]:
-    boxes, whole = seen.candidates.boxes, len(seen.candidates.boxes) - 1
-    if judge is None:
-        scores = seen.sentence_embeds @ seen.region_embeds.T
-        if rule == "best":
-            matches = match_sentences(seen.region_embeds, seen.sentence_embeds, threshold)
-            chosen, score, trust = matches.region, matches.score, margin_reliability(matches.margin)
-        else:
-            chosen = assign(scores, rule)
-            score = scores.gather(1, chosen.clamp(min=0)[:, None])[:, 0]
-            others = scores.scatter(1, chosen.clamp(min=0)[:, None], -2.0).amax(1)
-            trust = margin_reliability(score - others)
-    else:  # a judge knows sentences without a region by their words, not by the whole image
-        scores = judge.probabilities(tokenizer, seen.texts, boxes[:-1], seen.sentence_embeds, seen.region_embeds[:-1])
-        chosen = assign(scores, rule)
-        score = trust = scores.gather(1, chosen.clamp(min=0)[:, None])[:, 0].clamp(0, 1)
-    width, height = seen.row["width"], seen.row["height"]
-    found = []
+def _match_row(encoded: EncodedRow, scorer: Scorer | None, tokenizer: Any, threshold: float) -> list[dict[str, Any]]:
+    boxes = encoded.candidates.boxes
+    if scorer is None:
+        matches = match_sentences(encoded.region_embeds, encoded.sentence_embeds, threshold)
+        chosen, score, reliability = matches.region, matches.score, margin_reliability(matches.margin)
+    else:  # a scorer finds sentences without a region by its threshold, so it needs no whole image
+        scores = scorer.probabilities(
+            tokenizer, encoded.texts, boxes[:-1], encoded.sentence_embeds, encoded.region_embeds[:-1]
+        )
+        if not bool(scores.isfinite().all()):
+            raise ValueError("a score is not finite")
+        chosen = scores.argmax(1)
+        score = reliability = scores.gather(1, chosen[:, None])[:, 0].clamp(0, 1)
+    width, height = encoded.row["width"], encoded.row["height"]
+    regions = []
     for sentence, region in enumerate(chosen.tolist()):
-        if region < 0 or region == whole or score[sentence] < threshold:
+        if region < 0 or score[sentence] < threshold:
             continue
-        label = seen.candidates.labels[region]
-        if label not in TEMPLATE_LABELS:  # a segment is nobody's part; where it lies says whose
-            label = place_labels(boxes[[region]])[0]
+        label = encoded.candidates.labels[region]
+        if label not in TEMPLATE_LABELS:  # a segment has no body part of its own; its position gives one
+            label = nearest_template_labels(boxes[[region]])[0]
         x0, y0, x1, y1 = (boxes[region] * np.array([width, height, width, height], dtype=np.float32)).tolist()
-        found.append(
+        regions.append(
             {
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "label": label,
                 "sentence": sentence,
                 "score": float(score[sentence]),
-                "reliability": float(trust[sentence]),
+                "reliability": float(reliability[sentence]),
                 "origin": "rsm",
             }
         )
-    return found
+    return regions
 
 
-def spread(rows: Sequence[Mapping[str, Any]], images: int) -> Sequence[Mapping[str, Any]]:
-    """At most `images` of the rows, evenly from the first to the last."""
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(images, len(rows))).round().astype(int)).tolist()
+def spread(rows: Sequence[Any], count: int) -> Sequence[Any]:
+    """At most `count` of the rows, evenly spaced from the first to the last."""
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)).tolist()
     return rows.select(chosen) if hasattr(rows, "select") else [rows[i] for i in chosen]
 
 
 __all__ = [
     "SAMPLE",
     "Candidates",
-    "Judge",
+    "EncodedRow",
     "Proposer",
-    "Seen",
+    "Scorer",
+    "encode_rows",
     "fit_matcher",
     "fit_prior",
     "match_rows",
-    "propose_places",
-    "see_rows",
+    "propose_anchors",
     "spread",
 ]

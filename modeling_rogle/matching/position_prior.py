@@ -1,11 +1,11 @@
-"""Where on a person the thing that a sentence names is usually seen, learnt from images and captions alone.
+"""Position prior: where on a person the thing that a sentence names usually is, learnt without any paired region.
 
-The first round of Region-to-Sentence Matching has no pair to start from, and the dense features of a model that has
-never seen one speak of the whole person everywhere. But a model that tells people apart by their captions also tells,
-a little, the crop of a coat from the crop of a pair of boots. One crop of one image is wrong more often than right;
-over a thousand images the mistakes scatter and the words' true places add up. So the score of each crop is regressed
-on the sentence's words, and the regression, not the single image, says where to look. (Ours: ROGLE's matching is
-not public.)
+The first round of Region-to-Sentence Matching has no pairs to learn from. Dense features of a model that was never
+trained on pairs are not localised: each encodes the whole person. But a model that tells people apart by their captions
+also separates, slightly, the crop of a coat from the crop of a pair of boots. The best crop of a single image is wrong
+more often than right. Over a thousand images the errors average out and the true positions remain. So the scores of all
+crops are regressed on the words of the sentence, and the regression gives the position. (Ours: ROGLE's matching is not
+public.)
 """
 
 from collections.abc import Sequence
@@ -14,62 +14,76 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling_rogle.box_ops import box_iou
-from modeling_rogle.matching.anchors import place_boxes
+from modeling_rogle.matching.anchors import anchor_boxes, iou_with_anchors
 from modeling_rogle.matching.bag_of_words import WordBags
 
-RIDGE = 10.0  # of the regression of scores on words
-SHARPNESS = 3.0  # of the softmax over places, in standard deviations of a crop's score
-LARGER = 0.3  # of log area: a crop that shows half the coat scores as well as one that shows all of it
+RIDGE = 10.0  # L2 penalty of the regression of scores on words
+SHARPNESS = 3.0  # inverse temperature of the softmax over boxes, in standard deviations of a crop's score
+LARGER = 0.3  # bonus per unit of log area: a crop of half a coat scores as high as one of the whole coat
 
 
 class PositionPrior:
-    """p(place | words of the sentence) over the places of places.py and the whole image.
+    """p(box | words of the sentence) over the anchor boxes and the whole image.
 
     Args:
-        bags: the words it knows.
-        weights: `[V + 1, K + 1]` fp32, the expected score of each place, the whole image last, for each word.
-        threshold: a box less probable than this is no region; where it lies, whoever fits the prior decides.
+        bags: the known words.
+        weights: `[V + 1, K + 1]` fp32, expected score of each anchor box, the whole image last, for each word.
+        threshold: lowest probability at which a box counts as a region, 0 by default; `mining.fit_prior` sets it.
+
+    Raises:
+        ValueError: weights of another shape.
     """
 
     def __init__(self, bags: WordBags, weights: torch.Tensor, threshold: float = 0.0):
         self.bags, self.weights, self.threshold = bags, weights, threshold
-        boxes = np.concatenate([place_boxes(), [[0, 0, 1, 1]]])
+        boxes = np.concatenate([anchor_boxes(), [[0, 0, 1, 1]]])
         if weights.shape != (len(bags.words) + 1, len(boxes)):
             raise ValueError(f"weights must be [{len(bags.words) + 1}, {len(boxes)}], not {[*weights.shape]}")
-        self._area = torch.from_numpy((boxes[:, 2:] - boxes[:, :2]).prod(1)).float().log()
+        self._log_area = torch.from_numpy((boxes[:, 2:] - boxes[:, :2]).prod(1)).float().log()
 
     @classmethod
     def fit(cls, tokenizer: Any, texts: Sequence[str], scores: torch.Tensor) -> "PositionPrior":
-        """Ridge regression of scores on words.
+        """Fits a ridge regression of crop scores on words.
 
         Args:
-            texts: S sentences of many images.
-            scores: `[S, K + 1]` cosine of each with the crop of its image at every place, the whole image last.
+            tokenizer: a Hugging Face tokenizer.
+            texts: S sentences from many images.
+            scores: `[S, K + 1]`, cosine of each sentence with each crop of its image, the whole image last.
+
+        Returns:
+            The fitted prior, with threshold 0.
 
         Raises:
-            ValueError: fewer than two sentences, scores of another shape, or one that is not finite.
+            ValueError: fewer than two sentences, scores of another shape, or a score that is not finite.
         """
-        if len(texts) < 2 or scores.shape != (len(texts), len(place_boxes()) + 1):
+        columns = len(anchor_boxes()) + 1
+        if len(texts) < 2 or scores.shape != (len(texts), columns):
             raise ValueError(
-                f"scores must be [S, {len(place_boxes()) + 1}] of S >= 2 sentences, not {[*scores.shape]} "
-                f"of {len(texts)}"
+                f"scores must be [S, {columns}] of S >= 2 sentences, not {[*scores.shape]} of {len(texts)}"
             )
         scores = scores.float()
         if not bool(scores.isfinite().all()):
-            raise ValueError("scores: one is not finite; the matcher's embeddings are broken")
-        # Some crops score high with any sentence, and some sentences with any crop: neither says anything of places.
+            raise ValueError("scores: one is not finite; the embeddings of the model are broken")
+        # Some crops score high with every sentence, and some sentences with every crop. Neither is about positions.
         scores = (scores - scores.mean(0)) / scores.std(0).clamp(min=1e-6)
         scores = scores - scores.mean(1, keepdim=True)
         bags = WordBags.of_texts(tokenizer, texts)
-        read = bags(tokenizer, texts)
-        weights = torch.linalg.solve(read.T @ read + RIDGE * torch.eye(read.shape[1]), read.T @ scores)
+        inputs = bags(tokenizer, texts)
+        weights = torch.linalg.solve(inputs.T @ inputs + RIDGE * torch.eye(inputs.shape[1]), inputs.T @ scores)
         return cls(bags, weights)
 
-    def places(self, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
-        """`[S, K + 1]` fp32: probability of each place, the whole image last."""
+    def anchor_probabilities(self, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
+        """Distribution over the anchor boxes and the whole image.
+
+        Args:
+            tokenizer: the tokenizer that the prior was fitted with.
+            texts: S sentences.
+
+        Returns:
+            fp32 `[S, K + 1]`, the whole image last; each row sums to 1.
+        """
         expected = self.bags(tokenizer, texts) @ self.weights
-        return torch.softmax(SHARPNESS * (expected + LARGER * self._area), dim=1)
+        return torch.softmax(SHARPNESS * (expected + LARGER * self._log_area), dim=1)
 
     def probabilities(
         self,
@@ -79,18 +93,21 @@ class PositionPrior:
         sentence_embeds: torch.Tensor | None = None,
         region_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """How likely each box is to be right: the probability of the places that it overlaps at IoU 0.5 or more.
+        """Score of each box: the total probability of the anchor boxes that it overlaps with IoU >= 0.5.
 
         Args:
+            tokenizer: the tokenizer that the prior was fitted with.
+            texts: S sentences.
             boxes: `[N, 4]` x0, y0, x1, y1 in [0, 1].
-            sentence_embeds, region_embeds: not read; a [`RegionMatcher`] reads them.
+            sentence_embeds: ignored; only a [`RegionMatcher`] uses it.
+            region_embeds: ignored; only a [`RegionMatcher`] uses it.
 
         Returns:
-            `[S, N]` fp32 in [0, 1]. Places overlap: it is a share of the softmax, larger for surer sentences, and no
-            calibrated chance.
+            fp32 `[S, N]` in [0, 1]. Anchor boxes overlap each other, so this is a share of the softmax, larger for more
+            certain sentences, and no calibrated probability.
         """
-        right = (box_iou(place_boxes(), boxes) >= 0.5).float()
-        return self.places(tokenizer, texts)[:, :-1] @ right
+        overlaps = (iou_with_anchors(boxes).T >= 0.5).float().contiguous()
+        return self.anchor_probabilities(tokenizer, texts)[:, :-1] @ overlaps
 
 
 __all__ = ["PositionPrior"]

@@ -1,8 +1,9 @@
-"""Which box of an image holds what a sentence names, learnt from pairs: true ones, or those of an earlier round.
+"""Region matcher: which box of an image shows what a sentence names, learnt from region-sentence pairs.
 
-Cosine alone does not tell a coat's whole extent from its upper half: region embeddings are trained against other
-people's regions, never against other boxes of the same person. This learns that on top of a frozen model, from where
-the box lies, what the words are, and what the model sees there. (Ours: ROGLE's matching is not public.)
+The pairs are ground truth or mined in an earlier round. Cosine alone does not separate the whole extent of a coat from
+its upper half: region embeddings are trained against regions of other people, never against other boxes of the same
+person. The matcher learns this on top of a frozen model, from the position of the box, the words, and the embedding of
+the region. (Ours: ROGLE's matching is not public.)
 """
 
 import json
@@ -22,125 +23,137 @@ from torch import nn
 from tqdm import tqdm
 
 from modeling_rogle.box_ops import box_iou
-from modeling_rogle.matching.anchors import place_boxes, place_shares
+from modeling_rogle.matching.anchors import anchor_boxes, anchor_weights
 from modeling_rogle.matching.bag_of_words import WordBags
 
-_KIND = "rogle region matcher 2"
-BATCH = 16  # images a step
-LEAST_STEPS = 300  # of a small sample
-RANK = 16  # of the agreement between words and what is seen at a place
-_AT_ONCE = 1024  # sentences whose cosines are taken together
-_EXTENTS = 14  # numbers that say where a box lies and how large it is
-_WORD_GAIN = 5.0  # bags are of unit length: their weights would else be slow to grow
+_METADATA_KEY = "rogle region matcher 2"
+BATCH = 16  # images per step
+MIN_STEPS = 300  # small samples are repeated until then
+RANK = 16  # of the bilinear form of words and region embeddings
+_SENTENCES_AT_ONCE = 1024  # sentences whose cosines are computed together
+_EXTENT_FEATURES = 14  # features of the position and size of a box
+_WORD_GAIN = 5.0  # bags have unit length, so without a gain their weights would grow slowly
 
 
 @dataclass(frozen=True)
-class SeenBoxes:
-    """A sample of images to fit on: what the model made of boxes in them, and where their sentences' regions are."""
+class MatcherSample:
+    """Training data of a matcher: the encoded boxes of B images and the regions of their S sentences."""
 
-    candidates: np.ndarray  # [B, M, 4] x0, y0, x1, y1 in [0, 1]; the first K are the places of places.py
-    region_embeds: torch.Tensor  # [B, M, D] unit length
-    sentence_embeds: torch.Tensor  # [S, D] unit length
+    candidates: np.ndarray  # [B, M, 4] x0, y0, x1, y1 in [0, 1]; the first K are the anchor boxes
+    region_embeds: torch.Tensor  # [B, M, D] unit vectors
+    sentence_embeds: torch.Tensor  # [S, D] unit vectors
     texts: Sequence[str]  # S
-    image: torch.Tensor  # [S] int64, the image of each sentence
-    boxes: np.ndarray  # [S, 4] x0, y0, x1, y1 in [0, 1] of its region; NaN: it has none
-    weight: torch.Tensor  # [S] fp32, how much the pair counts
+    sentence_image: torch.Tensor  # [S] int64, the image of each sentence
+    target_boxes: np.ndarray  # [S, 4] x0, y0, x1, y1 in [0, 1] of the sentence's region; NaN: no region
+    pair_weight: torch.Tensor  # [S] fp32, weight in the loss
 
 
 class RegionMatcher(nn.Module):
-    """How right a box is (1 from IoU 0.65 with the sentence's region, half at 0.5, 0 to 0.35), a logistic model.
+    """Logistic model of whether a box is right for a sentence.
 
-    logit(place k) = words' own preference for k + agreement of words and what is seen at k (a bilinear form of rank
-    16) + c_k x cosine + words' preference for its extent (a quadratic form of centre and log size). A box that is no
-    place takes the weighted mean of its nearest three, but its own extent: boxes lie closer than places do.
+    A box is right (1) from IoU 0.65 with the sentence's region, half right at 0.5 and wrong (0) below 0.35. The logit
+    of anchor box k is the sum of
+
+    - the words' preference for k,
+    - the agreement of the words and the region embedding at k (a bilinear form of rank 16),
+    - c_k x cosine of sentence and region,
+    - the words' preference for the extent of the box (a quadratic form of its centre and log size).
+
+    Any other box uses the weighted mean of its three nearest anchor boxes, but its own extent.
 
     Args:
-        bags: the words it knows.
-        width: D, the length of an embedding.
+        bags: the known words.
+        width: D, the dimension of the embeddings.
+        rank: rank of the bilinear form, 16 by default.
     """
 
-    threshold = 0.5  # a best box less probable than this is no region; chosen on synthetic validation
+    threshold = 0.5  # lowest probability of a region; chosen on the synthetic validation split
 
     def __init__(self, bags: WordBags, width: int, rank: int = RANK):
         super().__init__()
         self.bags = bags
-        places, words = len(place_boxes()), len(bags.words) + 1
-        self.prefer = nn.Parameter(torch.zeros(words, places))
-        self.bias = nn.Parameter(torch.full((places,), -3.0))  # most boxes are wrong
-        self.ask = nn.Parameter(torch.randn(words, rank) * words**-0.5)
-        self.see = nn.Parameter(torch.randn(places, width, rank) * 0.02)
-        self.cosine = nn.Parameter(torch.full((places,), 0.5))
-        self.extent = nn.Parameter(torch.zeros(words, _EXTENTS))
-        self.register_buffer("embed_mean", torch.zeros(places, width))
-        self.register_buffer("embed_std", torch.ones(places, width))
-        self.register_buffer("cosine_mean", torch.zeros(places))
-        self.register_buffer("cosine_std", torch.ones(places))
+        anchors, words = len(anchor_boxes()), len(bags.words) + 1
+        # The names of parameters and buffers are those of the stored files.
+        self.prefer = nn.Parameter(torch.zeros(words, anchors))
+        self.bias = nn.Parameter(torch.full((anchors,), -3.0))  # most boxes are wrong
+        self.ask = nn.Parameter(torch.randn(words, rank) * words**-0.5)  # word side of the bilinear form
+        self.see = nn.Parameter(torch.randn(anchors, width, rank) * 0.02)  # image side of the bilinear form
+        self.cosine = nn.Parameter(torch.full((anchors,), 0.5))
+        self.extent = nn.Parameter(torch.zeros(words, _EXTENT_FEATURES))
+        self.register_buffer("embed_mean", torch.zeros(anchors, width))
+        self.register_buffer("embed_std", torch.ones(anchors, width))
+        self.register_buffer("cosine_mean", torch.zeros(anchors))
+        self.register_buffer("cosine_std", torch.ones(anchors))
 
     @classmethod
     def fit(
-        cls, tokenizer: Any, seen: SeenBoxes, epochs: int = 12, seed: int = 0, progress: bool = False
+        cls, tokenizer: Any, sample: MatcherSample, epochs: int = 12, seed: int = 0, progress: bool = False
     ) -> "RegionMatcher":
-        """Fits on pairs; deterministic on one device and thread count.
+        """Fits a matcher; deterministic for a given device and number of threads.
 
         Args:
-            seen: see [`SeenBoxes`]; sentences without a box teach that there are such.
+            tokenizer: a Hugging Face tokenizer.
+            sample: the training data; sentences without a region are negatives for all boxes.
+            epochs: passes over the images, 12 by default; more if these are fewer than 300 steps.
+            seed: seed of initialisation, order and dropout, 0 by default. The global random state is not changed.
+            progress: show a progress bar, off by default.
+
+        Returns:
+            The matcher in evaluation mode.
 
         Raises:
-            ValueError: no sentence has a box, or an embedding is not finite.
+            ValueError: no sentence has a region, or an embedding is not finite.
         """
-        if not np.isfinite(seen.boxes).all(1).any():
+        if not np.isfinite(sample.target_boxes).all(1).any():
             raise ValueError("no sentence of the sample has a region to learn from")
-        if not bool(seen.region_embeds.isfinite().all() and seen.sentence_embeds.isfinite().all()):
+        if not bool(sample.region_embeds.isfinite().all() and sample.sentence_embeds.isfinite().all()):
             raise ValueError("an embedding is not finite")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            matcher = cls(WordBags.of_texts(tokenizer, seen.texts), seen.region_embeds.shape[-1])
-            matcher._fit(matcher.bags(tokenizer, seen.texts), seen, epochs, progress)
+            matcher = cls(WordBags.of_texts(tokenizer, sample.texts), sample.region_embeds.shape[-1])
+            matcher._fit(matcher.bags(tokenizer, sample.texts), sample, epochs, progress)
         return matcher.eval().requires_grad_(False)
 
-    def _fit(self, bags: torch.Tensor, seen: SeenBoxes, epochs: int, progress: bool) -> None:
-        regions, (images, count) = seen.region_embeds, seen.candidates.shape[:2]
-        cosines = torch.cat(
-            [
-                torch.einsum("sd,snd->sn", sentences.float(), regions[image].float())
-                for sentences, image in zip(
-                    seen.sentence_embeds.split(_AT_ONCE), seen.image.split(_AT_ONCE), strict=True
-                )
-            ]
-        )
-        places = len(place_boxes())
-        self.embed_mean.copy_(regions[:, :places].float().mean(0))
-        self.embed_std.copy_(regions[:, :places].float().std(0, correction=0).clamp(min=1e-3))
-        self.cosine_mean.copy_(cosines[:, :places].mean(0))
-        self.cosine_std.copy_(cosines[:, :places].std(0, correction=0).clamp(min=1e-3))
-        near, share = (each.view(images, count, -1) for each in place_shares(seen.candidates.reshape(-1, 4)))
-        extents = _extents(seen.candidates)
-        right = torch.zeros(len(bags), count)
-        of_image = seen.image.argsort(stable=True).split(torch.bincount(seen.image, minlength=images).tolist())
-        for sentences, boxes in zip(of_image, seen.candidates, strict=True):
-            true = seen.boxes[sentences.numpy()]
-            iou = box_iou(np.nan_to_num(true), boxes).numpy() * np.isfinite(true).all(1, keepdims=True)
-            right[sentences] = torch.from_numpy(_rightness(iou)).float()
-        epochs = max(epochs, math.ceil(LEAST_STEPS / math.ceil(images / BATCH)))
+    def _fit(self, bags: torch.Tensor, sample: MatcherSample, epochs: int, progress: bool) -> None:
+        regions, (images, count) = sample.region_embeds, sample.candidates.shape[:2]
+        cosines = _candidate_cosines(sample)
+        self._fit_statistics(regions, cosines)
+        near, share = (each.view(images, count, -1) for each in anchor_weights(sample.candidates.reshape(-1, 4)))
+        extents = _extent_features(sample.candidates)
+        by_image = sample.sentence_image.argsort(stable=True)
+        sentences_of = by_image.split(torch.bincount(sample.sentence_image, minlength=images).tolist())
+        target = torch.zeros(len(bags), count)
+        for sentences, boxes in zip(sentences_of, sample.candidates, strict=True):
+            target[sentences] = _targets(sample.target_boxes[sentences.numpy()], boxes)
+        epochs = max(epochs, math.ceil(MIN_STEPS / math.ceil(images / BATCH)))
         optimizer = torch.optim.AdamW(self.parameters(), lr=3e-3, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
         for _ in tqdm(range(epochs), desc="fitting the matcher", unit="epoch", disable=not progress):
             for batch in torch.randperm(images).split(BATCH):
                 batch = batch.sort().values
-                sentences = torch.cat([of_image[n] for n in batch.tolist()])
+                sentences = torch.cat([sentences_of[n] for n in batch.tolist()])
                 if not len(sentences):
                     continue
-                row, like = torch.searchsorted(batch, seen.image[sentences]), (near[batch], share[batch])
-                embeds = F.dropout(self._standard(regions[batch], *like), 0.3)
-                logits = self._logits(bags[sentences], cosines[sentences], embeds, row, *like, extents[batch])
-                loss = F.binary_cross_entropy_with_logits(logits, right[sentences], reduction="none").mean(1)
+                image = torch.searchsorted(batch, sample.sentence_image[sentences])
+                anchors = near[batch], share[batch]
+                embeds = F.dropout(self._standardize(regions[batch], *anchors), 0.3)
+                logits = self._logits(bags[sentences], cosines[sentences], embeds, image, *anchors, extents[batch])
+                loss = F.binary_cross_entropy_with_logits(logits, target[sentences], reduction="none").mean(1)
                 optimizer.zero_grad()
-                (10 * (loss * seen.weight[sentences]).mean()).backward()
+                (10 * (loss * sample.pair_weight[sentences]).mean()).backward()
                 optimizer.step()
             schedule.step()
 
-    def _standard(self, embeds: torch.Tensor, near: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """`[B, N, D]` by the mean and spread of the places that each box is like."""
+    def _fit_statistics(self, regions: torch.Tensor, cosines: torch.Tensor) -> None:
+        """Mean and deviation at each anchor box, of embeddings and cosines."""
+        anchors = len(anchor_boxes())
+        self.embed_mean.copy_(regions[:, :anchors].float().mean(0))
+        self.embed_std.copy_(regions[:, :anchors].float().std(0, correction=0).clamp(min=1e-3))
+        self.cosine_mean.copy_(cosines[:, :anchors].mean(0))
+        self.cosine_std.copy_(cosines[:, :anchors].std(0, correction=0).clamp(min=1e-3))
+
+    def _standardize(self, embeds: torch.Tensor, near: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """Region embeddings `[B, N, D]`, standardised by the statistics of their nearest anchor boxes."""
         mean = torch.einsum("bnk,bnkd->bnd", share, self.embed_mean[near])
         return (embeds.float() - mean) / torch.einsum("bnk,bnkd->bnd", share, self.embed_std[near])
 
@@ -149,24 +162,36 @@ class RegionMatcher(nn.Module):
         bags: torch.Tensor,
         cosines: torch.Tensor,
         embeds: torch.Tensor,
-        row: torch.Tensor,
+        image: torch.Tensor,
         near: torch.Tensor,
         share: torch.Tensor,
         extents: torch.Tensor,
     ) -> torch.Tensor:
-        """`[S, N]`: bags `[S, V + 1]`, cosines `[S, N]`, standardised embeds `[B, N, D]`, row `[S]` the image of each
-        sentence, near and share `[B, N, 3]` the places that each box is like, extents `[B, N, E]`."""
-        asked = bags @ self.ask  # [S, R]
-        agree = torch.einsum("bnd,kdr->bnkr", embeds, self.see)  # at all places: to gather `see` costs more
-        like = near[..., None].expand(*near.shape, agree.shape[-1])
-        agree = torch.einsum("bnk,bnkr->bnr", share, agree.gather(2, like))
+        """Logits of all boxes for S sentences of B images.
+
+        Args:
+            bags: `[S, V + 1]`.
+            cosines: `[S, N]`.
+            embeds: `[B, N, D]`, standardised.
+            image: `[S]` int64, the image of each sentence.
+            near: `[B, N, 3]` int64, see [`anchor_weights`].
+            share: `[B, N, 3]`, see [`anchor_weights`].
+            extents: `[B, N, E]`.
+
+        Returns:
+            `[S, N]`.
+        """
+        word_side = bags @ self.ask  # [S, R]
+        image_side = torch.einsum("bnd,kdr->bnkr", embeds, self.see)  # at all anchor boxes: gathering `see` costs more
+        index = near[..., None].expand(*near.shape, image_side.shape[-1])
+        image_side = torch.einsum("bnk,bnkr->bnr", share, image_side.gather(2, index))
         prefer = _WORD_GAIN * (bags @ self.prefer) + self.bias  # [S, K]
-        logits = _WORD_GAIN * torch.einsum("se,sne->sn", bags @ self.extent, extents[row])
+        logits = _WORD_GAIN * torch.einsum("se,sne->sn", bags @ self.extent, extents[image])
         for n in range(near.shape[2]):
-            at, part = near[row, :, n], share[row, :, n]
-            standard = (cosines - self.cosine_mean[at]) / self.cosine_std[at]
-            logits = logits + part * (prefer.gather(1, at) + self.cosine[at] * standard)
-        return logits + torch.einsum("sr,snr->sn", asked, agree[row])
+            anchor, weight = near[image, :, n], share[image, :, n]
+            standard = (cosines - self.cosine_mean[anchor]) / self.cosine_std[anchor]
+            logits = logits + weight * (prefer.gather(1, anchor) + self.cosine[anchor] * standard)
+        return logits + torch.einsum("sr,snr->sn", word_side, image_side[image])
 
     @torch.no_grad()
     def probabilities(
@@ -177,67 +202,85 @@ class RegionMatcher(nn.Module):
         sentence_embeds: torch.Tensor,
         region_embeds: torch.Tensor,
     ) -> torch.Tensor:
-        """How likely each box of one image is to be right.
+        """Probability that each box of one image is right for each sentence.
 
         Args:
+            tokenizer: the tokenizer that the matcher was fitted with.
             texts: S sentences.
             boxes: `[N, 4]` x0, y0, x1, y1 in [0, 1].
-            sentence_embeds, region_embeds: `[S, D]` and `[N, D]` unit length.
+            sentence_embeds: `[S, D]` unit vectors.
+            region_embeds: `[N, D]` unit vectors.
 
         Returns:
             `[S, N]` fp32 in [0, 1].
         """
-        like = tuple(each[None] for each in place_shares(boxes))
+        anchors = tuple(each[None] for each in anchor_weights(boxes))
         cosines = sentence_embeds.float() @ region_embeds.float().T
-        embeds, row = self._standard(region_embeds[None], *like), torch.zeros(len(texts), dtype=torch.long)
+        embeds, image = self._standardize(region_embeds[None], *anchors), torch.zeros(len(texts), dtype=torch.long)
         bags = self.bags(tokenizer, texts)
-        return torch.sigmoid(self._logits(bags, cosines, embeds, row, *like, _extents(boxes[None])))
+        return torch.sigmoid(self._logits(bags, cosines, embeds, image, *anchors, _extent_features(boxes[None])))
 
     def save(self, path: str | Path) -> None:
-        """Writes one safetensors file, the words in its metadata; whole or not at all."""
+        """Writes one safetensors file with the words in its metadata; the file is replaced atomically."""
         part = Path(f"{path}.part")
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        # One entry: several come in another order each time, and equal matchers must be equal files.
-        save_file(tensors, part, {_KIND: json.dumps(self.bags.words)})
+        # One metadata entry only: safetensors does not fix the order of several, and equal matchers must give equal
+        # files.
+        save_file(tensors, part, {_METADATA_KEY: json.dumps(self.bags.words)})
         os.replace(part, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "RegionMatcher":
-        """What [`save`] wrote.
+        """Reads a file that [`save`] wrote.
 
         Raises:
-            ValueError: another file.
+            ValueError: the file is missing, damaged or of another kind; the message names it.
         """
         try:
             with safe_open(path, framework="pt") as file:
-                words = (file.metadata() or {}).get(_KIND)
+                words = (file.metadata() or {}).get(_METADATA_KEY)
                 if words is None:
-                    raise ValueError(f"{path}: has no field {_KIND!r} in its metadata")
+                    raise ValueError(f"{path}: has no field {_METADATA_KEY!r} in its metadata")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             matcher = cls(WordBags(json.loads(words)), *tensors["see"].shape[1:])
             matcher.load_state_dict(tensors)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-            raise ValueError(f"{path}: no region matcher can be read from it: {str(error).splitlines()[0]}") from error
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path}: no region matcher can be read from it: {reason}") from error
         return matcher.eval().requires_grad_(False)
 
 
-def _extents(boxes: np.ndarray) -> torch.Tensor:
-    """`[..., 4]` boxes -> `[..., 14]`: centre and log size, relative to those of the places, and their products."""
+def _candidate_cosines(sample: MatcherSample) -> torch.Tensor:
+    """`[S, M]` cosine of each sentence with each candidate of its image."""
+    parts = zip(
+        sample.sentence_embeds.split(_SENTENCES_AT_ONCE), sample.sentence_image.split(_SENTENCES_AT_ONCE), strict=True
+    )
+    regions = sample.region_embeds
+    return torch.cat([torch.einsum("sd,snd->sn", part.float(), regions[image].float()) for part, image in parts])
+
+
+def _extent_features(boxes: np.ndarray) -> torch.Tensor:
+    """Boxes `[..., 4]` -> `[..., 14]`: standardised centre and log size, and their products."""
 
     def measures(each: np.ndarray) -> np.ndarray:
         size = np.maximum(each[..., 2:] - each[..., :2], 0.01)
         return np.concatenate([(each[..., 2:] + each[..., :2]) / 2, np.log(size)], axis=-1)
 
-    places = measures(place_boxes())
-    one = torch.from_numpy((measures(boxes) - places.mean(0)) / places.std(0)).float()
+    anchors = measures(anchor_boxes())
+    linear = torch.from_numpy((measures(boxes) - anchors.mean(0)) / anchors.std(0)).float()
     first, second = torch.triu_indices(4, 4)
-    return torch.cat([one, one[..., first] * one[..., second]], dim=-1)
+    return torch.cat([linear, linear[..., first] * linear[..., second]], dim=-1)
 
 
-def _rightness(iou: np.ndarray) -> np.ndarray:
-    """Half right at IoU 0.5, and wholly from 0.65: with a step alone, pairs that an earlier round has set on one place
-    for all images would leave every box around that place equally good."""
-    return np.clip((iou - 0.35) / 0.3, 0, 1)
+def _targets(true_boxes: np.ndarray, boxes: np.ndarray) -> torch.Tensor:
+    """`[S, N]` fp32 in [0, 1]: how right each box is for sentences whose regions are `true_boxes` `[S, 4]`, or NaN.
+
+    The target rises from IoU 0.35 to 0.65. With a step, mined pairs that use one anchor box for all images would make
+    every box around that anchor box equally good.
+    """
+    paired = np.isfinite(true_boxes).all(1, keepdims=True)
+    iou = box_iou(np.nan_to_num(true_boxes), boxes).numpy() * paired
+    return torch.from_numpy(np.clip((iou - 0.35) / 0.3, 0, 1)).float()
 
 
-__all__ = ["RegionMatcher", "SeenBoxes"]
+__all__ = ["MatcherSample", "RegionMatcher"]

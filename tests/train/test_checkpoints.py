@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
 
 
 def flags(model: Path, out: Path, *more: str) -> list[str]:
-    learnt = ["--reliability-local", "margin", "--reliability-global", "margin", "--ema-decay", "0.9"]
+    learnt = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus", "--ema-decay", "0.9"]
     given = ["--dataset", "synthetic-tiny", "--model", str(model), "--out", str(out), "--trackers", "none"]
     return [*given, "--batch-size", "8", "--threads", "1", "--save-steps", "2", *learnt, *more]
 

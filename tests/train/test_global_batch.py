@@ -139,7 +139,14 @@ def read(run: Path) -> tuple[np.ndarray, dict, dict[str, torch.Tensor]]:
 
 
 def test_two_processes_train_as_one_does_on_batches_twice_as_large(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    learnt = ["--reliability-local", "margin", "--reliability-global", "margin", "--images-per-identity", "2"]
+    learnt = [
+        "--reliability-local",
+        "gmm_consensus",
+        "--reliability-global",
+        "gmm_consensus",
+        "--images-per-identity",
+        "2",
+    ]
     _train(tiny_checkpoint, tmp_path / "one", 16, 17, 1, *learnt)
     in_processes(2, _train, tiny_checkpoint, tmp_path / "two", 8, 17, 2, *learnt)
     (one, scores, _), (two, others, _) = read(tmp_path / "one"), read(tmp_path / "two")

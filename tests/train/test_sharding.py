@@ -52,7 +52,7 @@ def flags(model: Path, out: Path, *more: str) -> list[str]:
     given = ["--dataset", "synthetic-tiny", "--model", str(model), "--out", str(out), "--trackers", "none"]
     given += ["--epochs", "2", "--batch-size", "8", "--threads", "1", "--resume", "auto"]
     # All that reads weights beside the forward: trust in pairs, the average, gradient caching.
-    given += ["--reliability-local", "margin", "--reliability-global", "margin", "--ema-decay", "0.9"]
+    given += ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus", "--ema-decay", "0.9"]
     return [*given, "--micro-batches", "2", *more]
 
 

@@ -106,7 +106,7 @@ def test_training_lowers_the_loss_and_moves_both_branches(tiny_checkpoint: Path,
 
 def test_noise_is_made_and_what_is_trusted_is_logged(tiny_checkpoint: Path, tmp_path: Path) -> None:
     noise = ["--shuffle-sentences", "0.5", "--shuffle-captions", "0.5"]
-    trust = ["--reliability-local", "margin", "--reliability-global", "gmm_consensus"]
+    trust = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
     main(flags(tiny_checkpoint, tmp_path / "run", *noise, *trust))
     log = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
     for side in ("local", "global"):
@@ -169,7 +169,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_checkpoint: Path, tmp_path: P
 
 def test_a_killed_run_resumes_to_the_same_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
     # Trust in pairs is learnt over the epochs: it has to be part of what is resumed.
-    learnt = ["--epochs", "4", "--reliability-local", "margin", "--reliability-global", "margin"]
+    learnt = ["--epochs", "4", "--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
     main(flags(tiny_checkpoint, tmp_path / "whole", *learnt))
     arguments = flags(tiny_checkpoint, tmp_path / "killed", *learnt)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

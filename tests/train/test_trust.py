@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -91,9 +89,8 @@ def test_an_image_without_regions_is_seen_once_and_anothers_caption_not_at_all()
     regions = torch.nn.functional.normalize(torch.randn(5, 8), dim=-1)
     seen = {"person_ids": torch.arange(6), "image_embeds": images, "text_embeds": texts, "region_embeds": regions}
     trust = {"global": PairReliability("identity", 6), "local": PairReliability("none", 5)}
-    model = SimpleNamespace(logit_scale=torch.tensor(1.0), region_head=lambda: torch.tensor(1.0))
     rows = torch.tensor([0, 1, 2, -1, 4, 5])
-    observe(trust, model, seen, rows, torch.arange(5), owner)
-    first, second = trust["global"].views
+    observe(trust, seen, rows, torch.arange(5), owner)
+    first, second = trust["global"].scores
     assert first.isnan().tolist() == [False, False, False, True, False, False]
     assert torch.equal(first[4:], second[4:]) and not torch.isclose(first[:3], second[:3]).any()

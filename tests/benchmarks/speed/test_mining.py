@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.speed import mining as mining_speed
 from modeling_rogle import RogleProcessor
-from modeling_rogle.matching.mining import propose_places, see_rows
+from modeling_rogle.matching.mining import propose_anchors, encode_rows
 
 
 @pytest.fixture(scope="module")
@@ -14,8 +14,8 @@ def rows():
 
 
 def test_crops_as_a_model_are_the_crops_of_mining(rows, tiny_model, tiny_processor):
-    crops = list(see_rows(mining_speed.AsCrops(tiny_model), tiny_processor, rows))
-    known = list(see_rows(tiny_model, tiny_processor, rows, crops=True))
+    crops = list(encode_rows(mining_speed.AsCrops(tiny_model), tiny_processor, rows))
+    known = list(encode_rows(tiny_model, tiny_processor, rows, crops=True))
     for a, b in zip(crops, known, strict=True):
         assert torch.allclose(a.region_embeds, b.region_embeds, atol=1e-5)
         assert torch.equal(a.sentence_embeds, b.sentence_embeds)
@@ -24,8 +24,8 @@ def test_crops_as_a_model_are_the_crops_of_mining(rows, tiny_model, tiny_process
 def test_seconds_add_up_and_crops_cost_more(rows, tiny_checkpoint):
     model, processor = mining_speed.random_model("tiny", RogleProcessor.from_pretrained(tiny_checkpoint))
     found = {
-        "dense": mining_speed.time_mining(model, processor, rows, propose_places),
-        "crops": mining_speed.time_mining(mining_speed.AsCrops(model), processor, rows, propose_places),
+        "dense": mining_speed.time_mining(model, processor, rows, propose_anchors),
+        "crops": mining_speed.time_mining(mining_speed.AsCrops(model), processor, rows, propose_anchors),
     }
     for f in found.values():
         assert f["boxes"] == 49

@@ -33,11 +33,11 @@ def rows():
 def test_without_pairs_a_judge_is_learnt_from_images_and_sentences_alone(rows, tiny_model, tiny_processor):
     bare = with_regions(rows, [[]] * len(rows))
     judge = fit_matching(tiny_model, tiny_processor, bare, progress=False)
-    mined, counts = mine_rows(tiny_model, tiny_processor, bare, judge=judge, progress=False)
+    mined, counts = mine_rows(tiny_model, tiny_processor, bare, scorer=judge, progress=False)
     assert counts["kept"] == 0 and counts["assigned"] > 0
     assert counts["assigned"] + counts["unassigned"] == counts["sentences"] == sum(map(len, rows["sentences"]))
     assert mined.features == rows.features
-    again, counts_again = mine_rows(tiny_model, tiny_processor, mined, judge=judge, progress=False)
+    again, counts_again = mine_rows(tiny_model, tiny_processor, mined, scorer=judge, progress=False)
     assert counts_again == counts and again["regions"][:] == mined["regions"][:]
 
 
@@ -47,7 +47,7 @@ def test_given_pairs_are_learnt_from_and_stay_and_mined_ones_are_not(rows, tiny_
     given = [regions if n < half else [] for n, regions in enumerate(rows["regions"])]
     some = with_regions(rows, given)
     judge = fit_matching(tiny_model, tiny_processor, some, progress=False)
-    mined, counts = mine_rows(tiny_model, tiny_processor, some, judge=judge, progress=False)
+    mined, counts = mine_rows(tiny_model, tiny_processor, some, scorer=judge, progress=False)
     assert counts["kept"] == len(
         {(n, r["sentence"]) for n, regions in enumerate(given) for r in regions if r["sentence"] >= 0}
     )
@@ -57,7 +57,7 @@ def test_given_pairs_are_learnt_from_and_stay_and_mined_ones_are_not(rows, tiny_
     # What was mined is no truth: the judge of the mined rows is the judge of the given ones.
     again = fit_matching(tiny_model, tiny_processor, mined, progress=False)
     assert (
-        mine_rows(tiny_model, tiny_processor, some, judge=again, progress=False)[0]["regions"][:] == mined["regions"][:]
+        mine_rows(tiny_model, tiny_processor, some, scorer=again, progress=False)[0]["regions"][:] == mined["regions"][:]
     )
 
 
@@ -137,7 +137,7 @@ def test_mining_that_was_killed_goes_on_to_the_same_bytes(mined, tmp_path, tiny_
     assert (parts / "judge.safetensors").exists() and not (tmp_path / "again").exists()
     shutil.copytree(parts, tmp_path / ".marked.mining")
     with pytest.raises(ValueError, match="begun with other settings"):
-        mine(tiny_checkpoint, data, tmp_path / "again", replace(OPTIONS, rule="transport"))
+        mine(tiny_checkpoint, data, tmp_path / "again", replace(OPTIONS, threshold=0.9))
     mine(tiny_checkpoint, data, tmp_path / "again")
     assert checksums(tmp_path / "again") == checksums(out) and not parts.exists()
 
@@ -159,7 +159,6 @@ def test_what_is_wrong_is_said_before_a_model_is_read(mined, tmp_path):
         (MineOptions(splits=("test",)), tmp_path, "--split test: .* has train, validation alone"),
         (MineOptions(proposer="x"), tmp_path, "proposer 'x' is not known; known are .*; so is places"),
         (MineOptions(proposer="sam"), tmp_path, "proposer 'sam' reads weights"),
-        (MineOptions(rule="x"), tmp_path, "rule must be best"),
         (MineOptions(sample=0), tmp_path, "--sample must be at least 1"),
         (MineOptions(threshold=2.0), tmp_path, "--threshold must lie in"),
         (MineOptions(), out, "exists and is not an empty folder"),

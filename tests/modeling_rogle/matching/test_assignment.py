@@ -1,32 +1,9 @@
-import numpy as np
+import math
+
 import pytest
 import torch
 
-from dataset_pvlg.features import REGION_LABELS
-from modeling_rogle.matching.assignment import assign, match_sentences
-from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
-
-
-def test_templates_are_boxes_inside_the_image_and_the_last_is_the_image():
-    boxes = template_boxes()
-    assert boxes.dtype == np.float32
-    assert boxes.shape == (len(TEMPLATE_LABELS), 4)
-    assert (boxes >= 0).all() and (boxes <= 1).all()
-    assert (boxes[:, 2:] - boxes[:, :2] >= 0.1).all()
-    assert boxes[-1].tolist() == [0, 0, 1, 1]
-    assert len({tuple(box) for box in boxes.tolist()}) == len(boxes)
-
-
-def test_template_labels_cover_the_regions_of_the_schema():
-    assert set(TEMPLATE_LABELS[:-1]) == set(REGION_LABELS)
-    assert TEMPLATE_LABELS[-1] == "whole person"
-
-
-def test_templates_mirror_onto_themselves():
-    mirrored = template_boxes()[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [1, 0, 1, 0]
-    boxes = {tuple(box) for box in template_boxes().round(4).tolist()}
-    assert {tuple(box) for box in mirrored.astype(np.float32).round(4).tolist()} == boxes
-
+from modeling_rogle.matching.assignment import margin_reliability, match_sentences
 
 REGIONS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # the last is the whole image
 
@@ -75,23 +52,27 @@ def test_bad_embeddings_are_refused(regions, sentences):
         match_sentences(regions, sentences)
 
 
-SCORES = torch.tensor([[0.9, 0.8, 0.0], [0.85, 0.1, 0.0]])
+def test_reliability_is_the_rescaled_probability_of_the_better_of_two_candidates():
+    margin, temperature = 0.013, 0.01
+    probability = 1 / (1 + math.exp(-margin / temperature))
+    assert margin_reliability(torch.tensor([margin])).item() == pytest.approx(2 * probability - 1, abs=1e-6)
 
 
-def test_the_best_candidate_may_be_taken_twice_and_one_to_one_has_the_highest_sum():
-    assert assign(SCORES).tolist() == [0, 0]
-    pytest.importorskip("scipy")
-    assert assign(SCORES, "one_to_one").tolist() == [1, 0]
-    assert sorted(assign(SCORES.T, "one_to_one").tolist()) == [-1, 0, 1]  # three sentences, two candidates
+def test_reliability_grows_from_zero_to_one():
+    reliability = margin_reliability(torch.tensor([-0.1, 0.0, 0.001, 0.01, 0.1, 5.0]))
+    assert reliability[0] == reliability[1] == 0
+    assert bool((reliability[1:].diff() >= 0).all())
+    assert reliability[-1] == 1
+    assert margin_reliability(torch.tensor(0.02), 0.1) < margin_reliability(torch.tensor(0.02), 0.01)
 
 
-def test_transport_spreads_sentences_that_compete():
-    assert assign(SCORES[:, :2], "transport").tolist() == [1, 0]
-    assert assign(torch.zeros(0, 3), "transport").shape == assign(torch.zeros(0, 3)).shape == (0,)
+def test_reliability_takes_half_precision_and_has_no_gradient():
+    reliability = margin_reliability(torch.tensor([0.5], dtype=torch.float16, requires_grad=True))
+    assert reliability.dtype == torch.float32
+    assert not reliability.requires_grad
 
 
-def test_other_rules_and_broken_scores_are_refused():
-    with pytest.raises(ValueError, match="rule must be"):
-        assign(SCORES, "worst")
-    with pytest.raises(ValueError, match="finite"):
-        assign(torch.tensor([[float("nan"), 0.0]]))
+@pytest.mark.parametrize(("margin", "temperature"), [(0.1, 0.0), (0.1, -1.0), (float("nan"), 0.01)])
+def test_bad_margins_are_refused(margin, temperature):
+    with pytest.raises(ValueError, match=r"temperature|margin"):
+        margin_reliability(torch.tensor([margin]), temperature)

@@ -8,9 +8,13 @@ COLOURS = ("red", "green", "blue", "black", "white", "grey", "brown")
 THINGS = ("jacket", "shirt", "pants", "shorts", "shoes", "sandals", "bag", "hat")
 
 
-def people(share: float, count: int = 150, images: int = 4, seed: int = 0) -> tuple[list[str], list[int], np.ndarray]:
-    """Captions that name some of a person's clothes in their colours, whose they are said to be, and whether they are
-    that person's; a share of them permuted."""
+def captions_of_people(
+    share: float, count: int = 150, images: int = 4, seed: int = 0
+) -> tuple[list[str], list[int], np.ndarray]:
+    """Captions that name some of a person's clothes with colours, of which a share is permuted.
+
+    Returns the captions, their labelled identities, and whether each caption describes its identity.
+    """
     rng = np.random.default_rng(seed)
     texts, who = [], []
     for person in range(count):
@@ -28,43 +32,43 @@ def people(share: float, count: int = 150, images: int = 4, seed: int = 0) -> tu
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.2, 0.9), (0.5, 0.7)])
-def test_captions_of_other_people_are_doubted_and_own_ones_are_not(tiny_processor, share, least):
-    texts, who, own = people(share)
-    chance, right = caption_agreement(tiny_processor.tokenizer, texts, who)
-    assert chance.dtype == torch.float32 and chance.min() >= 0 and chance.max() <= 1
-    kept = (chance > 0.5).numpy()
+def test_captions_of_other_people_get_low_agreement_and_own_ones_high(tiny_processor, share, least):
+    texts, who, own = captions_of_people(share)
+    agreement, estimate = caption_agreement(tiny_processor.tokenizer, texts, who)
+    assert agreement.dtype == torch.float32 and agreement.min() >= 0 and agreement.max() <= 1
+    kept = (agreement > 0.5).numpy()
     assert own[kept].mean() > least and kept[own].mean() > least
-    assert right == pytest.approx(own.mean(), abs=0.1)
+    assert estimate == pytest.approx(own.mean(), abs=0.1)
 
 
-def test_clean_captions_are_all_trusted(tiny_processor):
-    texts, who, own = people(0.0)
+def test_clean_captions_keep_their_agreement(tiny_processor):
+    texts, who, own = captions_of_people(0.0)
     assert own.all()
-    chance, right = caption_agreement(tiny_processor.tokenizer, texts, who)
-    assert chance.mean() > 0.98 and (chance > 0.5).float().mean() > 0.98 and right > 0.98
+    agreement, estimate = caption_agreement(tiny_processor.tokenizer, texts, who)
+    assert agreement.mean() > 0.98 and (agreement > 0.5).float().mean() > 0.98 and estimate > 0.98
 
 
 def test_one_caption_against_many(tiny_processor):
-    texts, who, _ = people(0.0, images=13)  # more than are weighed together
+    texts, who, _ = captions_of_people(0.0, images=13)  # more than one group
     other = 13 * 7
     texts[0], texts[other] = texts[other], texts[0]
-    chance, _ = caption_agreement(tiny_processor.tokenizer, texts, who)
-    assert chance[0] < 0.5 and chance[other] < 0.5 and chance.mean() > 0.98
+    agreement, _ = caption_agreement(tiny_processor.tokenizer, texts, who)
+    assert agreement[0] < 0.5 and agreement[other] < 0.5 and agreement.mean() > 0.98
 
 
-def test_only_texts_count_as_much_as_the_rest_is_right(tiny_processor):
-    texts, who, _ = people(0.4)
+def test_the_only_text_of_a_person_gets_the_share_of_right_texts(tiny_processor):
+    texts, who, _ = captions_of_people(0.4)
     texts, who = [*texts, "A man in a red jacket is walking."], [*who, "alone"]
-    chance, right = caption_agreement(tiny_processor.tokenizer, texts, who)
-    assert float(chance[-1]) == pytest.approx(right, abs=1e-4)
+    agreement, estimate = caption_agreement(tiny_processor.tokenizer, texts, who)
+    assert float(agreement[-1]) == pytest.approx(estimate, abs=1e-4)
 
 
-def test_nothing_is_doubted_where_nothing_can_be_told(tiny_processor):
-    texts, who, _ = people(0.5)
+def test_without_evidence_all_agreement_is_1(tiny_processor):
+    texts, who, _ = captions_of_people(0.5)
     for few, them in ((texts, range(len(texts))), (texts[:12], who[:12]), ([], [])):
-        chance, right = caption_agreement(tiny_processor.tokenizer, few, list(them))
-        assert torch.equal(chance, torch.ones(len(few))) and right == 1
-    shuffled = list(np.random.default_rng(0).permutation(who))  # every caption is wrong: the words tell nobody apart
+        agreement, estimate = caption_agreement(tiny_processor.tokenizer, few, list(them))
+        assert torch.equal(agreement, torch.ones(len(few))) and estimate == 1
+    shuffled = list(np.random.default_rng(0).permutation(who))  # every caption is wrong: no words distinguish people
     assert torch.equal(caption_agreement(tiny_processor.tokenizer, texts, shuffled)[0], torch.ones(len(texts)))
     nearly_one = [0] * (len(texts) - 2) + [1, 1]
     assert torch.equal(caption_agreement(tiny_processor.tokenizer, texts, nearly_one)[0], torch.ones(len(texts)))
@@ -72,13 +76,13 @@ def test_nothing_is_doubted_where_nothing_can_be_told(tiny_processor):
     assert torch.equal(caption_agreement(tiny_processor.tokenizer, same, who)[0], torch.ones(len(texts)))
 
 
-def test_a_sample_is_learnt_from_and_all_are_judged(tiny_processor, monkeypatch):
-    texts, who, own = people(0.3, count=300)
-    whole, _ = caption_agreement(tiny_processor.tokenizer, texts, who)
+def test_a_model_fitted_on_a_sample_scores_all_texts(tiny_processor, monkeypatch):
+    texts, who, own = captions_of_people(0.3, count=300)
+    full, _ = caption_agreement(tiny_processor.tokenizer, texts, who)
     monkeypatch.setattr("modeling_rogle.reliability.caption_agreement.SAMPLE", 400)
-    chance, right = caption_agreement(tiny_processor.tokenizer, texts, who)
-    assert ((chance > 0.5) == (whole > 0.5)).float().mean() > 0.95
-    assert right == pytest.approx(own.mean(), abs=0.1)
+    agreement, estimate = caption_agreement(tiny_processor.tokenizer, texts, who)
+    assert ((agreement > 0.5) == (full > 0.5)).float().mean() > 0.95
+    assert estimate == pytest.approx(own.mean(), abs=0.1)
 
 
 def test_each_text_needs_a_person(tiny_processor):
