@@ -45,9 +45,7 @@ def rogle_weights(
     state[VISION_POSITIONS] = resize_image_positions(
         state[VISION_POSITIONS], config.patch_grid, (old_side // patch, old_side // patch)
     )
-    state[TEXT_POSITIONS] = lengthen_text_positions(
-        state[TEXT_POSITIONS], config.text_config.max_position_embeddings, config.text_positions
-    )
+    state[TEXT_POSITIONS] = lengthen_text_positions(state[TEXT_POSITIONS], config.text_config.max_position_embeddings)
     # What every Rogle has is filled here as well: nothing is left for the loader to report missing.
     state["region_head.logit_scale"] = torch.tensor([config.region_logit_scale_init_value])
     if config.num_identities:
@@ -56,7 +54,7 @@ def rogle_weights(
     logger.warning_once(
         f"{name}: CLIP weights read into RogleModel: image positions {old_side} x {old_side} -> "
         f"{config.image_size[0]} x {config.image_size[1]} px (bicubic), text positions {old_tokens} -> "
-        f"{config.text_config.max_position_embeddings} ({config.text_positions}); new: region_head.logit_scale"
+        f"{config.text_config.max_position_embeddings} (stretched); new: region_head.logit_scale"
     )
     return config, state
 

@@ -1,16 +1,35 @@
 """RogleConfig: CLIP's configuration plus every choice that the ROGLE paper leaves open, each a named field."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig
+from transformers.utils import logging
 
-REGION_FEATURES = ("patch_mean", "dense_roi", "masked_cls", "crop")
+logger = logging.get_logger(__name__)
+
+REGION_FEATURES = ("patch_mean", "dense_roi", "crop")
 GLOBAL_LOSSES = ("itc", "sdm", "tal", "cmpm")
 SAME_IDENTITY = ("positive", "excluded")
 ID_LOSSES = ("softmax", "cmpc")
 LOCAL_CONTRASTS = ("region", "crop")
-HEADS = ("none", "acsa", "parts", "implicit_relations")
-RELIABILITIES = ("none", "margin", "gmm_consensus", "evidential", "places", "identity")
-TEXT_POSITIONS = ("stretch", "interpolate")
+RELIABILITIES_LOCAL = ("none", "gmm_consensus", "places")
+RELIABILITIES_GLOBAL = ("none", "gmm_consensus", "identity")
+# Keys of `head_config` for each head, and their defaults.
+HEAD_DEFAULTS: dict[str, dict[str, float | int]] = {
+    "none": {},
+    "acsa": {"head_loss_weight": 1.0, "head_temperature": 0.02},
+    "parts": {"head_loss_weight": 1.0, "head_layers": 1, "part_slots": 6, "part_margin": 0.2, "commonality": 1.0},
+    "implicit_relations": {"head_loss_weight": 1.0, "head_layers": 1, "mask_probability": 0.15},
+}
+HEAD_FIELDS = tuple(sorted({key for keys in HEAD_DEFAULTS.values() for key in keys}))
+
+# What earlier versions stored in config.json. None of it affects the embeddings of a trained model.
+_DELETED_FIELDS = (
+    "text_positions", "masked_blocks", "sdm_temperature", "tal_temperature", "tal_margin", "soft_negatives",
+    "distill_weight",
+)  # fmt: skip
+_DELETED_RELIABILITIES = ("margin", "evidential")
 
 
 @strict
@@ -18,120 +37,128 @@ class RogleConfig(CLIPConfig):
     r"""
     Configuration of [`RogleModel`].
 
-    Only the abstract of ROGLE (arXiv 2606.01825) is public to us, so each field names where its idea comes from;
-    "ours" means that no paper states it.
+    Only the abstract of ROGLE (arXiv 2606.01825) is public, so each field names the source of its idea; "ours" means
+    that no paper states it.
 
     Args:
         image_size (`list[int]`, defaults to `[384, 128]`): height and width of the input in pixels, both multiples of
-            `vision_config.patch_size`. 384 x 128 is the field's custom (IRRA, RDE). `vision_config.image_size` keeps
+            `vision_config.patch_size`. 384 x 128 is common in the field (IRRA, RDE). `vision_config.image_size` keeps
             the square size of the CLIP checkpoint that the weights came from and is not read by [`RogleModel`].
-        text_positions (`str`, defaults to `"stretch"`): how a shorter position table is lengthened when plain CLIP
-            weights are loaded: `"stretch"` keeps the first 20 positions (Long-CLIP, arXiv 2403.15378), `"interpolate"`
-            resizes the whole table (CFAM, ICL).
-        region_feature (`str`, defaults to `"patch_mean"`): the embedding of a box from the one dense forward.
-            `"patch_mean"`: mean of the patch tokens weighted by the share of each patch that the box covers, then
-            CLIP's post-layer-norm and visual projection (GOAL, arXiv 2503.17782). `"dense_roi"`: the last block with
-            its attention left out (value path only, MaskCLIP, arXiv 2112.01071), then RoIAlign (FG-CLIP's kind of
-            region feature, arXiv 2505.05071). `"masked_cls"`: the class token, attending in the last `masked_blocks`
-            blocks to the box's patches alone (the idea of MaskCLIP's mask class tokens, arXiv 2208.08984). `"crop"`:
-            the box cut out, enlarged and encoded by itself, one image forward a box: the reference that costs most.
-        masked_blocks (`int`, defaults to 1): how many last blocks `"masked_cls"` walks again for each box (ours).
-        global_loss (`str`, defaults to `"itc"`): image-caption objective: `"itc"`, InfoNCE with every pair of an
-            identity positive; `"sdm"`, similarity distribution matching (IRRA, arXiv 2303.12501); `"tal"`, triplet
-            alignment loss (RDE, arXiv 2308.09911); `"cmpm"`, cross-modal projection matching (ECCV 2018, ACSA's).
-        itc_temperature (`float`, defaults to 0.0): a fixed temperature of `"itc"` in place of the learnt one, as in
+        region_feature (`str`, defaults to `"patch_mean"`): the embedding of a bounding box.
+            `"patch_mean"`: mean of the patch tokens, weighted by the share of each patch that the box covers, then
+            CLIP's post-layer-norm and visual projection (GOAL, arXiv 2503.17782).
+            `"dense_roi"`: the last block without attention (value path only, MaskCLIP, arXiv 2112.01071), then
+            RoIAlign (a region feature similar to FG-CLIP's, arXiv 2505.05071).
+            `"crop"`: the box is cropped, resized and encoded as an image, at the cost of one forward pass a box.
+        global_loss (`str`, defaults to `"itc"`): the image-caption loss.
+            `"itc"`: InfoNCE in which every pair of an identity is positive.
+            `"sdm"`: similarity distribution matching (IRRA, arXiv 2303.12501).
+            `"tal"`: triplet alignment loss (RDE, arXiv 2308.09911).
+            `"cmpm"`: cross-modal projection matching (ECCV 2018; used by ACSA).
+        itc_temperature (`float`, defaults to 0.0): a fixed temperature of `"itc"` instead of the learnt one, as in
             CTLG (arXiv 2311.09084: 0.005 to 0.02); 0 learns it.
-        same_identity (`str`, defaults to `"positive"`): what `"itc"` makes of other pairs of a row's identity:
+        same_identity (`str`, defaults to `"positive"`): how `"itc"` uses other pairs of a row's identity:
             `"positive"`, or `"excluded"` from its sum.
-        sdm_temperature (`float`, defaults to 0.02): IRRA's.
-        tal_temperature (`float`, defaults to 0.015), tal_margin (`float`, defaults to 0.1): RDE's.
         local_loss_weight (`float`, defaults to 0.5): weight of the region-sentence contrastive loss (GOAL's 0.5).
-            0 leaves this term out; without boxes there is no local branch at all.
-        local_contrast (`str`, defaults to `"region"`): the image side of that loss: `"region"`, the boxes' embeddings,
-            or `"crop"`, that of one crop an image, encoded alone (GOAL), at the cost of one more image forward a step.
-        tsl_text_weight (`float`, defaults to 1.0): weight of the token-similarity loss for text (GOAL).
-        tsl_image_weight (`float`, defaults to 0.0): the same for images, whose target is the embedding of one crop
-            an image, at the cost of one more image forward a step, for which reason it is off (ours).
-        tsl_detach_target (`bool`, defaults to `True`): stop the gradient at the crop's or sentence's embedding
-            (GOAL does not; ours).
-        soft_negatives (`float`, defaults to 0.0): in [0, 1], how much a negative of the local loss counts less the
-            nearer its sentence is to the pair's own (ours, after the commonality of arXiv 2501.00318); 0 counts all
-            negatives fully.
-        distill_weight (`float`, defaults to 0.0): weight of the self-distillation of region embeddings towards those
-            of their crops (FineCLIP, NeurIPS 2024), one crop an image as for `tsl_image_weight`.
+            0 leaves this term out. Without boxes there is no local branch.
+        local_contrast (`str`, defaults to `"region"`): the image side of that loss: `"region"`, the embeddings of the
+            boxes, or `"crop"`, the embedding of one crop an image (GOAL), at the cost of one more image forward a step.
+        tsl_text_weight (`float`, defaults to 1.0): weight of the token-similarity loss of texts (GOAL).
+        tsl_image_weight (`float`, defaults to 0.0): weight of the token-similarity loss of images, whose target is
+            the embedding of one crop an image. It costs one more image forward a step and is therefore off (ours).
+        tsl_detach_target (`bool`, defaults to `True`): stop the gradient at the target, the embedding of the crop or
+            the sentence (ours; GOAL does not).
         id_loss_weight (`float`, defaults to 0.0): weight of the identity classification loss, one classifier for both
             modalities (IRRA); needs `num_identities`.
         id_loss (`str`, defaults to `"softmax"`): `"softmax"`, cross-entropy of the embeddings' logits (IRRA), or
             `"cmpc"`, cross-modal projection classification (ECCV 2018; ACSA, weight 4).
-        num_identities (`int`, defaults to 0): classes of the identity loss; 0 leaves the classifier out.
-        short_loss_weight (`float`, defaults to 0.0): weight of a second image-caption contrast, of the short captions
-            given beside the long ones and images reduced to their primary components (Long-CLIP, arXiv 2403.15378).
-        short_components (`int`, defaults to 32): how many (Long-CLIP's, of 512 to 768 dimensions).
-        head (`str`, defaults to `"none"`): what another system adds to the two towers, see its room: `"acsa"`,
-            `"parts"` or `"implicit_relations"`. With `"acsa"` and `"parts"` `local_weight` is that of the head's own
-            similarity, in place of late interaction.
-        head_loss_weight (`float`, defaults to 1.0): weight of the head's loss (ACSA's is 0.1).
-        head_temperature (`float`, defaults to 0.02): of the distribution in ACSA's local loss (ours).
-        head_layers (`int`, defaults to 1): blocks of the part decoder (ours), or those behind the cross-attention of
-            implicit relations (IRRA has 4).
-        part_slots (`int`, defaults to 6), part_margin (`float`, defaults to 0.2), commonality (`float`, defaults to
-            1.0): slots, margin in units of cosine, and how much of it a common part gives up, in [0, 1] (ours, after
-            arXiv 2501.00318).
-        mask_probability (`float`, defaults to 0.15): share of the words that implicit relations mask (IRRA).
-        reliability_local, reliability_global (`str`): how far a region-sentence pair, or an image-caption pair, is
-            trusted in training, see `reliability.py`: `"none"`, `"margin"` (ours), `"gmm_consensus"` (one mixture over
-            two views together, so that a strong one may outvote the other: ours, after the consensus division of RDE
-            and CONQUER, arXiv 2601.18625), `"evidential"` (DECL, DURA, arXiv 2505.06566), `"places"` (of
-            region-sentence pairs: words and place must agree as in the other pairs, see `word_places.py`; ours),
-            `"identity"` (of image-caption pairs: a person's captions must agree, see `caption_agreement.py`; ours).
+        num_identities (`int`, defaults to 0): number of classes of the identity loss; 0 creates no classifier.
+        short_loss_weight (`float`, defaults to 0.0): weight of a second image-caption contrast between short captions
+            and images reduced to their principal components (Long-CLIP, arXiv 2403.15378).
+        short_components (`int`, defaults to 32): number of these components (Long-CLIP's, of 512 to 768 dimensions).
+        head (`str`, defaults to `"none"`): the additional module of a baseline: `"acsa"`, `"parts"` or
+            `"implicit_relations"`, see `head_acsa.py`, `head_parts.py` and `head_irr.py`. With `"acsa"` and `"parts"`,
+            `local_weight` weighs the head's own similarity instead of late interaction.
+        head_config (`dict`, *optional*): settings of the head; missing keys get their defaults. Each key is also
+            accepted as a keyword argument of its own.
+            `head_loss_weight` (`float`, 1.0; every head): weight of the head's loss (0.1 in ACSA).
+            `head_temperature` (`float`, 0.02; `"acsa"`): temperature of the local loss (ours).
+            `head_layers` (`int`, 1; `"parts"`, `"implicit_relations"`): blocks of the part decoder (ours), or blocks
+            after the cross-attention (IRRA has 4).
+            `part_slots` (`int`, 6; `"parts"`): number of slots (ours, after arXiv 2501.00318).
+            `part_margin` (`float`, 0.2; `"parts"`): margin in units of cosine (ours).
+            `commonality` (`float`, 1.0; `"parts"`): share of the margin that a common part loses, in [0, 1] (ours).
+            `mask_probability` (`float`, 0.15; `"implicit_relations"`): share of the words that are masked (IRRA).
+        reliability_local (`str`, defaults to `"none"`): how the reliability of a region-sentence pair is estimated
+            in training, see `reliability/pair_reliability.py`.
+            `"none"`: every pair has weight 1.
+            `"gmm_consensus"`: one mixture model over two views (ours, after the consensus division of RDE and CONQUER,
+            arXiv 2601.18625).
+            `"places"`: words and position of a pair must agree as in the other pairs (ours).
+        reliability_global (`str`, defaults to `"none"`): the same for image-caption pairs: `"none"`,
+            `"gmm_consensus"`, or `"identity"`: the captions of a person must agree (ours).
         region_logit_scale_init_value (`float`, defaults to 2.6592): initial log of the region-sentence scale.
         local_weight (`float`, defaults to 0.0): w of `similarity = (1 - w) * global + w * local` at inference, fitted
-            on a validation split (a fixed 0.1 in ACSA). 0 means global only.
-        initializer_range (`float`, defaults to 0.02): standard deviation of new linear layers. CLIPConfig has none,
-            and the base class would then draw them with 1.0.
+            on a validation split (a fixed 0.1 in ACSA). 0 uses the global similarity only.
+        initializer_range (`float`, defaults to 0.02): standard deviation of new linear layers. CLIPConfig has no such
+            field, and the base class would then use 1.0.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassClassValidationError: a value outside its range; the message names the
+        huggingface_hub.errors.StrictDataclassClassValidationError: a value is out of range; the message names the
             field.
     """
 
     model_type = "rogle"
 
     image_size: list[int] | tuple[int, int] = (384, 128)
-    text_positions: str = "stretch"
     region_feature: str = "patch_mean"
-    masked_blocks: int = 1
     global_loss: str = "itc"
     itc_temperature: float | int = 0.0
     same_identity: str = "positive"
-    sdm_temperature: float = 0.02
-    tal_temperature: float = 0.015
-    tal_margin: float | int = 0.1
     local_loss_weight: float | int = 0.5
     local_contrast: str = "region"
     tsl_text_weight: float | int = 1.0
     tsl_image_weight: float | int = 0.0
     tsl_detach_target: bool = True
-    soft_negatives: float | int = 0.0
-    distill_weight: float | int = 0.0
     id_loss_weight: float | int = 0.0
     id_loss: str = "softmax"
     num_identities: int = 0
     short_loss_weight: float | int = 0.0
     short_components: int = 32
     head: str = "none"
-    head_loss_weight: float | int = 1.0
-    head_temperature: float | int = 0.02
-    head_layers: int = 1
-    part_slots: int = 6
-    part_margin: float | int = 0.2
-    commonality: float | int = 1.0
-    mask_probability: float | int = 0.15
+    head_config: dict[str, Any] | None = None
     reliability_local: str = "none"
     reliability_global: str = "none"
     region_logit_scale_init_value: float | int = 2.6592
     local_weight: float | int = 0.0
     initializer_range: float | int = 0.02
+
+    def __post_init__(self, **kwargs: Any):
+        given = (self.head_config or {}) | {key: kwargs.pop(key) for key in HEAD_FIELDS if key in kwargs}
+        if unknown := sorted(set(given) - set(HEAD_FIELDS)):
+            raise ValueError(f"head_config has no key {unknown[0]!r}; the keys are {', '.join(HEAD_FIELDS)}")
+        # Keys of the other heads are dropped, so that a checkpoint can be loaded with a different head.
+        self.head_config = {key: given.get(key, value) for key, value in HEAD_DEFAULTS.get(self.head, {}).items()}
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RogleConfig | tuple[RogleConfig, dict]":
+        """As `PreTrainedConfig.from_dict`. Fields of earlier versions are read, or left out with one warning."""
+        stored = dict(config_dict)
+        deleted = [name for name in _DELETED_FIELDS if stored.pop(name, None) is not None]
+        for name in ("reliability_local", "reliability_global"):
+            if stored.get(name) in _DELETED_RELIABILITIES:
+                deleted.append(f"{name}={stored.pop(name)!r}")
+        head_config = {}
+        for source in (stored, kwargs):  # arguments overwrite what is stored
+            flat = {key: source.pop(key) for key in HEAD_FIELDS if key in source}
+            head_config |= flat | (source.pop("head_config", None) or {})
+        stored |= {"head": kwargs.pop("head", stored.get("head", "none")), "head_config": head_config}
+        loaded = super().from_dict(stored, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).validate()  # arguments are set after construction
+        if deleted:
+            logger.warning_once(f"RogleConfig: ignored fields that no longer exist: {', '.join(deleted)}")
+        return loaded
 
     @property
     def patch_grid(self) -> tuple[int, int]:
@@ -146,48 +173,53 @@ class RogleConfig(CLIPConfig):
         patch = self.vision_config.patch_size if hasattr(self.vision_config, "patch_size") else None
         if patch and any(side % patch for side in self.image_size):
             raise ValueError(f"image_size {list(self.image_size)} is not a multiple of patch_size {patch}")
+        if self.region_feature == "masked_cls":
+            raise ValueError("region_feature 'masked_cls' was removed, and no other feature gives the same embeddings")
         for name, allowed in (
-            ("text_positions", TEXT_POSITIONS),
             ("region_feature", REGION_FEATURES),
             ("global_loss", GLOBAL_LOSSES),
             ("same_identity", SAME_IDENTITY),
             ("local_contrast", LOCAL_CONTRASTS),
             ("id_loss", ID_LOSSES),
-            ("head", HEADS),
-            ("reliability_local", tuple(kind for kind in RELIABILITIES if kind != "identity")),
-            ("reliability_global", tuple(kind for kind in RELIABILITIES if kind != "places")),
+            ("head", tuple(HEAD_DEFAULTS)),
+            ("reliability_local", RELIABILITIES_LOCAL),
+            ("reliability_global", RELIABILITIES_GLOBAL),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
-        layers = getattr(self.vision_config, "num_hidden_layers", None)
-        if layers and not 1 <= self.masked_blocks <= layers:
-            raise ValueError(f"masked_blocks must lie in [1, {layers}], not {self.masked_blocks}")
-        for name in ("sdm_temperature", "tal_temperature", "head_temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("local_weight", "soft_negatives", "commonality", "mask_probability"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        for name in ("short_components", "head_layers", "part_slots"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0.0 <= self.local_weight <= 1.0:
+            raise ValueError(f"local_weight must lie in [0, 1], not {self.local_weight}")
+        if self.short_components < 1:
+            raise ValueError(f"short_components must be at least 1, not {self.short_components}")
         if self.id_loss_weight > 0 and self.num_identities < 1:
             raise ValueError("id_loss_weight needs num_identities, the number of identities in training")
         for name in (
             "local_loss_weight",
             "tsl_text_weight",
             "tsl_image_weight",
-            "distill_weight",
             "id_loss_weight",
             "itc_temperature",
             "short_loss_weight",
-            "head_loss_weight",
-            "part_margin",
-            "tal_margin",
             "num_identities",
         ):
             if not getattr(self, name) >= 0:  # nor NaN
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name, value in (self.head_config or {}).items():
+            _check_head_value(name, value)
+
+
+def _check_head_value(name: str, value: Any) -> None:
+    whole = name in ("head_layers", "part_slots")
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise ValueError(f"{name} must be {'an integer' if whole else 'a number'}, not {value!r}")
+    if whole and value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    if name == "head_temperature" and not value > 0:
+        raise ValueError(f"{name} must be positive, not {value}")
+    if name in ("commonality", "mask_probability") and not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1], not {value}")
+    if name in ("head_loss_weight", "part_margin") and not value >= 0:  # nor NaN
+        raise ValueError(f"{name} must not be negative, not {value}")
 
 
 __all__ = ["RogleConfig"]

@@ -33,7 +33,7 @@ class StripePhraseAttention(nn.Module):
 
     def __init__(self, config: RogleConfig):
         super().__init__()
-        self.temperature = config.head_temperature
+        self.temperature = config.head_config["head_temperature"]
 
     def forward(
         self,

@@ -25,14 +25,14 @@ class ImplicitRelations(nn.Module):
     def __init__(self, config: RogleConfig):
         super().__init__()
         width, words = config.projection_dim, config.text_config
-        self.mask_probability = config.mask_probability
+        self.mask_probability = config.head_config["mask_probability"]
         self.bos, self.eos, self.vocab_size = words.bos_token_id, words.eos_token_id, words.vocab_size
         self.patch_entrance = nn.Linear(config.vision_config.hidden_size, width)
         self.word_entrance = nn.Linear(words.hidden_size, width)
         heads = max(1, width // 64)
         self.word_norm, self.patch_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.cross = Attention(width, heads)
-        self.blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(config.head_layers))
+        self.blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(config.head_config["head_layers"]))
         self.exit = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.vocabulary = nn.Linear(width, self.vocab_size)
 

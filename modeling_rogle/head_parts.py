@@ -23,12 +23,12 @@ class PartDecoder(nn.Module):
     def __init__(self, config: RogleConfig):
         super().__init__()
         width = config.projection_dim
-        self.margin, self.commonality = config.part_margin, config.commonality
-        self.slots = nn.Parameter(torch.empty(config.part_slots, width))
+        self.margin, self.commonality = config.head_config["part_margin"], config.head_config["commonality"]
+        self.slots = nn.Parameter(torch.empty(config.head_config["part_slots"], width))
         self.patch_entrance = nn.Linear(config.vision_config.hidden_size, width)
         self.word_entrance = nn.Linear(config.text_config.hidden_size, width)
         heads = max(1, width // 64)
-        self.blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.head_layers))
+        self.blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.head_config["head_layers"]))
         self.norm = nn.LayerNorm(width)
         self.exit = nn.Linear(width, width, bias=False)
 

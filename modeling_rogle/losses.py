@@ -223,18 +223,12 @@ def region_sentence_contrastive(
     sentence_ids: torch.Tensor | None = None,
     part_ids: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
-    soft_negatives: float = 0.0,
 ) -> torch.Tensor:
     """Symmetric contrastive loss over region-sentence pairs with identity masking (ours; the paper's is not public).
 
     Row n of both is one pair. Left out of the negatives, since they may well be true: any pair whose sentence is
     equal ("She has black shoes."), and a pair of the same person in another image that names the same part. A pair
     of weight 0 neither pulls nor pushes in its own row and column, and stays a negative to the others.
-
-    Soft negatives (ours, after the commonality of arXiv 2501.00318): negative m counts in the sums of pair n, and n in
-    those of m, as `1 - soft_negatives * c` instead of 1, where c in [0, 1] is the (detached) cosine of the two
-    sentences, rescaled so that the batch's mean cosine of negatives is 0 and equality is 1. Without the rescaling all
-    negatives would fade alike, for CLIP's text embeddings lie in a narrow cone.
 
     Args:
         region_embeds: `[n, d]` unit vectors; sentence_embeds: `[n, d]` unit vectors.
@@ -243,7 +237,6 @@ def region_sentence_contrastive(
         part_ids: `[n]` int64, equal for the same part of the same person (his shoes in two images), or None.
             Different parts of one person stay negatives of each other: his shoes are not his jacket.
         weight: `[n]` reliability of each pair in [0, 1], or None for 1.
-        soft_negatives: in [0, 1]; 0 counts every negative fully.
 
     Returns:
         Scalar, fp32 (at least): the mean of both directions.
@@ -255,8 +248,6 @@ def region_sentence_contrastive(
     pair = torch.arange(len(logits), device=logits.device)
     ignored = same_by_any((sentence_ids, part_ids), len(logits), logits.device)
     ignored[pair, pair] = False
-    if soft_negatives > 0:
-        logits = logits + _log_count_of_negatives(sentence_embeds, ignored, soft_negatives)
     logits = logits.masked_fill(ignored, float("-inf"))
     each = (
         nn.functional.cross_entropy(logits, pair, reduction="none")
@@ -287,25 +278,6 @@ def token_similarity(
         target_embeds = target_embeds.detach()
     cosine = nn.functional.cosine_similarity(_wide(pooled_tokens), _wide(target_embeds), dim=-1)
     return _weighted_mean((cosine - 1) ** 2, weight)
-
-
-def self_distillation(
-    region_embeds: torch.Tensor, crop_embeds: torch.Tensor, weight: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Self-distillation of regions (FineCLIP, NeurIPS 2024): mean of 1 - cos(region, crop), the crop detached.
-
-    Unlike TSL's square its pull does not fade as the two come close.
-
-    Args:
-        region_embeds: `[n, d]` from the dense forward; crop_embeds: `[n, d]`, the same boxes cut out and encoded
-            alone; neither needs unit length.
-        weight: `[n]` in [0, 1], or None for 1.
-
-    Returns:
-        Scalar, fp32 (at least).
-    """
-    cosine = nn.functional.cosine_similarity(_wide(region_embeds), _wide(crop_embeds.detach()), dim=-1)
-    return _weighted_mean(1 - cosine, weight)
 
 
 def identity_loss(
@@ -413,16 +385,6 @@ def _positives(same: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, 
     return target, count.log().masked_fill(~same, 0.0), best
 
 
-@torch.no_grad()
-def _log_count_of_negatives(sentence_embeds: torch.Tensor, ignored: torch.Tensor, soft: float) -> torch.Tensor:
-    similar = cosines(sentence_embeds, sentence_embeds)
-    own = torch.eye(len(similar), dtype=torch.bool, device=similar.device)
-    negative = ~(ignored | own)
-    mean = (similar * negative).sum() / negative.sum().clamp(min=1)
-    common = ((similar - mean) / (1 - mean).clamp(min=1e-6)).clamp(0, 1)
-    return (1 - soft * common).log().masked_fill(own, 0.0)
-
-
 __all__ = [
     "identity_loss",
     "label_divergence",
@@ -431,7 +393,6 @@ __all__ = [
     "projection_classification",
     "projection_matching",
     "region_sentence_contrastive",
-    "self_distillation",
     "similarity_distribution_matching",
     "token_similarity",
     "triplet_alignment",

@@ -16,14 +16,14 @@ from transformers.utils.generic import can_return_tuple
 
 from .box_ops import check_box_image, crop_boxes, mean_patch_tokens, roi_align
 from .clip_weights import CAPTION_TOKENS, TEXT_POSITIONS, VISION_POSITIONS, rogle_weights  # noqa: F401, convert's
-from .configuration_rogle import RogleConfig
+from .configuration_rogle import HEAD_FIELDS, RogleConfig
 from .head_acsa import STRIPES, StripePhraseAttention
 from .head_irr import ImplicitRelations
 from .head_parts import PartDecoder
 from .layers import QuickGELU
 from .objective import weighted_terms
 from .positions import resize_image_positions
-from .region_features import BlockInputs, RogleVisionEncoder, masked_class_tokens, value_only_block
+from .region_features import BlockInputs, RogleVisionEncoder, value_only_block
 from .text_packing import encode_buckets, encode_packed, stack_texts, text_lengths
 
 HEADS = {"acsa": StripePhraseAttention, "parts": PartDecoder, "implicit_relations": ImplicitRelations}
@@ -38,7 +38,6 @@ class RogleOutput(ModelOutput):
     loss_global (scalar): image-caption loss, `config.global_loss`.
     loss_local (scalar): region-sentence contrastive loss; None without pairs.
     loss_tsl_text, loss_tsl_image (scalar): token-similarity losses; None when switched off or without pairs.
-    loss_distill (scalar): self-distillation of regions to crops; None when switched off or without pairs.
     loss_id (scalar): identity classification of images and captions; None when switched off.
     loss_short (scalar): contrast of short captions; None when switched off.
     loss_head (scalar): that of `config.head`; None without.
@@ -56,7 +55,6 @@ class RogleOutput(ModelOutput):
     loss_local: torch.FloatTensor | None = None
     loss_tsl_text: torch.FloatTensor | None = None
     loss_tsl_image: torch.FloatTensor | None = None
-    loss_distill: torch.FloatTensor | None = None
     loss_id: torch.FloatTensor | None = None
     loss_short: torch.FloatTensor | None = None
     loss_head: torch.FloatTensor | None = None
@@ -209,7 +207,7 @@ class RogleModel(CLIPModel):
 
     @classmethod
     def _from_clip(cls, name: str, **kwargs: Any) -> "RogleModel | tuple[RogleModel, dict]":
-        fields = {k: kwargs.pop(k) for k in list(kwargs) if k in RogleConfig.__dataclass_fields__ and k != "dtype"}
+        fields = {k: kwargs.pop(k) for k in list(kwargs) if k in FIELDS and k != "dtype"}
         with_info = kwargs.pop("output_loading_info", False)
         tokens = kwargs.pop("max_position_embeddings", None)
         attention = {k: kwargs[k] for k in ("attn_implementation",) if k in kwargs}
@@ -249,38 +247,10 @@ class RogleModel(CLIPModel):
         pooled, tokens = encode(self.text_model, input_ids, lengths, keep)
         return self.text_projection(pooled), pooled.new_zeros(0) if tokens is None else tokens
 
-    def get_region_features(
-        self,
-        pixel_values: torch.Tensor,
-        boxes: torch.Tensor,
-        box_image: torch.Tensor,
-        interpolate_pos_encoding: bool = False,
-    ) -> torch.Tensor:
-        """Region embeddings of the kind `config.region_feature`, from one dense forward (`"crop"`: one more a box).
-
-        Args:
-            pixel_values: `[b, 3, height, width]`, normalised by the processor.
-            boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
-            box_image: `[n]` int64, the image of each box.
-            interpolate_pos_encoding: accept images of another size (resizes the table in every call).
-
-        Returns:
-            `[n, d]`, not normalised.
-
-        Raises:
-            ValueError: a box without area in its image, or a box_image that names no image.
-        """
-        inputs = self._block_inputs(True)
-        vision = self.vision_model(
-            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, block_inputs=inputs
-        )
-        return self._regions(pixel_values, vision.last_hidden_state, inputs, boxes, box_image)
-
     def _block_inputs(self, regions: bool, last_states: bool = False) -> BlockInputs:
         """What the dense forward has to keep for region features, if any, and what it may leave out."""
         feature = self.config.region_feature if regions else None
-        keep = {"dense_roi": 1, "masked_cls": self.config.masked_blocks}.get(feature, 0)
-        return BlockInputs(keep, class_only=not last_states and feature != "patch_mean")
+        return BlockInputs(int(feature == "dense_roi"), class_only=not last_states and feature != "patch_mean")
 
     def _regions(
         self,
@@ -310,11 +280,9 @@ class RogleModel(CLIPModel):
         grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
         if feature == "patch_mean":
             pooled = mean_patch_tokens(states[:, 1:], boxes, box_image, grid)
-        elif feature == "dense_roi":
+        else:
             tokens = value_only_block(layers[-1], inputs.states[0][:, 1:])
             pooled = roi_align(tokens, boxes, box_image, grid)[:, 0, 0]
-        else:
-            pooled = masked_class_tokens(layers[-inputs.keep :], inputs.states, boxes, box_image, grid)
         return self.visual_projection(self.vision_model.post_layernorm(pooled))
 
     @torch.no_grad()
@@ -362,7 +330,7 @@ class RogleModel(CLIPModel):
     @property
     def part_counts(self) -> tuple[int, int]:
         """K of [`RogleModel.encode_image_parts`] and of [`RogleModel.encode_text_parts`]."""
-        slots = self.config.part_slots
+        slots = self.config.head_config.get("part_slots", 0)
         return {"acsa": (len(STRIPES) + 1, 0), "parts": (slots, slots)}.get(self.config.head, (0, 0))
 
     @torch.no_grad()
@@ -569,7 +537,7 @@ class RogleModel(CLIPModel):
                         text.last_hidden_state, sentence_embeds, sentence_spans, box_image
                     )
                 contrast_crops = config.local_contrast == "crop" and config.local_loss_weight > 0
-                if contrast_crops or config.tsl_image_weight > 0 or config.distill_weight > 0:
+                if contrast_crops or config.tsl_image_weight > 0:
                     one, found["crop_embeds"] = self._one_crop_an_image(pixel_values, region_embeds, boxes, box_image)
                     rows = {"cropped_regions": region_embeds, "crop_weight": pair_weight}
                     if contrast_crops:
@@ -683,6 +651,7 @@ class RogleModel(CLIPModel):
         return one, self.visual_projection(vision.pooler_output)
 
 
+FIELDS = {*RogleConfig.__dataclass_fields__, *HEAD_FIELDS}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 __all__ = ["RogleModel", "RogleOutput"]

@@ -14,7 +14,6 @@ from .losses import (
     projection_classification,
     projection_matching,
     region_sentence_contrastive,
-    self_distillation,
     similarity_distribution_matching,
     token_similarity,
     triplet_alignment,
@@ -46,7 +45,7 @@ def weighted_terms(
         classifier: of identities; head: see `RogleConfig.head`.
 
     Returns:
-        Scalars `loss` and those of `loss_global`, `loss_local`, `loss_tsl_text`, `loss_tsl_image`, `loss_distill`,
+        Scalars `loss` and those of `loss_global`, `loss_local`, `loss_tsl_text`, `loss_tsl_image`,
         `loss_id`, `loss_short`, `loss_head` that are switched on and have their inputs, as in [`RogleOutput`].
     """
     given = inputs.get
@@ -59,9 +58,7 @@ def weighted_terms(
         )  # fmt: skip
         sentences, *rest = (given(name) for name in names)
         regions = nn.functional.normalize(inputs["crop_embeds"], dim=-1) if of_crops else inputs["region_embeds"]
-        terms["loss_local"] = region_sentence_contrastive(
-            regions, sentences, region_scale, *rest, config.soft_negatives
-        )
+        terms["loss_local"] = region_sentence_contrastive(regions, sentences, region_scale, *rest)
         loss = loss + config.local_loss_weight * terms["loss_local"]
     if "span_embeds" in inputs:
         # Not weighted by the pairs' reliability: a sentence is part of its caption whatever its region is.
@@ -74,9 +71,6 @@ def weighted_terms(
         if config.tsl_image_weight > 0:
             terms["loss_tsl_image"] = token_similarity(*pairs, config.tsl_detach_target)
             loss = loss + config.tsl_image_weight * terms["loss_tsl_image"]
-        if config.distill_weight > 0:
-            terms["loss_distill"] = self_distillation(*pairs)
-            loss = loss + config.distill_weight * terms["loss_distill"]
     if "identities" in inputs:
         terms["loss_id"] = _identity_loss(config, inputs, classifier)
         loss = loss + config.id_loss_weight * terms["loss_id"]
@@ -89,7 +83,7 @@ def weighted_terms(
         loss = loss + config.short_loss_weight * terms["loss_short"]
     if head is not None:
         terms |= head.losses(inputs)
-        loss = loss + config.head_loss_weight * terms["loss_head"]
+        loss = loss + config.head_config["head_loss_weight"] * terms["loss_head"]
 
     # Data-parallel training wants a gradient for every parameter in every step.
     loss = loss + 0.0 * (region_scale.sum() + log_scale.sum())  # under FSDP a vector of one
@@ -106,9 +100,9 @@ def _global_loss(config: RogleConfig, inputs: Mapping[str, torch.Tensor], log_sc
     images, texts = inputs["image_embeds"], inputs["text_embeds"]
     rest = inputs.get("person_ids"), inputs.get("caption_weight")
     if config.global_loss == "sdm":
-        return similarity_distribution_matching(images, texts, *rest, config.sdm_temperature)
+        return similarity_distribution_matching(images, texts, *rest)
     if config.global_loss == "tal":
-        return triplet_alignment(images, texts, *rest, config.tal_temperature, config.tal_margin)
+        return triplet_alignment(images, texts, *rest)
     if config.global_loss == "cmpm":
         return projection_matching(inputs["image_features"], inputs["text_features"], *rest)
     return multi_positive_itc(images, texts, _scale(config, log_scale), *rest, config.same_identity == "excluded")

@@ -6,44 +6,38 @@ from torch import nn
 KEPT_TEXT_POSITIONS = 20
 
 
-def lengthen_text_positions(table: torch.Tensor, length: int, mode: str = "stretch") -> torch.Tensor:
-    """Lengthens a text position table.
+def lengthen_text_positions(table: torch.Tensor, length: int) -> torch.Tensor:
+    """Lengthens a text position table by knowledge-preserved stretching (Long-CLIP, arXiv 2403.15378).
+
+    The first 20 rows are kept, so that a caption of at most 20 tokens embeds exactly as before. The other `n - 20` rows
+    are stretched linearly over the rest: 77 -> 20 + 57 * 4 = 248. The last few rows are extrapolated.
 
     Args:
         table: `[n, d]` learnt positions (77 in CLIP).
         length: the new number of positions, at least n.
-        mode: `"stretch"` keeps the first 20 rows as they are and spreads the other `n - 20` linearly over the rest
-            (knowledge-preserved stretching, Long-CLIP, arXiv 2403.15378: 77 -> 20 + 57 * 4 = 248, the last few rows
-            extrapolated from the last difference), so that a caption of at most 20 tokens embeds exactly as before;
-            `"interpolate"` resizes the whole table linearly (CFAM, ICL).
 
     Returns:
         `[length, d]` in the dtype of `table`.
 
     Raises:
-        ValueError: `length` is shorter than the table, or the mode is unknown, or nothing is left to stretch.
+        ValueError: `length` is shorter than the table, or the table has fewer than 22 rows.
     """
     n = table.shape[0]
     if length == n:
         return table.clone()
     if length < n:
         raise ValueError(f"cannot shorten a table of {n} text positions to {length}")
+    tail = n - KEPT_TEXT_POSITIONS
+    if tail < 2:
+        raise ValueError(f"stretching keeps {KEPT_TEXT_POSITIONS} positions and needs 2 more, the table has {n}")
     wide = table.float()
-    if mode == "interpolate":
-        rows = nn.functional.interpolate(wide.T[None], size=length, mode="linear", align_corners=True)[0].T
-    elif mode == "stretch":
-        tail = n - KEPT_TEXT_POSITIONS
-        if tail < 2:
-            raise ValueError(f"stretching keeps {KEPT_TEXT_POSITIONS} positions and needs 2 more, the table has {n}")
-        # New row 20 + k sits at old row 20 + k / ratio; past the last old row the last difference goes on.
-        ratio = (length - KEPT_TEXT_POSITIONS) / tail
-        where = torch.arange(length - KEPT_TEXT_POSITIONS, dtype=torch.float64) / ratio
-        low = where.floor().long().clamp(max=tail - 2)
-        share = (where - low).to(wide.dtype)[:, None]
-        old = wide[KEPT_TEXT_POSITIONS:]
-        rows = torch.cat([wide[:KEPT_TEXT_POSITIONS], old[low] + share * (old[low + 1] - old[low])])
-    else:
-        raise ValueError(f"text_positions must be 'stretch' or 'interpolate', not {mode!r}")
+    # New row 20 + k lies at old row 20 + k / ratio; past the last old row the last difference continues.
+    ratio = (length - KEPT_TEXT_POSITIONS) / tail
+    position = torch.arange(length - KEPT_TEXT_POSITIONS, dtype=torch.float64) / ratio
+    low = position.floor().long().clamp(max=tail - 2)
+    share = (position - low).to(wide.dtype)[:, None]
+    old = wide[KEPT_TEXT_POSITIONS:]
+    rows = torch.cat([wide[:KEPT_TEXT_POSITIONS], old[low] + share * (old[low + 1] - old[low])])
     return rows.to(table.dtype)
 
 

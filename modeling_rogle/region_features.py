@@ -1,6 +1,6 @@
 """Region features that walk CLIP's last vision blocks anew: each patch by itself, or the class token within a box."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,8 +8,6 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPEncoderLayer
-
-from .box_ops import box_patch_shares, slots
 
 
 @dataclass
@@ -73,52 +71,6 @@ def value_only_block(layer: CLIPEncoderLayer, states: torch.Tensor) -> torch.Ten
     return _maybe_checkpointed(layer, block, states)
 
 
-def masked_class_tokens(
-    layers: Sequence[CLIPEncoderLayer],
-    entering: Sequence[torch.Tensor],
-    boxes: torch.Tensor,
-    box_image: torch.Tensor,
-    grid: tuple[int, int],
-) -> torch.Tensor:
-    """For each box, the class token walks the last blocks again, attending to itself and to the box's patches.
-
-    After MaskCLIP's mask class tokens (arXiv 2208.08984). The patches stay those of the dense forward: one query a box
-    is all that is added. A patch counts by the share of it that the box covers, relative to the patch covered the most
-    (the log of that is added to its attention logit): a box smaller than a patch reads the patch it lies in, and the
-    whole image gives the class token of the dense forward itself.
-
-    Args:
-        layers: the last blocks, in order.
-        entering: what entered each of them, `[b, 1 + rows * columns, hidden]`.
-        boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
-        box_image: `[n]` int64.
-        grid: (rows, columns) of patches.
-
-    Returns:
-        `[n, hidden]`, to be given to the last layer norm.
-
-    Raises:
-        ValueError: a box without area in its image.
-    """
-    shares = box_patch_shares(boxes, grid)
-    bias = (shares / shares.amax(1, keepdim=True)).log()
-    tokens = entering[0][:, 0][box_image]
-    if torch.compiler.is_compiling():
-        # Shapes that hang on no value: the patches are gathered once a box.
-        owner, tokens, bias = box_image, tokens[:, None], bias[:, None]
-    else:
-        owner, (slot, most) = None, slots(box_image, len(entering[0]))
-        tokens, bias = (_in_slots(rows, box_image, slot, len(entering[0]), most) for rows in (tokens, bias))
-    # Among themselves the class tokens of one image do not meet.
-    alone = torch.eye(tokens.shape[1], device=bias.device, dtype=bias.dtype).log().expand(len(tokens), -1, -1)
-    bias = torch.cat([alone, bias], dim=2)[:, None]
-    for layer, states in zip(layers, entering, strict=True):
-        patches = states[:, 1:] if owner is None else states[:, 1:][owner]
-        meeting = torch.cat([tokens, patches], dim=1)
-        tokens = _maybe_checkpointed(layer, _class_block(layer, tokens.shape[1]), meeting, bias)
-    return tokens[:, 0] if owner is not None else tokens[box_image, slot]
-
-
 def _class_block(layer: CLIPEncoderLayer, m: int) -> Callable[..., torch.Tensor]:
     """The block for the first m of `[b, m + p, hidden]` states alone, with a bias `[b, 1, m, m + p]` or None.
 
@@ -148,12 +100,6 @@ def _class_block(layer: CLIPEncoderLayer, m: int) -> Callable[..., torch.Tensor]
         return tokens + layer.mlp(layer.layer_norm2(tokens))
 
     return block
-
-
-def _in_slots(rows: torch.Tensor, box_image: torch.Tensor, slot: torch.Tensor, images: int, most: int) -> torch.Tensor:
-    table = rows.new_zeros(images, most, rows.shape[1])
-    table[box_image, slot] = rows
-    return table
 
 
 def _maybe_checkpointed(

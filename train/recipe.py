@@ -21,7 +21,6 @@ MODEL_FIELDS = (
     "tsl_text_weight",
     "tsl_image_weight",
     "tsl_detach_target",
-    "distill_weight",
     "id_loss_weight",
     "id_loss",
     "short_loss_weight",
@@ -34,7 +33,6 @@ MODEL_FIELDS = (
     "part_margin",
     "commonality",
     "mask_probability",
-    "soft_negatives",
     "reliability_local",
     "reliability_global",
 )
@@ -103,7 +101,6 @@ class Recipe:
     tsl_text_weight: float | None = field(default=None, metadata={"help": "of the token similarity of sentences"})
     tsl_image_weight: float | None = field(default=None, metadata={"help": "of the token similarity of regions"})
     tsl_detach_target: bool | None = field(default=None, metadata={"help": "no gradient to the similarity's target"})
-    distill_weight: float | None = field(default=None, metadata={"help": "of regions towards their crops"})
     id_loss_weight: float | None = field(default=None, metadata={"help": "of the identity classification"})
     id_loss: str | None = field(default=None, metadata={"help": "softmax or cmpc"})
     short_loss_weight: float | None = field(
@@ -118,14 +115,13 @@ class Recipe:
     part_margin: float | None = field(default=None, metadata={"help": "of parts, in units of cosine"})
     commonality: float | None = field(default=None, metadata={"help": "in [0, 1]: common parts give up margin"})
     mask_probability: float | None = field(default=None, metadata={"help": "of words, for implicit_relations"})
-    soft_negatives: float | None = field(default=None, metadata={"help": "in [0, 1]: near-equal sentences repel less"})
     reliability_local: str | None = field(
         default=None,
-        metadata={"help": "trust in region-sentence pairs: none, margin, places, gmm_consensus, evidential"},
+        metadata={"help": "trust in region-sentence pairs: none, places, gmm_consensus"},
     )
     reliability_global: str | None = field(
         default=None,
-        metadata={"help": "trust in image-caption pairs: none, margin, identity, gmm_consensus, evidential"},
+        metadata={"help": "trust in image-caption pairs: none, identity, gmm_consensus"},
     )
     shuffle_captions: float = field(
         default=0.0, metadata={"help": "share of images given another's captions, on purpose"}

@@ -19,7 +19,6 @@ TEMPLATE = Path(__file__).parents[1] / "model_card.md"
 
 MORE_LOSSES = {
     "loss_tsl_image": "token similarity (image)",
-    "loss_distill": "self-distillation",
     "loss_id": "identity",
     "loss_short": "short captions",
     "loss_head": "head",

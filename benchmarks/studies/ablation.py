@@ -15,8 +15,7 @@ of what is there.
                pairs from scratch; and both kinds as the field does it, from a model that has learnt before, here from
                the first half of the training people, on the second (`learnt`)
     features   the region features: retrieval, grounding and leak, before and after training
-    borrowed   what other systems know: negatives softened by commonality (after arXiv 2501.00318), and near copies of
-               the training images with one colour swapped, as hard negatives (PDG, arXiv 2311.09084)
+    borrowed   edited copies of the training images with one colour swapped, as hard negatives (PDG, arXiv 2311.09084)
 """
 
 import argparse
@@ -57,13 +56,12 @@ DEFAULTS, FULL = "+ TSL", "full"  # the same checkpoints, the latter with late i
 KINDS = ("none", "gmm_consensus", "places", "identity")  # the last two of one kind of pair
 SHUFFLES = {"region-sentence": "--shuffle-sentences", "image-caption": "--shuffle-captions"}
 SHARES = (0, 20, 50)  # %
-FEATURES = ("patch_mean", "dense_roi", "masked_cls")
+FEATURES = ("patch_mean", "dense_roi")
 # No flags of train.py: the cell's data are those with near copies; the cell goes on from a model that has learnt.
 COPIES, LEARNT = "--copies", "--learnt"
 STARTS = {"region-sentence": ([], [LEARNT]), "image-caption": ([LEARNT],)}  # of the study of noise
 BORROWED = {
     "the defaults": [],
-    "softened negatives": ["--soft-negatives", "0.5"],
     "near copies": [COPIES],
     "near copies beside those whom they copy": [COPIES, "--images-per-identity", "2"],
 }

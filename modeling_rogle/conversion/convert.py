@@ -173,7 +173,7 @@ def rogle_from_layout(
         (VISION_POSITIONS, lambda t: resize_image_positions(t, config.patch_grid, old_grid)),
         (
             TEXT_POSITIONS,
-            lambda t: lengthen_text_positions(t, config.text_config.max_position_embeddings, config.text_positions),
+            lambda t: lengthen_text_positions(t, config.text_config.max_position_embeddings),
         ),
     ):
         source, tensor = renamed[table]

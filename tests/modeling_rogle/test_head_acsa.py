@@ -80,7 +80,7 @@ def test_gradients() -> None:
 
 
 def test_phrases_are_an_images_sentences_or_the_caption_itself() -> None:
-    head = StripePhraseAttention(RogleConfig(vision_config={"patch_size": 16}))
+    head = StripePhraseAttention(RogleConfig(vision_config={"patch_size": 16}, head="acsa"))
     text, image = torch.eye(6)[:3], torch.eye(6)[3:]
     sentences = torch.randn(MOST_PHRASES + 3, 6)
     owner = torch.tensor([2, 0] + [2] * (MOST_PHRASES + 1))

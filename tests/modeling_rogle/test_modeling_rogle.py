@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForZeroShotImageClassification, CLI
 
 from modeling_rogle import RogleConfig, RogleModel, RogleOutput, RogleProcessor
 from modeling_rogle.box_ops import crop_boxes
-from modeling_rogle.configuration_rogle import HEADS, REGION_FEATURES
+from modeling_rogle.configuration_rogle import HEAD_DEFAULTS, REGION_FEATURES
 from modeling_rogle.losses import (
     multi_positive_itc,
     primary_components,
@@ -408,7 +408,7 @@ def test_short_captions_are_shown_the_images_primary_components(
         model(**batch, return_loss=True)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", HEAD_DEFAULTS)
 def test_a_head_is_saved_and_read_and_leaves_the_towers_alone(
     tmp_path: Path, tiny_checkpoint: Path, batch: dict, head: str
 ) -> None:

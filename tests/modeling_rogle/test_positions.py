@@ -1,4 +1,4 @@
-"""Position tables: the Long-CLIP law, plain interpolation, rectangles."""
+"""Position tables: stretched text positions and rectangles."""
 
 import pytest
 import torch
@@ -45,28 +45,19 @@ def test_a_caption_of_20_tokens_embeds_as_before(length: int) -> None:
     short = CLIPTextModel(CLIPTextConfig(**fields, max_position_embeddings=40)).eval()
     ids = torch.randint(2, 50, (3, 20))
     ids[:, 0], ids[:, -1], ids[1, 7:] = 0, 1, 1
-    for mode, same in (("stretch", True), ("interpolate", False)):
-        long = CLIPTextModel(CLIPTextConfig(**fields, max_position_embeddings=length)).eval()
-        state = short.state_dict()
-        name = "embeddings.position_embedding.weight"
-        state[name] = lengthen_text_positions(state[name], length, mode)
-        long.load_state_dict(state)
-        with torch.no_grad():
-            before, after = short(input_ids=ids).pooler_output, long(input_ids=ids).pooler_output
-        assert torch.equal(before, after) == same
+    long = CLIPTextModel(CLIPTextConfig(**fields, max_position_embeddings=length)).eval()
+    state = short.state_dict()
+    name = "embeddings.position_embedding.weight"
+    state[name] = lengthen_text_positions(state[name], length)
+    long.load_state_dict(state)
+    with torch.no_grad():
+        before, after = short(input_ids=ids).pooler_output, long(input_ids=ids).pooler_output
+    assert torch.equal(before, after)
 
 
-def test_interpolate_keeps_both_ends() -> None:
-    table = torch.randn(77, 4)
-    long = lengthen_text_positions(table, 168, "interpolate")
-    torch.testing.assert_close(long[[0, -1]], table[[0, -1]])
-    assert not torch.equal(long[:20], table[:20])
-
-
-@pytest.mark.parametrize(("length", "mode"), [(50, "stretch"), (100, "spline")])
-def test_what_cannot_be_done_is_said(length: int, mode: str) -> None:
-    with pytest.raises(ValueError, match="77 text positions|'stretch' or 'interpolate'"):
-        lengthen_text_positions(torch.zeros(77, 2), length, mode)
+def test_a_table_cannot_be_shortened() -> None:
+    with pytest.raises(ValueError, match="77 text positions"):
+        lengthen_text_positions(torch.zeros(77, 2), 50)
 
 
 def test_same_grid_is_unchanged_and_class_token_is_kept() -> None:

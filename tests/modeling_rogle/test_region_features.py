@@ -1,14 +1,14 @@
-"""The four region features: laws of each, plain twins, gradients, memory switches, compilation."""
+"""The three region features: laws of each, plain twins, gradients, memory switches, compilation."""
 
 import pytest
 import torch
 from torch import nn
 
 from modeling_rogle import RogleConfig, RogleModel
-from modeling_rogle.box_ops import box_patch_shares, roi_align
+from modeling_rogle.box_ops import roi_align
 from modeling_rogle.configuration_rogle import REGION_FEATURES
 from modeling_rogle.evaluation.leakage import leak
-from modeling_rogle.region_features import BlockInputs, masked_class_tokens, value_only_block
+from modeling_rogle.region_features import BlockInputs, value_only_block
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 BOXES = torch.tensor(
@@ -24,16 +24,15 @@ def pixels() -> torch.Tensor:
     return torch.randn(3, 3, 32, 16)
 
 
-@pytest.fixture(params=[*REGION_FEATURES, "masked_cls of 2 blocks"])
+@pytest.fixture(params=REGION_FEATURES)
 def model(request: pytest.FixtureRequest, tiny_config: RogleConfig) -> RogleModel:
     """A tiny random model for each region feature."""
-    return with_feature(tiny_config, *request.param.split(" of "))
+    return with_feature(tiny_config, request.param)
 
 
-def with_feature(config: RogleConfig, feature: str, blocks: str = "1 blocks") -> RogleModel:
+def with_feature(config: RogleConfig, feature: str) -> RogleModel:
     torch.manual_seed(0)
-    fields = config.to_dict() | {"region_feature": feature, "masked_blocks": int(blocks.split()[0])}
-    model = RogleModel(RogleConfig.from_dict(fields)).eval()
+    model = RogleModel(RogleConfig.from_dict(config.to_dict() | {"region_feature": feature})).eval()
     # Fresh weights hardly let tokens attend to each other; these do.
     for name, parameter in model.vision_model.encoder.named_parameters():
         if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
@@ -41,10 +40,11 @@ def with_feature(config: RogleConfig, feature: str, blocks: str = "1 blocks") ->
     return model
 
 
-def entering(model: RogleModel, pixels: torch.Tensor, blocks: int) -> list[torch.Tensor]:
-    inputs = BlockInputs(blocks)
-    model.vision_model(pixel_values=pixels, block_inputs=inputs)
-    return inputs.states
+def regions_of(
+    model: RogleModel, pixels: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor, **options: bool
+) -> torch.Tensor:
+    captions = torch.ones(len(pixels), 4, dtype=torch.long)
+    return model(captions, pixels, boxes=boxes, box_image=box_image, **options).region_embeds
 
 
 # --- laws of every feature ---------------------------------------------------------------------------------------
@@ -59,9 +59,6 @@ def test_one_image_alone_equals_the_batch_and_the_boxes_in_any_order(model: Rogl
         one, alone = model.encode_images(pixels[image : image + 1], BOXES[rows], torch.zeros_like(rows))
         torch.testing.assert_close(one[0], images[image], atol=1e-5, rtol=0)
         torch.testing.assert_close(alone, regions[rows], atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        nn.functional.normalize(model.get_region_features(pixels, BOXES, BOX_IMAGE), dim=-1), regions
-    )
 
 
 def test_no_boxes_give_no_embeddings(model: RogleModel, pixels: torch.Tensor) -> None:
@@ -71,7 +68,7 @@ def test_no_boxes_give_no_embeddings(model: RogleModel, pixels: torch.Tensor) ->
 
 def test_region_of_other_grid_than_the_configurations(model: RogleModel) -> None:
     wide, box = torch.randn(1, 3, 16, 40), torch.tensor([[0.8, 0.5, 1.0, 1.0]])
-    found = model.get_region_features(wide, box, torch.tensor([0]), interpolate_pos_encoding=True)
+    found = regions_of(model, wide, box, torch.tensor([0]), interpolate_pos_encoding=True)
     assert found.shape == (1, 32) and found.isfinite().all()
 
 
@@ -80,7 +77,7 @@ def test_gradient_reaches_the_tower_and_is_the_same_recomputed(model: RogleModel
         passes = []
         hook = model.vision_model.encoder.layers[-1].layer_norm2.register_forward_pre_hook(lambda *_: passes.append(1))
         model.zero_grad()
-        model.get_region_features(pixels, BOXES, BOX_IMAGE).square().sum().backward()
+        regions_of(model, pixels, BOXES, BOX_IMAGE)[:, :5].sum().backward()
         hook.remove()
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}, len(passes)
 
@@ -197,66 +194,7 @@ def test_dense_roi_is_the_projected_roi_of_values(tiny_config: RogleConfig, pixe
     values = value_only_block(model.vision_model.encoder.layers[-1], before)[:, 1:]
     pooled = roi_align(values, BOXES, BOX_IMAGE, GRID)[:, 0, 0]
     expected = model.visual_projection(model.vision_model.post_layernorm(pooled))
-    torch.testing.assert_close(model.get_region_features(pixels, BOXES, BOX_IMAGE), expected)
-
-
-# --- masked_cls --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("blocks", ["1 block", "2 blocks"])
-def test_masked_class_token_of_the_whole_image_is_its_embedding(
-    tiny_config: RogleConfig, pixels: torch.Tensor, blocks: str
-) -> None:
-    model = with_feature(tiny_config, "masked_cls", blocks)
-    images, regions = model.encode_images(pixels, torch.tensor([WHOLE] * 3), torch.tensor([1, 2, 0]))
-    torch.testing.assert_close(regions, images[[1, 2, 0]], atol=1e-5, rtol=0)
-
-
-def plain_masked_class_token(model: RogleModel, states: list[torch.Tensor], box: torch.Tensor) -> torch.Tensor:
-    """One box, one block at a time, one head at a time, over the covered patches alone."""
-    share = box_patch_shares(box[None], GRID)[0]
-    covered = (share > 0).nonzero()[:, 0]
-    trust = torch.cat([torch.ones(1), share[covered] / share.max()])
-    token = states[0][:1]
-    for layer, before in zip(model.vision_model.encoder.layers[-len(states) :], states, strict=True):
-        attention = layer.self_attn
-        read = layer.layer_norm1(torch.cat([token, before[1 + covered]]))
-        q, k, v = attention.q_proj(read[:1]), attention.k_proj(read), attention.v_proj(read)
-        heads = []
-        for head in torch.arange(32).split(attention.head_dim):
-            strength = torch.exp(k[:, head] @ q[0, head] / attention.head_dim**0.5) * trust
-            heads.append(strength @ v[:, head] / strength.sum())
-        token = token + attention.out_proj(torch.cat(heads)[None])
-        token = token + layer.mlp(layer.layer_norm2(token))
-    return token[0]
-
-
-@pytest.mark.parametrize("blocks", ["1 block", "2 blocks"])
-def test_masked_class_tokens_equal_one_by_one(tiny_config: RogleConfig, pixels: torch.Tensor, blocks: str) -> None:
-    model = with_feature(tiny_config, "masked_cls", blocks)
-    states = entering(model, pixels, model.config.masked_blocks)
-    layers = model.vision_model.encoder.layers[-len(states) :]
-    found = masked_class_tokens(layers, states, BOXES, BOX_IMAGE, GRID)
-    for row in range(len(BOXES)):
-        twin = plain_masked_class_token(model, [s[BOX_IMAGE[row]] for s in states], BOXES[row])
-        torch.testing.assert_close(found[row], twin, atol=1e-5, rtol=0)
-
-
-def test_masked_class_tokens_read_no_patch_outside_their_box(tiny_config: RogleConfig, pixels: torch.Tensor) -> None:
-    model = with_feature(tiny_config, "masked_cls", "2 blocks")
-    layers, states = model.vision_model.encoder.layers, entering(model, pixels, 2)
-    found = masked_class_tokens(layers, states, BOXES, BOX_IMAGE, GRID)
-    for row in range(len(BOXES)):
-        outside = 1 + (box_patch_shares(BOXES[row : row + 1], GRID)[0] == 0).nonzero()[:, 0]
-        other = [s.clone() for s in states]
-        for s in other:
-            s[BOX_IMAGE[row], outside] = torch.randn(len(outside), 32)
-        again = masked_class_tokens(layers, other, BOXES, BOX_IMAGE, GRID)
-        torch.testing.assert_close(again[row], found[row])
-    # The small box lies in one patch and is not blind to it.
-    other = [s.clone() for s in states]
-    other[0][2, 1] = torch.randn(32)
-    assert (masked_class_tokens(layers, other, BOXES, BOX_IMAGE, GRID)[2] - found[2]).abs().max() > 1e-3
+    torch.testing.assert_close(regions_of(model, pixels, BOXES, BOX_IMAGE), nn.functional.normalize(expected, dim=-1))
 
 
 # --- crop --------------------------------------------------------------------------------------------------------
@@ -268,7 +206,7 @@ def test_crop_of_the_whole_image_is_its_embedding(tiny_config: RogleConfig, pixe
     torch.testing.assert_close(regions, images[[1, 2, 0]], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("feature", "forwards"), [("patch_mean", 1), ("dense_roi", 1), ("masked_cls", 1), ("crop", 3)])
+@pytest.mark.parametrize(("feature", "forwards"), [("patch_mean", 1), ("dense_roi", 1), ("crop", 3)])
 def test_only_crops_cost_more_forwards(
     tiny_config: RogleConfig, pixels: torch.Tensor, feature: str, forwards: int
 ) -> None:

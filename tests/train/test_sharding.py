@@ -105,7 +105,7 @@ def test_version_1_is_refused(tiny_model: RogleModel) -> None:
         before_sharding(SimpleNamespace(is_fsdp2=False), tiny_model)  # Accelerate has it for accelerators alone
 
 
-@pytest.mark.parametrize("more", [["--regions", "none"], ["--region-feature", "masked_cls", "--tsl-image-weight", "1"]])
+@pytest.mark.parametrize("more", [["--regions", "none"], ["--region-feature", "dense_roi", "--tsl-image-weight", "1"]])
 def test_whatever_is_trained_and_however_often_a_tower_is_called(
     tiny_checkpoint: Path, tmp_path: Path, more: list[str]
 ) -> None:

@@ -146,11 +146,11 @@ def test_the_whole_recipe_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None
     assert told["packages"]["torch"] and told["processes"] == 1 and told["device"] == "cpu"
 
 
-@pytest.mark.parametrize("more", [["--id-loss-weight", "0.5"], ["--global-loss", "tal"], ["--distill-weight", "1"]])
+@pytest.mark.parametrize("more", [["--id-loss-weight", "0.5"], ["--global-loss", "tal"]])
 def test_every_objective_can_be_asked_for(tiny_checkpoint: Path, tmp_path: Path, more: list[str]) -> None:
     main(flags(tiny_checkpoint, tmp_path / "run", *more))
     log = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
-    name = {"--id-loss-weight": "loss_id", "--global-loss": "loss_global", "--distill-weight": "loss_distill"}[more[0]]
+    name = {"--id-loss-weight": "loss_id", "--global-loss": "loss_global"}[more[0]]
     assert log[1][name] < log[0][name]
 
 

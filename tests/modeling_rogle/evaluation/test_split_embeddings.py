@@ -91,7 +91,7 @@ def test_a_part_that_is_missing_or_doubled_is_not_passed_over(model, tiny_proces
         assemble(plan, [*parts, parts[0]])
 
 
-@pytest.mark.parametrize("feature", ["crop", "masked_cls", "dense_roi"])
+@pytest.mark.parametrize("feature", ["crop", "dense_roi"])
 def test_every_kind_of_region_feature_is_encoded(tiny_config: RogleConfig, tiny_processor, rows, feature: str) -> None:
     torch.manual_seed(0)
     model = RogleModel(RogleConfig.from_dict(tiny_config.to_dict() | {"region_feature": feature})).eval()
