@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
-from dataset_pvlg.mining.mine_dataset import fit_matching, mine_rows, with_regions
+from dataset_pvlg.mining.mine_rows import fit_matching, mine_rows, with_regions
 from modeling_rogle import RogleModel, RogleProcessor
 from train.checkpoints import write_text
 

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from dataset_pvlg.loading import load_rows
-from dataset_pvlg.mining.mine_dataset import with_regions
+from dataset_pvlg.mining.mine_rows import with_regions
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from modeling_rogle.evaluation.protocols import both_protocols, encode_split, fit_local_weight, format_table
 from modeling_rogle.reliability.pair_reliability import PairReliability

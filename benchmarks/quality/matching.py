@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from dataset_pvlg.loading import load_rows
-from dataset_pvlg.mining.mine_dataset import with_regions
+from dataset_pvlg.mining.mine_rows import with_regions
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.box_ops import box_iou
 from modeling_rogle.matching.mining import SAMPLE, fit_matcher, fit_prior, match_rows, propose_anchors, spread
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         model, processor = _load(folder)
         add(name, "cosine", measure(model, processor, rows, propose=propose))
-        # From here on as dataset_pvlg.mining.mine_dataset.fit_matching does without pairs.
+        # From here on as dataset_pvlg.mining.mine_rows.fit_matching does without pairs.
         sample = spread(untaught, SAMPLE["matcher"])
         prior = fit_prior(model, processor, sample, progress=False)
         add(name, "position prior", measure(model, processor, rows, scorer=prior, propose=propose))

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset_pvlg.proposals.proposers import Proposer, load_proposer
+from dataset_pvlg.proposals.base import Proposer
+from dataset_pvlg.proposals.proposers import load_proposer
 from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
 from modeling_rogle.box_ops import box_iou
 

@@ -5,7 +5,7 @@ file in train/configs says, the same number of steps for all, trained once on lo
 from the one checkpoint. Every system has the same search, over three learning rates in short runs of seed 0 (ROGLE on
 mined pairs takes what ROGLE found); that rate, the checkpoint (R@1 of long captions) and the weight of each system's
 local similarity are chosen on validation, test is scored once. CTLG's generated data are near copies drawn by the
-renderer (`python -m dataset_pvlg.generation.generate`); with them it sees more images in fewer epochs, in as many steps.
+renderer (`rogle data generate`); with them it sees more images in fewer epochs, in as many steps.
 
 Every system x seed is a cell. Cells that are finished are kept, a killed one goes on, and one that another process is
 training is left to it: run the same command twice to use two cores. `--only` trains the cells whose name holds a text,

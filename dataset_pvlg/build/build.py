@@ -25,7 +25,7 @@ from dataset_pvlg.build.steps import Source
 from dataset_pvlg.builder import pipeline_hash
 from dataset_pvlg.curation.curate import CurationOptions
 from dataset_pvlg.features import SPLITS
-from dataset_pvlg.mining.mine_dataset import find_proposer
+from dataset_pvlg.mining.mine_rows import parse_proposer
 from dataset_pvlg.proposals.proposers import DEFAULT_PROPOSER, PROPOSER_NAMES
 from dataset_pvlg.readers.read import SOURCE_NAMES
 from dataset_pvlg.readers.report import ReadReport
@@ -44,7 +44,7 @@ class Options:
 
     curation: its switches, None leaves all rows as read. captioner: a vision-language model that writes long captions.
     matcher: a Rogle or CLIP checkpoint that mines regions, from the candidates of `proposer` (see
-    [`dataset_pvlg.mining.mine_dataset.find_proposer`]; None: templates+felzenszwalb). batch_size: images a forward. images: False
+    [`dataset_pvlg.mining.mine_rows.parse_proposer`]; None: templates+felzenszwalb). batch_size: images a forward. images: False
     leaves `image` null in every row, for a folder that may be passed on. shard_rows: rows that are worked on together;
     file_shards: of these shards, in one Parquet file.
     """
@@ -149,7 +149,7 @@ def build(
 def _try_models(options: Options) -> None:
     """A typo must not cost a read: loads each model once."""
     if options.matcher is not None:
-        find_proposer(options.proposer or DEFAULT_PROPOSER)
+        parse_proposer(options.proposer or DEFAULT_PROPOSER)
     if options.captioner is not None:
         steps.load_captioner(options.captioner)
     if options.matcher is not None:

@@ -18,7 +18,7 @@ from datasets import Dataset, concatenate_datasets
 from dataset_pvlg.build.card import Histograms
 from dataset_pvlg.curation.curate import CurationOptions, curate
 from dataset_pvlg.features import FEATURES, SPLITS
-from dataset_pvlg.mining.mine_dataset import find_proposer, fit_matching, mine_rows
+from dataset_pvlg.mining.mine_rows import fit_matching, mine_rows, parse_proposer
 from dataset_pvlg.arrow_io import cut_by_bytes
 from dataset_pvlg.readers.custom import TABLES
 from dataset_pvlg.readers.read import find_source, read_source
@@ -200,7 +200,7 @@ def learn(folder: Path, shards: Sequence[Path], matcher: str) -> dict[str, Any]:
 
 def match(folder: Path, shard: Path, matcher: str, judge: Path, proposer: str, batch_size: int) -> dict[str, int]:
     """Regions for the sentences of a shard -> `rows.arrow`."""
-    models, rows, propose = load_matcher(matcher), read_arrow(shard), find_proposer(proposer)
+    models, rows, propose = load_matcher(matcher), read_arrow(shard), parse_proposer(proposer)
     rows, counts = mine_rows(*models, rows, batch_size, RegionMatcher.load(judge), propose, progress=False)
     write_arrow(in_pieces(rows), folder / ROWS_FILE)
     return counts

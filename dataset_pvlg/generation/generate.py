@@ -1,16 +1,16 @@
-"""python -m dataset_pvlg.generation.generate DATA --out DIR [--editor renderer|MODEL] [--share 1.0] [--approximate 0.5]
+"""`rogle data generate`: add edited copies of training images (proximity data generation, PDG, arXiv 2311.09084).
 
-Proximity data generation (PDG, arXiv 2311.09084) as a data stage: for training images of DATA a near copy in which
-one thing has another colour, in the image and in every caption. DATA is `synthetic`, `synthetic-tiny` or a folder of
-P-VLG Parquet; DIR becomes such a folder, with DATA's rows and, in `train` alone, the generated ones.
+In each copy one thing has another colour, both in the image and in every caption. The input is `synthetic`,
+`synthetic-tiny` or a folder of P-VLG Parquet. The output folder holds all rows of the input; the generated rows are
+added to the split `train` only.
 
     --editor renderer    synthetic P-VLG only: the generator draws the same person, pose, camera and scene again
-    --editor MODEL       a model of `diffusers`, by folder or Hub name (`pip install 'rogle[pdg]'`)
+    --editor MODEL       a diffusion model of `diffusers`, by folder or Hub name (`pip install 'rogle[pdg]'`)
 
-Generated rows have source `generated`, their image's image_id as `parent`, and a person_id of their own: images of
-one person that were given the same change show one new person. Half of their captions are approximate text
-(`approximate_text.py`); the third of PDG's parts, mix-up, belongs into the batch (`train/data/augment.py`). Nobody looks at
-what a diffusion model makes, neither there nor here. A run that was stopped goes on with the same command.
+A generated row has the source `generated`, the image_id of the original as its `parent`, and a new person_id. Images
+of one person with the same edit share that person_id. By default, half of the captions are replaced by approximate
+text (`text_edits.py`). The third part of PDG, mix-up, is applied to training batches (`train/data/augment.py`). Neither
+PDG nor this module filters what a diffusion model generates. An interrupted run resumes with the same command.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import io
 import json
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,23 +34,34 @@ from tqdm.auto import tqdm
 
 from dataset_pvlg.builder import PVLG, pipeline_hash
 from dataset_pvlg.features import FEATURES
-from dataset_pvlg.generation.image_edits import ImageEditor, choose_edit, swap_colour, swap_in_row
+from dataset_pvlg.generation.image_edits import ImageEditor, choose_edit, swap_colour, swap_row_colour
 from dataset_pvlg.generation.text_edits import approximate
 from dataset_pvlg.jobs.stages import resolved_out
 from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
-from dataset_pvlg.synthetic.dataset import SyntheticConfig, edited_row, place_of
+from dataset_pvlg.synthetic.dataset import SyntheticConfig, edited_row, parse_image_id
 
-SHARD = 64  # parents a file of finished work
-ROWS_PER_GROUP = 100  # rows decoded together when a Parquet file is read at random
-_QUALITY = 92  # of the JPEGs of edited images
-# Of a row: what was changed (`kind-colour`) and the edited row, person_id still its parent's; or why there is none.
+SHARD_SIZE = 64  # parent rows in one file of finished work
+ROWS_PER_GROUP = 100  # rows that are decoded together when a Parquet file is read at random
+_QUALITY = 92  # JPEG quality of edited images
+_SETTINGS_FILE, _PART_FILE = "settings.json", "writing"
+# row -> (name of the edit, `kind-colour`; the edited row with the parent's person_id), or the reason for no edit.
 Edit = Callable[[Mapping], tuple[str, dict] | str]
 
 
 @dataclass(frozen=True)
 class Options:
-    """editor: `renderer` or a model. share: of the training images that get a copy. approximate: share of the copies'
-    captions that become approximate text. seed: of all draws. steps: of the model's denoising."""
+    """Options of [`generate`].
+
+    Args:
+        editor: `renderer`, or the folder or Hub name of a diffusion model.
+        share: fraction of the training images that get a copy, in [0, 1].
+        approximate: fraction of the copies' captions that are replaced by approximate text, in [0, 1].
+        seed: random seed.
+        steps: denoising steps of the diffusion model.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
 
     editor: str = "renderer"
     share: float = 1.0
@@ -68,79 +78,84 @@ class Options:
 
 
 def generate(data: str, out: str | Path, options: Options | None = None) -> dict:
-    """Writes the folder `out`, which appears whole or not at all; finished work stands in `out.part` until then.
+    """Writes the folder `out`. Finished shards are kept in `out.part` until the folder is complete.
+
+    Args:
+        data: `synthetic`, `synthetic-tiny` or a folder of P-VLG Parquet.
+        out: a folder that is absent or empty.
+        options: see [`Options`]. None: the defaults.
 
     Returns:
         The content of `generate_report.json`.
 
     Raises:
-        ValueError: DATA cannot be read or cannot be edited that way, `out` holds something, or `out.part` was begun
-            with other options.
-        ImportError: a model is asked for and diffusers is not installed.
+        ValueError: `data` cannot be read, the editor does not support it, `out` is not empty, or `out.part` was
+            started with other options.
+        ImportError: the editor is a model and diffusers is not installed.
     """
     options, out = options or Options(), resolved_out(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is not an empty folder; choose another --out")
     rows, _ = load_rows(data) if data in SYNTHETIC_NAMES else load_rows("pvlg", data)
     if not len(rows.get("train", ())):
-        raise ValueError(f"{data}: no rows in split 'train', which alone is added to")
+        raise ValueError(f"{data}: has no rows in split 'train', the only split that is extended")
     train = rows["train"]
-    edit = _renderer(data) if options.editor == "renderer" else _model(options)
+    edit = _renderer_edit(data) if options.editor == "renderer" else _diffusion_edit(options)
     parents = np.flatnonzero(np.random.default_rng(options.seed).random(len(train)) < options.share)
     part = out.with_name(f"{out.name}.part")
     ids = crc32("\n".join(train["image_id"][:]).encode())
-    _claim(part, {"data": data, "image_ids": ids, "code": pipeline_hash()} | asdict(options))
+    _check_settings(part, {"data": data, "image_ids": ids, "code": pipeline_hash()} | asdict(options))
 
-    why, shards = Counter(parents=len(parents)), []
+    counts, shards = Counter(parents=len(parents)), []
     with tqdm(total=len(parents), desc="generate", unit="image") as bar:
-        for start in range(0, len(parents), SHARD):
-            shards.append(part / f"shard-{start // SHARD:05d}.parquet")
-            chosen = parents[start : start + SHARD]
+        for start in range(0, len(parents), SHARD_SIZE):
+            shards.append(part / f"shard-{start // SHARD_SIZE:05d}.parquet")
+            chosen = parents[start : start + SHARD_SIZE]
             if not shards[-1].exists():
-                made, counts = _shard(train.select(chosen.tolist()), edit, options)
-                table = pa.Table.from_pylist([FEATURES.encode_example(row) for row in made], FEATURES.arrow_schema)
-                pq.write_table(table.replace_schema_metadata({"why": json.dumps(counts)}), part / "writing")
-                os.replace(part / "writing", shards[-1])
-            why.update(json.loads(pq.read_schema(shards[-1]).metadata[b"why"]))
+                _write_shard(shards[-1], *_edit_rows(train.select(chosen.tolist()), edit, options))
+            counts.update(json.loads(pq.read_schema(shards[-1]).metadata[b"counts"]))
             bar.update(len(chosen))
-    # The card and the report may be passed on; the paths of this machine are nobody's business.
-    named = Path(options.editor).name if Path(options.editor).exists() else options.editor
-    told = {"data": Path(data).name, "options": asdict(options) | {"editor": named}, "counts": dict(why)}
-    return _finish(rows, shards, part, out, told)
+    # The card and the report may be published, so they name a local model or folder without its path.
+    editor = Path(options.editor).name if Path(options.editor).exists() else options.editor
+    report = {"data": Path(data).name, "options": asdict(options) | {"editor": editor}, "counts": dict(counts)}
+    return _finish(rows, shards, part, out, report)
 
 
-def _claim(part: Path, settings: dict) -> None:
-    saved = part / "settings.json"
+def _check_settings(part: Path, settings: dict) -> None:
+    """Stores the settings of a new run, or compares them with those of the interrupted one."""
+    saved = part / _SETTINGS_FILE
     if saved.exists():
-        theirs = json.loads(saved.read_text(encoding="utf-8"))
-        for name, mine in settings.items():
-            if theirs.get(name) != mine:
-                raise ValueError(f"{saved}: {name} is {theirs.get(name)!r}, this command {mine!r}; name another --out")
+        earlier = json.loads(saved.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if earlier.get(name) != value:
+                raise ValueError(
+                    f"{saved}: {name} is {earlier.get(name)!r}, this command has {value!r}; choose another --out"
+                )
     part.mkdir(parents=True, exist_ok=True)
-    (part / "writing").write_text(json.dumps(settings), encoding="utf-8")
-    os.replace(part / "writing", saved)
+    (part / _PART_FILE).write_text(json.dumps(settings), encoding="utf-8")
+    os.replace(part / _PART_FILE, saved)
 
 
-def _renderer(data: str) -> Edit:
+def _renderer_edit(data: str) -> Edit:
     if data not in SYNTHETIC_NAMES:
-        raise ValueError(f"--editor renderer: only {' and '.join(SYNTHETIC_NAMES)} can be drawn again, not {data}")
+        raise ValueError(f"--editor renderer: supports only {' and '.join(SYNTHETIC_NAMES)}, not {data}")
     config: SyntheticConfig = next(c for c in PVLG.BUILDER_CONFIGS if c.name == data).synthetic()
 
     def edit(row: Mapping) -> tuple[str, dict] | str:
-        return edited_row(*place_of(row["image_id"]), config) or "nothing to change"
+        return edited_row(*parse_image_id(row["image_id"]), config) or "nothing to change"
 
     return edit
 
 
-def _model(options: Options) -> Edit:
+def _diffusion_edit(options: Options) -> Edit:
     editor = ImageEditor(options.editor, options.steps)
 
     def edit(row: Mapping) -> tuple[str, dict] | str:
         if row["image"] is None:
             return "no image"
-        # One draw a person: images of a person are changed alike where their captions allow.
-        draw = np.random.default_rng((options.seed, abs(row["person_id"])))
-        chosen = choose_edit([row["caption"], *row["captions"]], draw)
+        # One generator per person, so that the images of a person get the same edit where their captions allow it.
+        rng = np.random.default_rng((options.seed, abs(row["person_id"])))
+        chosen = choose_edit([row["caption"], *row["captions"]], rng)
         if chosen is None:
             return "nothing to change"
         named = [n for n, s in enumerate(row["sentences"]) if swap_colour(s["text"], chosen) != s["text"]]
@@ -148,7 +163,7 @@ def _model(options: Options) -> Edit:
         image = editor.edit(row["image"], chosen, boxes, crc32(row["image_id"].encode()) ^ options.seed)
         stored = io.BytesIO()
         image.save(stored, "JPEG", quality=_QUALITY)
-        image_id = f"generated/{row['image_id']}_{chosen.what}"
+        image_id = f"generated/{row['image_id']}_{chosen.name}"
         changed = {
             "image": {"bytes": stored.getvalue(), "path": f"{image_id}.jpg"},
             "path": f"{image_id}.jpg",
@@ -157,87 +172,102 @@ def _model(options: Options) -> Edit:
             "source": "generated",
             "parent": row["image_id"],
         }
-        return chosen.what, {**row, **swap_in_row(row, chosen), **changed}
+        return chosen.name, {**row, **swap_row_colour(row, chosen), **changed}
 
     return edit
 
 
-def _shard(rows: Dataset, edit: Edit, options: Options) -> tuple[list[dict], dict[str, int]]:
-    """Generated rows of some parents, and how many of them met which end."""
-    made, why = [], Counter()
+def _edit_rows(rows: Dataset, edit: Edit, options: Options) -> tuple[list[dict], dict[str, int]]:
+    """The edited copies of some parent rows, and counts of edits and of the reasons for no edit."""
+    generated, counts = [], Counter()
     for number in range(len(rows)):
         try:
             parent = rows[number]
-        except Exception:  # decoders meet hostile bytes here and raise almost anything
+        except Exception:  # image decoders raise many types of exception on corrupt bytes
             parent = None
-        found = "broken image" if parent is None else edit(parent)
-        if isinstance(found, str):
-            why[found] += 1
+        result = "broken image" if parent is None else edit(parent)
+        if isinstance(result, str):
+            counts[result] += 1
             continue
-        what, row = found
-        why.update(["generated", f"changed: {what.split('-')[0]}"])
+        name, row = result
+        counts.update(["generated", f"changed: {name.split('-')[0]}"])
         rng = np.random.default_rng((options.seed, crc32(row["image_id"].encode())))
-        made.append(_approximated(row, options.approximate, rng, why))
-    return made, dict(why)
+        generated.append(_with_approximate_text(row, options.approximate, rng, counts))
+    return generated, dict(counts)
 
 
-def _approximated(row: dict, share: float, rng: np.random.Generator, why: Counter) -> dict:
-    """The row with that share of its captions said approximately; a region whose sentence is gone has none any more."""
+def _with_approximate_text(row: dict, share: float, rng: np.random.Generator, counts: Counter) -> dict:
+    """Replaces this share of the captions. A region whose sentence was dropped becomes unpaired (sentence -1)."""
     row = dict(row)
     if rng.random() < share:
-        why["approximate long captions"] += 1
+        counts["approximate long captions"] += 1
         row["caption"], row["sentences"], origins = approximate(row["caption"], row["sentences"], rng)
-        place = {old: new for new, old in enumerate(origins)}
-        row["regions"] = [region | {"sentence": place.get(region["sentence"], -1)} for region in row["regions"]]
+        new_number = {old: new for new, old in enumerate(origins)}
+        row["regions"] = [region | {"sentence": new_number.get(region["sentence"], -1)} for region in row["regions"]]
     row["captions"] = [approximate(text, [], rng)[0] if rng.random() < share else text for text in row["captions"]]
     return row
 
 
+def _write_shard(file: Path, rows: list[dict], counts: dict[str, int]) -> None:
+    table = pa.Table.from_pylist([FEATURES.encode_example(row) for row in rows], FEATURES.arrow_schema)
+    part = file.with_name(_PART_FILE)
+    pq.write_table(table.replace_schema_metadata({"counts": json.dumps(counts)}), part)
+    os.replace(part, file)
+
+
 def _finish(rows: DatasetDict, shards: Sequence[Path], part: Path, out: Path, report: dict) -> dict:
-    """DATA's rows and the shards -> `out`."""
-    people = max(max(split["person_id"][:]) for split in rows.values() if len(split)) + 1
-    new: dict[tuple[int, str], int] = {}
-    whole = part / "whole"
-    shutil.rmtree(whole, ignore_errors=True)
-    (whole / "data").mkdir(parents=True)
+    """Writes the input rows, the generated rows, the report and the card, then moves the folder to `out`."""
+    folder = part / "whole"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "data").mkdir(parents=True)
     for split, content in rows.items():
         files = 2 if split == "train" else 1
-        arrow = content.with_format("arrow")
-        with pq.ParquetWriter(
-            whole / "data" / f"{split}-00000-of-{files:05d}.parquet", FEATURES.arrow_schema
-        ) as writer:
-            for start in tqdm(range(0, len(content), ROWS_PER_GROUP), desc=f"writing {split}", disable=None):
-                table = embed_table_storage(arrow[start : start + ROWS_PER_GROUP])
-                writer.write_table(table.select(list(FEATURES)).cast(FEATURES.arrow_schema))
-    with pq.ParquetWriter(whole / "data" / "train-00001-of-00002.parquet", FEATURES.arrow_schema) as writer:
-        for file in shards:
-            table = pq.read_table(file)
-            what = [name.rpartition("_")[2] for name in table["image_id"].to_pylist()]
-            keys = zip(table["person_id"].to_pylist(), what, strict=True)
-            ids = pa.array([new.setdefault(key, people + len(new)) for key in keys], pa.int64())
-            table = table.set_column(table.schema.get_field_index("person_id"), "person_id", ids)
-            writer.write_table(table.cast(FEATURES.arrow_schema))
-    report["counts"]["new identities"] = len(new)
+        _write_split(content, folder / "data" / f"{split}-00000-of-{files:05d}.parquet", split)
+    first_person = max(max(split["person_id"][:]) for split in rows.values() if len(split)) + 1
+    identities = _write_generated(shards, folder / "data" / "train-00001-of-00002.parquet", first_person)
+    report["counts"]["new identities"] = identities
     report["rows"] = {split: len(content) for split, content in rows.items()}
     report["rows"]["train"] += report["counts"].get("generated", 0)
-    (whole / "generate_report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (whole / "README.md").write_text(CARD.format(**report, report=json.dumps(report, indent=1)), encoding="utf-8")
+    (folder / "generate_report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(CARD.format(**report, report=json.dumps(report, indent=1)), encoding="utf-8")
     if out.exists():
         out.rmdir()
-    os.replace(whole, out)
+    os.replace(folder, out)
     shutil.rmtree(part)
     return report
+
+
+def _write_split(rows: Dataset, file: Path, split: str) -> None:
+    arrow = rows.with_format("arrow")
+    with pq.ParquetWriter(file, FEATURES.arrow_schema) as writer:
+        for start in tqdm(range(0, len(rows), ROWS_PER_GROUP), desc=f"writing {split}", disable=None):
+            table = embed_table_storage(arrow[start : start + ROWS_PER_GROUP])
+            writer.write_table(table.select(list(FEATURES)).cast(FEATURES.arrow_schema))
+
+
+def _write_generated(shards: Sequence[Path], file: Path, first_person: int) -> int:
+    """Writes all shards as one file, with new person_ids from `first_person` on; returns the number of new persons."""
+    new_ids: dict[tuple[int, str], int] = {}
+    with pq.ParquetWriter(file, FEATURES.arrow_schema) as writer:
+        for shard in shards:
+            table = pq.read_table(shard)
+            edits = [name.rpartition("_")[2] for name in table["image_id"].to_pylist()]
+            keys = zip(table["person_id"].to_pylist(), edits, strict=True)
+            ids = pa.array([new_ids.setdefault(key, first_person + len(new_ids)) for key in keys], pa.int64())
+            table = table.set_column(table.schema.get_field_index("person_id"), "person_id", ids)
+            writer.write_table(table.cast(FEATURES.arrow_schema))
+    return len(new_ids)
 
 
 CARD = """---
 license: other
 tags: [person-search, text-based-person-retrieval, synthetic]
 ---
-# {data} with generated near copies
+# {data} with generated copies
 
-Made by `python -m dataset_pvlg.generation.generate` of Rogle. Rows whose `source` is `generated` show people that do not exist:
-each is an edit of the row that its `parent` names, with one thing in another colour. They stand in `train` alone. What
-holds for the images and captions that they were made from, their licence above all, holds for them too.
+Written by `rogle data generate`. Rows whose `source` is `generated` show people who do not exist. Each is an edited
+copy of the row that its `parent` names, with one thing in another colour. They are in the split `train` only. The
+licence and the restrictions of the original images and captions also apply to the generated ones.
 
 ```
 {report}
@@ -245,28 +275,42 @@ holds for the images and captions that they were made from, their licence above 
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `rogle data generate`."""
+    default = Options()
     parser.add_argument("data", metavar="DATA", help=f"{', '.join(SYNTHETIC_NAMES)} or a folder of P-VLG Parquet")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--editor", default="renderer", metavar="MODEL", help="renderer, or a model of diffusers")
-    parser.add_argument("--share", type=float, default=1.0, help="of the training images that get a copy")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the extended data set")
     parser.add_argument(
-        "--approximate", type=float, default=0.5, help="share of approximate captions among the copies'"
+        "--editor", default=default.editor, metavar="MODEL",
+        help="renderer, or the folder or Hub name of a diffusers model (default: renderer)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--share", type=float, default=default.share, metavar="F",
+        help="fraction of the training images that get an edited copy (default: 1.0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--approximate", type=float, default=default.approximate, metavar="F",
+        help="fraction of the copies' captions that are replaced by approximate text (default: 0.5)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=default.seed, metavar="N", help="random seed (default: 0)")
+    parser.add_argument(
+        "--steps", type=int, default=default.steps, metavar="N", help="denoising steps of the model (default: 50)"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=50, help="of denoising")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Generates the data set and prints its counts.
+
+    Raises:
+        ValueError, OSError: bad arguments, unreadable data, or diffusers is not installed.
+    """
+    options = Options(args.editor, args.share, args.approximate, args.seed, args.steps)
     try:
-        options = Options(args.editor, args.share, args.approximate, args.seed, args.steps)
         report = generate(args.data, args.out, options)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"dataset_pvlg.generation.generate: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except ImportError as error:
+        raise ValueError(str(error)) from error
     print(", ".join(f"{count} {name}" for name, count in report["counts"].items()))
     print(args.out)
-    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+__all__ = ["Options", "add_arguments", "generate", "run"]

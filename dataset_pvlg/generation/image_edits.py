@@ -1,26 +1,27 @@
-"""A colour word of a caption swapped, and the image edited to match by a diffusion model (proximity data generation,
-arXiv 2311.09084).
+"""Colour edits of captions and images (proximity data generation, arXiv 2311.09084).
 
-There, null-text inversion with prompt-to-prompt attention control edits the image. Here the edit is one of the
-pipelines that `diffusers` ships: a model trained on instructions (InstructPix2Pix, arXiv 2211.09800) where the named
-model is one, else inversion with attention masks (LEDITS++, arXiv 2311.16711) on any Stable Diffusion model. Outside
-the boxes of the sentences that name the thing, where there are any, the image stays as it was.
+One colour word of the captions is replaced, and a diffusion model edits the image to match. The paper edits images by
+null-text inversion with prompt-to-prompt attention control. This module uses pipelines that `diffusers` ships instead:
+InstructPix2Pix (arXiv 2211.09800) if the named model is one, otherwise LEDITS++ (arXiv 2311.16711), which is inversion
+with attention masks for any Stable Diffusion model. If the sentences that name the edited thing have bounding boxes,
+pixels outside these boxes do not change.
 
-Known gaps: the model is not fine-tuned on the domain first, images are not enlarged by super-resolution, words are
+Known gaps: the model is not fine-tuned on the domain first, images are not enlarged by super-resolution, and words are
 not re-weighted.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 COLOUR_WORDS = ("black", "white", "grey", "blue", "red", "green", "yellow", "pink", "purple", "brown", "orange")
-_SPELT = {"gray": "grey", "violet": "purple"}
+_VARIANTS = {"gray": "grey", "violet": "purple"}
 _KINDS = {
     "upper": "shirt shirts t-shirt top sweater pullover hoodie sweatshirt jacket coat blouse vest dress sleeves",
     "lower": "pants trousers jeans shorts skirt leggings slacks tights",
@@ -32,13 +33,21 @@ _KINDS = {
 }
 NOUNS = {noun: kind for kind, nouns in _KINDS.items() for noun in nouns.split()}
 _TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|[.;!?]")
-_REACH = 3  # words from a colour to the noun after it
-_CHANGED = ("upper", "lower", "shoes", "bag", "hat")
+_SENTENCE_ENDS = ".;!?"
+_MAX_DISTANCE = 3  # words between a colour and the noun after it
+_EDITABLE_KINDS = ("upper", "lower", "shoes", "bag", "hat")
 
 
 @dataclass(frozen=True)
 class ColourEdit:
-    """old, new: colour words. kind: what wears it; noun: the caption's own word for that."""
+    """One replaced colour.
+
+    Args:
+        old: colour word of the captions.
+        new: colour word that replaces it.
+        kind: kind of thing with that colour: upper, lower, shoes, bag or hat.
+        noun: the captions' own word for the thing.
+    """
 
     old: str
     new: str
@@ -46,61 +55,73 @@ class ColourEdit:
     noun: str
 
     @property
-    def what(self) -> str:
+    def name(self) -> str:
+        """`kind-colour`, the suffix of the image_id of a generated row."""
         return f"{self.kind}-{self.new}"
 
 
 def coloured_things(texts: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour -> (kind, noun) of every colour that all texts give to things of one kind alone, one that can change.
+    """Finds the colours that all texts give to things of one editable kind only.
 
-    A colour belongs to the first known noun within three words after it, else to the last one before it in the sentence
-    ("the jacket is red"). A colour of two things, or of something unknown, is left out: to change one of the two only
-    would take an understanding of the sentence.
+    A colour belongs to the first known noun within three words after it, else to the last known noun before it in the
+    same sentence ("the jacket is red"). A colour of two kinds of thing, or of an unknown thing, is left out, because
+    changing only one of them would require parsing the sentence.
+
+    Args:
+        texts: the captions of one image.
+
+    Returns:
+        colour -> (kind, noun).
     """
-    found: dict[str, set[tuple[str, str] | None]] = {}
+    owners: dict[str, set[tuple[str, str] | None]] = {}
     for text in texts:
         words = [word.lower() for word in _TOKEN.findall(text)]
         for n, word in enumerate(words):
-            colour = _SPELT.get(word, word)
+            colour = _VARIANTS.get(word, word)
             if colour not in COLOUR_WORDS:
                 continue
-            after = []
-            for other in words[n + 1 : n + 1 + _REACH]:
-                if other in ".;!?":
-                    break
-                after.append(other)
-            before = []
-            for other in reversed(words[:n]):
-                if other in ".;!?":
-                    break
-                before.append(other)
+            after = _within_sentence(words[n + 1 : n + 1 + _MAX_DISTANCE])
+            before = _within_sentence(reversed(words[:n]))
             noun = next((other for other in [*after, *before] if other in NOUNS), None)
-            found.setdefault(colour, set()).add((NOUNS[noun], noun) if noun else None)
+            owners.setdefault(colour, set()).add((NOUNS[noun], noun) if noun else None)
     things = {}
-    for colour, owners in found.items():
-        kinds = {owner and owner[0] for owner in owners}
-        if len(kinds) == 1 and (kind := kinds.pop()) in _CHANGED:
-            things[colour] = (kind, min(noun for _, noun in owners))
+    for colour, found in owners.items():
+        kinds = {owner and owner[0] for owner in found}
+        if len(kinds) == 1 and (kind := kinds.pop()) in _EDITABLE_KINDS:
+            things[colour] = (kind, min(noun for _, noun in found))
     return things
 
 
+def _within_sentence(words: Iterable[str]) -> list[str]:
+    """The words up to the first mark that ends a sentence."""
+    return list(takewhile(lambda word: word not in _SENTENCE_ENDS, words))
+
+
 def choose_edit(texts: Sequence[str], rng: np.random.Generator) -> ColourEdit | None:
-    """One thing of the texts in a colour that none of them names; None where there is nothing to change."""
+    """Chooses a thing of the texts and a new colour that none of them names.
+
+    Args:
+        texts: the captions of one image.
+        rng: random generator of both choices.
+
+    Returns:
+        The edit, or None if there is nothing to change.
+    """
     things = coloured_things(texts)
-    named = {_SPELT.get(word.lower(), word.lower()) for text in texts for word in _TOKEN.findall(text)}
-    spare = [colour for colour in COLOUR_WORDS if colour not in named]
-    if not things or not spare:
+    named = {_VARIANTS.get(word.lower(), word.lower()) for text in texts for word in _TOKEN.findall(text)}
+    unused = [colour for colour in COLOUR_WORDS if colour not in named]
+    if not things or not unused:
         return None
     old = sorted(things)[int(rng.integers(len(things)))]
     kind, noun = things[old]
-    return ColourEdit(old, spare[int(rng.integers(len(spare)))], kind, noun)
+    return ColourEdit(old, unused[int(rng.integers(len(unused)))], kind, noun)
 
 
 def swap_colour(text: str, edit: ColourEdit) -> str:
-    """The text with every mention of the old colour saying the new one; "a" and "an" agree with it."""
-    spellings = [edit.old, *(other for other, plain in _SPELT.items() if plain == edit.old)]
+    """Replaces every mention of the old colour by the new one, and adapts "a" and "an" before it."""
+    spellings = [edit.old, *(variant for variant, plain in _VARIANTS.items() if plain == edit.old)]
 
-    def say(match: re.Match) -> str:
+    def replace(match: re.Match) -> str:
         article, blank, word = match["article"] or "", match["blank"] or "", match["colour"]
         new = edit.new.capitalize() if word[0].isupper() else edit.new
         if article:
@@ -108,33 +129,42 @@ def swap_colour(text: str, edit: ColourEdit) -> str:
         return article + blank + new
 
     pattern = rf"(?:\b(?P<article>an?)(?P<blank>\s+))?\b(?P<colour>{'|'.join(spellings)})\b"
-    return re.sub(pattern, say, text, flags=re.IGNORECASE)
+    return re.sub(pattern, replace, text, flags=re.IGNORECASE)
 
 
-def swap_in_row(row: Mapping, edit: ColourEdit) -> dict:
-    """`caption`, `sentences` and `captions` of a P-VLG row with the colour swapped, offsets true."""
-    caption, sentences, pieces, at, length = row["caption"], [], [], 0, 0
+def swap_row_colour(row: Mapping, edit: ColourEdit) -> dict:
+    """Applies [`swap_colour`] to all captions of a row.
+
+    Args:
+        row: a P-VLG row.
+        edit: the replaced colour.
+
+    Returns:
+        The new `caption`, `sentences` (with correct offsets) and `captions`.
+    """
+    caption, sentences, pieces, position, length = row["caption"], [], [], 0, 0
     for sentence in row["sentences"]:
-        gap, text = swap_colour(caption[at : sentence["start"]], edit), swap_colour(sentence["text"], edit)
+        gap, text = swap_colour(caption[position : sentence["start"]], edit), swap_colour(sentence["text"], edit)
         pieces += [gap, text]
         sentences.append({"text": text, "start": length + len(gap), "end": length + len(gap) + len(text)})
-        at, length = sentence["end"], length + len(gap) + len(text)
-    pieces.append(swap_colour(caption[at:], edit))
+        position, length = sentence["end"], length + len(gap) + len(text)
+    pieces.append(swap_colour(caption[position:], edit))
     short = [swap_colour(text, edit) for text in row["captions"]]
     return {"caption": "".join(pieces), "sentences": sentences, "captions": short}
 
 
 class ImageEditor:
-    """A diffusion pipeline by folder or Hub name.
+    """A diffusion pipeline that edits the colour of one thing in an image.
 
     Args:
-        model: of diffusers; its own class decides how it edits, see the module's docstring.
-        steps: of denoising.
-        device: where it runs; None: a GPU if there is one.
+        model: folder or Hub name of a diffusers pipeline. Its class decides how images are edited, see the module's
+            docstring.
+        steps: number of denoising steps. Default: 50.
+        device: device of the pipeline. None: a GPU if there is one.
 
     Raises:
         ImportError: diffusers is not installed.
-        ValueError: the model cannot be read.
+        ValueError: the model cannot be loaded.
     """
 
     def __init__(self, model: str, steps: int = 50, device: str | None = None):
@@ -152,13 +182,15 @@ class ImageEditor:
 
         try:
             config = DiffusionPipeline.load_config(model)
-            self.instructed = "InstructPix2Pix" in config["_class_name"]
-            kind = StableDiffusionInstructPix2PixPipeline if self.instructed else LEditsPPPipelineStableDiffusion
-            # Pedestrians are not what a safety checker is for; it would blacken images unasked.
-            self.pipeline = kind.from_pretrained(model, safety_checker=None, requires_safety_checker=False)
+            self.follows_instructions = "InstructPix2Pix" in config["_class_name"]
+            pipeline_class = (
+                StableDiffusionInstructPix2PixPipeline if self.follows_instructions else LEditsPPPipelineStableDiffusion
+            )
+            # A safety checker would replace some images of pedestrians by black ones.
+            self.pipeline = pipeline_class.from_pretrained(model, safety_checker=None, requires_safety_checker=False)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"--editor {model}: {' '.join(str(error).split())}") from error
-        if not self.instructed:  # the inversion is written for this solver
+        if not self.follows_instructions:  # LEDITS++ inverts with this solver only
             self.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
                 self.pipeline.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2
             )
@@ -167,39 +199,54 @@ class ImageEditor:
         self.steps, self._torch = steps, torch
         self.side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
 
-    def edit(self, image: Image.Image, edit: ColourEdit, boxes: Sequence[Sequence[float]] = (), seed: int = 0):
-        """The image with the thing in its new colour, of the same size.
+    def edit(
+        self, image: Image.Image, edit: ColourEdit, boxes: Sequence[Sequence[float]] = (), seed: int = 0
+    ) -> Image.Image:
+        """Edits one image.
 
         Args:
-            image: RGB.
-            boxes: x, y, w, h in pixels: what lies outside all of them stays; none: everything may change.
-            seed: of the noise; the same gives the same image on the same machine.
+            image: any mode; converted to RGB.
+            edit: the colour to change.
+            boxes: x, y, w, h in pixels. Pixels outside all of them do not change. Empty: every pixel may change.
+            seed: seed of the noise. Equal seeds give equal images on one machine. Default: 0.
+
+        Returns:
+            An RGB image of the same size.
         """
         image = image.convert("RGB")
         height = max(64, self.side // 64 * 64)
         width = max(64, round(image.width * height / image.height / 64) * 64)
         generator = self._torch.Generator().manual_seed(seed)
-        small = image.resize((width, height), Image.Resampling.BICUBIC)
-        if self.instructed:
-            asked = f"make the {edit.old} {edit.noun} {edit.new}"
-            made = self.pipeline(asked, small, num_inference_steps=self.steps, generator=generator).images[0]
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        if self.follows_instructions:
+            instruction = f"make the {edit.old} {edit.noun} {edit.new}"
+            result = self.pipeline(instruction, resized, num_inference_steps=self.steps, generator=generator)
         else:
             self.pipeline.invert(
-                small, num_inversion_steps=self.steps, skip=0.1, generator=generator, height=height, width=width
+                resized, num_inversion_steps=self.steps, skip=0.1, generator=generator, height=height, width=width
             )
-            made = self.pipeline(
+            result = self.pipeline(
                 editing_prompt=[f"{edit.old} {edit.noun}", f"{edit.new} {edit.noun}"],
                 reverse_editing_direction=[True, False],
                 edit_guidance_scale=[5.0, 7.5],
                 edit_threshold=[0.9, 0.8],
                 generator=generator,
-            ).images[0]
-        made = made.convert("RGB").resize(image.size, Image.Resampling.BICUBIC)
-        return paste_inside(image, made, boxes) if len(boxes) else made
+            )
+        edited = result.images[0].convert("RGB").resize(image.size, Image.Resampling.BICUBIC)
+        return paste_inside(image, edited, boxes) if len(boxes) else edited
 
 
 def paste_inside(image: Image.Image, edited: Image.Image, boxes: Sequence[Sequence[float]]) -> Image.Image:
-    """`edited` inside the boxes (x, y, w, h), fading over two pixels at their inner edges; `image` outside of them."""
+    """Combines two images of equal size.
+
+    Args:
+        image: used outside the boxes.
+        edited: used inside the boxes; it is blended with `image` over about two pixels at their inner edges.
+        boxes: x, y, w, h in pixels.
+
+    Returns:
+        The combined image.
+    """
     mask = np.zeros((image.height, image.width), dtype=np.uint8)
     for x, y, w, h in boxes:
         mask[max(0, int(y)) : int(np.ceil(y + h)), max(0, int(x)) : int(np.ceil(x + w))] = 255
@@ -215,5 +262,5 @@ __all__ = [
     "coloured_things",
     "paste_inside",
     "swap_colour",
-    "swap_in_row",
+    "swap_row_colour",
 ]

@@ -1,9 +1,11 @@
-"""Approximate text: a caption said with other words, fewer words, or in part, its sentences' places kept right.
+"""Approximate text: captions with synonyms, deleted words or a crop, and their sentence offsets (arXiv 2311.09084).
 
-After the text side of proximity data generation (arXiv 2311.09084): synonyms, deletion or a crop, at a rate of 0.2.
-Synonyms there come from WordNet; here from a small table of the words that pedestrian captions are made of, so that a
-colour or a garment never turns into another one. What is denied stays denied: deletion keeps all from a word that
-denies to the next punctuation mark, and no crop begins behind such a word in its sentence or ends amid what it denies.
+This is the text side of proximity data generation: synonyms, deletion or a crop, each at a rate of 0.2. The paper takes
+synonyms from WordNet. Here they come from a small table of words of pedestrian captions, so that a colour or a garment
+never turns into another one.
+
+Negations keep their meaning. Deletion keeps every word from a negation to the next punctuation mark. A crop never
+starts after a negation within its sentence and never ends inside the negated part.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import numpy as np
 
 from modeling_rogle.sentences import split_sentences
 
-WAYS = ("synonyms", "deletion", "crop")
+METHODS = ("synonyms", "deletion", "crop")
 RATE = 0.2
 
-# Each stands for each other in any sentence, after "a" too. What is of several words is put in, never taken out.
+# The words of a group are interchangeable in any sentence, also after "a". Multi-word terms only replace, and are never
+# replaced.
 _GROUPS = (
     ("man", "male", "gentleman"), ("woman", "lady", "female"), ("person", "pedestrian"), ("wears", "has on"),
     ("carries", "is carrying"), ("holds", "is holding"), ("walking", "strolling"), ("picture", "photo"),
@@ -32,9 +35,9 @@ _GROUPS = (
 SYNONYMS: dict[str, tuple[str, ...]] = {
     word: tuple(other for other in group if other != word) for group in _GROUPS for word in group if " " not in word
 }
-del SYNONYMS["top"]  # the top of the image is no shirt
-_KEPT = frozenset({"left", "right"})
-_DENIAL = re.compile(r"\b(?:no|not|without|none|never|neither|nor|cannot)\b|n['\u2019]t\b", re.IGNORECASE)
+del SYNONYMS["top"]  # "the top of the image" is not a shirt
+_NEVER_DELETED = frozenset({"left", "right"})
+_NEGATION = re.compile(r"\b(?:no|not|without|none|never|neither|nor|cannot)\b|n['\u2019]t\b", re.IGNORECASE)
 _MARK = re.compile(r"[.,;:!?](?!\d)")
 _WORD = re.compile(r"\S+")
 _CORE = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
@@ -45,118 +48,147 @@ def approximate(
     sentences: Sequence[Mapping],
     rng: np.random.Generator,
     rate: float = RATE,
-    way: str | None = None,
+    method: str | None = None,
 ) -> tuple[str, list[dict], list[int]]:
-    """The caption changed in one of `WAYS`: each known word replaced or each word dropped with probability `rate`, or a
-    stretch of `1 - rate` of the words kept (or a few more, see above).
+    """Changes a caption by one of `METHODS`.
+
+    `synonyms` replaces each known word and `deletion` drops each word with probability `rate`. `crop` keeps a
+    contiguous part with a fraction `1 - rate` of the words, or a few more to keep a negation whole. At least one word
+    is always kept.
 
     Args:
         caption: any text.
-        sentences: `{text, start, end}` with `caption[start:end] == text`, ascending; none for a short caption.
-        rng: of the draws.
-        rate: in [0, 1].
-        way: one of `WAYS`; None draws it.
+        sentences: `{text, start, end}` in ascending order, with `caption[start:end] == text`. Empty for a short
+            caption.
+        rng: random generator.
+        rate: in [0, 1]. Default: 0.2.
+        method: one of `METHODS`. None: chosen at random.
 
     Returns:
-        The new caption, its sentences with their places, and which of the old ones each is: those of which no word is
-        left are gone. One word of a caption always stays.
+        The new caption; its sentences with their offsets, without those that lost all words; and the index of each of
+        them in `sentences`.
 
     Raises:
-        ValueError: another way, a rate outside [0, 1], or sentences that are not where they say.
+        ValueError: an unknown method, a rate outside [0, 1], or a sentence whose offsets do not match its text.
     """
-    if way not in (None, *WAYS):
-        raise ValueError(f"approximate: way must be one of {', '.join(WAYS)}, not {way!r}")
+    if method not in (None, *METHODS):
+        raise ValueError(f"approximate: method must be one of {', '.join(METHODS)}, not {method!r}")
     if not 0 <= rate <= 1:
         raise ValueError(f"approximate: rate must lie in [0, 1], not {rate}")
     for n, sentence in enumerate(sentences):
         if caption[sentence["start"] : sentence["end"]] != sentence["text"]:
             raise ValueError(f"approximate: sentences[{n}] is not caption[{sentence['start']}:{sentence['end']}]")
-    chosen = WAYS[int(rng.integers(len(WAYS)))] if way is None else way
-    words = _words(caption, {s[side] for s in sentences for side in ("start", "end")})
-    if not words:
+    chosen = METHODS[int(rng.integers(len(METHODS)))] if method is None else method
+    spans = _word_spans(caption, {s[side] for s in sentences for side in ("start", "end")})
+    if not spans:
         return caption, [dict(sentence) for sentence in sentences], list(range(len(sentences)))
-    texts = [caption[start:end] for start, end in words]
+    words = [caption[start:end] for start, end in spans]
     if chosen == "synonyms":
-        new = [_other(text, rng) if rng.random() < rate else text for text in texts]
+        new_words = [_synonym(word, rng) if rng.random() < rate else word for word in words]
     else:
-        if chosen == "deletion":
-            keep = rng.random(len(words)) >= rate
-            keep |= [(core := _CORE.search(text)) is not None and core[0].lower() in _KEPT for text in texts]
-            for first, last, _ in _denied(caption, words, sentences):
-                keep[first : last + 1] = True
-        else:
-            length = max(1, round(len(words) * (1 - rate)))
-            denied = _denied(caption, words, sentences)
-            starts = [n for n in range(len(words) - length + 1) if not any(at < n <= end for at, _, end in denied)]
-            first = starts[int(rng.integers(len(starts)))]  # 0 is always among them
-            stop = first + length
-            stop = max([stop, *[last + 1 for at, last, _ in denied if at < stop <= last]])
-            keep = (np.arange(len(words)) >= first) & (np.arange(len(words)) < stop)
+        choose = _deletion_mask if chosen == "deletion" else _crop_mask
+        keep = choose(words, _negations(caption, spans, sentences), rng, rate)
         if not keep.any():
             keep[int(rng.integers(len(words)))] = True
-        new = [text if kept else "" for text, kept in zip(texts, keep, strict=True)]
+        new_words = [word if kept else "" for word, kept in zip(words, keep, strict=True)]
+    return _reassemble(caption, spans, new_words, sentences)
 
-    # Put together again: what stood between two words stays before the second one, if both stay.
-    pieces, at, places = [], 0, []
-    for n, text in enumerate(new):
-        gap = caption[words[n - 1][1] : words[n][0]] if n and pieces else ""
-        if text:
-            pieces += [gap, text]
-            at += len(gap)
-            places.append((at, at + len(text)))
-            at += len(text)
-        else:
-            places.append(None)
+
+def _deletion_mask(
+    words: Sequence[str], negations: Sequence[tuple[int, int, int]], rng: np.random.Generator, rate: float
+) -> np.ndarray:
+    """Boolean `[words]`: the words that deletion keeps."""
+    keep = rng.random(len(words)) >= rate
+    keep |= [(core := _CORE.search(word)) is not None and core[0].lower() in _NEVER_DELETED for word in words]
+    for first, last, _ in negations:
+        keep[first : last + 1] = True
+    return keep
+
+
+def _crop_mask(
+    words: Sequence[str], negations: Sequence[tuple[int, int, int]], rng: np.random.Generator, rate: float
+) -> np.ndarray:
+    """Boolean `[words]`: the words that a crop keeps."""
+    length = max(1, round(len(words) * (1 - rate)))
+    starts = [
+        n for n in range(len(words) - length + 1) if not any(first < n <= end for first, _, end in negations)
+    ]  # always holds 0
+    start = starts[int(rng.integers(len(starts)))]
+    stop = start + length
+    stop = max([stop, *[last + 1 for first, last, _ in negations if first < stop <= last]])
+    return (np.arange(len(words)) >= start) & (np.arange(len(words)) < stop)
+
+
+def _reassemble(
+    caption: str, spans: Sequence[tuple[int, int]], new_words: Sequence[str], sentences: Sequence[Mapping]
+) -> tuple[str, list[dict], list[int]]:
+    """Joins the new words (empty: dropped). The text between two words is kept before the second one."""
+    pieces: list[str] = []
+    new_spans: list[tuple[int, int] | None] = []
+    length = 0
+    for n, word in enumerate(new_words):
+        if not word:
+            new_spans.append(None)
+            continue
+        gap = caption[spans[n - 1][1] : spans[n][0]] if n and pieces else ""
+        pieces += [gap, word]
+        length += len(gap)
+        new_spans.append((length, length + len(word)))
+        length += len(word)
     result = "".join(pieces)
-    kept_sentences, origins = [], []
+    new_sentences, origins = [], []
     for number, sentence in enumerate(sentences):
         inside = [
-            place
-            for place, (start, end) in zip(places, words, strict=True)
-            if place is not None and start < sentence["end"] and end > sentence["start"]
+            new_span
+            for new_span, (start, end) in zip(new_spans, spans, strict=True)
+            if new_span is not None and start < sentence["end"] and end > sentence["start"]
         ]
         if inside:
             start, end = inside[0][0], inside[-1][1]
-            kept_sentences.append({"text": result[start:end], "start": start, "end": end})
+            new_sentences.append({"text": result[start:end], "start": start, "end": end})
             origins.append(number)
-    return result, kept_sentences, origins
+    return result, new_sentences, origins
 
 
-def _denied(caption: str, words: Sequence[tuple[int, int]], sentences: Sequence[Mapping]) -> list[tuple[int, int, int]]:
-    """Of each word that denies: its number, that of the last word before the next mark, of the last in its sentence."""
+def _negations(
+    caption: str, spans: Sequence[tuple[int, int]], sentences: Sequence[Mapping]
+) -> list[tuple[int, int, int]]:
+    """For each negation: its word index, the last word before the next mark, and the last word of its sentence."""
     ends = [sentence["end"] for sentence in sentences] or [end for _, _, end in split_sentences(caption)]
-    found = []
-    for number, (start, stop) in enumerate(words):
-        match = _DENIAL.search(caption, start, stop)
+    negations = []
+    for number, (start, stop) in enumerate(spans):
+        match = _NEGATION.search(caption, start, stop)
         if match is None:
             continue
-        end = min((end for end in ends if end > match.start()), default=len(caption))
-        mark = _MARK.search(caption, match.end(), end)
-        until = mark.start() if mark else end
-        last, close = (max(n for n, word in enumerate(words) if word[0] < max(at, stop)) for at in (until, end))
-        found.append((number, last, close))
-    return found
+        sentence_end = min((end for end in ends if end > match.start()), default=len(caption))
+        mark = _MARK.search(caption, match.end(), sentence_end)
+        clause_end = mark.start() if mark else sentence_end
+        last_of_clause, last_of_sentence = (
+            max(n for n, span in enumerate(spans) if span[0] < max(end, stop)) for end in (clause_end, sentence_end)
+        )
+        negations.append((number, last_of_clause, last_of_sentence))
+    return negations
 
 
-def _words(caption: str, cuts: Set[int]) -> list[tuple[int, int]]:
-    """Start and end of every word; one that runs over the end of a sentence ("jacket.He") is two."""
-    found = []
+def _word_spans(caption: str, cuts: Set[int]) -> list[tuple[int, int]]:
+    """Start and end of every word. A word across the end of a sentence ("jacket.He") is split in two."""
+    spans: list[tuple[int, int]] = []
     for match in _WORD.finditer(caption):
         ends = [*sorted(cut for cut in cuts if match.start() < cut < match.end()), match.end()]
-        found += zip([match.start(), *ends[:-1]], ends, strict=True)
-    return found
+        spans += zip([match.start(), *ends[:-1]], ends, strict=True)
+    return spans
 
 
-def _other(word: str, rng: np.random.Generator) -> str:
-    """A synonym of a word, its punctuation and capital kept; the word itself where none is known."""
+def _synonym(word: str, rng: np.random.Generator) -> str:
+    """A synonym with the word's punctuation and capital letter, or the word itself if none is known."""
     core = _CORE.search(word)
     options = SYNONYMS.get(core[0].lower(), ()) if core else ()
     if not options:
         return word
-    found = options[int(rng.integers(len(options)))]
+    synonym = options[int(rng.integers(len(options)))]
     if core[0][0].isupper():
-        found = found[0].upper() + found[1:]
-    return word[: core.start()] + found + word[core.end() :]
+        synonym = synonym[0].upper() + synonym[1:]
+    return word[: core.start()] + synonym + word[core.end() :]
 
 
-__all__ = ["RATE", "SYNONYMS", "WAYS", "approximate"]
+__all__ = ["METHODS", "RATE", "SYNONYMS", "approximate"]

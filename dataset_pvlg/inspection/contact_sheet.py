@@ -1,11 +1,10 @@
-"""python -m dataset_pvlg.inspection.contact_sheet --out sheet.png [--dataset synthetic] [--split test] [--count 12] [--start 0]
+"""`rogle data sheet`: draw images of a split in a grid, to check them by eye.
 
-Images of a split in a grid, for the eye: each one clean and with its regions framed, and its caption beside it, a
-region and the sentences about it in the same colour. Does a person see what the caption says?
+Each row of the data is drawn twice, without and with its regions framed, next to its caption. A region and its
+sentences have the same colour.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -27,30 +26,33 @@ from modeling_rogle.display.drawing import (
 )
 
 IMAGE_HEIGHT, TEXT_WIDTH, TEXT = 340, 390, 15
-MAX_IMAGE_WIDTH = 260  # of each of the two; a wider image is drawn lower
+MAX_IMAGE_WIDTH = 260  # pixels; a wider image is scaled down further than IMAGE_HEIGHT
 LINE, GAP, MARGIN = TEXT + 5, 12, 20
 SWATCH = 11
-FONT, FINE = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT - 2)
-MAX_COUNT = 200  # a sheet of more would be too large to look at
+FONT, SMALL_FONT = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT - 2)
+MAX_COUNT = 200  # rows on one sheet
+
+Box = tuple[float, ...]
 
 
 def draw_sheet(rows: Iterable[dict], path: str | Path, columns: int = 2) -> Path:
-    """Draws P-VLG rows as a grid and saves it.
+    """Draws P-VLG rows as a grid and saves the sheet.
 
     Args:
-        rows: of `dataset_pvlg.features.FEATURES`, their images decoded; a row without one says so in its place.
-        path: .png, .jpg or .webp; its folder is made. An older image stays whole until the new one is.
-        columns: rows of the data side by side.
+        rows: rows with the columns of `dataset_pvlg.features.FEATURES` and decoded images. A row whose image is null
+            is drawn with the text "no image".
+        path: a file that ends in .png, .jpg or .webp. Its folder is created; an existing file is replaced at the end.
+        columns: rows of the data in one line of the grid. Default: 2.
 
     Returns:
-        `path`.
+        `path` as a `Path`.
 
     Raises:
-        ValueError: nothing to draw, or another suffix.
+        ValueError: there are no rows, or the suffix is not supported.
     """
     path = Path(path)
     check_image_suffix(path)
-    cells = [_cell(row) for row in rows]
+    cells = [_draw_row(row) for row in rows]
     if not cells:
         raise ValueError("contact sheet: no rows to draw")
     columns = max(1, min(columns, len(cells)))
@@ -67,46 +69,57 @@ def draw_sheet(rows: Iterable[dict], path: str | Path, columns: int = 2) -> Path
     return save_image(sheet, path)
 
 
-def region_colours(regions: Sequence[dict]) -> dict[tuple[float, ...], str]:
-    """Box -> colour: a part of the body has the same one in every image where that can be."""
-    chosen: dict[tuple[float, ...], int] = {}
+def region_colours(regions: Sequence[dict]) -> dict[Box, str]:
+    """Chooses one colour for each bounding box of an image.
+
+    A body part has the same colour in every image, unless two boxes of one image would share it.
+
+    Args:
+        regions: entries of the column `regions`.
+
+    Returns:
+        A hexadecimal colour for each distinct `bbox`.
+    """
+    chosen: dict[Box, int] = {}
     for region in regions:
         box, label = tuple(region["bbox"]), region["label"]
         if box in chosen:
             continue
         used = set(chosen.values())
-        usual = REGION_LABELS.index(label) if label in REGION_LABELS else len(REGION_LABELS)
-        free = [n for n in (usual, *range(len(COLOURS))) if n not in used]
-        chosen[box] = free[0] if free else len(chosen) % len(COLOURS)
+        preferred = REGION_LABELS.index(label) if label in REGION_LABELS else len(REGION_LABELS)
+        unused = [n for n in (preferred, *range(len(COLOURS))) if n not in used]
+        chosen[box] = unused[0] if unused else len(chosen) % len(COLOURS)
     return {box: COLOURS[n] for box, n in chosen.items()}
 
 
-def _cell(row: dict) -> Image.Image:
+def _draw_row(row: dict) -> Image.Image:
     colours = region_colours(row["regions"])
-    spoken = {r["sentence"]: colours[tuple(r["bbox"])] for r in reversed(row["regions"]) if r["sentence"] >= 0}
-    blocks = [(s["text"], spoken.get(n, INK)) for n, s in enumerate(row["sentences"])] or [(row["caption"], INK)]
+    paired = [region for region in reversed(row["regions"]) if region["sentence"] >= 0]
+    sentence_colours = {region["sentence"]: colours[tuple(region["bbox"])] for region in paired}
+    blocks = [(s["text"], sentence_colours.get(n, INK)) for n, s in enumerate(row["sentences"])]
+    blocks = blocks or [(row["caption"], INK)]
     blocks += [(f"short: {text}", GREY) for text in row["captions"]]
-    written = [(wrap_text(text, FONT, TEXT_WIDTH, max_lines=12), colour) for text, colour in blocks]
+    wrapped = [(wrap_text(text, FONT, TEXT_WIDTH, max_lines=12), colour) for text, colour in blocks]
     legend = _legend(row["regions"], colours)
 
-    clean, framed = _images(row, colours)
-    left, head = clean.width + framed.width + GAP, LINE + 6
-    text_height = sum(len(lines) * LINE + 4 for lines, _ in written)
-    height = head + max(clean.height + 8 + len(legend) * LINE, text_height)
+    plain, framed = _draw_images(row, colours)
+    left, head = plain.width + framed.width + GAP, LINE + 6
+    text_height = sum(len(lines) * LINE + 4 for lines, _ in wrapped)
+    height = head + max(plain.height + 8 + len(legend) * LINE, text_height)
     cell = Image.new("RGB", (left + 2 * GAP + TEXT_WIDTH, height), PAPER)
     draw = ImageDraw.Draw(cell)
     title = f"{row['image_id']}  ·  person {row['person_id']}  ·  {row['width']} x {row['height']} px"
     draw.line((0, 0, cell.width, 0), fill=GREY)
-    draw.text((0, 5), wrap_text(title, FONT, cell.width, max_lines=1)[0], fill=GREY, font=FINE)
-    cell.paste(clean, (0, head))
-    cell.paste(framed, (clean.width + GAP, head))
-    y = head + clean.height + 8
+    draw.text((0, 5), wrap_text(title, FONT, cell.width, max_lines=1)[0], fill=GREY, font=SMALL_FONT)
+    cell.paste(plain, (0, head))
+    cell.paste(framed, (plain.width + GAP, head))
+    y = head + plain.height + 8
     for label, colour in legend:
         draw.rectangle((0, y + 3, SWATCH, y + 3 + SWATCH), fill=colour)
         draw.text((SWATCH + 7, y), label, fill=colour, font=FONT)
         y += LINE
     y = head
-    for lines, colour in written:
+    for lines, colour in wrapped:
         for line in lines:
             draw.text((left + GAP, y), line, fill=colour, font=FONT)
             y += LINE
@@ -114,36 +127,38 @@ def _cell(row: dict) -> Image.Image:
     return cell
 
 
-def _legend(regions: Sequence[dict], colours: dict[tuple[float, ...], str]) -> list[tuple[str, str]]:
-    said: dict[tuple[float, ...], list[int]] = {}
-    labels: dict[tuple[float, ...], str] = {}
+def _legend(regions: Sequence[dict], colours: dict[Box, str]) -> list[tuple[str, str]]:
+    """(text, colour) for each box: its label and the numbers of its sentences, counted from 1."""
+    numbers: dict[Box, list[int]] = {}
+    labels: dict[Box, str] = {}
     for region in regions:
         box = tuple(region["bbox"])
         labels.setdefault(box, region["label"])
-        said.setdefault(box, []).extend([region["sentence"] + 1] if region["sentence"] >= 0 else [])
-    return [
-        (f"{label}: {'sentence ' + ', '.join(map(str, said[box])) if said[box] else 'no sentence'}", colours[box])
-        for box, label in labels.items()
-    ]
+        numbers.setdefault(box, []).extend([region["sentence"] + 1] if region["sentence"] >= 0 else [])
+    legend = []
+    for box, label in labels.items():
+        sentences = "sentence " + ", ".join(map(str, numbers[box])) if numbers[box] else "no sentence"
+        legend.append((f"{label}: {sentences}", colours[box]))
+    return legend
 
 
-def _images(row: dict, colours: dict[tuple[float, ...], str]) -> tuple[Image.Image, Image.Image]:
-    """The image without anything on it, and with its regions, both enlarged by the same factor."""
+def _draw_images(row: dict, colours: dict[Box, str]) -> tuple[Image.Image, Image.Image]:
+    """The image without and with its framed regions, both resized by the same factor."""
     scale = min(IMAGE_HEIGHT / row["height"], MAX_IMAGE_WIDTH / row["width"])
     size = max(1, round(row["width"] * scale)), max(1, round(row["height"] * scale))
     if row["image"] is None:
-        clean = Image.new("RGB", size, PALE)
-        ImageDraw.Draw(clean).text((size[0] / 2, size[1] / 2), "no image", fill=GREY, font=FONT, anchor="mm")
+        plain = Image.new("RGB", size, PALE)
+        ImageDraw.Draw(plain).text((size[0] / 2, size[1] / 2), "no image", fill=GREY, font=FONT, anchor="mm")
     else:
-        clean = row["image"].convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    framed = clean.copy()
+        plain = row["image"].convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    framed = plain.copy()
     draw = ImageDraw.Draw(framed)
     for box, colour in colours.items():
         x, y, w, h = (value * scale for value in box)
         edge = (x, y, max(x + w - 1, x + 3), max(y + h - 1, y + 3))
         draw.rectangle((edge[0] - 1, edge[1] - 1, edge[2] + 1, edge[3] + 1), outline=PAPER)
         draw.rectangle(edge, outline=colour, width=2)
-    return clean, framed
+    return plain, framed
 
 
 def read_rows(
@@ -155,14 +170,26 @@ def read_rows(
     data_root: Path | None = None,
     image_root: Path | None = None,
 ) -> list[dict]:
-    """`count` rows of a split, from row `start`, each `every`-th. Synthetic rows are generated only as far as needed.
+    """Reads some rows of a split. Synthetic rows are generated only up to the last one that is needed.
+
+    Args:
+        name: one of `dataset_pvlg.loading.DATASET_NAMES`.
+        split: train, validation or test.
+        start: index of the first row.
+        count: number of rows, at most `MAX_COUNT`.
+        every: step between two rows. Default: 1.
+        data_root: folder of the data set; None for a synthetic one.
+        image_root: folder that the image paths of a public layout are relative to; None for the default folder.
+
+    Returns:
+        At most `count` rows.
 
     Raises:
-        ValueError: a set or split that is not there, a number out of range, or fewer than `start` + 1 rows; one line.
+        ValueError: the data set, the split or row `start` does not exist, or a number is out of range.
     """
-    for what, value, least in (("start", start, 0), ("count", count, 1), ("every", every, 1)):
-        if value < least:
-            raise ValueError(f"--{what} must be at least {least}, got {value}")
+    for option, value, minimum in (("start", start, 0), ("count", count, 1), ("every", every, 1)):
+        if value < minimum:
+            raise ValueError(f"--{option} must be at least {minimum}, got {value}")
     if count > MAX_COUNT:
         raise ValueError(f"--count is at most {MAX_COUNT}, got {count}")
     if name in SYNTHETIC_NAMES and data_root is None and image_root is None:
@@ -177,34 +204,44 @@ def read_rows(
     else:
         rows = [splits[split][n] for n in range(start, min(stop, len(splits[split])), every)]
     if not rows:
-        raise ValueError(f"--start {start}: {name} {split} has no row there")
+        raise ValueError(f"--start {start}: {name} has no such row in {split}")
     return rows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path, help="the sheet: .png, .jpg or .webp")
-    parser.add_argument("--dataset", default="synthetic", help=", ".join(DATASET_NAMES))
-    parser.add_argument("--data-root", type=Path, help="folder of the data set; not for the synthetic ones")
-    parser.add_argument("--image-root", type=Path, help="where a public layout's image paths start, if elsewhere")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--count", type=int, default=12, help="images on the sheet")
-    parser.add_argument("--start", type=int, default=0, help="row of the first one")
-    parser.add_argument("--every", type=int, default=1, help="step from row to row; 4 in synthetic: other people only")
-    parser.add_argument("--columns", type=int, default=2)
-    args = parser.parse_args(argv)
-    try:
-        check_image_suffix(args.out)
-        rows = read_rows(args.dataset, args.split, args.start, args.count, args.every, args.data_root, args.image_root)
-        path = draw_sheet(rows, args.out, args.columns)
-    except (ValueError, OSError) as error:
-        print(f"dataset_pvlg.inspection.contact_sheet: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `rogle data sheet`."""
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="sheet to write: .png, .jpg or .webp")
+    parser.add_argument(
+        "--dataset", default="synthetic", metavar="NAME",
+        help=f"data set to read: {', '.join(DATASET_NAMES)} (default: synthetic)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="folder of the data set (default: none, for a synthetic data set)"
+    )
+    parser.add_argument(
+        "--image-root", type=Path, metavar="DIR",
+        help="folder that the image paths are relative to (default: the folder of the public layout)",
+    )  # fmt: skip
+    parser.add_argument("--split", default="test", help="split to draw (default: test)")
+    parser.add_argument("--count", type=int, default=12, metavar="N", help="number of rows to draw (default: 12)")
+    parser.add_argument("--start", type=int, default=0, metavar="N", help="index of the first row (default: 0)")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N",
+        help="step between rows (default: 1); 4 draws each person of the synthetic set once",
+    )  # fmt: skip
+    parser.add_argument("--columns", type=int, default=2, metavar="N", help="columns of the grid (default: 2)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the sheet.
+
+    Raises:
+        ValueError, OSError: bad arguments or unreadable data.
+    """
+    check_image_suffix(args.out)
+    rows = read_rows(args.dataset, args.split, args.start, args.count, args.every, args.data_root, args.image_root)
+    path = draw_sheet(rows, args.out, args.columns)
     print(f"{len(rows)} images on {path}")
-    return 0
 
 
-__all__ = ["draw_sheet", "main", "read_rows", "region_colours"]
-
-if __name__ == "__main__":
-    sys.exit(main())
+__all__ = ["add_arguments", "draw_sheet", "read_rows", "region_colours", "run"]

@@ -1,12 +1,7 @@
-"""python -m dataset_pvlg.inspection.export_images --split test --out DIR [--dataset synthetic]
-
-Writes a split's images as files, to be searched like anyone's own folder of images.
-"""
+"""`rogle data export`: write the images of a synthetic split as files, for example to search them as a folder."""
 
 import argparse
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Image
@@ -16,25 +11,25 @@ from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
 
 
 def export_images(name: str, split: str, out: Path) -> int:
-    """Writes each image's own bytes to `out/<person_id>_<image_id's last part>.jpg`.
+    """Writes the encoded bytes of each image to `out/<person_id>_<last part of the image_id>.jpg`.
 
     Args:
-        name: `synthetic` or `synthetic-tiny`.
+        name: `synthetic` or `synthetic-tiny`. The images of other data sets are files already, or may not be copied.
         split: train, validation or test.
-        out: folder, made when absent; files of the same name are replaced one by one.
+        out: folder, created if needed. Existing files of the same name are replaced.
 
     Returns:
-        How many were written.
+        The number of written images.
 
     Raises:
-        ValueError: another name or an unknown split.
+        ValueError: the data set is not synthetic, or the split does not exist.
     """
-    if name not in SYNTHETIC_NAMES:  # every other set's images are files already, or forbidden to pass on
-        raise ValueError(f"--dataset {name}: only {' and '.join(SYNTHETIC_NAMES)} are exported")
-    data, _ = load_rows(name)
-    if split not in data:
-        raise ValueError(f"--split {split}: {name} has {', '.join(data)}")
-    rows = data[split].select_columns(["image", "image_id", "person_id"]).cast_column("image", Image(decode=False))
+    if name not in SYNTHETIC_NAMES:
+        raise ValueError(f"--dataset {name}: only {' and '.join(SYNTHETIC_NAMES)} can be exported")
+    splits, _ = load_rows(name)
+    if split not in splits:
+        raise ValueError(f"--split {split}: {name} has {', '.join(splits)}")
+    rows = splits[split].select_columns(["image", "image_id", "person_id"]).cast_column("image", Image(decode=False))
     out.mkdir(parents=True, exist_ok=True)
     for row in tqdm(rows, desc="images", unit="image"):
         target = out / f"{row['person_id']:05d}_{row['image_id'].rsplit('/')[-1]}.jpg"
@@ -44,20 +39,23 @@ def export_images(name: str, split: str, out: Path) -> int:
     return len(rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="synthetic", help=", ".join(SYNTHETIC_NAMES))
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--out", required=True, type=Path)
-    args = parser.parse_args(argv)
-    try:
-        count = export_images(args.dataset, args.split, args.out)
-    except (ValueError, OSError) as error:
-        print(f"dataset_pvlg.inspection.export_images: {error}", file=sys.stderr)
-        return 2
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `rogle data export`."""
+    parser.add_argument(
+        "--dataset", default="synthetic", metavar="NAME", help=f"{' or '.join(SYNTHETIC_NAMES)} (default: synthetic)"
+    )
+    parser.add_argument("--split", default="test", help="split to export (default: test)")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write the images to")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Exports the images.
+
+    Raises:
+        ValueError, OSError: bad arguments, or `--out` cannot be written.
+    """
+    count = export_images(args.dataset, args.split, args.out)
     print(f"{count} images in {args.out}")
-    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+__all__ = ["add_arguments", "export_images", "run"]

@@ -1,16 +1,15 @@
-"""python -m dataset_pvlg.inspection.html_view DIR [--split test] [--rows 20] [--start 0] --out page.html
+"""`rogle data view`: write rows as one HTML page for a browser.
 
-Rows as a page for the browser: each image with its boxes, beside it the caption, a sentence in the colour of the box
-it is paired with; point at one to see the other. One file, images inside, no script. What the rows say is shown as
-text, whatever it is; the page's own policy forbids all scripts and all that is not inside it.
+The page shows each image with its bounding boxes, next to the caption. A sentence has the colour of its box; hover
+over one to highlight the other. The page is a single file that contains the images and no script. Text of the rows is
+escaped, and the page's content security policy forbids scripts and external resources.
 """
 
 import argparse
 import base64
 import os
 import secrets
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from html import escape
 from io import BytesIO
 from itertools import islice
@@ -20,17 +19,18 @@ from typing import Any
 import PIL.Image
 from datasets import Image, load_dataset
 
-from dataset_pvlg.builder import LayoutError, parquet_files
+from dataset_pvlg.builder import parquet_files
 from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.inspection.contact_sheet import region_colours
 from dataset_pvlg.loading import SYNTHETIC_NAMES
 from modeling_rogle.display.drawing import GREY, INK, PALE, PAPER
-from modeling_rogle.inference.image_io import FORMATS as READ
+from modeling_rogle.inference.image_io import FORMATS as READABLE_FORMATS
 
-MAX_ROWS = 500  # more images in one page than a browser likes
+MAX_ROWS = 500  # more embedded images make a page slow
 MAX_IMAGE_PIXELS = 40_000_000
-FORMATS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}  # that browsers show; others become PNG
-HEIGHT = 420  # of an image, CSS pixels
+BROWSER_FORMATS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}  # other formats are converted to PNG
+HEIGHT = 420  # of an image, in CSS pixels
+MAX_HOVER = 40  # sentences of a row that can be highlighted
 
 HEAD = f"""<!DOCTYPE html>
 <html lang="en">
@@ -48,12 +48,12 @@ article {{{{ display: flex; flex-wrap: wrap; gap: 1.5rem; background: {PAPER}; b
 .none {{{{ width: 160px; background: {PALE}; color: {GREY}; text-align: center; padding-top: 4rem; height: 356px; }}}}
 .image svg {{{{ position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }}}}
 rect {{{{ fill: none; stroke: var(--c); stroke-width: 2.5; vector-effect: non-scaling-stroke; }}}}
-rect.alone {{{{ stroke-dasharray: 4 4; }}}}
+rect.unpaired-box {{{{ stroke-dasharray: 4 4; }}}}
 .mark {{{{ position: absolute; background: var(--c); color: {PAPER}; font: bold 12px/16px sans-serif;
   padding: 0 4px; }}}}
 .text {{{{ flex: 1; min-width: 20rem; max-width: 46rem; overflow-wrap: anywhere; }}}}
-.said {{{{ color: var(--c); cursor: default; }}}}
-.said sup {{{{ font-weight: bold; line-height: 0; }}}}
+.sentence {{{{ color: var(--c); cursor: default; }}}}
+.sentence sup {{{{ font-weight: bold; line-height: 0; }}}}
 .unpaired {{{{ color: {GREY}; }}}}
 dl, .short {{{{ color: {GREY}; font-size: 13px; margin: .6rem 0 0; }}}}
 dt, dd {{{{ display: inline; margin: 0; }}}} dd {{{{ margin-right: 1rem; color: {INK}; }}}}
@@ -66,7 +66,7 @@ td:first-child {{{{ color: var(--c); font-weight: bold; }}}}
 <body>
 <h1>{{title}}</h1>
 """
-# A sentence that is pointed at, and its boxes; the others fade.
+# Hovering over a sentence or one of its boxes fades the other boxes.
 HOVER = """article:has(.s{n}:hover) rect:not(.r{n}), article:has(.r{n}:hover) rect:not(.r{n}) {{ opacity: .15; }}
 article:has(.s{n}:hover) .mark:not(.r{n}), article:has(.r{n}:hover) .mark:not(.r{n}) {{ opacity: .15; }}
 article:has(.r{n}:hover) .s{n}, .s{n}:hover {{ background: #fff3b0; }}"""
@@ -76,15 +76,16 @@ def write_page(rows: Iterable[dict[str, Any]], path: str | Path, title: str) -> 
     """Writes rows as one HTML file, row by row.
 
     Args:
-        rows: of `dataset_pvlg.features.FEATURES`, images not decoded (bytes and path), or null.
-        path: the page; its folder is made. An older one stays whole until the new one is.
-        title: shown above.
+        rows: rows with the columns of `dataset_pvlg.features.FEATURES`. Images are not decoded (bytes and path) or
+            null.
+        path: the page. Its folder is created; an existing page is replaced at the end.
+        title: heading of the page.
 
     Returns:
-        How many rows.
+        The number of rows.
 
     Raises:
-        ValueError: no rows.
+        ValueError: there are no rows.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def write_page(rows: Iterable[dict[str, Any]], path: str | Path, title: str) -> 
     count = 0
     try:
         with open(part, "w", encoding="utf-8", errors="replace") as file:
-            hover = "\n".join(HOVER.format(n=n) for n in range(40))
+            hover = "\n".join(HOVER.format(n=n) for n in range(MAX_HOVER))
             file.write(HEAD.format(title=escape(title), hover=hover))
             for row in rows:
                 file.write(row_html(row))
@@ -107,7 +108,14 @@ def write_page(rows: Iterable[dict[str, Any]], path: str | Path, title: str) -> 
 
 
 def row_html(row: dict[str, Any]) -> str:
-    """One row as an <article>."""
+    """Renders one row as an <article> element.
+
+    Args:
+        row: a row with the columns of `dataset_pvlg.features.FEATURES`, its image not decoded.
+
+    Returns:
+        HTML in which all text of the row is escaped.
+    """
     colours = region_colours(row["regions"])
     colour_of = {r["sentence"]: colours[tuple(r["bbox"])] for r in reversed(row["regions"]) if r["sentence"] >= 0}
     facts = {
@@ -134,55 +142,55 @@ def _text(value: Any) -> str:
 def _image(row: dict[str, Any]) -> str:
     content = row["image"] and row["image"]["bytes"]
     if not content:
-        return "<div class=none>no image inside</div>"
+        return "<div class=none>no image</div>"
     try:
-        with PIL.Image.open(BytesIO(content), formats=READ) as image:
+        with PIL.Image.open(BytesIO(content), formats=READABLE_FORMATS) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
-                return "<div class=none>too large to show</div>"
-            kind = FORMATS.get(image.format)
+                return "<div class=none>image too large</div>"
+            kind = BROWSER_FORMATS.get(image.format)
             if kind is None:
                 stored = BytesIO()
                 image.convert("RGB").save(stored, "PNG")
                 content, kind = stored.getvalue(), "png"
-    except Exception:  # Pillow's plugins raise anything on broken bytes
-        return "<div class=none>does not decode</div>"
+    except Exception:  # Pillow's plugins raise many types of exception on corrupt bytes
+        return "<div class=none>image cannot be decoded</div>"
     return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
 
 
 def _boxes(row: dict[str, Any], colours: dict[tuple[float, ...], str]) -> str:
     width, height = max(1, row["width"]), max(1, row["height"])
     shapes, marks = [], []
-    spoken: dict[tuple[float, ...], list[int]] = {}
+    sentences_of: dict[tuple[float, ...], list[int]] = {}
     for region in row["regions"]:
-        spoken.setdefault(tuple(region["bbox"]), []).append(region["sentence"])
-    for box, sentences in spoken.items():
+        sentences_of.setdefault(tuple(region["bbox"]), []).append(region["sentence"])
+    for box, sentences in sentences_of.items():
         x, y, w, h = map(float, box)
         paired = [n for n in sentences if n >= 0]
         style = f'style="--c:{colours[box]}'
-        names = " ".join(f"r{n}" for n in paired) or "alone"
+        names = " ".join(f"r{n}" for n in paired) or "unpaired-box"
         shapes.append(f'<rect class="{names}" {style}" x="{x:.2f}" y="{y:.2f}" width="{w:.2f}" height="{h:.2f}"/>')
         if paired:
-            place = f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%"
+            position = f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%"
             numbers = ", ".join(str(n + 1) for n in sorted(set(paired)))
-            marks.append(f'<span class="mark {names}" {style};{place}">{numbers}</span>')
+            marks.append(f'<span class="mark {names}" {style};{position}">{numbers}</span>')
     drawing = f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none">{"".join(shapes)}</svg>'
     return drawing + "".join(marks)
 
 
 def _caption(row: dict[str, Any], colour_of: dict[int, str]) -> str:
-    """The caption with its sentences marked where their offsets say that they stand."""
-    caption, at, pieces = row["caption"], 0, []
+    """The caption with each sentence marked at its offsets."""
+    caption, position, pieces = row["caption"], 0, []
     for n, sentence in sorted(enumerate(row["sentences"]), key=lambda item: item[1]["start"]):
         start, end = sentence["start"], sentence["end"]
-        if not at <= start <= end <= len(caption):
+        if not position <= start <= end <= len(caption):
             pieces.append(f" <em>[sentence {n + 1}: wrong offsets {start}-{end}: {_text(sentence['text'])}]</em> ")
             continue
         style = f' style="--c:{colour_of[n]}"' if n in colour_of else ""
-        kind = "said" if n in colour_of else "said unpaired"
-        pieces.append(_text(caption[at:start]))
+        kind = "sentence" if n in colour_of else "sentence unpaired"
+        pieces.append(_text(caption[position:start]))
         pieces.append(f'<span class="{kind} s{n}"{style}><sup>{n + 1}</sup>{_text(caption[start:end])}</span>')
-        at = end
-    return "".join(pieces) + _text(caption[at:])
+        position = end
+    return "".join(pieces) + _text(caption[position:])
 
 
 def _table(row: dict[str, Any], colours: dict[tuple[float, ...], str]) -> str:
@@ -200,45 +208,52 @@ def _table(row: dict[str, Any], colours: dict[tuple[float, ...], str]) -> str:
 
 
 def read_rows(data: str, split: str | None, start: int, count: int) -> tuple[str, Iterator[dict[str, Any]]]:
-    """(split, rows) of a folder or of `synthetic`, `synthetic-tiny`; the split by default the first that there is.
+    """Streams some rows of one split, with images that are not decoded.
+
+    Args:
+        data: a folder of P-VLG Parquet, `synthetic` or `synthetic-tiny`.
+        split: train, validation or test; None for the first split of the data.
+        start: index of the first row.
+        count: maximum number of rows.
+
+    Returns:
+        The name of the split, and its rows.
 
     Raises:
-        LayoutError: (a ValueError) the folder is none of P-VLG.
-        ValueError: no such split.
+        ValueError: the folder holds no P-VLG Parquet, or the split does not exist.
     """
     folder = {} if data in SYNTHETIC_NAMES else {"data_dir": str(Path(data).resolve())}
-    there = [name for name in SPLITS if not folder or name in parquet_files(data)]
-    split = split or there[0]
-    if split not in there:
-        raise ValueError(f"--split {split}: {data} has {', '.join(there)}")
+    splits = [name for name in SPLITS if not folder or name in parquet_files(data)]
+    split = split or splits[0]
+    if split not in splits:
+        raise ValueError(f"--split {split}: {data} has {', '.join(splits)}")
     rows = load_dataset("pvlg", None if folder else data, split=split, streaming=True, **folder)
     rows = rows.cast(FEATURES).cast_column("image", Image(decode=False))
     return split, islice(rows, start, start + count)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; 2 after bad input, which is told in one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_pvlg.inspection.html_view", description=__doc__.split("\n\n")[1]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `rogle data view`."""
+    parser.add_argument("data", metavar="DIR", help=f"folder of P-VLG Parquet, or {', '.join(SYNTHETIC_NAMES)}")
+    parser.add_argument("--split", choices=SPLITS, help="split to show (default: the first split of the data)")
+    parser.add_argument(
+        "--rows", type=int, default=20, metavar="N", help=f"number of rows to show, at most {MAX_ROWS} (default: 20)"
     )
-    parser.add_argument("data", metavar="DIR", help="a folder of P-VLG Parquet, or synthetic, synthetic-tiny")
-    parser.add_argument("--split", choices=SPLITS, help="by default the first that there is")
-    parser.add_argument("--rows", type=int, default=20, metavar="N", help=f"at most {MAX_ROWS} (default 20)")
-    parser.add_argument("--start", type=int, default=0, metavar="N", help="rows passed over (default 0)")
-    parser.add_argument("--out", required=True, metavar="PAGE.html")
-    args = parser.parse_args(argv)
-    try:
-        if not 1 <= args.rows <= MAX_ROWS or args.start < 0:
-            raise ValueError(f"--rows from 1 to {MAX_ROWS}, --start from 0")
-        split, rows = read_rows(args.data, args.split, args.start, args.rows)
-        name = Path(args.data).name
-        count = write_page(rows, args.out, f"P-VLG, {name}, {split}, from row {args.start}")
-    except (ValueError, OSError, LayoutError) as error:
-        print(f"dataset_pvlg.inspection.html_view: {error}", file=sys.stderr)
-        return 2
+    parser.add_argument("--start", type=int, default=0, metavar="N", help="index of the first row (default: 0)")
+    parser.add_argument("--out", required=True, metavar="PAGE.html", help="page to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the page.
+
+    Raises:
+        ValueError, OSError: bad arguments or unreadable data.
+    """
+    if not 1 <= args.rows <= MAX_ROWS or args.start < 0:
+        raise ValueError(f"--rows must be from 1 to {MAX_ROWS}, and --start at least 0")
+    split, rows = read_rows(args.data, args.split, args.start, args.rows)
+    count = write_page(rows, args.out, f"P-VLG, {Path(args.data).name}, {split}, from row {args.start}")
     print(f"{count} rows in {args.out}")
-    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+__all__ = ["add_arguments", "read_rows", "row_html", "run", "write_page"]

@@ -1,11 +1,11 @@
-"""Proposers that read weights, each a pipeline of transformers and any model that serves its task:
+"""Proposers that load weights. Each is a pipeline of transformers for any model that supports its task:
 
-    sam              mask-generation: boxes of all masks, whatever they show (needs torchvision)
-    open_vocabulary  zero-shot-object-detection: what the sentences name, by their noun phrases
+    sam              mask-generation: boxes of all masks (needs torchvision)
+    open_vocabulary  zero-shot-object-detection: the noun phrases of the sentences
     parser           image-segmentation: hair, trousers, left shoe, ... and pairs of these
 
-A model may find nothing, or not everything: the templates of `proposals.py` follow what it found. (In FAST-GOAL,
-arXiv 2605.26615, a detector with a fixed grid beats the detector alone, 74.3 to 69.4 R@1 on DOCCI.)
+A model may miss regions, so the templates of `templates.py` are added after its boxes. (In FAST-GOAL, arXiv 2605.26615,
+a detector with a fixed grid is better than the detector only: 74.3 against 69.4 R@1 on DOCCI.)
 """
 
 from collections.abc import Callable, Sequence
@@ -16,90 +16,96 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dataset_pvlg.proposals.base import MAX_BOXES, Proposals, Proposer, select_boxes
 from dataset_pvlg.proposals.noun_phrases import noun_phrases
-from dataset_pvlg.proposals.proposers import Proposals, Proposer, propose_templates, tidy
+from dataset_pvlg.proposals.templates import propose_templates
 from modeling_rogle.inference.loading import best_device
 
 TASKS = {"sam": "mask-generation", "open_vocabulary": "zero-shot-object-detection", "parser": "image-segmentation"}
-_POINTS_AT_ONCE = 128
-_LEAST_SCORE = 0.1  # of a detection
-_MOST_DETECTIONS = 10  # of one phrase
-_STRAY = 0.5  # percent of a mask's pixels that may lie outside its box at each side
+_POINTS_PER_BATCH = 128
+_MIN_SCORE = 0.1  # of a detection
+_MAX_DETECTIONS = 10  # of one phrase
+_STRAY_PERCENT = 0.5  # of the pixels of a mask, ignored at each side of its box
 
-# Boxes in pixels x0, y0, x1, y1 with their names, the most wanted first.
-_Found = list[tuple[tuple[float, float, float, float], str]]
+# (x0, y0, x1, y1 in pixels, label), the most important first.
+_LabelledBoxes = list[tuple[tuple[float, float, float, float], str]]
 
 
-def load_model_proposer(name: str, model: str, most: int = 120) -> Proposer:
+def load_model_proposer(name: str, model: str, max_boxes: int = MAX_BOXES) -> Proposer:
     """A proposer of `TASKS`; see [`dataset_pvlg.proposals.proposers.load_proposer`].
 
     Args:
         name: `sam`, `open_vocabulary` or `parser`.
-        model: folder or Hub name.
-        most: boxes of an image at most, the whole image among them.
+        model: folder or Hub name of the weights.
+        max_boxes: maximum number of candidates of an image, including the whole image. Default: 120.
+
+    Returns:
+        `propose(image, texts) -> Proposals`.
 
     Raises:
-        ValueError: no model of this kind there; one line.
-        ImportError: `sam` without torchvision; one line.
+        ValueError: the model cannot be loaded for the task.
+        ImportError: `sam` without torchvision.
     """
     from transformers import pipeline
     from transformers.utils import is_torchvision_available
 
     if name == "sam" and not is_torchvision_available():
         raise ImportError(
-            "proposer sam: mask generation needs torchvision, of the very build that fits torch; "
-            "the proposers open_vocabulary, parser and templates+felzenszwalb do without"
+            "proposer sam: mask generation needs torchvision, in the build that matches torch; "
+            "open_vocabulary, parser and templates+felzenszwalb work without it"
         )
     try:
         run = pipeline(TASKS[name], model=model, device=best_device())
-    except Exception as error:  # transformers raises almost anything for a folder that is something else
+    except Exception as error:  # transformers raises many types of exception for an unsuitable folder
         reason = " ".join(str(error).split("\n")[0].split())
         raise ValueError(f"proposer {name}: {model} cannot be loaded for {TASKS[name]} ({reason})") from error
-    find = {"sam": _masks, "open_vocabulary": _named, "parser": _parsed}[name]
-    return lambda image, texts: _propose(find, run, image.convert("RGB"), texts, most)
+    find_boxes = {"sam": _mask_boxes, "open_vocabulary": _phrase_boxes, "parser": _part_boxes}[name]
+    return lambda image, texts: _propose(find_boxes, run, image.convert("RGB"), texts, max_boxes)
 
 
 @torch.no_grad()
 def _propose(
-    find: Callable[[Any, Image.Image, Sequence[str]], _Found],
+    find_boxes: Callable[[Any, Image.Image, Sequence[str]], _LabelledBoxes],
     run: Any,
     image: Image.Image,
     texts: Sequence[str],
-    most: int,
+    max_boxes: int,
 ) -> Proposals:
-    found = find(run, image, texts)
-    templates = propose_templates(most)
+    found = find_boxes(run, image, texts)
+    templates = propose_templates(max_boxes)
     size = np.array([*image.size, *image.size], dtype=np.float64)
     boxes = np.array([box for box, _ in found], dtype=np.float64).reshape(-1, 4) / size
     labels = [label for _, label in found]
-    return tidy(np.concatenate([boxes, templates.boxes[:-1]]), [*labels, *templates.labels[:-1]], most)
+    all_boxes = np.concatenate([boxes, templates.boxes[:-1]])
+    return select_boxes(all_boxes, [*labels, *templates.labels[:-1]], max_boxes)
 
 
-def _masks(run: Any, image: Image.Image, texts: Sequence[str]) -> _Found:
-    """Boxes of the masks that a grid of points brings up, the surest first."""
-    made = run(image, points_per_batch=_POINTS_AT_ONCE)
-    order = np.argsort(-np.asarray(made["scores"], dtype=np.float64), kind="stable")
-    return [(box, "mask") for n in order if (box := _box_of(np.asarray(made["masks"][n])))]
+def _mask_boxes(run: Any, image: Image.Image, texts: Sequence[str]) -> _LabelledBoxes:
+    """Boxes of the masks for a grid of points, by descending score."""
+    result = run(image, points_per_batch=_POINTS_PER_BATCH)
+    order = np.argsort(-np.asarray(result["scores"], dtype=np.float64), kind="stable")
+    return [(box, "mask") for n in order if (box := _box_of(np.asarray(result["masks"][n])))]
 
 
-def _named(run: Any, image: Image.Image, texts: Sequence[str]) -> _Found:
-    """What the sentences name: the best of every phrase first, then the second best, so that none is crowded out."""
+def _phrase_boxes(run: Any, image: Image.Image, texts: Sequence[str]) -> _LabelledBoxes:
+    """Detections of the noun phrases: the best one of every phrase first, then the second best ones, and so on."""
     phrases = list(dict.fromkeys(phrase for text in texts for phrase in noun_phrases(text)))
     if not phrases:
         return []
     by_phrase: dict[str, list[dict[str, Any]]] = {phrase: [] for phrase in phrases}
-    for thing in run(image, candidate_labels=phrases, threshold=_LEAST_SCORE):  # sorted by score
-        by_phrase[thing["label"]].append(thing)
-    found: _Found = []
-    for place in range(_MOST_DETECTIONS):
-        level = [things[place] for things in by_phrase.values() if place < len(things)]
-        for thing in sorted(level, key=lambda thing: -thing["score"]):
-            found.append((tuple(thing["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")), thing["label"]))
-    return found
+    for detection in run(image, candidate_labels=phrases, threshold=_MIN_SCORE):  # sorted by score
+        by_phrase[detection["label"]].append(detection)
+    boxes: _LabelledBoxes = []
+    for rank in range(_MAX_DETECTIONS):
+        same_rank = [detections[rank] for detections in by_phrase.values() if rank < len(detections)]
+        for detection in sorted(same_rank, key=lambda detection: -detection["score"]):
+            corners = tuple(detection["box"][side] for side in ("xmin", "ymin", "xmax", "ymax"))
+            boxes.append((corners, detection["label"]))
+    return boxes
 
 
-def _parsed(run: Any, image: Image.Image, texts: Sequence[str]) -> _Found:
-    """Each part, then each two of them: both shoes, hair and face, a shirt and the arms."""
+def _part_boxes(run: Any, image: Image.Image, texts: Sequence[str]) -> _LabelledBoxes:
+    """Boxes of all parts, then of all pairs of parts, such as both shoes or a shirt and the arms."""
     parts = [
         (box, part["label"])
         for part in run(image)
@@ -113,12 +119,13 @@ def _parsed(run: Any, image: Image.Image, texts: Sequence[str]) -> _Found:
 
 
 def _box_of(mask: np.ndarray) -> tuple[float, float, float, float] | None:
-    """The box of a mask `[H, W]`, stray pixels at its edges left out; None if it is empty."""
+    """The box of a mask `[H, W]` without stray pixels at its sides; None for an empty mask."""
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return None
     (x0, x1), (y0, y1) = (
-        np.percentile(places, [_STRAY, 100 - _STRAY], method="nearest").tolist() for places in (columns, rows)
+        np.percentile(values, [_STRAY_PERCENT, 100 - _STRAY_PERCENT], method="nearest").tolist()
+        for values in (columns, rows)
     )
     return float(x0), float(y0), float(x1 + 1), float(y1 + 1)
 

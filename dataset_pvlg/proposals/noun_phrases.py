@@ -1,13 +1,13 @@
-"""What a sentence names: its noun phrases, for detectors that take text.
+"""Noun phrases of a sentence, the queries of an open-vocabulary detector.
 
-Cut by function words, not parsed: a phrase too many costs a detector's time, a phrase missed costs a region. Words are
-those of any description of a person, not of the synthetic generator.
+Sentences are split at function words and not parsed: an extra phrase costs some time of the detector, a missing phrase
+costs a region. The word lists cover descriptions of persons in general, not only those of the synthetic generator.
 """
 
 import re
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[^\w\s]")
-# Words that no noun phrase holds: they end one and open the next.
+# Words that separate noun phrases.
 _BREAKS = set(
     """a an the this that these those his her their its my your our he she they it him them who whom whose which what
     and or but nor so as than then also too very quite rather slightly fairly mostly partly both each every all some
@@ -22,34 +22,39 @@ _BREAKS = set(
     comes appears tied slung paired made featuring features fit fits fitting leave leaves bent bare next
     there here left-hand right-hand one two three other another same""".split()
 )
-# Alone, these name nothing that has a place: "her hair is long", "the shoes are black", "in the image".
+# Words that name no region by themselves: "her hair is long", "the shoes are black", "in the photo".
 _NO_NOUNS = set(
     """black white red blue green yellow brown grey gray pink purple orange beige tan khaki navy cream maroon teal gold
     golden silver violet turquoise olive burgundy dark light bright pale colored coloured multicolored long short loose
     tight baggy plain striped plaid checkered patterned floral printed sleeveless thin thick heavy slim slender curly
     straight wavy blonde blond big large small tall young old elderly left right front back side upper lower middle
     top bottom first second open closed casual simple slightly away forward backward ahead straight-ahead
-    image image photo camera frame view background foreground way front-view""".split()
+    picture image photo camera frame view background foreground way front-view""".split()
 )
-# Who is described: the whole image, a candidate anyway.
+# Words for the person, whose region is the whole image.
 _PERSONS = set(
     """man woman men women person pedestrian people boy girl lady gentleman guy male female individual someone somebody
     human adult teenager youth subject figure""".split()
 )
-_MOST_WORDS = 6
+_MAX_WORDS = 6
 
 
 def noun_phrases(sentence: str) -> list[str]:
-    """The things that an English sentence names, each once, in lower case, without article: `["loose grey cardigan"]`.
+    """The noun phrases of an English sentence.
 
-    Persons themselves, lone adjectives and words of the view ("side", "image") are left out. A sentence that names
-    nothing gives an empty list; of a long run of words the last six are kept, where the noun is.
+    Args:
+        sentence: any text.
+
+    Returns:
+        Each phrase once, in lower case and without article, such as `["loose grey cardigan"]`. Words for persons,
+        adjectives without a noun and words of the view ("side", "background") are left out. A long phrase is cut to its
+        last six words, which hold the noun.
     """
     phrases: list[str] = []
     run: list[str] = []
     for word in [*(match.group().lower() for match in _WORD.finditer(sentence)), "."]:
         if (word[0].isalpha() and word not in _BREAKS) or (word == "," and run and run[-1] in _NO_NOUNS):
-            if word != ",":  # "a long, grey coat" is one thing
+            if word != ",":  # "a long, grey coat" is one phrase
                 run.append(word)
             continue
         phrase = _phrase(run)
@@ -60,17 +65,17 @@ def noun_phrases(sentence: str) -> list[str]:
 
 
 def _phrase(run: list[str]) -> str | None:
-    while run and (run[-1].endswith(("ly", "ed")) or _is_doing(run[-1])):  # what comes after the noun
+    while run and (run[-1].endswith(("ly", "ed")) or _is_participle(run[-1])):  # words after the noun
         run = run[:-1]
-    while len(run) > 1 and _is_doing(run[0]) and run[1] in _NO_NOUNS:  # "displaying white letters"
+    while len(run) > 1 and _is_participle(run[0]) and run[1] in _NO_NOUNS:  # "displaying white letters"
         run = run[1:]
     if not run or run[-1] in _PERSONS or all(word in _NO_NOUNS for word in run):
         return None
-    return " ".join(run[-_MOST_WORDS:])
+    return " ".join(run[-_MAX_WORDS:])
 
 
-def _is_doing(word: str) -> bool:
-    """A verb's -ing; of nouns, those of clothes and prints end so too."""
+def _is_participle(word: str) -> bool:
+    """Whether a word is a participle in -ing, and not one of the nouns in -ing."""
     return word.endswith("ing") and word not in {
         "clothing",
         "legging",

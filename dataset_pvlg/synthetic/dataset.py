@@ -90,12 +90,12 @@ def rows(split: str, start: int, stop: int, config: SyntheticConfig) -> Iterator
             yield _row(split, index, number, config)
 
 
-def image_id_of(split: str, index: int, number: int) -> str:
+def format_image_id(split: str, index: int, number: int) -> str:
     return f"synthetic-{GENERATOR_VERSION}/{split}/{index:06d}_{number}"
 
 
-def place_of(image_id: str) -> tuple[str, int, int]:
-    """Split, identity and number of an image; the other way round than `image_id_of`.
+def parse_image_id(image_id: str) -> tuple[str, int, int]:
+    """Split, identity and number of an image; the other way round than `format_image_id`.
 
     Raises:
         ValueError: the image_id is not one of this generator's images.
@@ -163,7 +163,7 @@ def edited_row(split: str, index: int, number: int, config: SyntheticConfig) -> 
         ValueError: there is no such image.
     """
     if not (index < config.identities(split) and number < config.images_per_identity):
-        raise ValueError(f"image_id {image_id_of(split, index, number)!r}: not an image of this data set")
+        raise ValueError(f"image_id {format_image_id(split, index, number)!r}: not an image of this data set")
     found = edited_image(split, index, number, config)
     if found is None:
         return None
@@ -203,7 +203,7 @@ def _row(
 
     content, suffix = spoil_image(drawn.image, config.noise, image_rng, quality)
     boxes = thin_boxes(drawn.boxes, config.noise, image_rng)
-    image_id = image_id_of(split, index, number)
+    image_id = format_image_id(split, index, number)
     width, height = drawn.image.size
     return {
         "image": {"bytes": content, "path": image_id + suffix} if content is not None else None,

@@ -5,8 +5,8 @@ from accelerate import Accelerator
 from datasets import load_dataset
 
 import dataset_pvlg  # noqa: F401, registers "pvlg"
-from dataset_pvlg.mining import mine_dataset as mine
-from dataset_pvlg.mining.mine_dataset import with_regions
+from dataset_pvlg.mining import mine_rows as mine
+from dataset_pvlg.mining.mine_rows import with_regions
 from train.data.pairs import PairDataset
 from train.mining_rounds import MiningRounds
 
@@ -36,7 +36,7 @@ def test_a_round_is_mined_once_and_read_again(tmp_path, bare, tiny_model, tiny_p
 
 
 def test_a_later_round_learns_from_the_pairs_of_the_one_before(tmp_path, tiny_model, tiny_processor, monkeypatch):
-    monkeypatch.setattr(mine, "LEAST_PAIRS", 100)
+    monkeypatch.setattr(mine, "MIN_PAIRS", 100)
     rows = load_dataset("pvlg", "synthetic-tiny", split="train")
     bare = with_regions(rows, [[]] * len(rows))
     accelerator = Accelerator(cpu=True)

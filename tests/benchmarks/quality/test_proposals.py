@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.quality.proposals import annotated_samples, main, measure
-from dataset_pvlg.proposals.proposers import Proposals
+from dataset_pvlg.proposals.base import Proposals
 
 
 def test_recall_is_counted_by_label():

@@ -1,4 +1,4 @@
-"""Generated rows: what an edit leaves alone, whose copies they are, and that a stopped run goes on."""
+"""Generated rows: what an edit does not change, their parents, and resuming an interrupted run."""
 
 import io
 import json
@@ -11,21 +11,21 @@ from datasets import DatasetDict, load_dataset
 from PIL import Image
 
 from dataset_pvlg.features import FEATURES
-from dataset_pvlg.generation import generate as stage
-from dataset_pvlg.generation.generate import Options, generate, main
+from dataset_pvlg.generation import generate as module
+from dataset_pvlg.generation.generate import Options, generate
 from dataset_pvlg.loading import load_rows
 from dataset_pvlg.synthetic.dataset import (
     SyntheticConfig,
     edited_image,
     edited_row,
     image,
-    place_of,
+    parse_image_id,
     possible_edits,
     split_identities,
 )
 from dataset_pvlg.synthetic.draw_camera import CAMERAS
 from dataset_pvlg.synthetic.identities import RECOLOURED
-from tests.dataset_pvlg.generation.test_image_edits import pipeline  # noqa: F401 (a fixture)
+from tests.helpers.commands import one_line, run_data_command
 
 SMALL = SyntheticConfig(24, 4, 4, 2)
 # The boxes that show a thing, and how far from them a blur or a block of JPEG carries its colour.
@@ -90,11 +90,11 @@ def test_an_edited_row_fits_the_schema_and_says_whose_it_is() -> None:
     assert all(row["caption"][s["start"] : s["end"]] == s["text"] for s in row["sentences"])
     with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
         assert image.size == (row["width"], row["height"])
-    assert place_of(row["parent"]) == ("train", 3, 1)
+    assert parse_image_id(row["parent"]) == ("train", 3, 1)
     for wrong in ("cuhk/1.jpg", "synthetic-v0/train/000003_1", "synthetic-v1/query/000003_1"):
-        with pytest.raises(ValueError, match="no image of synthetic P-VLG"):
-            place_of(wrong)
-    with pytest.raises(ValueError, match="not an image of this data set"):
+        with pytest.raises(ValueError, match="image_id"):
+            parse_image_id(wrong)
+    with pytest.raises(ValueError, match="image_id"):
         edited_row("train", 24, 0, SMALL)
 
 
@@ -146,7 +146,7 @@ def test_half_of_the_captions_are_approximate_and_sentences_stay_true(rows: Data
     counts = json.loads((made / "generate_report.json").read_text())["counts"]
     assert 0.25 * len(generated) < counts["approximate long captions"] < 0.75 * len(generated)
     few = generated[:12]
-    same = sum(row["caption"] == edited_row(*place_of(row["parent"]), _tiny())[1]["caption"] for row in few)
+    same = sum(row["caption"] == edited_row(*parse_image_id(row["parent"]), _tiny())[1]["caption"] for row in few)
     assert 2 <= same <= 10
 
 
@@ -157,20 +157,20 @@ def _tiny() -> SyntheticConfig:
 def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = Options(share=0.3)
     straight = generate("synthetic-tiny", tmp_path / "straight", few)
-    monkeypatch.setattr(stage, "SHARD", 4)
-    shard, calls = stage._shard, []
+    monkeypatch.setattr(module, "SHARD_SIZE", 4)
+    edit_rows, calls = module._edit_rows, []
 
     def failing(rows, edit, options):
         calls.append(len(rows))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return shard(rows, edit, options)
+        return edit_rows(rows, edit, options)
 
-    monkeypatch.setattr(stage, "_shard", failing)
+    monkeypatch.setattr(module, "_edit_rows", failing)
     with pytest.raises(KeyboardInterrupt):
         generate("synthetic-tiny", tmp_path / "again", few)
     assert not (tmp_path / "again").exists()
-    with pytest.raises(ValueError, match="settings.json: share is 0.3, this command 0.5"):
+    with pytest.raises(ValueError, match="settings.json: share is 0.3"):
         generate("synthetic-tiny", tmp_path / "again", Options(share=0.5))
     assert generate("synthetic-tiny", tmp_path / "again", few) == straight
     assert sum(calls) - calls[2] == straight["counts"]["parents"] > 8 and not (tmp_path / "again.part").exists()
@@ -184,10 +184,10 @@ def test_a_share_of_the_images_and_no_approximate_text(tmp_path: Path) -> None:
     report = generate("synthetic-tiny", tmp_path / "some", Options(share=0.15, approximate=0.0))
     assert 2 <= report["counts"]["parents"] <= 20 and "approximate long captions" not in report["counts"]
     row = load_rows("pvlg", tmp_path / "some")[0]["train"].remove_columns("image")[-1]
-    assert row["caption"] == edited_row(*place_of(row["parent"]), _tiny())[1]["caption"]
+    assert row["caption"] == edited_row(*parse_image_id(row["parent"]), _tiny())[1]["caption"]
 
 
-def test_a_diffusion_model_edits_any_folder(made: Path, pipeline: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_diffusion_model_edits_any_folder(made: Path, pipeline: Path, tmp_path: Path) -> None:
     few = tmp_path / "few" / "data"
     few.mkdir(parents=True)
     load_rows("synthetic-tiny")[0]["train"].select(range(4)).to_parquet(few / "train-00000-of-00001.parquet")
@@ -221,11 +221,11 @@ def test_images_that_do_not_decode_are_counted() -> None:
             error = (Image.DecompressionBombError, ValueError, struct.error)[number]
             raise error("no image")
 
-    made, why = stage._shard(Hostile(range(3)), lambda row: pytest.fail("it was edited"), Options())
-    assert made == [] and why == {"broken image": 3}
+    generated, counts = module._edit_rows(Hostile(range(3)), lambda row: pytest.fail("it was edited"), Options())
+    assert generated == [] and counts == {"broken image": 3}
 
 
-def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     for argv, words in (
@@ -235,12 +235,12 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
         (["synthetic-tiny", "--out", str(tmp_path / "o"), "--share", "2"], "--share must lie in"),
         (["synthetic-tiny", "--out", str(tmp_path / "o"), "--editor", str(tmp_path / "no")], "--editor"),
     ):
-        assert main(argv) == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("dataset_pvlg.generation.generate: ") and words in error
+        with pytest.raises(ValueError) as caught:
+            run_data_command(module, argv)
+        assert words in one_line(caught.value)
     assert not (tmp_path / "o").exists()
 
 
 def test_the_renderer_draws_synthetic_people_alone(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="only synthetic and synthetic-tiny can be drawn again"):
+    with pytest.raises(ValueError, match="--editor renderer"):
         generate(str(made), tmp_path / "o")

@@ -1,11 +1,11 @@
-"""Approximate text: other words, fewer words or a part of them, with sentences where they say they are."""
+"""Approximate text: synonyms, deletion and crops keep sentence offsets and negations."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_pvlg.generation.text_edits import SYNONYMS, WAYS, approximate
+from dataset_pvlg.generation.text_edits import METHODS, SYNONYMS, approximate
 from dataset_pvlg.loading import load_rows
 from modeling_rogle.sentences import split_sentences
 
@@ -17,16 +17,16 @@ def placed(caption: str) -> list[dict]:
 
 
 @settings(deadline=None, max_examples=80)
-@given(seed=st.integers(0, 10**6), way=st.sampled_from(WAYS), rate=st.floats(0, 1))
-def test_sentences_stay_where_they_say(seed: int, way: str, rate: float) -> None:
+@given(seed=st.integers(0, 10**6), method=st.sampled_from(METHODS), rate=st.floats(0, 1))
+def test_sentences_stay_where_they_say(seed: int, method: str, rate: float) -> None:
     said = placed(CAPTION)
     assert len(said) == 3  # the first two glued
-    caption, sentences, origins = approximate(CAPTION, said, np.random.default_rng(seed), rate, way)
+    caption, sentences, origins = approximate(CAPTION, said, np.random.default_rng(seed), rate, method)
     assert caption and caption == caption.strip()
     assert len(sentences) == len(origins) and origins == sorted(set(origins))
     for sentence, origin in zip(sentences, origins, strict=True):
         assert caption[sentence["start"] : sentence["end"]] == sentence["text"] != ""
-        if way != "synonyms":  # its words are those of the old one, in their order
+        if method != "synonyms":  # its words are those of the old one, in their order
             left = iter(said[origin]["text"].split())
             assert all(word in left for word in sentence["text"].split())
     ends = [sentence["end"] for sentence in sentences]
@@ -34,8 +34,8 @@ def test_sentences_stay_where_they_say(seed: int, way: str, rate: float) -> None
 
 
 def test_a_rate_of_nothing_changes_nothing() -> None:
-    for way in WAYS:
-        found = approximate(CAPTION, placed(CAPTION), np.random.default_rng(0), 0.0, way)
+    for method in METHODS:
+        found = approximate(CAPTION, placed(CAPTION), np.random.default_rng(0), 0.0, method)
         assert found == (CAPTION, placed(CAPTION), [0, 1, 2])
 
 
@@ -65,8 +65,8 @@ WITHOUT = "Without a hat, a man in a blue coat walks to the left."
 def test_what_is_denied_is_neither_lost_nor_moved(rate: float) -> None:
     glued = "He isn't tall, and he has neither a red bag nor a hat.She walks, no coat on"
     for said, seed in ((said, seed) for said in ([], placed(WITHOUT)) for seed in range(10)):
-        for way in ("deletion", "crop"):
-            caption = approximate(WITHOUT, said, np.random.default_rng(seed), rate, way)[0]
+        for method in ("deletion", "crop"):
+            caption = approximate(WITHOUT, said, np.random.default_rng(seed), rate, method)[0]
             assert caption.startswith("Without a hat,")
     for seed in range(20):
         caption = approximate(glued, placed(glued), np.random.default_rng(seed), rate, "deletion")[0]
@@ -99,8 +99,8 @@ def test_rows_of_the_benchmark_keep_their_sentences() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="way must be one of synonyms, deletion, crop, not 'swap'"):
-        approximate("a man", [], rng, way="swap")
+    with pytest.raises(ValueError, match="method must be one of .*'swap'"):
+        approximate("a man", [], rng, method="swap")
     with pytest.raises(ValueError, match="rate must lie in"):
         approximate("a man", [], rng, rate=1.5)
     with pytest.raises(ValueError, match=r"sentences\[0\]"):

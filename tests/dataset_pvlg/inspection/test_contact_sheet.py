@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from dataset_pvlg.features import FEATURES
-from dataset_pvlg.inspection.contact_sheet import draw_sheet, main, read_rows, region_colours
+from dataset_pvlg.inspection import contact_sheet
+from dataset_pvlg.inspection.contact_sheet import draw_sheet, read_rows, region_colours
 from modeling_rogle.display.drawing import COLOURS
+from tests.helpers.commands import one_line, run_data_command
 from tests.helpers.source_layouts import write_source
 
 
@@ -96,39 +98,42 @@ def test_rows_start_count_and_every_choose_the_rows():
 
 def test_command_writes_a_sheet(tmp_path, capsys):
     out = tmp_path / "sheet.png"
-    assert main(["--out", str(out), "--dataset", "synthetic-tiny", "--count", "3", "--start", "1"]) == 0
+    arguments = ["--out", str(out), "--dataset", "synthetic-tiny", "--count", "3", "--start", "1"]
+    assert run_data_command(contact_sheet, arguments) == 0
     assert "3 images" in capsys.readouterr().out
     assert Image.open(out).size[0] > 900 and [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
 
 
 def test_images_of_a_public_layout_may_lie_elsewhere(tmp_path, capsys):
     write_source(tmp_path / "set", "cuhk_pedes", people=3)
-    (tmp_path / "set" / "imgs").rename(tmp_path / "pictures")
+    (tmp_path / "set" / "imgs").rename(tmp_path / "images")
     out = tmp_path / "sheet.png"
-    given = ["--out", str(out), "--dataset", "cuhk_pedes", "--data-root", str(tmp_path / "set")]
-    assert main(given) == 2 and not out.exists()
-    assert main([*given, "--image-root", str(tmp_path / "pictures")]) == 0
+    arguments = ["--out", str(out), "--dataset", "cuhk_pedes", "--data-root", str(tmp_path / "set")]
+    with pytest.raises(ValueError):
+        run_data_command(contact_sheet, arguments)
+    assert not out.exists()
+    assert run_data_command(contact_sheet, [*arguments, "--image-root", str(tmp_path / "images")]) == 0
     assert "2 images" in capsys.readouterr().out and out.exists()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "named"),
     [
         (["--split", "tst"], "--split tst"),
         (["--start", "16"], "--start 16"),
-        (["--start", "-1"], "--start must"),
-        (["--count", "0"], "--count must"),
-        (["--count", "9999"], "--count is at most"),
-        (["--dataset", "pedes"], "'pedes' is not known"),
-        (["--dataset", "pvlg"], "needs a data root"),
-        (["--data-root", "."], "takes no data root"),
-        (["--image-root", "."], "no image root"),
+        (["--start", "-1"], "--start"),
+        (["--count", "0"], "--count"),
+        (["--count", "9999"], "--count"),
+        (["--dataset", "pedes"], "'pedes'"),
+        (["--dataset", "pvlg"], "data root"),
+        (["--data-root", "."], "data root"),
+        (["--image-root", "."], "image root"),
         (["--out", "sheet.txt"], "sheet.txt"),
     ],
 )
-def test_wrong_arguments_are_one_line(tmp_path, capsys, monkeypatch, wrong, says):
+def test_wrong_arguments_are_one_line(tmp_path, monkeypatch, wrong, named):
     monkeypatch.chdir(tmp_path)
-    assert main(["--out", "sheet.png", "--dataset", "synthetic-tiny", *wrong]) == 2
-    told = capsys.readouterr().err
-    assert says in told and told.count("\n") == 1
+    with pytest.raises(ValueError) as caught:
+        run_data_command(contact_sheet, ["--out", "sheet.png", "--dataset", "synthetic-tiny", *wrong])
+    assert named in one_line(caught.value)
     assert not list(tmp_path.iterdir())

@@ -33,7 +33,7 @@ needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="m
 
 @pytest.fixture(scope="module")
 def image() -> Image.Image:
-    """A person of three blocks on grey, with noise so that no two places are equal."""
+    """A person of three blocks on grey, with noise so that no two parts are equal."""
     pixels = np.full((120, 50, 3), 128, dtype=np.int64)
     pixels[5:25, 17:33] = (40, 20, 10)
     pixels[25:70, 10:40] = (200, 30, 30)
@@ -43,7 +43,7 @@ def image() -> Image.Image:
 
 
 def special_tokens_last(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
-    """As in CLIP's own vocabulary; OWL-ViT takes a text that starts with token 0 for padding."""
+    """Moves the special tokens last, as in CLIP; OWL-ViT treats a text that starts with token 0 as padding."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     count = len(backend["vocab"])
     vocab = {token: (number - 2) % count for token, number in backend["vocab"].items()}
@@ -52,7 +52,7 @@ def special_tokens_last(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory) -> Path:
-    """A random OWL-ViT whose scores lie about one half."""
+    """A random OWL-ViT with scores near 0.5."""
     folder = tmp_path_factory.mktemp("owl") / "owlvit"
     tokenizer = special_tokens_last(train_tokenizer(TEXTS * 20, max_length=16))
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -78,7 +78,7 @@ def detector(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def parser(tmp_path_factory) -> Path:
-    """A random SegFormer of five classes, spread out so that several win somewhere."""
+    """A random SegFormer with five classes and large weights, so that several classes win somewhere."""
     folder = tmp_path_factory.mktemp("parser") / "segformer"
     torch.manual_seed(0)
     model = SegformerForSemanticSegmentation(
@@ -155,8 +155,8 @@ def check(found, most: int) -> None:
     assert (areas > 0.00499).all() and (areas < 0.80001).all()
 
 
-def test_a_detector_is_asked_for_what_the_sentences_name(detector, image):
-    propose = load_proposer("open_vocabulary", detector, most=60)
+def test_a_detector_searches_for_the_noun_phrases(detector, image):
+    propose = load_proposer("open_vocabulary", detector, max_boxes=60)
     found = propose(image, TEXTS)
     check(found, 60)
     named = {"red jacket", "black pants", "shoes"}
@@ -167,12 +167,12 @@ def test_a_detector_is_asked_for_what_the_sentences_name(detector, image):
     np.testing.assert_array_equal(again.boxes, found.boxes)
 
 
-def test_sentences_that_name_nothing_leave_the_templates(detector, image):
+def test_sentences_without_noun_phrases_leave_the_templates(detector, image):
     found, templates = load_proposer("open_vocabulary", detector)(image, ["He is tall."]), load_proposer("templates")
     assert found.labels == templates(image, []).labels
 
 
-def test_a_parser_gives_its_parts_and_pairs_of_them(parser, image):
+def test_a_parser_proposes_parts_and_pairs_of_parts(parser, image):
     found = load_proposer("parser", parser)(image.convert("L"), [])
     check(found, 120)
     of_model = [label for label in found.labels if label.split(" and ")[0] in PARTS]

@@ -1,4 +1,4 @@
-"""Proposers that need no weights: what every image gets, and that the parts of synthetic persons are among it."""
+"""Proposers without weights: the form of their boxes, and that they cover the parts of synthetic persons."""
 
 import builtins
 
@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from dataset_pvlg.features import REGION_LABELS
-from dataset_pvlg.proposals.proposers import PROPOSER_NAMES, load_proposer, tidy
+from dataset_pvlg.proposals.base import select_boxes
+from dataset_pvlg.proposals.proposers import PROPOSER_NAMES, load_proposer
 from dataset_pvlg.synthetic.dataset import SyntheticConfig, image
 from dataset_pvlg.synthetic.render import Rendering
 
@@ -37,7 +38,7 @@ def proposer(request):
     return load_proposer(request.param)
 
 
-def test_every_image_gets_boxes_of_the_window_and_last_the_whole_image(proposer, persons):
+def test_boxes_have_allowed_areas_and_the_whole_image_is_last(proposer, persons):
     for person in persons[:4]:
         found = proposer(person.image, [])
         assert found.boxes.dtype == np.float32 and found.boxes.shape == (len(found.labels), 4)
@@ -69,20 +70,20 @@ def test_any_image_is_taken(proposer, size, mode):
 def test_no_more_boxes_than_asked_for(name, most, persons):
     if name == "templates+felzenszwalb":
         pytest.importorskip("skimage")
-    few, many = load_proposer(name, most=most)(persons[0].image, []), load_proposer(name)(persons[0].image, [])
+    few, many = load_proposer(name, max_boxes=most)(persons[0].image, []), load_proposer(name)(persons[0].image, [])
     assert len(few.boxes) <= most
     assert few.labels[-1] == "whole person"
     np.testing.assert_array_equal(few.boxes[:-1], many.boxes[: len(few.boxes) - 1])
 
 
-def test_templates_name_the_parts_of_the_schema_and_do_not_look():
+def test_templates_have_the_labels_of_the_schema_and_ignore_the_image():
     propose = load_proposer("templates")
     found = propose(Image.new("RGB", (50, 120)), [])
     assert set(found.labels[:-1]) == set(REGION_LABELS)
     np.testing.assert_array_equal(found.boxes, propose(Image.new("RGB", (70, 200), "red"), []).boxes)
 
 
-def test_templates_know_no_side():
+def test_templates_are_symmetric():
     boxes = load_proposer("templates")(Image.new("RGB", (50, 120)), []).boxes.round(4)
     mirrored = boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [1, 0, 1, 0]
     assert {tuple(box) for box in mirrored.round(3).tolist()} == {
@@ -90,10 +91,10 @@ def test_templates_know_no_side():
     }
 
 
-def test_a_thing_that_stands_out_is_found_wherever_it_is():
+def test_a_salient_thing_is_found_anywhere():
     pytest.importorskip("skimage")
     image = Image.new("RGB", (100, 260), (120, 130, 120))
-    image.paste((200, 30, 30), (61, 3, 84, 21))  # where no template is
+    image.paste((200, 30, 30), (61, 3, 84, 21))  # far from all templates
     thing = np.array([[0.61, 3 / 260, 0.84, 21 / 260]])
     with_segments = load_proposer("templates+felzenszwalb")(image, [])
     best = overlaps(with_segments.boxes, thing)[:, 0]
@@ -111,27 +112,27 @@ def test_parts_of_synthetic_persons_are_among_the_proposals(persons):
     assert np.mean(np.array(best) >= 0.5) >= 0.95
 
 
-def test_what_is_tidied_is_clipped_and_keeps_its_order():
+def test_selected_boxes_are_clipped_and_keep_their_order():
     boxes = [(-0.5, 0.2, 0.5, 0.6), (0, 0.2, 0.5, 0.61), (0.1, 0.1, 0.1, 0.9), (0.9, 0.9, 0.2, 0.2), (0, 0, 1, 0.9)]
-    found = tidy([*boxes, (0.5, 0.5, 1.5, 0.7)], ["a", "b", "c", "d", "e", "f"], most=10)
+    found = select_boxes([*boxes, (0.5, 0.5, 1.5, 0.7)], ["a", "b", "c", "d", "e", "f"], max_boxes=10)
     assert found.labels == ("a", "f", "whole person")
     assert found.boxes == pytest.approx(np.array([[0, 0.2, 0.5, 0.6], [0.5, 0.5, 1, 0.7], [0, 0, 1, 1]]), abs=1e-6)
-    assert tidy([], [], most=5).boxes.tolist() == [[0, 0, 1, 1]]
+    assert select_boxes([], [], max_boxes=5).boxes.tolist() == [[0, 0, 1, 1]]
 
 
 def test_wrong_names_and_options_are_one_line():
     for arguments, words in (
         ({"name": "magic"}, "proposer 'magic' is not known; known are " + ", ".join(PROPOSER_NAMES)),
-        ({"name": "sam"}, "proposer 'sam' reads weights: name a model"),
-        ({"name": "grid", "model": "x"}, "proposer 'grid' reads no weights"),
-        ({"name": "grid", "most": 1}, "most must be at least 2"),
+        ({"name": "sam"}, "proposer 'sam'"),
+        ({"name": "grid", "model": "x"}, "proposer 'grid'"),
+        ({"name": "grid", "max_boxes": 1}, "max_boxes"),
     ):
         with pytest.raises(ValueError) as caught:
             load_proposer(**arguments)
         assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
 
-def test_without_scikit_image_the_line_says_what_to_do(monkeypatch):
+def test_a_missing_scikit_image_is_reported_with_the_install_command(monkeypatch):
     real = builtins.__import__
 
     def absent(name, *args, **kwargs):
@@ -140,6 +141,6 @@ def test_without_scikit_image_the_line_says_what_to_do(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(ImportError, match=r"pip install 'rogle\[pvlg\]', or choose the proposer templates"):
+    with pytest.raises(ImportError, match=r"pip install 'rogle\[pvlg\]', or use the proposer templates"):
         load_proposer("templates+felzenszwalb")
     load_proposer("templates")

@@ -1,4 +1,4 @@
-"""The card's measurements: right on cases with known answers, and written whole."""
+"""Measurements of the card: correct on cases with known answers, and written completely."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from PIL import Image
 from dataset_pvlg.synthetic import card
 from dataset_pvlg.synthetic.dataset import SyntheticConfig
 from dataset_pvlg.synthetic.identities import sample_identities
+from tests.helpers.commands import run_data_command
 
 SMALL = SyntheticConfig(train_identities=2, validation_identities=1, test_identities=10, images_per_identity=2)
 
@@ -35,7 +36,7 @@ def test_colour_words_are_read_once_each_and_by_meaning():
     assert card.colours_named("the tired man is bored") == []
 
 
-def test_colour_matcher_finds_what_colours_can_tell():
+def test_colour_matcher_finds_what_colours_can_separate():
     red, green, blue = (190, 35, 40), (50, 130, 65), (45, 85, 185)
     images = [solid(red, green), solid(green, blue), solid(blue, red), solid(green, red)]
     texts = [
@@ -45,7 +46,7 @@ def test_colour_matcher_finds_what_colours_can_tell():
         [("He wears a green shirt.", "upper body"), ("He wears red pants.", "lower body")],
     ]
     whole, banded = card.colour_r1(images, texts, np.arange(4))
-    assert banded == 100  # place tells red over green from green over red
+    assert banded == 100  # position separates red over green from green over red
     assert whole < 100
 
 
@@ -75,13 +76,13 @@ def test_captions_that_a_flip_makes_false(caption, flips):
     row = {"image_id": "a", "caption": caption, "captions": ["A man."], "sentences": [], "width": 10, "height": 20}
     row["regions"] = [{"bbox": [0, 0, 5, 5], "label": "bag", "sentence": -1}]
     numbers = {"rows": [row], "colour": 0.0, "banded": 0.0, "image": 0.0, "oracle": 0.0, "fields": 0.0}
-    assert f"stretched CLIP). {100.0 * flips:.1f} % say left or right" in card.card(numbers, SMALL)
+    assert f"flip makes {100.0 * flips:.1f} % of them wrong" in card.format_card(numbers, SMALL)
 
 
 def test_card_is_written_whole(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(card, "SyntheticConfig", lambda: SMALL)
     out = tmp_path / "README.md"
-    card.main(["--out", str(out)])
+    run_data_command(card, ["--out", str(out)])
     text = out.read_text()
     assert "independent implementation" in text and "synthetic v1" in text
     assert "| train | 2 | 4 |" in text and "20 images" in text
@@ -93,5 +94,9 @@ def test_card_is_written_whole(tmp_path, monkeypatch, capsys):
 def test_measured_card_in_the_repository_meets_its_bars():
     text = (Path(card.__file__).parents[1] / "README.md").read_text()
     colour = float(text.split("| colour words of the long caption, histograms of named colours | ")[1].split(" |")[0])
-    oracle = float(text.split("| attributes the long caption names, every image's true ones | ")[1].split(" |")[0])
+    oracle = float(
+        text.split("| attributes that the long caption names, against the true ones of every image | ")[1].split(" |")[
+            0
+        ]
+    )
     assert colour <= card.MAX_COLOUR_R1 and oracle >= card.MIN_ORACLE_R1
