@@ -1,4 +1,4 @@
-"""Images of a folder: which ones may be read, and how to read one that nobody has checked before."""
+"""Lists the images of a folder that may be read, and the reasons why other images are skipped."""
 
 import json
 import os
@@ -9,33 +9,38 @@ from pathlib import Path
 from modeling_rogle.index.manifest import FORMAT, MANIFEST, STAGED_MANIFEST
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
-METADATA = ("metadata.jsonl", "metadata.csv")  # what is known of the images beside them, see sources.py
-MAX_BYTES = 256 * 2**20
+METADATA = ("metadata.jsonl", "metadata.csv")  # metadata of the images in the same folder, see image_sources.py
+MAX_BYTES = 256 * 2**20  # of an image file
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image left out: its path relative to the folder, and the reason in a few words."""
+    """An image that is not indexed.
+
+    Attributes:
+        path: path relative to the folder.
+        reason: short reason.
+    """
 
     path: str
     reason: str
 
 
 def image_files(root: Path) -> tuple[list[str], list[Skipped], int]:
-    """Images under `root` by name, in sorted order.
+    """Lists the image files under a folder in sorted order.
 
-    Symbolic links are followed to files inside `root` only; those to folders never, since what lies inside `root` is
-    found on its own path. Folders that are an index, with its copies of images, are left out.
+    Symbolic links to files are followed if the file is under `root`. Links to folders are not followed, because a
+    folder under `root` is listed at its own path. Folders that are an index are left out, with their copies of images.
 
     Args:
         root: a folder, resolved.
 
     Returns:
-        paths relative to `root`; images and links refused, with reasons; how many other files there were.
+        paths relative to `root`; skipped images and links; number of other files.
     """
     files: list[str] = []
     skipped: list[Skipped] = []
-    ignored = 0
+    other_files = 0
 
     def unreadable(error: OSError) -> None:
         skipped.append(Skipped(os.path.relpath(error.filename, root), f"folder: {error.strerror}"))
@@ -53,12 +58,12 @@ def image_files(root: Path) -> tuple[list[str], list[Skipped], int]:
             path = Path(parent, name)
             relative = path.relative_to(root).as_posix()
             if path.suffix.lower() not in SUFFIXES:
-                ignored += name not in METADATA
-            elif reason := _refusal(path, root):
+                other_files += name not in METADATA
+            elif reason := _reason_to_skip(path, root):
                 skipped.append(Skipped(relative, reason))
             else:
                 files.append(relative)
-    return files, skipped, ignored
+    return files, skipped, other_files
 
 
 def _is_index(folder: Path) -> bool:
@@ -72,7 +77,7 @@ def _is_index(folder: Path) -> bool:
     return False
 
 
-def _refusal(path: Path, root: Path) -> str | None:
+def _reason_to_skip(path: Path, root: Path) -> str | None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -80,16 +85,16 @@ def _refusal(path: Path, root: Path) -> str | None:
     if path.is_symlink() and not path.resolve().is_relative_to(root):
         return "symbolic link out of the folder"
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         return "broken symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror}"
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return "not a regular file"
-    if found.st_size == 0:
+    if status.st_size == 0:
         return "empty file"
-    if found.st_size > MAX_BYTES:
-        return f"{found.st_size} bytes, over the limit of {MAX_BYTES}"
+    if status.st_size > MAX_BYTES:
+        return f"{status.st_size} bytes, over the limit of {MAX_BYTES}"
     return None
 
 
-__all__ = ["Skipped", "image_files"]
+__all__ = ["MAX_BYTES", "METADATA", "SUFFIXES", "Skipped", "image_files"]

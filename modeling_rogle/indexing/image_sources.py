@@ -1,9 +1,11 @@
-"""What can be indexed: a folder, a glob, or a data set of P-VLG rows; and what is known of each image.
+"""Sources of images to index: a folder, a glob, or a data set of P-VLG rows; with the metadata of each image.
 
-A folder may hold `metadata.jsonl` or `metadata.csv` beside the images, as `datasets` reads an imagefolder: a column
-`file_name`, relative to that file, and any others (camera, time, ...), typed as pyarrow reads them. Of a data set's
-rows every column that is one number, text or time is kept, `image_id` names the image, and since its images are no
-files the index keeps small copies of them.
+A folder may hold `metadata.jsonl` or `metadata.csv` next to the images, in the format of `datasets`' imagefolder: a
+column `file_name`, relative to that file, and any other columns (camera, time, ...), with the types that pyarrow
+infers. Of the rows of a data set every scalar column is kept, and `image_id` names the image. Their images are not
+files, so the index stores small copies of them.
+
+A new kind of source returns its images as a `Source` and is added to `find_source`.
 """
 
 import glob
@@ -28,16 +30,27 @@ from modeling_rogle.indexing.image_folder import METADATA, Skipped, image_files
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_io import DecodedImage, ImageError, decode_image, printable_path, read_image
 
-_RESERVED = {"id", "path", "bytes", "mtime", "scene", "box", COPY_COLUMN}
+# Columns of a data set that are not metadata: those of the index, and the caption.
+_NOT_METADATA = {
+    *("id", "path", "bytes", "mtime", "scene", "box", COPY_COLUMN),
+    *("sha256", "width", "height", "image_id", "caption"),
+}
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something to index: its key in the index, and where its source finds it. bytes and mtime (microseconds) as the
-    file system says, sha256 as a data set says; None if it does not."""
+    """An image, or a scene of several persons, to index.
+
+    Attributes:
+        path: path in the index.
+        location: file path relative to the source's root, or row number in the data set.
+        bytes: size of the file; None for a row.
+        mtime: modification time of the file in microseconds; None for a row.
+        sha256: SHA-256 of the image in the data set; None if the data set has none, and for a file.
+    """
 
     path: str
-    place: str | int
+    location: str | int
     bytes: int | None = None
     mtime: int | None = None
     sha256: str | None = None
@@ -45,8 +58,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be indexed. root: the folder of its paths, absolute, or the data set's name; rows: the data set, None
-    for files; metadata: one row an image, with `path`."""
+    """The images to index.
+
+    Attributes:
+        root: absolute folder of the paths, or the name of the data set.
+        items: the images.
+        skipped: images that cannot be indexed.
+        ignored: number of files that are not images.
+        metadata: table with one row an image and a column `path`; None without metadata.
+        rows: the data set; None for files.
+    """
 
     root: str
     items: list[Item]
@@ -55,37 +76,45 @@ class Source:
     metadata: pa.Table | None
     rows: "Rows | None" = None
 
-    def read(self, item: Item, least: tuple[int, int] | None = None) -> DecodedImage:
-        """Decodes an item, see [`read_image`]. Raises ImageError."""
+    def read(self, item: Item, min_size: tuple[int, int] | None = None) -> DecodedImage:
+        """Decodes an image.
+
+        Args:
+            item: an item of this source.
+            min_size: height and width in pixels that the caller resizes to, see [`read_image`].
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
         if self.rows is None:
-            return read_image(Path(self.root, item.place), item.path, least)
-        return decode_image(self.rows.image(item.place), item.path, least)
+            return read_image(Path(self.root, item.location), item.path, min_size)
+        return decode_image(self.rows.image(item.location), item.path, min_size)
 
     def digest(self, item: Item) -> str | None:
-        """sha256 of an item's bytes, None if they cannot be read."""
+        """Returns the SHA-256 of an image's bytes, None if its file cannot be read."""
         if self.rows is not None:
-            return item.sha256 or hashlib.sha256(self.rows.image(item.place)).hexdigest()
+            return item.sha256 or hashlib.sha256(self.rows.image(item.location)).hexdigest()
         try:
-            with open(Path(self.root, item.place), "rb") as file:
+            with open(Path(self.root, item.location), "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
             return None
 
 
-def find_source(source: Any, within: Path | None = None) -> Source:
-    """What `source` names.
+def find_source(source: Any, root: Path | None = None) -> Source:
+    """Finds the images that the user named.
 
     Args:
-        source: a folder; a glob (`photos/2026-*/**/*.jpg`); a folder of a data set (`save_to_disk`, or Parquet files);
-            or rows themselves, a `datasets.Dataset` or a list.
-        within: the folder that paths are told from, which must hold the source; by default the source's own.
+        source: a folder; a glob (`photos/2026-*/**/*.jpg`); the folder of a data set (`save_to_disk` or Parquet
+            files); or rows, as a `datasets.Dataset` or a list of dictionaries.
+        root: folder that paths are relative to and that must contain the source. Default: the source's own folder.
 
     Raises:
-        FileNotFoundError: it does not exist.
-        GalleryError: nothing in it to index, or metadata that cannot be right; the file is named.
+        FileNotFoundError: the source does not exist.
+        GalleryError: the source has no images, or its metadata are invalid. The message names the file.
     """
     if not isinstance(source, str | Path):
-        return _of_rows("data set", Rows(source))
+        return _source_of_rows("data set", Rows(source))
     path = Path(source)
     pattern = None
     if not path.exists() and glob.has_magic(str(source)):
@@ -96,53 +125,68 @@ def find_source(source: Any, within: Path | None = None) -> Source:
     if not path.is_dir():
         raise GalleryError(f"{source}: not a folder")
     if pattern is None and (rows := _stored_rows(path)) is not None:
-        return _of_rows(str(path.resolve()), rows)
-    return _of_files(str(source), path, pattern, within)
+        return _source_of_rows(str(path.resolve()), rows)
+    return _source_of_files(str(source), path, pattern, root)
 
 
-def _of_files(name: str, named: Path, pattern: str | None, within: Path | None) -> Source:
-    folder = named.resolve()
-    root = within or folder
+def _source_of_files(name: str, path: Path, pattern: str | None, root: Path | None) -> Source:
+    """Lists the images of a folder.
+
+    Args:
+        name: the source as the user wrote it.
+        path: the folder, or the part of a glob before its first wildcard.
+        pattern: the glob, None for a folder.
+        root: see [`find_source`].
+    """
+    folder = path.resolve()
+    root = root or folder
     if not folder.is_relative_to(root):
-        raise GalleryError(f"{name}: not inside {root}, whose images this index holds; choose another --out")
+        raise GalleryError(f"{name}: not inside {root}, the folder of this index; choose another --out")
     files, skipped, ignored = image_files(folder)
     if pattern is not None:
-        wanted = {os.path.relpath(found, named) for found in glob.iglob(pattern, recursive=True)}
-        files = [file for file in files if file in wanted]
-        skipped, ignored = [item for item in skipped if item.path in wanted], 0
+        matches = {os.path.relpath(file, path) for file in glob.iglob(pattern, recursive=True)}
+        files = [file for file in files if file in matches]
+        skipped, ignored = [item for item in skipped if item.path in matches], 0
     if not files and not skipped:
         others = f", only {ignored} other files" if ignored else ""
         what = "no images match" if pattern is not None else "no images in this folder"
         raise GalleryError(f"{name}: {what}{others}")
-    inside = folder.relative_to(root)
+    prefix = folder.relative_to(root)
     items = []
     for file in files:
-        found = os.stat(folder / file)
-        key = (inside / file).as_posix()
-        items.append(Item(key, key, found.st_size, found.st_mtime_ns // 1000))
-    skipped = [Skipped((inside / item.path).as_posix(), item.reason) for item in skipped]
-    return Source(str(root), items, skipped, ignored, _metadata(folder, inside, {item.path for item in items}))
+        status = os.stat(folder / file)
+        key = (prefix / file).as_posix()
+        items.append(Item(key, key, status.st_size, status.st_mtime_ns // 1000))
+    skipped = [Skipped((prefix / item.path).as_posix(), item.reason) for item in skipped]
+    return Source(str(root), items, skipped, ignored, _metadata(folder, prefix, {item.path for item in items}))
 
 
-def _metadata(folder: Path, inside: Path, known: set[str]) -> pa.Table | None:
+def _metadata(folder: Path, prefix: Path, image_paths: set[str]) -> pa.Table | None:
+    """Reads all metadata files under a folder; for an image in several files the nearest file is used.
+
+    Args:
+        folder: the folder.
+        prefix: the folder relative to the root of the source.
+        image_paths: paths of the images; rows of other images are dropped.
+    """
     tables: list[pa.Table] = []
-    seen: dict[str, Path] = {}
-    # Deeper folders first: what lies nearer to an image wins.
+    file_of: dict[str, Path] = {}
+    # Deeper folders first, because the nearest file is used.
     files = sorted((Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name in METADATA))
     for file in sorted(files, key=lambda file: -len(file.parts)):
-        if not file.resolve().is_relative_to(folder):  # what lies outside is no business of this index
+        if not file.resolve().is_relative_to(folder):
             warnings.warn(f"{printable_path(file)}: symbolic link out of the folder; not read", stacklevel=4)
             continue
         table = _read_metadata(file)
-        here = inside / file.parent.relative_to(folder)
+        file_folder = prefix / file.parent.relative_to(folder)
         names = table.column("file_name").to_pylist()
-        paths = [Path(os.path.normpath(here / str(name))).as_posix() for name in names]
+        paths = [Path(os.path.normpath(file_folder / str(name))).as_posix() for name in names]
         kept = []
         for row, path in enumerate(paths):
-            if seen.get(path) == file:
-                raise GalleryError(f"{file}: field 'file_name': {printable_path(path)} stands there twice")
-            if path in known and path not in seen:
-                seen[path] = file
+            if file_of.get(path) == file:
+                raise GalleryError(f"{file}: field 'file_name': {printable_path(path)} occurs twice")
+            if path in image_paths and path not in file_of:
+                file_of[path] = file
                 kept.append(row)
         table = table.drop_columns(["file_name"]).append_column("path", pa.array(paths, pa.string()))
         tables.append(table.take(pa.array(kept, pa.int64())))
@@ -159,13 +203,13 @@ def _read_metadata(file: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise GalleryError(f"{file}: cannot be read ({_first_line(error)})") from error
     if "file_name" not in table.column_names:
-        raise GalleryError(f"{file}: no column 'file_name'; it holds {', '.join(table.column_names) or 'nothing'}")
-    twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
-    if twice is not None:
-        raise GalleryError(f"{file}: column {twice!r} stands there twice")
-    taken = sorted(set(table.column_names) & set(SCHEMA.names))
-    if taken:
-        raise GalleryError(f"{file}: column {taken[0]!r} is the index's own; name it otherwise")
+        raise GalleryError(f"{file}: no column 'file_name'; it has {', '.join(table.column_names) or 'no columns'}")
+    repeated = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    if repeated is not None:
+        raise GalleryError(f"{file}: column {repeated!r} occurs twice")
+    reserved = sorted(set(table.column_names) & set(SCHEMA.names))
+    if reserved:
+        raise GalleryError(f"{file}: column {reserved[0]!r} is reserved by the index; rename it")
     return table
 
 
@@ -174,7 +218,11 @@ def _first_line(error: BaseException) -> str:
 
 
 class Rows:
-    """Rows of a data set, by number: their images as bytes, and their plain columns as a table."""
+    """The rows of a data set: images as bytes by row number, other columns as a table.
+
+    Args:
+        rows: a `datasets.Dataset` or a list of dictionaries.
+    """
 
     def __init__(self, rows: Any):
         self.rows = rows
@@ -187,20 +235,25 @@ class Rows:
         return len(self.rows)
 
     def columns(self) -> pa.Table:
+        """Returns all columns except `image`."""
         if hasattr(self.rows, "column_names"):
             names = [name for name in self.rows.column_names if name != "image"]
             return self.rows.select_columns(names).with_format("arrow")[:]
         return pa.Table.from_pylist([{k: v for k, v in row.items() if k != "image"} for row in self.rows])
 
     def image(self, number: int) -> bytes:
-        """The bytes of a row's image. Raises ImageError."""
+        """Returns the encoded image of a row.
+
+        Raises:
+            ImageError: the row has no image, or its file cannot be read.
+        """
         image = self.rows[number]["image"]
         if image is None:
             raise ImageError("field 'image' is null")
         if isinstance(image, Image.Image):
-            held = io.BytesIO()
-            image.convert("RGB").save(held, "PNG", compress_level=1)
-            return held.getvalue()
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, "PNG", compress_level=1)
+            return buffer.getvalue()
         if image.get("bytes") is not None:
             return image["bytes"]
         try:
@@ -210,11 +263,18 @@ class Rows:
 
 
 class ParquetRows(Rows):
-    """Rows of Parquet files, read a row group at a time: no copy of anybody's image goes into a cache."""
+    """Rows of Parquet files, read one row group at a time, so that no image is copied into a cache.
+
+    Args:
+        files: the files, in order.
+
+    Raises:
+        GalleryError: a file is not a Parquet file or is damaged.
+    """
 
     def __init__(self, files: Sequence[Path]):
         self.files = list(files)
-        self.groups: list[tuple[int, int, int]] = []  # first row, file, row group
+        self.groups: list[tuple[int, int, int]] = []  # first row, number of the file, row group in it
         count = 0
         for number, file in enumerate(self.files):
             try:
@@ -225,68 +285,71 @@ class ParquetRows(Rows):
                 self.groups.append((count, number, group))
                 count += footer.row_group(group).num_rows
         self.count = count
-        self.held: tuple[int, pa.ChunkedArray] | None = None
+        self._loaded: tuple[int, pa.ChunkedArray] | None = None  # number of a group, and its images
 
     def __len__(self) -> int:
         return self.count
 
     def columns(self) -> pa.Table:
+        """See [`Rows`]. Raises GalleryError if a file has no column `image` or `image_id`."""
         tables = []
         for file in self.files:
             schema = pq.read_schema(file)
             if "image" not in schema.names or "image_id" not in schema.names:
-                raise GalleryError(f"{file}: no column 'image' and 'image_id'; it holds {', '.join(schema.names)}")
+                raise GalleryError(f"{file}: no column 'image' and 'image_id'; it has {', '.join(schema.names)}")
             tables.append(pq.read_table(file, columns=[name for name in schema.names if name != "image"]))
         return pa.concat_tables(tables, promote_options="permissive").replace_schema_metadata(None)
 
     def image(self, number: int) -> bytes:
+        """See [`Rows`]."""
         group = max(n for n, (first, _, _) in enumerate(self.groups) if first <= number)
         first, file, row_group = self.groups[group]
-        held = self.held  # a name of this thread's own: another may turn the page
-        if held is None or held[0] != group:
+        loaded = self._loaded  # a local name, because another thread may load another group meanwhile
+        if loaded is None or loaded[0] != group:
             table = pq.ParquetFile(self.files[file]).read_row_group(row_group, columns=["image"])
-            held = self.held = (group, table.column("image"))
-        image = held[1][number - first].as_py()
+            loaded = self._loaded = (group, table.column("image"))
+        image = loaded[1][number - first].as_py()
         if image is None or image.get("bytes") is None:
             raise ImageError("field 'image' is null")
         return image["bytes"]
 
 
 def _stored_rows(folder: Path) -> Rows | None:
+    """Opens the data set in a folder; None if the folder holds none."""
     if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         from datasets import DatasetDict, concatenate_datasets, load_from_disk
 
         try:
-            found = load_from_disk(str(folder))
-        except Exception as error:  # whatever a damaged folder makes of it
+            stored = load_from_disk(str(folder))
+        except Exception as error:  # a damaged folder raises almost any exception
             raise GalleryError(f"{folder}: a data set that cannot be read ({_first_line(error)})") from error
-        return Rows(concatenate_datasets(list(found.values())) if isinstance(found, DatasetDict) else found)
+        return Rows(concatenate_datasets(list(stored.values())) if isinstance(stored, DatasetDict) else stored)
     files = sorted(folder.rglob("*.parquet"))
     if files and not any(image_files(folder)[0]):
         return ParquetRows(files)
     return None
 
 
-def _of_rows(name: str, rows: Rows) -> Source:
+def _source_of_rows(name: str, rows: Rows) -> Source:
     if not len(rows):
         raise GalleryError(f"{name}: no rows in this data set")
     table = rows.columns()
     if "image_id" not in table.column_names:
-        raise GalleryError(f"{name}: no column 'image_id'; it holds {', '.join(table.column_names)}")
+        raise GalleryError(f"{name}: no column 'image_id'; it has {', '.join(table.column_names)}")
     ids = [str(value) for value in table.column("image_id").to_pylist()]
     if len(set(ids)) != len(ids):
-        twice = next(value for value in ids if ids.count(value) > 1)
-        raise GalleryError(f"{name}: field 'image_id': {printable_path(twice)} stands there twice")
+        repeated = next(value for value in ids if ids.count(value) > 1)
+        raise GalleryError(f"{name}: field 'image_id': {printable_path(repeated)} occurs twice")
     digests = table.column("sha256").to_pylist() if "sha256" in table.column_names else [None] * len(ids)
     items = [Item(path, number, sha256=digest) for number, (path, digest) in enumerate(zip(ids, digests, strict=True))]
-    plain = [
+    scalars = [
         field.name
         for field in table.schema
         if not pa.types.is_nested(field.type)
         and not pa.types.is_binary(field.type)
-        and field.name not in _RESERVED | {"sha256", "width", "height", "image_id", "caption"}
+        and field.name not in _NOT_METADATA
     ]
-    metadata = table.select(plain).append_column("path", pa.array(ids, pa.string()))
+    metadata = table.select(scalars).append_column("path", pa.array(ids, pa.string()))
     return Source(name, items, [], 0, metadata, rows)
 
 

@@ -1,4 +1,4 @@
-"""Persons in full scenes: any object-detection model of transformers finds them, the index keeps scene and box."""
+"""Finds the persons in full scenes with any object-detection model of transformers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,27 +10,32 @@ from PIL import Image
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import best_device
 
-PERSON = ("person", "pedestrian", "people", "human")
-MIN_SIDE = 8  # pixels; less shows nobody
+PERSON_LABELS = ("person", "pedestrian", "people", "human")
+MIN_SIDE = 8  # pixels; smaller boxes are dropped
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A person of a scene: `box` x, y, w, h in whole pixels inside it, and the detector's score."""
+    """A person in a scene.
+
+    Attributes:
+        box: x, y, width, height in pixels, inside the scene.
+        score: score of the detector.
+    """
 
     box: tuple[int, int, int, int]
     score: float
 
 
 class Detector:
-    """A model that finds persons.
+    """A model that detects persons.
 
     Args:
-        name: folder or Hub name of an object-detection model; its labels must hold a person.
-        threshold: detections under this score are left out.
+        name: folder or Hub name of an object-detection model with a label for persons.
+        threshold: detections with a lower score are dropped. Default: 0.5.
 
     Raises:
-        GalleryError: not such a model, or one that knows no persons; said in one line.
+        GalleryError: the model cannot be loaded, or has no label for persons.
     """
 
     def __init__(self, name: str | Path, threshold: float = 0.5):
@@ -40,29 +45,36 @@ class Detector:
         self.threshold = threshold
         try:
             self.pipeline: Any = pipeline("object-detection", model=self.name, device=best_device())
-        except Exception as error:  # transformers raises almost anything for a folder that is something else
+        except Exception as error:  # transformers raises almost any exception for a folder of another kind
             reason = " ".join(str(error).split("\n")[0].split())
             raise GalleryError(
                 f"detector {name}: not an object-detection model that can be loaded ({reason})"
             ) from error
         labels = [str(label).lower() for label in self.pipeline.model.config.id2label.values()]
-        if not set(labels) & set(PERSON):
-            raise GalleryError(f"detector {name}: knows no persons, only {', '.join(labels[:5])}")
+        if not set(labels) & set(PERSON_LABELS):
+            raise GalleryError(f"detector {name}: has no label for persons, only {', '.join(labels[:5])}")
 
     def __call__(self, scenes: Sequence[Image.Image]) -> list[list[Detection]]:
-        """Finds the persons of each scene, from left to right; boxes under 8 pixels are left out."""
-        found = []
-        for scene, objects in zip(
-            scenes, self.pipeline(list(scenes), threshold=self.threshold, batch_size=1), strict=True
-        ):
+        """Detects the persons in each scene.
+
+        Args:
+            scenes: RGB images.
+
+        Returns:
+            for each scene its persons from left to right, without boxes smaller than MIN_SIDE.
+        """
+        persons_of_scenes = []
+        results = self.pipeline(list(scenes), threshold=self.threshold, batch_size=1)
+        for scene, objects in zip(scenes, results, strict=True):
             persons = []
-            for thing in objects:
-                x0, y0 = max(0, round(thing["box"]["xmin"])), max(0, round(thing["box"]["ymin"]))
-                x1, y1 = min(scene.width, round(thing["box"]["xmax"])), min(scene.height, round(thing["box"]["ymax"]))
-                if str(thing["label"]).lower() in PERSON and min(x1 - x0, y1 - y0) >= MIN_SIDE:
-                    persons.append(Detection((x0, y0, x1 - x0, y1 - y0), float(thing["score"])))
-            found.append(sorted(persons, key=lambda person: person.box))
-        return found
+            for result in objects:
+                box = result["box"]
+                x0, y0 = max(0, round(box["xmin"])), max(0, round(box["ymin"]))
+                x1, y1 = min(scene.width, round(box["xmax"])), min(scene.height, round(box["ymax"]))
+                if str(result["label"]).lower() in PERSON_LABELS and min(x1 - x0, y1 - y0) >= MIN_SIDE:
+                    persons.append(Detection((x0, y0, x1 - x0, y1 - y0), float(result["score"])))
+            persons_of_scenes.append(sorted(persons, key=lambda person: person.box))
+        return persons_of_scenes
 
 
 __all__ = ["Detection", "Detector"]
