@@ -24,7 +24,7 @@ from PIL import Image
 from benchmarks.common import forks  # noqa: F401  its children are killed
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.index.shards import Index
-from modeling_rogle.indexing import build_index as indexing
+from modeling_rogle.indexing import item_encoder
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.search.gallery import Gallery
 
@@ -87,7 +87,7 @@ def index_killed_after(
 
 def kills(moments: int, folder: Path, tools: tuple[RogleModel, RogleProcessor], work: Path) -> list[Kill]:
     """Kills one indexing at each of `moments` moments; every commit is as small as one batch."""
-    before, indexing.COMMIT_SECONDS = indexing.COMMIT_SECONDS, 0.0
+    before, item_encoder.COMMIT_SECONDS = item_encoder.COMMIT_SECONDS, 0.0
     try:
         for warm in ("warm-up", "whole"):
             started = time.perf_counter()
@@ -106,7 +106,7 @@ def kills(moments: int, folder: Path, tools: tuple[RogleModel, RogleProcessor], 
             done.append(Kill(seconds, reported, found, same, report.added - (len(Index(out)) - found)))
         return done
     finally:
-        indexing.COMMIT_SECONDS = before
+        item_encoder.COMMIT_SECONDS = before
 
 
 def main(argv: Sequence[str] | None = None) -> int:

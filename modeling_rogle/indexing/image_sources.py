@@ -345,9 +345,7 @@ def _source_of_rows(name: str, rows: Rows) -> Source:
     scalars = [
         field.name
         for field in table.schema
-        if not pa.types.is_nested(field.type)
-        and not pa.types.is_binary(field.type)
-        and field.name not in _NOT_METADATA
+        if not pa.types.is_nested(field.type) and not pa.types.is_binary(field.type) and field.name not in _NOT_METADATA
     ]
     metadata = table.select(scalars).append_column("path", pa.array(ids, pa.string()))
     return Source(name, items, [], 0, metadata, rows)

@@ -1,8 +1,8 @@
-"""Errors that a user can act on: each message is one line that names the file or field."""
+"""The error that a user can act on."""
 
 
 class GalleryError(ValueError):
-    """Bad input: a folder, an index, a query or a path. The message is one line that names it."""
+    """Invalid input: a folder, an index, a model or a query. The message is one line that names the file or field."""
 
 
 __all__ = ["GalleryError"]

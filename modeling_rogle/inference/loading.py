@@ -1,4 +1,4 @@
-"""A model and its processor from a folder, checked as far as a search needs it; what tells one model from another."""
+"""Loads a model and its processor for search, and computes the fingerprint that identifies a model."""
 
 import hashlib
 import json
@@ -15,33 +15,41 @@ from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 
+CLIP_LEGACY_END_TOKEN = 2  # eos_token_id in the configurations of old CLIP checkpoints, whatever their tokenizer
+
 
 def best_device() -> torch.device:
-    """The accelerator that torch finds (CUDA, MPS, XPU, ...), else the CPU."""
+    """Returns the default device: the accelerator that torch finds (CUDA, MPS, XPU, ...), otherwise the CPU."""
     if torch.accelerator.is_available():
         return torch.accelerator.current_accelerator()
     return torch.device("cpu")
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a model's weights lie; the CPU for one without any."""
+    """Returns the device of a model's weights, or the CPU for a model without weights."""
     return next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
 
 
 def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
-    """Model in fp32, on the GPU when there is one, and its processor, from a folder or a Hub name.
+    """Loads a model and its processor for search.
+
+    Args:
+        name: folder or Hub name of a Rogle or CLIP checkpoint.
+
+    Returns:
+        the model in float32 on the default device, in evaluation mode, and its processor.
 
     Raises:
-        GalleryError: not a Rogle or CLIP model, a configuration out of range, damaged weights, or a tokenizer of
-            another model.
-        OSError: no weights, configuration or processor there.
+        GalleryError: the checkpoint is not a Rogle or CLIP model, its configuration is invalid, its weights are
+            damaged, or its tokenizer belongs to another model.
+        OSError: weights, configuration or processor are missing.
     """
     name = str(name)
-    kind = RogleConfig.get_config_dict(name)[0].get("model_type")
-    if kind not in ("rogle", "clip"):
-        raise GalleryError(f"{name}: model_type {kind!r} in config.json, only 'rogle' and 'clip' can search persons")
-    bars = is_progress_bar_enabled()
-    disable_progress_bar()  # one for the weights of every search would say nothing
+    model_type = RogleConfig.get_config_dict(name)[0].get("model_type")
+    if model_type not in ("rogle", "clip"):
+        raise GalleryError(f"{name}: model_type {model_type!r} in config.json, only 'rogle' and 'clip' are supported")
+    show_bars = is_progress_bar_enabled()
+    disable_progress_bar()  # the bar of transformers counts weights, which is noise in every search
     try:
         model = RogleModel.from_pretrained(name, dtype=torch.float32)
     except StrictDataclassError as error:
@@ -49,24 +57,28 @@ def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
     except (SafetensorError, RuntimeError) as error:
         raise GalleryError(f"{name}: weights cannot be read ({str(error).splitlines()[0]})") from error
     finally:
-        if bars:
+        if show_bars:
             enable_progress_bar()
-    model.name_or_path = name  # CLIP weights come through another class, which forgets it
+    model.name_or_path = name  # CLIP weights are loaded through another class, which does not keep the name
     processor = RogleProcessor.from_pretrained(name)
-    # Without its vocabulary file a tokenizer loads empty, and every query would mean the same. 2: old CLIP configs.
-    end, ends = processor.tokenizer.eos_token_id, model.config.text_config.eos_token_id
-    if len(processor.tokenizer) > model.config.text_config.vocab_size or (end != ends and ends != 2):
-        raise GalleryError(f"{name}: the tokenizer is not this model's (end token {end}, config.json says {ends})")
+    # A tokenizer without its vocabulary file loads empty, and all queries would get the same tokens.
+    end_token, expected = processor.tokenizer.eos_token_id, model.config.text_config.eos_token_id
+    is_too_large = len(processor.tokenizer) > model.config.text_config.vocab_size
+    if is_too_large or expected not in (end_token, CLIP_LEGACY_END_TOKEN):
+        raise GalleryError(
+            f"{name}: the tokenizer is not this model's (end token {end_token}, config.json says {expected})"
+        )
     return model.to(best_device()), processor
 
 
 def fingerprint(model: RogleModel) -> str:
-    """sha256 over the weights and the fields that decide what they compute; equal for a saved and reloaded model.
+    """Returns the SHA-256 of a model's weights and of the configuration fields that change its embeddings.
 
-    `local_weight` is left out: it changes how scores are joined, not what is stored.
+    A saved and reloaded model has the same fingerprint. `local_weight` is not included, because it changes how scores
+    are combined and not what an index stores.
     """
     config, vision, text = model.config, model.config.vision_config, model.config.text_config
-    towers = [(part.num_attention_heads, part.hidden_act, part.layer_norm_eps) for part in (vision, text)]
+    towers = [(tower.num_attention_heads, tower.hidden_act, tower.layer_norm_eps) for tower in (vision, text)]
     fields = [list(config.image_size), config.region_feature, vision.patch_size, text.eos_token_id, towers]
     digest = hashlib.sha256(json.dumps(fields).encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -76,7 +88,7 @@ def fingerprint(model: RogleModel) -> str:
 
 
 def model_path(model: RogleModel) -> str:
-    """Where a model came from, absolute if it is a folder; empty if it was never saved."""
+    """Returns where a model was loaded from: an absolute folder, a Hub name, or "" if it was never saved."""
     name = model.name_or_path
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from benchmarks.robustness import kill_index
-from modeling_rogle.indexing import build_index as indexing
+from modeling_rogle.indexing import item_encoder
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import load_model
 from modeling_rogle.search.gallery import Gallery
@@ -31,7 +31,7 @@ def test_one_process_searches_while_another_appends(tools, tmp_path, monkeypatch
     folder, out = make_images(tmp_path / "pictures", 4), tmp_path / "index"
     Gallery.build(folder, *tools, out, progress=False)
     kill_index.draw_images(folder / "more", 60)
-    monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(item_encoder, "COMMIT_SECONDS", 0.0)
     child = os.fork()
     if child == 0:
         try:

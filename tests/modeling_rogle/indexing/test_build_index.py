@@ -1,4 +1,4 @@
-"""Indexing: only what is new or changed is encoded, a run goes on where it stopped, crops keep their scenes."""
+"""Building an index: only new and changed images are encoded, a killed run is continued, crops keep their scenes."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from PIL import Image
 
 from modeling_rogle.index.manifest import locked, read_manifest
 from modeling_rogle.index.shards import Index
-from modeling_rogle.indexing import build_index as indexing
+from modeling_rogle.indexing import item_encoder
+from modeling_rogle.indexing.build_index import IndexWriter
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import load_model
 from modeling_rogle.search.gallery import Gallery
-from tests.helpers.image_files import QUERY, make_images
-from tests.modeling_rogle.indexing.test_image_sources import rows as data_rows
-from tests.modeling_rogle.indexing.test_person_detector import make_detector
+from tests.helpers.image_files import QUERY, data_rows, make_images
+from tests.helpers.tiny_detector import make_detector
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def build(source, tools, out, **options):
     return Gallery.build(source, *tools, out, batch_size=3, progress=False, **options).report
 
 
-def test_a_second_run_encodes_nothing_and_later_ones_what_changed(folder, tools, tmp_path, monkeypatch):
+def test_a_second_run_encodes_nothing_and_later_runs_encode_changes(folder, tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     assert build(folder, tools, out).added == 8
     embeds = Gallery.open(out).encode_gallery()
     again = build(folder, tools, out)
     assert (again.images, again.added, again.kept, again.removed) == (8, 0, 8, 0)
-    os.utime(folder / "02.png")  # touched, the same bytes
+    os.utime(folder / "02.png")  # a new time, the same bytes
     shutil.copy(folder / "05.png", folder / "01.png")  # changed
     (folder / "03.png").unlink()
     shutil.copy(folder / "05.png", folder / "new.png")
@@ -54,7 +54,7 @@ def test_a_second_run_encodes_nothing_and_later_ones_what_changed(folder, tools,
     assert len(set(gallery.table.column("id").to_pylist())) == 8 and gallery.complete
 
 
-def test_more_of_the_folder_is_appended_and_what_lies_elsewhere_refused(folder, tools, tmp_path):
+def test_images_of_the_folder_are_appended_and_others_refused(folder, tools, tmp_path):
     out = tmp_path / "index"
     make_images(folder / "b", 3)
     build(f"{folder}/0*.png", tools, out)
@@ -63,14 +63,14 @@ def test_more_of_the_folder_is_appended_and_what_lies_elsewhere_refused(folder, 
     gallery = Gallery.open(out, *tools)
     assert {"00.png", "b/02.png"} <= set(gallery.paths)
     assert all(match.file.is_file() for match in gallery.search(QUERY, top_k=11))
-    with pytest.raises(GalleryError, match="not inside .*/images, whose images this index holds"):
+    with pytest.raises(GalleryError, match="not inside .*/images, the folder of this index"):
         build(make_images(tmp_path / "elsewhere", 1), tools, out, append=True)
     with pytest.raises(FileNotFoundError, match="no such index"):
         build(folder, tools, tmp_path / "none", append=True)
 
 
-def test_a_run_that_broke_off_goes_on_and_readers_see_what_is_done(folder, tools, tmp_path, monkeypatch):
-    out, real, calls = tmp_path / "index", indexing.encode_pixels, []
+def test_an_interrupted_run_is_continued_and_readers_see_what_is_committed(folder, tools, tmp_path, monkeypatch):
+    out, real, calls = tmp_path / "index", item_encoder.encode_pixels, []
 
     def breaking(*args):
         calls.append(0)
@@ -78,8 +78,8 @@ def test_a_run_that_broke_off_goes_on_and_readers_see_what_is_done(folder, tools
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(indexing, "encode_pixels", breaking)
+    monkeypatch.setattr(item_encoder, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(item_encoder, "encode_pixels", breaking)
     with pytest.raises(KeyboardInterrupt):
         build(folder, tools, out)
     gallery = Gallery.open(out, *tools)
@@ -91,14 +91,14 @@ def test_a_run_that_broke_off_goes_on_and_readers_see_what_is_done(folder, tools
     assert gallery.refresh() and gallery.complete and len(gallery) == 8 and not gallery.refresh()
 
 
-def test_an_index_is_replaced_only_by_a_whole_one(folder, tools, tmp_path, monkeypatch):
-    out, real, calls = tmp_path / "index", indexing.encode_pixels, []
+def test_an_index_is_replaced_only_by_a_complete_one(folder, tools, tmp_path, monkeypatch):
+    out, real, calls = tmp_path / "index", item_encoder.encode_pixels, []
     build(folder, tools, out)
     other = make_images(tmp_path / "other", 7)
     with monkeypatch.context() as broken:
-        broken.setattr(indexing, "COMMIT_SECONDS", 0.0)
+        broken.setattr(item_encoder, "COMMIT_SECONDS", 0.0)
         broken.setattr(
-            indexing, "encode_pixels", lambda *args: calls.append(0) or real(*args) if len(calls) < 2 else 1 / 0
+            item_encoder, "encode_pixels", lambda *args: calls.append(0) or real(*args) if len(calls) < 2 else 1 / 0
         )
         with pytest.raises(ZeroDivisionError):
             build(other, tools, out)
@@ -111,16 +111,16 @@ def test_an_index_is_replaced_only_by_a_whole_one(folder, tools, tmp_path, monke
 
 
 def break_after(batches: int, monkeypatch) -> None:
-    """Commits every batch, and breaks off at the one after so many."""
-    real, calls = indexing.encode_pixels, []
-    monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
+    """Commits every batch and raises ZeroDivisionError after `batches` of them."""
+    real, calls = item_encoder.encode_pixels, []
+    monkeypatch.setattr(item_encoder, "COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(
-        indexing, "encode_pixels", lambda *args: calls.append(0) or real(*args) if len(calls) < batches else 1 / 0
+        item_encoder, "encode_pixels", lambda *args: calls.append(0) or real(*args) if len(calls) < batches else 1 / 0
     )
 
 
 @pytest.mark.parametrize("mismatch", ["detector", "damage"])
-def test_what_cannot_be_appended_leaves_the_index_as_it_is(folder, tools, tmp_path, mismatch):
+def test_an_index_that_cannot_be_appended_to_is_not_changed(folder, tools, tmp_path, mismatch):
     out, options = tmp_path / "index", {}
     build(folder, tools, out)
     make_images(folder / "b", 3)
@@ -130,24 +130,24 @@ def test_what_cannot_be_appended_leaves_the_index_as_it_is(folder, tools, tmp_pa
         next(out.glob("shard-*/global.npy")).write_bytes(b"")
         reason = "global.npy: missing or damaged.*"
     before = (out / "index.json").read_bytes()
-    with pytest.raises(GalleryError, match=rf"nothing can be appended \(.*{reason}\); .* without --append") as caught:
+    with pytest.raises(GalleryError, match=rf"cannot be appended to \(.*{reason}\); .* without --append") as caught:
         build(folder / "b", tools, out, append=True, **options)
     assert "\n" not in str(caught.value) and (out / "index.json").read_bytes() == before
 
 
-def test_what_is_appended_takes_the_precision_that_the_index_has(folder, tools, tmp_path):
+def test_appending_keeps_the_precision_of_the_index(folder, tools, tmp_path):
     out = tmp_path / "index"
     build(folder, tools, out, precision="bfloat16")
     make_images(folder / "b", 3)
     assert build(folder / "b", tools, out, append=True).images == 11
     assert read_manifest(out)["precision"] == "bfloat16"
     make_images(folder / "c", 1)
-    with pytest.warns(UserWarning, match="its embeddings are bfloat16, and so is what is appended, not float32"):
+    with pytest.warns(UserWarning, match="the index keeps its precision bfloat16, not float32"):
         assert build(folder / "c", tools, out, append=True, precision="float32").images == 12
     assert read_manifest(out)["precision"] == "bfloat16"
 
 
-def test_an_unfinished_index_stays_so_when_a_part_is_appended(folder, tools, tmp_path, monkeypatch):
+def test_an_unfinished_index_stays_unfinished_when_a_part_is_appended(folder, tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
         break_after(1, broken)
@@ -157,7 +157,7 @@ def test_an_unfinished_index_stays_so_when_a_part_is_appended(folder, tools, tmp
     assert build(folder, tools, out).images == 11 and Gallery.open(out).complete
 
 
-def test_an_appending_that_broke_off_is_finished_by_the_same_one(folder, tools, tmp_path, monkeypatch):
+def test_an_interrupted_append_is_finished_by_the_same_source(folder, tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     build(f"{folder}/0*.png", tools, out)
     make_images(folder / "b", 4)
@@ -172,7 +172,7 @@ def test_an_appending_that_broke_off_is_finished_by_the_same_one(folder, tools, 
     assert build(folder / "b", tools, out, append=True).added == 1 and Gallery.open(out).complete
 
 
-def test_rows_whose_appending_broke_off_are_finished_by_the_same_rows(tools, tmp_path, monkeypatch):
+def test_an_interrupted_append_of_rows_is_finished_by_the_same_rows(tools, tmp_path, monkeypatch):
     out, more = tmp_path / "index", data_rows(8)
     build(data_rows(2), tools, out)
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
@@ -185,9 +185,9 @@ def test_rows_whose_appending_broke_off_are_finished_by_the_same_rows(tools, tmp
     assert build(more, tools, out, append=True).images == 8 and Gallery.open(out).complete
 
 
-def test_an_index_within_the_folder_that_was_killed_before_its_first_commit_is_no_image(folder, tools, monkeypatch):
+def test_copies_of_a_run_killed_before_its_first_commit_are_not_indexed(folder, tools, monkeypatch):
     out = folder / "index"
-    (out / "pictures").mkdir(parents=True)  # what a killed run of scenes leaves: crops, and no manifest
+    (out / "pictures").mkdir(parents=True)  # a killed run leaves crops and no manifest
     shutil.copy(folder / "00.png", out / "pictures" / f"{'0' * 32}.jpg")
     report = build(folder, tools, out)
     assert report.images == 8 and not report.skipped and Gallery.open(out).paths == [f"{n:02}.png" for n in range(8)]
@@ -198,7 +198,7 @@ def test_real_pedestrians_are_indexed_and_searched(test_data, tools, tmp_path):
     people, out = test_data / "pedestrians" / "imgs", tmp_path / "index"
     assert build(people, tools, out).images == len(list(people.glob("*.jpg"))) == 90
     gallery = Gallery.open(out, *tools)
-    for name in ("0003_c1_0521.jpg", "0009_c2_0062.jpg"):  # an image is nearest to itself
+    for name in ("0003_c1_0521.jpg", "0009_c2_0062.jpg"):  # an image is the nearest to itself
         assert gallery.search(image=people / name, top_k=1)[0].path == name
     facts = json.loads((test_data / "pedestrians" / "annotations.json").read_text())
     caption = next(entry["long_caption"] for entry in facts if entry.get("long_caption"))
@@ -228,7 +228,7 @@ def test_an_index_is_unfinished_while_more_is_encoded(folder, tools, tmp_path, m
     assert not Gallery.open(out).complete and len(Gallery.open(out)) == 11
 
 
-def test_a_replacement_that_was_given_up_leaves_nothing(folder, tools, tmp_path, monkeypatch):
+def test_an_abandoned_replacement_is_removed(folder, tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     build(folder, tools, out)
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
@@ -240,13 +240,13 @@ def test_a_replacement_that_was_given_up_leaves_nothing(folder, tools, tmp_path,
     assert len(list(out.glob("shard-*"))) == len(read_manifest(out)["shards"])
 
 
-def test_a_replacement_leaves_the_images_of_the_index_that_answers(tools, tmp_path, monkeypatch):
+def test_an_unfinished_replacement_keeps_the_copies_of_the_index_in_use(tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     build(data_rows(), tools, out)
     images = {file: file.read_bytes() for file in (out / "pictures").iterdir()}
     other = [{**row, "image": Image.new("RGB", row["image"].size, "blue")} for row in data_rows()]
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
-        broken.setattr(indexing.IndexWriter, "commit", lambda *args, **fields: 1 / 0)  # its images are written
+        broken.setattr(IndexWriter, "commit", lambda *args, **fields: 1 / 0)  # the copies are written already
         build(other, tools, out, precision="bfloat16")
     assert all(file.read_bytes() == data for file, data in images.items())
     assert build(other, tools, out, precision="bfloat16").images == 3
@@ -254,7 +254,7 @@ def test_a_replacement_leaves_the_images_of_the_index_that_answers(tools, tmp_pa
     assert held == set((out / "pictures").iterdir()) and not held & set(images)
 
 
-def test_metadata_are_searched_and_brought_up_to_date_without_encoding(folder, tools, tmp_path):
+def test_metadata_are_updated_without_encoding(folder, tools, tmp_path):
     out = tmp_path / "index"
     (folder / "metadata.csv").write_text("file_name,camera,count\n00.png,c1,1\n01.png,c2,2\n02.png,c2,3\n")
     build(folder, tools, out)
@@ -265,11 +265,11 @@ def test_metadata_are_searched_and_brought_up_to_date_without_encoding(folder, t
     assert build(folder, tools, out).added == 0 and gallery.refresh()
     assert [match.path for match in gallery.search(QUERY, where="camera = 'c2'")] == ["05.png"]
     gallery.delete(["05.png"])
-    told = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
-    assert b"05.png" not in told and list(gallery.search(QUERY, where="camera = 'c2'")) == []
+    content = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
+    assert b"05.png" not in content and list(gallery.search(QUERY, where="camera = 'c2'")) == []
 
 
-def test_persons_of_scenes_keep_scene_and_box_and_go_with_it(tools, tmp_path):
+def test_persons_of_a_scene_have_its_name_and_are_deleted_with_it(tools, tmp_path):
     scenes, out = make_images(tmp_path / "scenes", 3), tmp_path / "index"
     Image.new("RGB", (300, 200), "red").save(scenes / "00.png")
     (scenes / "metadata.csv").write_text("file_name,camera\n00.png,c1\n")
@@ -305,7 +305,7 @@ def test_rows_of_a_data_set_are_indexed_with_small_copies_of_their_images(tools,
     assert gallery.delete(["p/2"]) == 1 and not match.file.exists() and len(gallery) == 3
 
 
-def test_stores_are_filled_with_the_index_and_keep_in_step(folder, tools, tmp_path):
+def test_a_faiss_store_follows_its_index(folder, tools, tmp_path):
     pytest.importorskip("faiss")
     out = tmp_path / "index"
     build(folder, tools, out, store="faiss-hnsw")
@@ -331,7 +331,7 @@ def test_stores_are_filled_with_the_index_and_keep_in_step(folder, tools, tmp_pa
     assert len(Gallery.open(out)) == 10
 
 
-def test_an_index_moves_into_a_local_milvus_and_keeps_in_step(folder, tools, tmp_path):
+def test_a_local_milvus_store_follows_its_index(folder, tools, tmp_path):
     pytest.importorskip("milvus_lite")
     out = tmp_path / "index"
     build(folder, tools, out, store="milvus")
@@ -356,7 +356,7 @@ def test_an_index_moves_into_a_local_milvus_and_keeps_in_step(folder, tools, tmp
         ({"detector": "/nowhere"}, "detector /nowhere: not an object-detection model"),
     ],
 )
-def test_bad_options_are_one_line_before_any_work(folder, tools, tmp_path, options, message):
+def test_bad_options_are_refused_before_any_work(folder, tools, tmp_path, options, message):
     with pytest.raises(GalleryError, match=message) as caught:
         build(folder, tools, tmp_path / "index", **options)
     assert "\n" not in str(caught.value) and not (tmp_path / "index").exists()

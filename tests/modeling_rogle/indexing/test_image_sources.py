@@ -1,25 +1,21 @@
-"""Folders, globs and data sets as sources; what is known of the images; whatever is wrong with it in one line."""
+"""Folders, globs and data sets as sources of images; their metadata; one-line errors."""
 
+import io
 import json
 import os
 from datetime import datetime
 from pathlib import Path
 
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Image
-from PIL import Image as ImageSource
 
 from modeling_rogle.indexing.image_sources import find_source
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_io import ImageError
-
-
-def image(path: Path, colour: str = "red") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ImageSource.new("RGB", (6, 12), colour).save(path)
-    return path
+from tests.helpers.image_files import data_rows, write_colour
 
 
 def paths(source) -> list[str]:
@@ -29,7 +25,7 @@ def paths(source) -> list[str]:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     for name in ("a/1.png", "a/2.jpg", "b/1.png", "c.png"):
-        image(tmp_path / "photos" / name)
+        write_colour(tmp_path / "photos" / name)
     (tmp_path / "photos" / "notes.txt").write_text("x")
     return tmp_path / "photos"
 
@@ -43,21 +39,21 @@ def test_a_folder_and_globs_in_it(photos):
     assert find_source(f"{photos}/a/*.png").root == str(photos / "a")
 
 
-def test_paths_are_told_from_the_indexed_folder(photos):
-    assert paths(find_source(photos / "a", within=photos)) == ["a/1.png", "a/2.jpg"]
-    with pytest.raises(GalleryError, match="not inside .*/a, whose images this index holds"):
-        find_source(photos / "b", within=photos / "a")
+def test_paths_are_relative_to_the_indexed_folder(photos):
+    assert paths(find_source(photos / "a", root=photos)) == ["a/1.png", "a/2.jpg"]
+    with pytest.raises(GalleryError, match="not inside .*/a, the folder of this index"):
+        find_source(photos / "b", root=photos / "a")
 
 
 def test_a_link_out_of_the_folder_is_refused_through_a_glob_too(photos, tmp_path):
-    image(tmp_path / "secret.png")
+    write_colour(tmp_path / "secret.png")
     (photos / "a" / "9.png").symlink_to(tmp_path / "secret.png")
     found = find_source(f"{photos}/a/*.png")
     assert paths(found) == ["1.png"]
     assert [(item.path, item.reason) for item in found.skipped] == [("9.png", "symbolic link out of the folder")]
 
 
-def test_metadata_beside_the_images_is_typed_and_the_nearest_wins(photos):
+def test_metadata_files_are_typed_and_the_nearest_file_is_used(photos):
     (photos / "metadata.csv").write_text(
         "file_name,camera,time,count\nc.png,c1,2026-01-02 03:04:05,4\na/1.png,c9,2026-01-02 03:04:06,5\ngone.png,c1,,\n"
     )
@@ -82,22 +78,22 @@ def test_metadata_beside_the_images_is_typed_and_the_nearest_wins(photos):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,camera\nc.png,1\n", "metadata.csv: no column 'file_name'; it holds name, camera"),
-        ("file_name,sha256\nc.png,1\n", "metadata.csv: column 'sha256' is the index's own"),
-        ("file_name,x\nc.png,1\nc.png,2\n", "metadata.csv: field 'file_name': c.png stands there twice"),
-        ("file_name,x,x\nc.png,1,2\n", "metadata.csv: column 'x' stands there twice"),
-        ("file_name,x,file_name\nc.png,1,2\n", "metadata.csv: column 'file_name' stands there twice"),
+        ("name,camera\nc.png,1\n", "metadata.csv: no column 'file_name'; it has name, camera"),
+        ("file_name,sha256\nc.png,1\n", "metadata.csv: column 'sha256' is reserved"),
+        ("file_name,x\nc.png,1\nc.png,2\n", "metadata.csv: field 'file_name': c.png occurs twice"),
+        ("file_name,x,x\nc.png,1,2\n", "metadata.csv: column 'x' occurs twice"),
+        ("file_name,x,file_name\nc.png,1,2\n", "metadata.csv: column 'file_name' occurs twice"),
         ("file_name,x\nc.png,1,2,3\n", "metadata.csv: cannot be read"),
     ],
 )
-def test_metadata_that_cannot_be_right_are_named(photos, text, message):
+def test_invalid_metadata_are_refused(photos, text, message):
     (photos / "metadata.csv").write_text(text)
     with pytest.raises(GalleryError, match=message) as caught:
         find_source(photos)
     assert "\n" not in str(caught.value)
 
 
-def test_metadata_that_are_a_link_out_of_the_folder_are_not_read(photos, tmp_path):
+def test_metadata_behind_a_link_out_of_the_folder_are_not_read(photos, tmp_path):
     (tmp_path / "secret.csv").write_text("password\nx\n")
     (photos / "metadata.csv").symlink_to(tmp_path / "secret.csv")
     (photos / "a" / "metadata.csv").write_text("file_name,camera\n1.png,c1\n")
@@ -106,23 +102,9 @@ def test_metadata_that_are_a_link_out_of_the_folder_are_not_read(photos, tmp_pat
     assert table.to_pylist() == [{"camera": "c1", "path": "a/1.png"}]
 
 
-def rows(count: int = 3) -> list[dict]:
-    return [
-        {
-            "image": ImageSource.new("RGB", (6 + n, 12), "red"),
-            "image_id": f"p/{n}",
-            "sha256": f"{n:064d}",
-            "person_id": n,
-            "camera": "c1" if n else None,
-            "captions": ["a man"],
-        }
-        for n in range(count)
-    ]
-
-
 @pytest.mark.parametrize("kind", ["list", "dataset", "shuffled", "saved", "parquet"])
 def test_rows_of_a_data_set(tmp_path, kind):
-    source = rows()
+    source = data_rows()
     if kind != "list":
         made = Dataset.from_list([{**row, "image": None} for row in source]).remove_columns("image")
         made = made.add_column("image", [{"bytes": encoded(row["image"]), "path": None} for row in source])
@@ -147,16 +129,14 @@ def test_rows_of_a_data_set(tmp_path, kind):
     assert known["p/1"] == {"path": "p/1", "person_id": 1, "camera": "c1"} and known["p/0"]["camera"] is None
 
 
-def encoded(image: ImageSource.Image) -> bytes:
-    import io
-
-    held = io.BytesIO()
-    image.save(held, "PNG")
-    return held.getvalue()
+def encoded(image: PIL.Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def test_a_row_without_a_image_says_so():
-    found = find_source([{**rows(1)[0], "image": None}])
+def test_a_row_without_an_image_is_refused():
+    found = find_source([{**data_rows(1)[0], "image": None}])
     with pytest.raises(ImageError, match="field 'image' is null"):
         found.read(found.items[0])
 
@@ -164,12 +144,12 @@ def test_a_row_without_a_image_says_so():
 def test_data_sets_that_cannot_be_indexed(tmp_path):
     with pytest.raises(GalleryError, match="data set: no rows"):
         find_source([])
-    with pytest.raises(GalleryError, match="no column 'image_id'; it holds name"):
+    with pytest.raises(GalleryError, match="no column 'image_id'; it has name"):
         find_source([{"name": "x", "image": None}])
-    with pytest.raises(GalleryError, match="field 'image_id': p/0 stands there twice"):
-        find_source(rows(1) * 2)
+    with pytest.raises(GalleryError, match="field 'image_id': p/0 occurs twice"):
+        find_source(data_rows(1) * 2)
     pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
-    with pytest.raises(GalleryError, match="x.parquet: no column 'image' and 'image_id'; it holds a"):
+    with pytest.raises(GalleryError, match="x.parquet: no column 'image' and 'image_id'; it has a"):
         find_source(tmp_path)
     (tmp_path / "x.parquet").write_text("x")
     with pytest.raises(GalleryError, match="x.parquet: not a Parquet file, or damaged"):
@@ -179,6 +159,6 @@ def test_data_sets_that_cannot_be_indexed(tmp_path):
         find_source(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         find_source(tmp_path / "gone")
-    image(tmp_path / "a.png")
+    write_colour(tmp_path / "a.png")
     with pytest.raises(GalleryError, match="no images match"):
         find_source(f"{tmp_path}/*.jpg")

@@ -1,42 +1,13 @@
-"""Persons of full scenes, found by a real detector of transformers with random weights."""
+"""The person detector, with a model of transformers that has random weights."""
 
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from transformers import YolosConfig, YolosForObjectDetection
-from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 from modeling_rogle.indexing.person_detector import Detector
 from modeling_rogle.inference.errors import GalleryError
-
-
-def make_detector(folder: Path, labels: tuple[str, ...] = ("person", "dog")) -> Path:
-    """A random Yolos that finds something in every image; the bias decides for the first label."""
-    torch.manual_seed(0)
-    model = YolosForObjectDetection(
-        YolosConfig(
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
-            image_size=[64, 64],
-            patch_size=16,
-            num_detection_tokens=2,
-            id2label=dict(enumerate(labels)),
-            label2id={label: number for number, label in enumerate(labels)},
-            use_mid_position_embeddings=False,
-        )
-    )
-    with torch.no_grad():
-        model.class_labels_classifier.layers[-1].bias[0] = 4.0
-        # A token apart from the other: two persons side by side.
-        model.bbox_predictor.layers[-1].weight.normal_(std=0.5)
-        model.vit.embeddings.detection_tokens.normal_()
-    model.save_pretrained(folder)
-    YolosImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
-    return folder
+from tests.helpers.tiny_detector import make_detector
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +27,8 @@ def test_persons_lie_inside_the_scene_from_left_to_right(detector_folder):
     assert Detector(detector_folder, threshold=1.0)(scenes) == [[], []]
 
 
-def test_what_cannot_detect_persons_is_named(tmp_path, detector_folder, tiny_checkpoint):
-    with pytest.raises(GalleryError, match="knows no persons, only cat, dog"):
+def test_a_model_that_cannot_detect_persons_is_refused(tmp_path, detector_folder, tiny_checkpoint):
+    with pytest.raises(GalleryError, match="has no label for persons, only cat, dog"):
         Detector(make_detector(tmp_path / "cats", ("cat", "dog")))
     for folder in (tmp_path / "gone", tiny_checkpoint):
         with pytest.raises(GalleryError, match=f"detector {folder}: not an object-detection model") as caught:
