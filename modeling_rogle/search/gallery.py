@@ -144,7 +144,7 @@ class Gallery:
             model: the model that made the index, as an object or a folder. A folder is loaded when the model is first
                 needed. Default: the folder that the index names.
             processor: the processor of that model. Default: the one in the model's folder.
-            encoder: the encoder to search with, in place of a model: `OnnxEncoder(folder)` needs no torch.
+            encoder: the encoder to search with, instead of a model: `OnnxEncoder(folder)` needs no torch.
             store: the vector store to search in; `exact` for none. Default: the index's own.
 
         Raises:

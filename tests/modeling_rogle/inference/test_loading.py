@@ -1,8 +1,15 @@
 """Loading a model for search, its default device, and the fingerprint of its weights and configuration."""
 
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
 import torch
 
-from modeling_rogle.inference.loading import best_device, fingerprint
+from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.loading import best_device, fingerprint, load_model
 from modeling_rogle.modeling_rogle import RogleModel
 
 
@@ -24,3 +31,29 @@ def test_the_fingerprint_survives_saving_and_follows_weights_and_configuration(t
     with torch.no_grad():
         tiny_model.visual_projection.weight[0, 0] += 1e-3
     assert fingerprint(tiny_model) not in (before, changed)
+
+
+def test_models_that_cannot_search_are_refused_in_one_line(tiny_checkpoint, tmp_path):
+    def copy_model(name: str) -> Path:
+        return Path(shutil.copytree(tiny_checkpoint, tmp_path / name))
+
+    (copy_model("bert") / "config.json").write_text('{"model_type": "bert"}')
+    os.truncate(copy_model("cut") / "model.safetensors", 5000)
+    (copy_model("wordless") / "tokenizer.json").unlink()
+    config = copy_model("foreign") / "config.json"
+    settings = json.loads(config.read_text())
+    settings["text_config"]["eos_token_id"] += 3
+    config.write_text(json.dumps(settings))
+    config = copy_model("heavy") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"local_weight": 5.0}))
+    for name, message in (
+        ("bert", "model_type 'bert' in config.json"),
+        ("cut", "weights cannot be read"),
+        ("foreign", "the tokenizer is not this model's"),
+        ("heavy", "config.json: local_weight must lie in \\[0, 1\\], not 5.0"),
+    ):
+        with pytest.raises(GalleryError, match=message) as caught:
+            load_model(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(OSError, match="no vocabulary"):
+        load_model(tmp_path / "wordless")
