@@ -1,4 +1,4 @@
-"""The tiny checkpoint, exported once a session: tracing it is what takes the time."""
+"""The tiny checkpoint, exported to ONNX once in a test session, because tracing takes seconds."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _FOLDERS: dict[Path, Path] = {}
 
 
 def exported_folder(checkpoint: Path, factory: pytest.TempPathFactory) -> Path:
-    """The export of a checkpoint's folder, made when first asked for."""
+    """Folder of the exported checkpoint, which is created on the first call."""
     if checkpoint not in _FOLDERS:
         _FOLDERS[checkpoint] = export_onnx(checkpoint, factory.mktemp("onnx") / "exported").folder
     return _FOLDERS[checkpoint]

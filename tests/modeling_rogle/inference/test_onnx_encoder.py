@@ -1,4 +1,4 @@
-"""Texts and images as the processor makes them, without it; a folder that is no export is named in one line."""
+"""OnnxEncoder has the tokens, pixels and embeddings of the model; an invalid folder is refused in one line."""
 
 import json
 import shutil
@@ -20,8 +20,8 @@ TEXTS = [
     "A man wears a red jacket. His shoes are white.",
     "  Ein Mann trägt eine rote Jacke 👟 &amp; 12.5 cm  ",
     "<|endoftext|> is text here",
-    "a red jacket and white shoes. " * 30,  # whole sentences up to the limit
-    "red " * 200,  # one sentence over it
+    "a red jacket and white shoes. " * 30,  # cut after a sentence
+    "red " * 200,  # one sentence that is too long
     "",
 ]
 
@@ -31,7 +31,7 @@ def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return exported_folder(tiny_checkpoint, tmp_path_factory)
 
 
-def test_token_ids_are_the_processors(exported: Path, tiny_checkpoint: Path):
+def test_token_ids_equal_those_of_the_processor(exported: Path, tiny_checkpoint: Path):
     processor, encoder = RogleProcessor.from_pretrained(tiny_checkpoint), OnnxEncoder(exported)
     end = processor.tokenizer.eos_token_id
     for text in TEXTS:
@@ -43,17 +43,20 @@ def test_token_ids_are_the_processors(exported: Path, tiny_checkpoint: Path):
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_embeddings_are_the_models(exported: Path, tiny_checkpoint: Path, int8: bool):
+def test_embeddings_equal_those_of_the_model(exported: Path, tiny_checkpoint: Path, int8: bool):
     model, processor = RogleModel.from_pretrained(tiny_checkpoint), RogleProcessor.from_pretrained(tiny_checkpoint)
     encoder, random = OnnxEncoder(exported, int8), np.random.default_rng(0)
-    pictures = [Image.fromarray(random.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((50, 20), (32, 16))]
+    images = [Image.fromarray(random.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((50, 20), (32, 16))]
     expected = model.encode_texts(processor(text=TEXTS, return_tensors="pt")["input_ids"]).numpy()
-    pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
-    np.testing.assert_allclose(encoder.preprocess(pictures), pixels.numpy(), atol=1e-5)
-    images, regions = encoder.encode_images(pictures)
+    pixels = processor(images=images, return_tensors="pt")["pixel_values"]
+    np.testing.assert_allclose(encoder.preprocess(images), pixels.numpy(), atol=1e-5)
+    image_embeds, regions = encoder.encode_images(images)
     assert regions.shape == (2, len(template_boxes()), encoder.dimension)
-    found = (encoder.encode_texts(TEXTS, batch_size=2), expected), (images, model.encode_images(pixels)[0].numpy())
-    for ours, theirs in found:
+    pairs = (
+        (encoder.encode_texts(TEXTS, batch_size=2), expected),
+        (image_embeds, model.encode_images(pixels)[0].numpy()),
+    )
+    for ours, theirs in pairs:
         cosines = (ours * theirs).sum(-1)
         assert cosines.mean() > 0.9 if int8 else np.abs(ours - theirs).max() < 1e-4
 
@@ -62,20 +65,20 @@ def test_no_texts_give_no_rows(exported: Path):
     assert OnnxEncoder(exported).encode_texts([]).shape == (0, 32)
 
 
-def test_what_is_no_export_is_told_in_one_line(exported: Path, tmp_path: Path):
+def test_an_invalid_export_is_refused_in_one_line(exported: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="nothing: no such folder"):
         OnnxEncoder(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(OnnxError, match="no rogle_onnx.json"):
         OnnxEncoder(tmp_path / "empty")
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))
-    about = json.loads((folder / "rogle_onnx.json").read_text())
+    manifest = json.loads((folder / "rogle_onnx.json").read_text())
     for change, reason in (
         ({"version": 99}, "not an export of format rogle-onnx 1"),
         ({"dimension": "32"}, "'dimension' is missing or not a int"),
         ({"image_mean": [0.5]}, "'image_mean' is not 3 numbers"),
     ):
-        (folder / "rogle_onnx.json").write_text(json.dumps(about | change))
+        (folder / "rogle_onnx.json").write_text(json.dumps(manifest | change))
         with pytest.raises(OnnxError, match=reason) as caught:
             OnnxEncoder(folder)
         assert "\n" not in str(caught.value) and "rogle_onnx.json" in str(caught.value)
@@ -84,7 +87,7 @@ def test_what_is_no_export_is_told_in_one_line(exported: Path, tmp_path: Path):
         OnnxEncoder(folder)
 
 
-def test_a_changed_file_is_not_run(exported: Path, tmp_path: Path):
+def test_a_changed_or_missing_file_is_refused(exported: Path, tmp_path: Path):
     folder = Path(shutil.copytree(exported, tmp_path / "copy"))
     graph = bytearray((folder / "text.onnx").read_bytes())
     graph[-1] ^= 1

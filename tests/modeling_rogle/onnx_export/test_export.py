@@ -1,4 +1,4 @@
-"""Both towers as graphs equal the model for sizes that they were not traced with; int8 is near; refusals in a line."""
+"""The exported graphs equal the model at other input sizes; int8 is close; invalid exports are refused."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return exported_folder(tiny_checkpoint, tmp_path_factory)
 
 
-def test_towers_are_the_models_own_encoders(tiny_model: RogleModel):
+def test_graphs_equal_the_encoders_of_the_model(tiny_model: RogleModel):
     ids = torch.randint(0, 50, (4, 12))
     ids[:, 9:] = tiny_model.config.text_config.eos_token_id
     torch.testing.assert_close(TextGraph(tiny_model)(ids), tiny_model.encode_texts(ids), atol=1e-6, rtol=0)
@@ -37,9 +37,9 @@ def test_graphs_equal_the_model_at_other_batch_sizes_lengths_and_boxes(exported:
     model = RogleModel.from_pretrained(tiny_checkpoint)
     assert max(check(exported, model).values()) <= TOLERANCE == 1e-4
     text, image = open_session(exported / "text.onnx"), open_session(exported / "image.onnx")
-    assert [type(side) for side in text.get_inputs()[0].shape] == [str, str]  # both free
+    assert [type(side) for side in text.get_inputs()[0].shape] == [str, str]  # both dynamic
     assert [type(side) for side in image.get_inputs()[0].shape] == [str, int, int, int]
-    assert image.get_inputs()[0].shape[2:] == [32, 16]  # the rectangle
+    assert image.get_inputs()[0].shape[2:] == [32, 16]  # the input size
     pixels, boxes = torch.randn(7, 3, 32, 16), torch.tensor([[0.1, 0.2, 0.6, 0.9]]).repeat(7, 1, 1)
     images, regions = image.run(None, {"pixel_values": pixels.numpy(), "boxes": boxes.numpy()})
     expected = model.encode_images(pixels, boxes[:, 0], torch.arange(7))
@@ -60,27 +60,27 @@ def test_int8_is_smaller_and_near(exported: Path, tiny_checkpoint: Path):
     ids = torch.randint(0, 50, (16, 12))
     ids[:, 11] = model.config.text_config.eos_token_id
     expected = model.encode_texts(ids).numpy()
-    for suffix, least, most in (("onnx", 0.999999, 1.01), ("int8.onnx", 0.97, 0.999999)):
+    for suffix, low, high in (("onnx", 0.999999, 1.01), ("int8.onnx", 0.97, 0.999999)):
         got = open_session(exported / f"text.{suffix}").run(None, {"input_ids": ids.numpy()})[0]
-        assert least < (got * expected).sum(-1).mean() < most
+        assert low < (got * expected).sum(-1).mean() < high
     pixels, boxes = np.random.default_rng(0).standard_normal((8, 3, 32, 16), dtype=np.float32), [[0.1, 0.2, 0.6, 0.9]]
-    fed = {"pixel_values": pixels, "boxes": np.array([boxes] * 8, dtype=np.float32)}
-    whole, small = (open_session(exported / f"image.{suffix}").run(None, fed) for suffix in ("onnx", "int8.onnx"))
-    for ours, theirs in zip(whole, small, strict=True):  # images and regions: one projection serves both
+    inputs = {"pixel_values": pixels, "boxes": np.array([boxes] * 8, dtype=np.float32)}
+    full, small = (open_session(exported / f"image.{suffix}").run(None, inputs) for suffix in ("onnx", "int8.onnx"))
+    for ours, theirs in zip(full, small, strict=True):  # images and regions share a projection
         assert 0.97 < (ours * theirs).sum(-1).mean() < 0.999999
-    for tower in ("text", "image"):
-        assert (exported / f"{tower}.int8.onnx").stat().st_size < (exported / f"{tower}.onnx").stat().st_size
+    for name in ("text", "image"):
+        assert (exported / f"{name}.int8.onnx").stat().st_size < (exported / f"{name}.onnx").stat().st_size
 
 
-def test_the_manifest_tells_of_every_file(exported: Path, tiny_processor: RogleProcessor):
-    about = json.loads((exported / "rogle_onnx.json").read_text())
+def test_the_manifest_lists_every_file(exported: Path, tiny_processor: RogleProcessor):
+    manifest = json.loads((exported / "rogle_onnx.json").read_text())
     written = {file.name: file.stat().st_size for file in exported.iterdir() if file.name != "rogle_onnx.json"}
-    assert {name: told["bytes"] for name, told in about["files"].items()} == written
-    assert about["image_size"] == [32, 16] and about["max_tokens"] == 64
-    assert about["end_token"] == tiny_processor.tokenizer.eos_token_id
+    assert {name: entry["bytes"] for name, entry in manifest["files"].items()} == written
+    assert manifest["image_size"] == [32, 16] and manifest["max_tokens"] == 64
+    assert manifest["end_token"] == tiny_processor.tokenizer.eos_token_id
 
 
-def test_crops_an_existing_folder_and_no_model_are_refused(
+def test_a_model_of_crops_and_an_existing_folder_are_refused(
     tiny_checkpoint: Path, tmp_path: Path, tiny_config: RogleConfig
 ):
     (tmp_path / "there").mkdir()
@@ -95,9 +95,9 @@ def test_crops_an_existing_folder_and_no_model_are_refused(
 
 
 def test_quantising_again_gives_the_same_bytes(exported: Path, tmp_path: Path):
-    for tower in ("text", "image"):
-        (tmp_path / f"{tower}.onnx").write_bytes((exported / f"{tower}.onnx").read_bytes())
+    for name in ("text", "image"):
+        (tmp_path / f"{name}.onnx").write_bytes((exported / f"{name}.onnx").read_bytes())
     quantise(tmp_path)
-    for tower in ("text", "image"):
-        name = f"{tower}.int8.onnx"
-        assert (tmp_path / name).read_bytes() == (exported / name).read_bytes()
+    for name in ("text", "image"):
+        file = f"{name}.int8.onnx"
+        assert (tmp_path / file).read_bytes() == (exported / file).read_bytes()

@@ -1,4 +1,4 @@
-"""Calibration: figures by their definitions, regressions that find what made the data, files read or refused."""
+"""Calibration: metrics equal their definitions, regressions recover known weights, damaged files are refused."""
 
 import json
 
@@ -19,7 +19,7 @@ from modeling_rogle.search.calibration import (
 )
 
 
-def a_calibration(**changes) -> Calibration:
+def make_calibration(**changes) -> Calibration:
     match = Logistic(("z", "behind"), (1.0, 0.5), (2.0, 1.0), (1.5, -0.5), -1.0)
     present = Logistic(("score",), (0.5,), (0.1,), (1.0,), 0.0)
     fields = {
@@ -37,17 +37,17 @@ def a_calibration(**changes) -> Calibration:
     return Calibration(**{**fields, **changes})
 
 
-def test_features_say_where_a_score_lies():
+def test_features_equal_their_definitions():
     background = np.array([0.1, 0.2, 0.3, 0.4])
-    found = features(np.array([0.6, 0.5, 0.4]), background.mean(), background.std(), 4)
+    x = features(np.array([0.6, 0.5, 0.4]), background.mean(), background.std(), 4)
     width = np.sqrt(0.0125)
-    best = dict(zip(FEATURES, found[0].tolist(), strict=True))
+    best = dict(zip(FEATURES, x[0].tolist(), strict=True))
     assert best["score"] == pytest.approx(0.6) and best["z"] == pytest.approx(0.35 / width)
     assert best["excess"] == pytest.approx(0.35 / width - np.sqrt(2 * np.log(4)))
     assert best["lead"] == pytest.approx(0.15 / width) and best["behind"] == 0
-    assert found[2, FEATURES.index("behind")] == pytest.approx(0.2 / width)
+    assert x[2, FEATURES.index("behind")] == pytest.approx(0.2 / width)
     several = features(np.array([[0.6, 0.5, 0.4]] * 2), np.array([0.25, 0.1]), np.array([width, 0.1]), np.array([4, 9]))
-    assert several.shape == (2, 3, 8) and several[0] == pytest.approx(found)
+    assert several.shape == (2, 3, 8) and several[0] == pytest.approx(x)
     assert best["global"] == pytest.approx(0.6) and best["gap"] == 0
     scores, overall = np.linspace(0.9, 0.0, 10), np.linspace(0.5, 0.3, 10)
     ten = dict(zip(FEATURES, features(scores, 0.2, 0.1, 50, overall)[1].tolist(), strict=True))
@@ -55,14 +55,14 @@ def test_features_say_where_a_score_lies():
     assert (ten["global_z"], ten["gap"]) == pytest.approx(((overall[1] - 0.2) / 0.1, 0.8 - 0.2))
 
 
-def test_a_gallery_of_one_or_of_equals_gives_numbers():
+def test_probabilities_are_finite_for_one_image_and_for_equal_scores():
     for scores, background in (([0.5], [0.5]), ([0.5, 0.5], [0.5, 0.5])):
-        p = a_calibration().probability(np.array(scores), np.array(background))
+        p = make_calibration().probability(np.array(scores), np.array(background))
         assert p.shape == (len(scores),) and np.isfinite(p).all() and (p >= 0).all() and (p <= 1).all()
 
 
 def test_probability_and_no_match_follow_the_scores():
-    calibration, background = a_calibration(), np.linspace(0.0, 0.4, 50)
+    calibration, background = make_calibration(), np.linspace(0.0, 0.4, 50)
     p = calibration.probability(np.array([0.9, 0.5, 0.3]), background)
     assert (np.diff(p) < 0).all() and p == pytest.approx(
         calibration.probability_of_features(features(np.array([0.9, 0.5, 0.3]), 0.2, background.std(), 50))
@@ -71,9 +71,12 @@ def test_probability_and_no_match_follow_the_scores():
     assert calibration.no_match(np.array([0.5, 0.4]), background)  # sigmoid(0) = 0.5 < 0.6
 
 
-def test_the_size_of_the_gallery_is_not_that_of_the_sample():
+def test_the_size_of_the_gallery_can_exceed_that_of_the_sample():
     logistic = Logistic(("excess",), (0.0,), (1.0,), (1.0,), 0.0)
-    calibration, background = a_calibration(best=logistic, other=logistic, present=logistic), np.linspace(0.0, 0.4, 50)
+    calibration, background = (
+        make_calibration(best=logistic, other=logistic, present=logistic),
+        np.linspace(0.0, 0.4, 50),
+    )
     scores = np.array([0.6, 0.5])
     expected = calibration.probability_of_features(features(scores, 0.2, background.std(), 10**6))
     assert calibration.probability(scores, background, 10**6) == pytest.approx(expected)
@@ -81,7 +84,7 @@ def test_the_size_of_the_gallery_is_not_that_of_the_sample():
     assert calibration.no_match(scores, background, 10**6) and not calibration.no_match(scores, background)
 
 
-def test_regression_finds_what_made_the_data():
+def test_regression_recovers_the_weights_of_the_data():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20_000, 8)) * 3 + 1
     true = 1 / (1 + np.exp(-(0.5 + 1.2 * x[:, 1] - 0.7 * x[:, 3])))
@@ -123,7 +126,7 @@ def test_calibration_error_of_known_cases():
 
 
 def test_saved_and_loaded_is_the_same(tmp_path):
-    calibration = a_calibration()
+    calibration = make_calibration()
     assert Calibration.load(tmp_path) is None
     assert calibration.save(tmp_path) == tmp_path / FILE
     assert Calibration.load(tmp_path) == calibration
@@ -144,16 +147,16 @@ def test_saved_and_loaded_is_the_same(tmp_path):
         ({"present": {"names": ["z"], "mean": [], "scale": [1], "weights": [1], "bias": 0}}, "field 'mean'"),
     ],
 )
-def test_a_damaged_file_is_one_line(tmp_path, change, message):
-    file = a_calibration().save(tmp_path)
+def test_an_invalid_field_is_refused_in_one_line(tmp_path, change, message):
+    file = make_calibration().save(tmp_path)
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(ValueError, match=message) as raised:
         Calibration.load(tmp_path)
     assert str(raised.value).startswith(str(file)) and "\n" not in str(raised.value)
 
 
-def test_half_a_file_is_one_line(tmp_path):
-    file = a_calibration().save(tmp_path)
+def test_a_truncated_file_is_refused_in_one_line(tmp_path):
+    file = make_calibration().save(tmp_path)
     file.write_text(file.read_text()[:100])
     with pytest.raises(ValueError, match="calibration.json: damaged"):
         Calibration.load(tmp_path)

@@ -1,4 +1,4 @@
-"""Filters: what parses means what a plain loop over the rows would say; whatever does not is one line."""
+"""Filters: a parsed filter equals a loop over the rows; an invalid one is refused in one line."""
 
 from datetime import UTC, date, datetime
 from typing import Any
@@ -136,7 +136,7 @@ def test_meaning(where, rows):
         ("seen or " * 2000 + "seen", f"16004 characters, at most {MAX_CHARACTERS}"),
     ],
 )
-def test_what_is_no_filter_is_one_line_with_its_place(where, message):
+def test_an_invalid_filter_is_one_line_with_its_position(where, message):
     with pytest.raises(ValueError, match=message) as raised:
         parse_where(where, SCHEMA)
     assert str(raised.value).startswith("where") and "\n" not in str(raised.value)

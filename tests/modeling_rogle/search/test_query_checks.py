@@ -1,4 +1,4 @@
-"""What a CLIP model does not understand is named; what it does understand is left in peace."""
+"""Warnings about negation and unknown scripts; other queries give none."""
 
 import pytest
 from hypothesis import given
@@ -43,17 +43,17 @@ def test_negations_are_named_as_written(query, words):
         "a knot in the scarf; a sleeveless top; he wants none-such shoes".replace("none-such", "other"),
     ],
 )
-def test_words_that_deny_nothing_are_left_alone(query):
+def test_words_without_negation_give_no_warning(query):
     assert negated_words(query) == []
 
 
 @given(st.text(max_size=80))
-def test_whatever_is_named_stands_in_the_query(text):
+def test_named_words_are_part_of_the_query(text):
     for item in negated_words(text):
         assert item in " ".join(text.split())
 
 
-def test_a_script_that_the_tokenizer_never_read_is_told(tiny_processor):
+def test_a_script_that_the_tokenizer_does_not_know_is_named(tiny_processor):
     def tokens(text):
         return len(tiny_processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
