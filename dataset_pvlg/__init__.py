@@ -1,4 +1,4 @@
-"""P-VLG, the benchmark. Importing this package makes `datasets.load_dataset("pvlg", ...)` work."""
+"""P-VLG, the benchmark. Importing this package registers `datasets.load_dataset("pvlg", ...)`."""
 
 from dataset_pvlg import builder as _builder
 

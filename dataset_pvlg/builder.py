@@ -1,8 +1,8 @@
 """`load_dataset("pvlg", ...)`: the embedded synthetic benchmark, or the Parquet of a folder.
 
-Registration is what importing `dataset_pvlg` does: datasets no longer runs loading scripts, but knows its packaged
-modules by name, and this adds one. The factory is replaced for that one name because the stock one would look for
-data files in the whole current directory.
+Importing `dataset_pvlg` registers the name. `datasets` no longer runs loading scripts, but it knows its packaged
+modules by name, and this module adds one. The module factory is replaced for this name only, because the original
+factory would search the current directory for data files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAME = "pvlg"
 logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.parquet$")
-# Texts that must stand in every row, and lists with the parts that no entry may lack; for the list null is empty.
+# Texts that every row must have, and lists with the fields that every entry must have. A null list counts as empty.
 NEVER_NULL = {
     "caption": None,
     "caption_origin": None,
@@ -40,21 +40,26 @@ NEVER_NULL = {
     "sentences": ("text", "start", "end"),
     "regions": ("score", "reliability"),
 }
-# Beside `dataset_pvlg`, what decides how a row is cut, matched and placed.
-# Files of modeling_rogle that decide what a built row holds.
-_MODEL_FILES = ("sentences.py", "matching/*.py", "inference/templates.py", "indexing/image_folder.py")
-SHARD_IDENTITIES = 50  # what one process generates at a time; more processes than shards would be idle
+# Files of modeling_rogle that the content of a built row depends on: sentence splitting, decoding, models, matching.
+_MODEL_FILES = ("*.py", "inference/*.py", "matching/*.py", "reliability/*.py", "indexing/image_folder.py")
+SHARD_IDENTITIES = 50  # identities that a process generates at a time; more processes than shards would be idle
 
 
 class LayoutError(ValueError):
-    """A data_dir without P-VLG Parquet, a file that does not read, or a row that contradicts itself; one line."""
+    """A data_dir has no P-VLG Parquet, a file cannot be read, or a row contradicts itself. The message is one line."""
 
 
 @dataclass
 class PVLGConfig(datasets.BuilderConfig):
-    """Sizes of the synthetic data, all keyword arguments of `load_dataset`. Ignored where data_dir is given.
+    """Sizes of the synthetic data, as keyword arguments of `load_dataset`. They are ignored if data_dir is given.
 
-    noise: rates by name, see `sources/noise.py`; none by default.
+    Args:
+        train_identities (`int`): identities of train.
+        validation_identities (`int`): identities of validation.
+        test_identities (`int`): identities of test.
+        images_per_identity (`int`): images of each identity.
+        seed (`int`): seed of the generator.
+        noise (`dict[str, float]`): rates of annotation noise by name, see `synthetic/noise.py`; none by default.
     """
 
     train_identities: int = 1500
@@ -65,7 +70,7 @@ class PVLGConfig(datasets.BuilderConfig):
     noise: dict[str, float] = field(default_factory=dict)
 
     def synthetic(self) -> SyntheticConfig:
-        """The generator's own configuration. Raises ValueError on a negative size or an unknown noise."""
+        """The configuration of the generator. Raises ValueError on a negative size or an unknown noise."""
         unknown = set(self.noise) - {f.name for f in fields(Noise)}
         if unknown:
             raise ValueError(f"pvlg: unknown noise {sorted(unknown)}; known: {[f.name for f in fields(Noise)]}")
@@ -74,7 +79,7 @@ class PVLGConfig(datasets.BuilderConfig):
 
 
 class PVLG(datasets.GeneratorBasedBuilder):
-    """P-VLG rows (`features.FEATURES`), synthetic by default, from a folder's Parquet with data_dir."""
+    """P-VLG rows (`features.FEATURES`): synthetic by default, or the Parquet files of data_dir."""
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = PVLGConfig
@@ -101,10 +106,9 @@ class PVLG(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         if self.config.data_dir is not None:
-            found = parquet_files(self.config.data_dir)
             return [
                 datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "config": None, "shards": files})
-                for split, files in found.items()
+                for split, files in parquet_files(self.config.data_dir).items()
             ]
         config = self.config.synthetic()
         generators = []
@@ -112,7 +116,7 @@ class PVLG(datasets.GeneratorBasedBuilder):
             count = config.identities(split)
             step = max(1, min(SHARD_IDENTITIES, math.ceil(count / 8)))
             shards = [(start, min(start + step, count)) for start in range(0, count, step)]
-            if shards:  # a list, so that num_proc and streaming workers can share it out
+            if shards:  # a list, which `datasets` divides among processes and streaming workers
                 kwargs = {"split": split, "config": config, "shards": shards}
                 generators.append(datasets.SplitGenerator(name=split, gen_kwargs=kwargs))
         if not generators:
@@ -129,35 +133,43 @@ class PVLG(datasets.GeneratorBasedBuilder):
 
 
 def parquet_files(data_dir: str | Path) -> dict[str, list[str]]:
-    """Split -> Parquet files, `{split}-*.parquet` or `{split}.parquet` in the folder or in its `data/`.
+    """The Parquet files of a P-VLG folder.
 
-    Raises LayoutError naming what is there instead, or the file that is missing from `{split}-00000-of-00002.parquet`
-    and the like.
+    Args:
+        data_dir (`str` or `Path`): a folder with `{split}-*.parquet` or `{split}.parquet`, in itself or in its `data/`.
+
+    Returns:
+        `dict[str, list[str]]`: split -> paths.
+
+    Raises:
+        LayoutError: there are no such files (the message lists the content of the folder), or a file of a series like
+            `{split}-00000-of-00002.parquet` is missing.
     """
     root = Path(data_dir).expanduser()
     if not root.is_dir():
         raise LayoutError(f"pvlg: data_dir {data_dir} is not a folder")
     for folder in (root, root / "data"):
-        found = {
+        files_by_split = {
             split: sorted(
                 str(p) for pattern in (f"{split}-*.parquet", f"{split}.parquet") for p in folder.glob(pattern)
             )
             for split in SPLITS
         }
-        if any(found.values()):
-            for split, files in found.items():
+        if any(files_by_split.values()):
+            for split, files in files_by_split.items():
                 _check_complete(folder, split, files)
-            return {split: files for split, files in found.items() if files}
-    there = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())
-    listing = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
+            return {split: files for split, files in files_by_split.items() if files}
+    content = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())
+    listing = ", ".join(content[:8]) if content else "nothing"
+    listing += f" and {len(content) - 8} more" if len(content) > 8 else ""
     raise LayoutError(
         f"pvlg: {data_dir} holds no P-VLG Parquet (train-*.parquet, validation-*.parquet or test-*.parquet, "
-        f"here or in data/); found: {listing}. A public layout is turned into it by `python -m dataset_pvlg.build.build`."
+        f"here or in data/); found: {listing}. Convert a public data set with `rogle data build`."
     )
 
 
 def _check_complete(folder: Path, split: str, files: list[str]) -> None:
-    """A lost shard would otherwise be a smaller data set, and nobody would know."""
+    """Without this check, a missing shard would silently give a smaller data set."""
     totals = {match[1] for match in (_SHARD.search(file) for file in files) if match}
     for total in totals:
         for n in range(int(total)):
@@ -171,7 +183,7 @@ def _check_complete(folder: Path, split: str, files: list[str]) -> None:
 
 
 def _parquet_rows(path: str) -> Iterator[dict]:
-    """Rows of a file, their boxes clipped to their image; how many were is logged. Raises LayoutError."""
+    """Rows of a file with boxes clipped to their image. The number of clipped boxes is logged. Raises LayoutError."""
     counts = Counter()
     try:
         with pq.ParquetFile(path) as file:
@@ -193,11 +205,18 @@ def _parquet_rows(path: str) -> Iterator[dict]:
 
 
 def empty_lists(row: dict, path: str) -> dict[str, list]:
-    """What a row from elsewhere leaves null and may: its lists, to be empty ones.
+    """Empty lists for the list columns that a row of an external file has as null.
+
+    Args:
+        row (`dict`): columns of a P-VLG row.
+        path (`str`): the file of the row, for messages.
+
+    Returns:
+        `dict[str, list]`: column -> empty list.
 
     Raises:
-        LayoutError: null where a value must stand ([`NEVER_NULL`]), which would surface hours later as a TypeError;
-            names file, row and field.
+        LayoutError: a value is null that must not be ([`NEVER_NULL`]). It would otherwise cause a TypeError hours
+            later. The message names file, row and field.
     """
     lists: dict[str, list] = {}
     for name, parts in NEVER_NULL.items():
@@ -220,13 +239,13 @@ def empty_lists(row: dict, path: str) -> dict[str, list]:
 
 
 def _checked_regions(row: dict, path: str, counts: Counter) -> list[dict]:
-    """The regions of a row from elsewhere: a wrong index or box would otherwise surface in training, or never."""
-    sentences, kept = len(row["sentences"] or []), []
+    """The regions of a row of an external file. A wrong index or box would otherwise fail in training, or never."""
+    sentences, checked = len(row["sentences"] or []), []
     for n, region in enumerate(row["regions"] or []):
         where = f"pvlg: {path}: image_id {row['image_id']!r}: field"
         for side in ("width", "height"):
             if not row[side]:
-                raise LayoutError(f"{where} '{side}' is {row[side]}, and there are regions to place")
+                raise LayoutError(f"{where} '{side}' is {row[side]}, but the row has regions")
         width, height = row["width"], row["height"]
         if not isinstance(region, dict):
             raise LayoutError(f"{where} 'regions' is not a list of objects")
@@ -236,16 +255,19 @@ def _checked_regions(row: dict, path: str, counts: Counter) -> list[dict]:
         if len(box) != 4 or None in box:
             raise LayoutError(f"{where} 'regions[{n}].bbox' is {box}, not x, y, w, h")
         x, y, w, h = box
-        if not (x < width and y < height and x + w > 0 and y + h > 0):  # so is one that holds NaN
+        if not (x < width and y < height and x + w > 0 and y + h > 0):  # true for NaN too
             raise LayoutError(f"{where} 'regions[{n}].bbox' {box} lies outside its image of {width} x {height} pixels")
         clipped, changes = clip_regions([region], width, height)
         counts.update(changes)
-        kept += clipped if changes["clipped"] else [region] if clipped else []  # what is right stays bit for bit
-    return kept
+        if changes["clipped"]:
+            checked += clipped
+        elif clipped:
+            checked.append(region)  # a correct box stays bit for bit
+    return checked
 
 
 def code_hash() -> str:
-    """sha256 over every Python file of the package: changed code must not meet an old cache."""
+    """sha256 over every Python file of the package, so that changed code does not use an old cache."""
     digest = hashlib.sha256()
     root = Path(__file__).resolve().parent
     for path in sorted(root.rglob("*.py")):
@@ -254,35 +276,36 @@ def code_hash() -> str:
 
 
 def pipeline_hash() -> str:
-    """[`code_hash`], and the prompts and the model's own code that rows follow from: the key of unfinished work."""
+    """[`code_hash`] and the prompts and model code that built rows depend on: the key of unfinished work."""
     digest = hashlib.sha256(code_hash().encode())
     root = Path(__file__).resolve().parent
     model = Path(find_spec("modeling_rogle").origin).parent
-    files = (path for pattern in _MODEL_FILES for path in sorted(model.glob(pattern)))
-    for path in [*sorted((root / "captioning" / "prompts").glob("*.txt")), *files]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    prompts = ((root, path) for path in sorted((root / "captioning" / "prompts").glob("*.txt")))
+    sources = ((model, path) for pattern in _MODEL_FILES for path in sorted(model.glob(pattern)))
+    for folder, path in [*prompts, *sources]:
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def register() -> None:
-    """Make "pvlg" a name that `datasets.load_dataset` knows. Safe to call again."""
+    """Register the name "pvlg" with `datasets.load_dataset`. Repeated calls have no effect."""
     _PACKAGED_DATASETS_MODULES[NAME] = (__name__, code_hash())
-    stock = datasets.load.PackagedDatasetModuleFactory
-    if getattr(stock, "knows_pvlg", False):
+    original = datasets.load.PackagedDatasetModuleFactory
+    if getattr(original, "knows_pvlg", False):
         return
 
-    class Factory(stock):
+    class Factory(original):
         knows_pvlg = True
 
         def get_module(self) -> datasets.load.DatasetModule:
             if self.name != NAME:
                 return super().get_module()
             if self.data_files is not None:
-                raise ValueError("pvlg: data_files is not supported, give the folder as data_dir")
+                raise ValueError("pvlg: data_files is not supported; pass the folder as data_dir")
             path, digest = _PACKAGED_DATASETS_MODULES[NAME]
             kwargs: dict = {"dataset_name": NAME, "data_files": datasets.data_files.DataFilesDict()}
             if self.data_dir is not None:
-                # data_files carry the files' ages into the cache key; rows are read by the builder
+                # data_files bring the modification times into the cache key; the builder reads the rows
                 root = str(Path(self.data_dir).expanduser().resolve())
                 names = parquet_files(root)
                 kwargs["data_dir"] = root

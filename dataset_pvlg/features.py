@@ -1,4 +1,4 @@
-"""The P-VLG row, once. Every reader, builder and writer takes its types from here."""
+"""The schema of a P-VLG row. Every reader, builder and writer takes its types from here."""
 
 from datasets import Features, Image, List, Value
 
@@ -8,18 +8,18 @@ REGION_LABELS = ("head", "upper body", "lower body", "feet", "bag", "carried ite
 
 FEATURES = Features(
     {
-        "image": Image(),  # null in an annotations-only release
-        "path": Value("string"),
-        "sha256": Value("string"),  # of the source file's bytes
+        "image": Image(),  # null in an annotations-only data set
+        "path": Value("string"),  # relative to the image root of the source
+        "sha256": Value("string"),  # of the bytes of the source file
         "image_id": Value("string"),
         "width": Value("int32"),  # of the stored image, pixels
         "height": Value("int32"),
         "person_id": Value("int64"),  # unique over sources and splits
         "source": Value("string"),
         "camera": Value("string"),
-        "parent": Value("string"),  # image_id of the image a generated row was made from
-        "captions": List(Value("string")),  # the source's own, untouched
-        "caption": Value("string"),  # the long one
+        "parent": Value("string"),  # image_id of the original of a generated image
+        "captions": List(Value("string")),  # captions of the source, unchanged
+        "caption": Value("string"),  # the long caption
         "caption_origin": Value("string"),  # human | human_joined | vlm:<name> | synthetic | none
         # start and end are character offsets into `caption`: caption[start:end] == text
         "sentences": List({"text": Value("string"), "start": Value("int32"), "end": Value("int32")}),
@@ -27,7 +27,7 @@ FEATURES = Features(
             {
                 "bbox": List(Value("float32"), length=4),  # x, y, w, h in pixels of the stored image (COCO)
                 "label": Value("string"),
-                "sentence": Value("int32"),  # index into `sentences`, -1 = none
+                "sentence": Value("int32"),  # index into `sentences`, -1 for none
                 "score": Value("float32"),  # match score
                 "reliability": Value("float32"),  # in [0, 1]
                 "origin": Value("string"),  # human | rsm | synthetic

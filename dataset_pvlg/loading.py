@@ -1,4 +1,4 @@
-"""Any P-VLG-shaped set by its name: what `--dataset`, `--data-root` and `--image-root` mean to train and eval."""
+"""Load any P-VLG-shaped data set by name: `--dataset`, `--data-root` and `--image-root` of training and evaluation."""
 
 from pathlib import Path
 
@@ -19,18 +19,20 @@ def load_rows(
     """Rows of `dataset_pvlg.features.FEATURES` by split.
 
     Args:
-        name: `synthetic` or `synthetic-tiny` (embedded), `pvlg` (a folder of P-VLG Parquet), or the name of a public
-            layout as `dataset_pvlg.readers.read.read_source` knows it.
-        data_root: the set's folder; needed by all but the synthetic ones.
-        image_root: where a public layout's image paths start, if not where its authors put them.
-        images: refuse rows without one, as an annotations-only folder has them.
+        name (`str`): `synthetic` or `synthetic-tiny` (embedded), `pvlg` (a folder of P-VLG Parquet), or a public layout
+            that [`dataset_pvlg.readers.read.read_source`] knows.
+        data_root (`str` or `Path`, *optional*): folder of the data set. All but the synthetic ones need it.
+        image_root (`str` or `Path`, *optional*): folder that the image paths of a public layout are relative to; by
+            default the folder that the set's authors use.
+        images (`bool`): whether rows without an image are refused, as an annotations-only folder has them.
 
     Returns:
-        The splits that there are, and the reader's report (None where rows were ready made).
+        `tuple[DatasetDict, ReadReport | None]`: the splits that exist, and the reader's report (None unless a public
+        layout was read).
 
     Raises:
-        ValueError: an unknown name, a root that is missing or that this set has no use for, or data that cannot be
-            read; one line. The readers' own errors are ValueErrors too.
+        ValueError: the name is unknown, a root is missing or has no use, or the data cannot be read; one line. Errors
+            of the readers are ValueErrors too.
     """
     if name not in DATASET_NAMES:
         raise ValueError(f"dataset {name!r} is not known; known are {', '.join(DATASET_NAMES)}")
@@ -39,21 +41,19 @@ def load_rows(
             raise ValueError(f"dataset {name!r} is generated: it takes no data root and no image root")
         return datasets.load_dataset("pvlg", name), None
     if data_root is None:
-        raise ValueError(f"dataset {name!r} needs a data root, the folder that it lies in")
+        raise ValueError(f"dataset {name!r} needs a data root, the folder of the data set")
     if name == "pvlg":
         if image_root is not None:
-            raise ValueError("dataset 'pvlg' holds its images: it takes no image root")
+            raise ValueError("dataset 'pvlg' contains its images: it takes no image root")
         try:
             data = datasets.load_dataset("pvlg", data_dir=str(data_root))
-        except DatasetGenerationError as error:  # hides what the builder said
+        except DatasetGenerationError as error:  # hides the message of the builder
             cause = error.__cause__ or error
             line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             raise ValueError(line if isinstance(cause, LayoutError) else f"pvlg: {data_root}: {line}") from error
-        without = sum(rows.data.column("image").null_count for rows in data.values())
-        if images and without:
-            raise ValueError(
-                f"pvlg: {data_root}: {without} rows have no image; `python -m dataset_pvlg.build.join` puts them back"
-            )
+        without_image = sum(rows.data.column("image").null_count for rows in data.values())
+        if images and without_image:
+            raise ValueError(f"pvlg: {data_root}: {without_image} rows have no image; add the images with `rogle join`")
         return data, None
     return read_source(name, data_root, image_root)
 

@@ -1,7 +1,7 @@
-"""What goes wrong in the text of a caption, found and put right: `clean_text`, `clean_row`.
+"""Find and correct faults in the text of captions: `clean_text`, `clean_row`.
 
-The faults are those that real sets have: stray and doubled blanks, newlines (CUHK-PEDES), sentences glued together,
-CJK characters, escapes and fragments of program code (RSTPReid), template residue of language models.
+The faults are those of real data sets: stray and double spaces, newlines (CUHK-PEDES), sentences without a space in
+between, CJK characters, escapes and fragments of program code (RSTPReid), and template residue of language models.
 """
 
 import html
@@ -21,8 +21,8 @@ _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u
 _ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,80}>|<!--.{0,200}?-->")
 _ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[ntr](?![a-z])|\\(?=[\"'])")
-# Code as it strays into captions by copy and paste: statements, calls, assignments. A plain word is never enough:
-# "print" and "import" are words of this field, "a print (floral)" is a sentence.
+# Program code that was pasted into captions: statements, calls, assignments. A single word is never enough, because
+# "print" and "import" occur in captions, as in "a print (floral)".
 _CODE = re.compile(
     r"""\b(?:def|class|function|lambda)\s+\w+\s*\([^()]{0,80}\)\s*[:{]?   # def f(x):
       | \b(?:import|from)\s+(?:os|re|sys|json|numpy|torch|pandas|cv2|PIL)\b(?:\s+(?:as|import)\s+\w+)?
@@ -56,27 +56,31 @@ _EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
 
 
 def is_cjk(text: str) -> bool:
-    """Whether most letters are Chinese, Japanese or Korean."""
+    """Whether most letters of a text are Chinese, Japanese or Korean."""
     return 2 * sum(map(len, _CJK_LETTERS.findall(text))) > sum(map(str.isalpha, text))
 
 
 def clean_text(text: str, cjk: bool | None = None) -> tuple[str, tuple[str, ...]]:
-    """A caption or sentence without the faults listed above, and the names of those it had.
+    """Remove the faults of a caption or sentence.
 
-    Words are never changed: spelling, case and order stay. What an English tokenizer cannot read (CJK letters, code)
-    goes, but a caption in Chinese, Japanese or Korean keeps its letters and marks. Glued sentences are told, not
-    parted: that is `split_sentences`' work. The result may be empty. Cleaning a clean text changes nothing.
+    Words are never changed: spelling, case and order stay. Text that an English tokenizer cannot read (CJK letters,
+    code) is removed, but a caption in Chinese, Japanese or Korean keeps its letters and punctuation. Sentences without
+    a space in between are reported but not separated, because `split_sentences` does that. Cleaning a clean text
+    changes nothing.
 
     Args:
-        text: a caption, or a sentence of it.
-        cjk: whether the caption is one in Chinese, Japanese or Korean; by default as [`is_cjk`] finds in `text`.
+        text (`str`): a caption, or one of its sentences.
+        cjk (`bool`, *optional*): whether the caption is Chinese, Japanese or Korean; by default, [`is_cjk`] decides.
+
+    Returns:
+        `tuple[str, tuple[str, ...]]`: the clean text, which may be empty, and the names of its faults.
     """
     cjk = is_cjk(text) if cjk is None else cjk
     visible = _INVISIBLE.sub("", _without_controls(text))
     faults = [BLANKS] if _squeezed(visible) != visible else []
     if not cjk and _GLUED.search(text):
         faults.append(GLUED)
-    for _ in range(10):  # what was escaped may hold an escape
+    for _ in range(10):  # an escaped text may contain another escape
         before = text
         text = _clean_once(text, cjk, faults)
         if text == before:
@@ -85,14 +89,17 @@ def clean_text(text: str, cjk: bool | None = None) -> tuple[str, tuple[str, ...]
 
 
 def clean_row(row: dict[str, Any]) -> tuple[str, ...]:
-    """Puts `caption` right in place, with `sentences` true to it; `captions` stay.
+    """Clean the `caption` of a row in place, and adjust its `sentences`. `captions` stay as they are.
 
-    Sentences are cleaned one by one and joined by single blanks (clauses by their comma too), so that they stay the
-    sentences that regions point to. A sentence of which nothing is left goes, and regions that pointed to it get
-    sentence -1. A caption of which nothing would be left stays as it is.
+    Sentences are cleaned one by one and joined by single spaces (clauses also by their comma), so that regions keep
+    their sentences. A sentence that becomes empty is removed, and its regions get sentence -1. A caption that would
+    become empty stays as it is.
+
+    Args:
+        row (`dict[str, Any]`): a P-VLG row.
 
     Returns:
-        The faults that were put right, by name listed above, each once.
+        `tuple[str, ...]`: the names of the corrected faults, each once.
     """
     caption, sentences = row["caption"] or "", row["sentences"] or []
     if not sentences:
@@ -100,50 +107,50 @@ def clean_row(row: dict[str, Any]) -> tuple[str, ...]:
     faults: list[str] = []
     cjk = is_cjk(caption)
     cleaned: list[dict[str, Any]] = []
-    places: dict[int, int] = {}
+    new_numbers: dict[int, int] = {}
     joined = ""
     for number, sentence in enumerate(sentences):
-        text, found = clean_text(sentence["text"], cjk)
-        faults += [fault for fault in found if fault != GLUED]
+        text, sentence_faults = clean_text(sentence["text"], cjk)
+        faults += [fault for fault in sentence_faults if fault != GLUED]
         gap = caption[sentences[number - 1]["end"] : sentence["start"]] if number else ""
         mark = gap.strip() if gap.strip() in (",", ";") else ""  # between clauses
-        blank = mark + (" " if not cjk or gap else "")  # Chinese and Japanese have none between sentences
+        separator = mark + (" " if not cjk or gap else "")  # Chinese and Japanese have no space between sentences
         if number and not cjk and not gap:
             faults.append(GLUED)
         elif gap not in ("", " ", f"{mark} "):
             faults.append(BLANKS)
         if not any(map(str.isalpha, text)):
             continue
-        places[number] = len(cleaned)
-        joined += (blank if cleaned else "") + text
+        new_numbers[number] = len(cleaned)
+        joined += (separator if cleaned else "") + text
         cleaned.append({"text": text, "start": len(joined) - len(text), "end": len(joined)})
     if not cleaned:
         return ()
     row["caption"] = joined
     row["sentences"] = cleaned
     for region in row["regions"] or ():
-        region["sentence"] = places.get(region["sentence"], -1)
+        region["sentence"] = new_numbers.get(region["sentence"], -1)
     return tuple(dict.fromkeys(faults))
 
 
 def _clean_once(text: str, cjk: bool, faults: list[str]) -> str:
-    def step(fault: str, changed: str) -> str:
+    def record(fault: str, changed: str) -> str:
         if changed != text:
             faults.append(fault)
         return changed
 
-    text = step(ESCAPES, _ESCAPE.sub(_unescaped, text))
-    text = step(ESCAPES, _TAG.sub(" ", _ENTITY.sub(lambda match: html.unescape(match[0]).replace("\xa0", " "), text)))
-    text = step(INVISIBLE, _INVISIBLE.sub(lambda match: " " if match[0].isspace() else "", _without_controls(text)))
+    text = record(ESCAPES, _ESCAPE.sub(_unescaped, text))
+    text = record(ESCAPES, _TAG.sub(" ", _ENTITY.sub(lambda match: html.unescape(match[0]).replace("\xa0", " "), text)))
+    text = record(INVISIBLE, _INVISIBLE.sub(lambda match: " " if match[0].isspace() else "", _without_controls(text)))
     if cjk:
         return " ".join(text.split())
-    text = step(CODE, _CODE.sub(" ", text))
+    text = record(CODE, _CODE.sub(" ", text))
     wide = text.translate(_CJK_MARKS) if _WIDE.search(text) or _CJK_LETTERS.search(text) else text
     wide = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), wide)
-    text = step(CJK, _CJK_LETTERS.sub(" ", wide))
+    text = record(CJK, _CJK_LETTERS.sub(" ", wide))
     marks = _MARK_BEFORE_STOP.sub(r"\1", _MARK_TWICE.sub(r"\1", _EMPTY_BRACKETS.sub(" ", text)))
     marks = _STOP_TWICE.sub(".", marks).lstrip(" ,;:.!?\n\t")
-    if marks != text.lstrip() and not {CODE, CJK, ESCAPES} & set(faults):  # then these have left the marks behind
+    if marks != text.lstrip() and not {CODE, CJK, ESCAPES} & set(faults):  # removing those leaves punctuation
         faults.append(PUNCTUATION)
     return _squeezed(marks)
 

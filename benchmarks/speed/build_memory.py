@@ -1,6 +1,6 @@
 """python -m benchmarks.speed.build_memory [--sizes 12000 25000 50000 100000] [--workers 1] [--image 64 128] [--options ...]
 
-Memory and time of `python -m dataset_pvlg.build.build` over the number of rows, every process of it counted. The rows are a
+Memory and time of `rogle data build` over the number of rows, every process of it counted. The rows are a
 set in the layout of CUHK-PEDES that is drawn here: images of 64 x 128 pixels, every one different (coloured blocks,
 about 2 kB; real ones are larger, and so is the share of the work that processes can take over), four an identity, two
 captions each. Nothing is captioned or matched unless --options say so (`--options --matcher MODEL`). Printed: for each
@@ -87,8 +87,8 @@ def _kilobytes(text: str, name: str) -> int:
 
 def measure(source: Path, rows: int, out: Path, workers: int, options: Sequence[str]) -> Cost:
     """Builds once in processes of their own and looks on."""
-    command = [sys.executable, "-m", "dataset_pvlg.build.build", "--source", f"cuhk_pedes={source}", "--out", str(out)]
-    command += ["--num-proc", str(workers), *options]
+    command = [sys.executable, "-m", "modeling_rogle.cli.main", "data", "build"]
+    command += ["--source", f"cuhk_pedes={source}", "--out", str(out), "--num-proc", str(workers), *options]
     cost, stage, since = Cost(rows), "", 0.0
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:

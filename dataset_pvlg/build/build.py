@@ -1,8 +1,7 @@
-"""python -m dataset_pvlg.build.build --source cuhk_pedes=FOLDER --out DIR [--image-root FOLDER] [--captioner MODEL]
-    [--matcher MODEL] [--proposer NAME] [--num-proc N] [--annotations-only] [--push-to-hub USER/pvlg]
+"""`rogle data build --source cuhk_pedes=FOLDER --out DIR`: build P-VLG from your own copies of the public sets.
 
-One's own copies of the public sets -> P-VLG as Parquet with embedded images, a report and a data card. Afterwards
-`datasets.load_dataset(DIR)` works. A build that was killed goes on where it was when the same command runs again.
+The result is Parquet with embedded images, a report and a data card, and `datasets.load_dataset(DIR)` loads it. If a
+build is killed, the same command resumes it.
 """
 
 import argparse
@@ -18,35 +17,43 @@ from typing import Any
 import datasets
 import pyarrow
 
-from dataset_pvlg.build import steps as steps
-from dataset_pvlg.build.card import FREE_SOURCES, card, merge
-from dataset_pvlg.jobs.stages import RESULT, Stages, Unit, resolved_out
+from dataset_pvlg.build import steps
+from dataset_pvlg.build.card import card, merge
+from dataset_pvlg.build.push import check_push, push
 from dataset_pvlg.build.steps import Source
 from dataset_pvlg.builder import pipeline_hash
 from dataset_pvlg.curation.curate import CurationOptions
 from dataset_pvlg.features import SPLITS
+from dataset_pvlg.jobs.stages import RESULT, Stages, Unit, resolved_out
 from dataset_pvlg.mining.mine_rows import parse_proposer
 from dataset_pvlg.proposals.proposers import DEFAULT_PROPOSER, PROPOSER_NAMES
 from dataset_pvlg.readers.read import SOURCE_NAMES
 from dataset_pvlg.readers.report import ReadReport
-from modeling_rogle.release.upload import check_name, push_folder
 
-SHARD_ROWS = 250  # rows that a kill can cost each process at most, stage by stage
+SHARD_ROWS = 250  # rows that a kill can cost each process at most, in each stage
 FILE_SHARDS = 16  # shards in a Parquet file
-DRAWN_TOGETHER = 250  # synthetic images a unit
+SYNTHETIC_UNIT_IMAGES = 250  # synthetic images in one unit of work
 NAMES = (*SOURCE_NAMES, "synthetic")
 COMPLETE = "complete"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a build does beside reading. Names of models are folders or names on the Hub.
+    """What a build does besides reading. A model is a folder or a name on the Hub.
 
-    curation: its switches, None leaves all rows as read. captioner: a vision-language model that writes long captions.
-    matcher: a Rogle or CLIP checkpoint that mines regions, from the candidates of `proposer` (see
-    [`dataset_pvlg.mining.mine_rows.parse_proposer`]; None: templates+felzenszwalb). batch_size: images a forward. images: False
-    leaves `image` null in every row, for a folder that may be passed on. shard_rows: rows that are worked on together;
-    file_shards: of these shards, in one Parquet file.
+    Args:
+        curation (`CurationOptions`, *optional*): the filters; None keeps all rows as they were read.
+        captioner (`str`, *optional*): a vision-language model that writes long captions.
+        matcher (`str`, *optional*): a Rogle or CLIP checkpoint that mines regions.
+        proposer (`str`, *optional*): source of the candidate regions for the matcher, see
+            [`dataset_pvlg.mining.mine_rows.parse_proposer`]; None for `DEFAULT_PROPOSER`.
+        batch_size (`int`): images in a forward pass.
+        images (`bool`): False leaves `image` null in every row, for a folder that may be redistributed.
+        shard_rows (`int`): rows that are processed together.
+        file_shards (`int`): shards in one Parquet file.
+
+    Raises:
+        ValueError: `proposer` is given without `matcher`.
     """
 
     curation: CurationOptions | None = CurationOptions()
@@ -60,94 +67,84 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.proposer is not None and self.matcher is None:
-            raise ValueError("--proposer: its candidates are for a --matcher, and there is none")
+            raise ValueError("--proposer: requires --matcher")
 
     def facts(self) -> dict[str, Any]:
-        """JSON-able, with the age of local models."""
+        """The options as JSON-able values, with sizes and modification times of local model files."""
         return asdict(self) | {name: _model_facts(getattr(self, name)) for name in ("captioner", "matcher")}
 
 
 def build(
     sources: Sequence[Source], out: str | Path, options: Options | None = None, workers: int = 1
 ) -> dict[str, Any]:
-    """Reads the sources, curates, captions, mines regions, and writes the folder `out`.
+    """Read the sources, curate the rows, write captions, mine regions, and write the folder `out`.
 
-    What is finished of it lies in the hidden folder `.NAME.build` beside `out` until the end. Killed and called again
-    with the same arguments, it goes on from there and ends in the same bytes. The number of workers changes none.
+    Unfinished work is stored in the hidden folder `.NAME.build` beside `out`. If the call is killed and repeated with
+    the same arguments, it resumes and gives the same bytes. The number of workers does not change the result.
 
     Args:
-        sources: what to read; their rows follow each other within each split.
-        out: a folder that does not exist yet or is empty. It appears complete or not at all.
-        options: None for the defaults.
-        workers: processes.
+        sources (`Sequence[Source]`): what to read; their rows follow each other within each split.
+        out (`str` or `Path`): a folder that does not exist yet or is empty. It appears complete or not at all.
+        options (`Options`, *optional*): None for the defaults.
+        workers (`int`): number of processes.
 
     Returns:
-        The content of `build_report.json`.
+        `dict[str, Any]`: the content of `build_report.json`.
 
     Raises:
         SourceError: (a ValueError) a source cannot be read.
-        ValueError: `out` holds something already or is a mount point, another build is at work on it, a model cannot
-            be read, no row is left after curation, or an image has changed since it was read.
-        OSError: a worker process died, or a disk said no.
+        ValueError: `out` is not empty or is a mount point, another build uses it, a model cannot be read, no row is
+            left after curation, or an image has changed since it was read.
+        OSError: a worker process died, or writing failed.
     """
     out, options = resolved_out(out), options or Options()
     work = out.parent / f".{out.name}.build"
     facts = {
         "code": pipeline_hash(),
         "versions": [datasets.__version__, pyarrow.__version__],
-        "sources": [steps.as_facts(source) for source in sources],
+        "sources": [steps.source_facts(source) for source in sources],
     }
-    chosen = options.facts()
-    command = json.dumps([facts, chosen], sort_keys=True)
+    option_facts = options.facts()
+    command = json.dumps([facts, option_facts], sort_keys=True)
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not _is_complete(work, out, command):
         raise ValueError(f"{out}: exists and is not an empty folder; choose another --out")
-    _try_models(options)
+    _check_models(options)
     if workers > 1:
-        steps.let_go()  # the workers load it for themselves
+        steps.release_model()  # each worker loads its own
     with Stages(work, workers, facts, preload=[steps.__name__]) as stages:
-        if _is_complete(work, out, command):  # killed while it was clearing up
+        if _is_complete(work, out, command):  # an earlier run was killed while it removed the work folder
             stages.finish()
             return json.loads((out / "build_report.json").read_text(encoding="utf-8"))
-        parts, report = _read(stages, sources)
-        unit = {"all": (parts, options.curation, options.shard_rows, workers)}
-        whole = stages.run("curate", steps.gather, unit, [chosen["curation"], options.shard_rows], here=True)["all"]
-        shards = _shards(whole)
-        report |= {"curation": whole.result["curation"], "captioning": {}, "matching": {}}
+        folders, source_reports = _read_sources(stages, sources)
+        unit = {"all": (folders, options.curation, options.shard_rows, workers)}
+        curation_facts = [option_facts["curation"], options.shard_rows]
+        curated = stages.run("curate", steps.curate_sources, unit, curation_facts, in_this_process=True)["all"]
         if options.curation is not None:
-            print(whole.result["text"], file=sys.stderr)
+            print(curated.result["text"], file=sys.stderr)
+        shards = _curated_shards(curated)
         if not shards:
-            by = "reading" if options.curation is None else "curation"
-            raise ValueError(f"{by} left no row; see {whole.folder / RESULT}")
+            last_step = "reading" if options.curation is None else "curation"
+            raise ValueError(f"{last_step} left no row; see {curated.folder / RESULT}")
 
-        batch = options.batch_size
+        report = {"sources": source_reports, "curation": curated.result["curation"], "captioning": {}, "matching": {}}
         if options.captioner is not None:
-            units = {name: (path, options.captioner, batch) for name, path in shards.items()}
-            done = stages.run("caption", steps.caption, units, [chosen["captioner"], batch])
-            shards, report["captioning"] = _rows_of(done), _by_split(done)
+            shards, report["captioning"] = _write_captions(stages, shards, options, option_facts)
         if options.matcher is not None:
-            taught = _first_split(shards)
-            fitted = stages.run(
-                "learn", steps.learn, {"judge": (taught, options.matcher)}, chosen["matcher"], here=True
-            )
-            proposer = options.proposer or DEFAULT_PROPOSER
-            given = options.matcher, fitted["judge"].folder / steps.JUDGE_FILE, proposer, batch
-            units = {name: (path, *given) for name, path in shards.items()}
-            done = stages.run("match", steps.match, units, [proposer, batch])
-            shards, report["matching"] = _rows_of(done), _by_split(done)
-
+            shards, report["matching"] = _match_regions(stages, shards, options, option_facts)
         units = {
             name.partition(".")[0]: (paths, name, options.images, options.matcher)
-            for name, paths in _files(shards, options.file_shards).items()
+            for name, paths in _parquet_files(shards, options.file_shards).items()
         }
-        written = stages.run("write", steps.write, units, [options.images, options.file_shards, chosen["matcher"]])
+        write_facts = [options.images, options.file_shards, option_facts["matcher"]]
+        written = stages.run("write", steps.write_parquet, units, write_facts)
         _finish_report(report, written, options.images)
-        _put_together(work, out, written, report, command)
+        _assemble(work, out, written, report, command)
         stages.finish()
     return report
 
 
-def _try_models(options: Options) -> None:
-    """A typo must not cost a read: loads each model once."""
+def _check_models(options: Options) -> None:
+    """Load each model once, so that a wrong name fails before the sources are read."""
     if options.matcher is not None:
         parse_proposer(options.proposer or DEFAULT_PROPOSER)
     if options.captioner is not None:
@@ -156,42 +153,32 @@ def _try_models(options: Options) -> None:
         steps.load_matcher(options.matcher)
 
 
-def _first_split(shards: Mapping[str, Path]) -> list[Path]:
-    """The shards of train, or of the first split that there is: what the matches' judge may learn from."""
-    first = next(iter(shards)).partition("-")[0]
-    return [path for name, path in shards.items() if name.partition("-")[0] == first]
-
-
-def _rows_of(units: Mapping[str, Unit]) -> dict[str, Path]:
-    return {name: unit.folder / steps.ROWS_FILE for name, unit in units.items()}
-
-
-def _read(stages: Stages, sources: Sequence[Source]) -> tuple[list[Path], dict[str, Any]]:
-    """The folders of the rows of all sources, and the report's first part."""
+def _read_sources(stages: Stages, sources: Sequence[Source]) -> tuple[list[Path], list[dict[str, Any]]]:
+    """The folders that hold the rows of all sources, and one report a source."""
     layouts = {source.name: (source, stages.workers) for source in sources if source.name != "synthetic"}
-    read = stages.run("read", steps.read, layouts, here=True) if layouts else {}
+    units = stages.run("read", steps.read_layout, layouts, in_this_process=True) if layouts else {}
     folders, reports = [], []
     for source in sources:
         if source.name == "synthetic":
-            units, report = _draw(stages, source)
-            folders += [unit.folder for unit in units.values()]
+            drawn, report = _draw_synthetic(stages, source)
+            folders += [unit.folder for unit in drawn.values()]
             reports.append(report)
         else:
-            folders.append(read[source.name].folder)
-            reports.append(read[source.name].result["report"])
-            print(read[source.name].result["text"], file=sys.stderr)
-    return folders, {"sources": reports}
+            folders.append(units[source.name].folder)
+            reports.append(units[source.name].result["report"])
+            print(units[source.name].result["text"], file=sys.stderr)
+    return folders, reports
 
 
-def _draw(stages: Stages, source: Source) -> tuple[dict[str, Unit], dict[str, Any]]:
+def _draw_synthetic(stages: Stages, source: Source) -> tuple[dict[str, Unit], dict[str, Any]]:
     config = steps.synthetic_size(source.root)
-    step = max(1, DRAWN_TOGETHER // config.images_per_identity)
+    step = max(1, SYNTHETIC_UNIT_IMAGES // config.images_per_identity)
     units = {
         f"{split}-{start:06d}": (split, start, min(start + step, config.identities(split)), config)
         for split in SPLITS
         for start in range(0, config.identities(split), step)
     }
-    drawn = stages.run("draw", steps.draw, units)
+    drawn = stages.run("draw", steps.draw_identities, units)
     report = ReadReport("synthetic", records=sum(unit.result["rows"] for unit in drawn.values()))
     for split in SPLITS:
         report.identities[split] = config.identities(split)
@@ -199,22 +186,55 @@ def _draw(stages: Stages, source: Source) -> tuple[dict[str, Unit], dict[str, An
     return drawn, report.as_dict()
 
 
-def _shards(whole: Unit) -> dict[str, Path]:
+def _write_captions(
+    stages: Stages, shards: Mapping[str, Path], options: Options, option_facts: Mapping[str, Any]
+) -> tuple[dict[str, Path], dict[str, Any]]:
+    """The shards with long captions, and counts by split."""
+    batch = options.batch_size
+    units = {name: (path, options.captioner, batch) for name, path in shards.items()}
+    captioned = stages.run("caption", steps.caption_shard, units, [option_facts["captioner"], batch])
+    return _row_files(captioned), _counts_by_split(captioned)
+
+
+def _match_regions(
+    stages: Stages, shards: Mapping[str, Path], options: Options, option_facts: Mapping[str, Any]
+) -> tuple[dict[str, Path], dict[str, Any]]:
+    """The shards with mined regions, and counts by split. The region matcher is fitted on the first split."""
+    fit_unit = {"matcher": (_first_split(shards), options.matcher)}
+    fitted = stages.run("learn", steps.fit_matcher, fit_unit, option_facts["matcher"], in_this_process=True)
+    proposer = options.proposer or DEFAULT_PROPOSER
+    arguments = options.matcher, fitted["matcher"].folder / steps.MATCHER_FILE, proposer, options.batch_size
+    units = {name: (path, *arguments) for name, path in shards.items()}
+    matched = stages.run("match", steps.match_shard, units, [proposer, options.batch_size])
+    return _row_files(matched), _counts_by_split(matched)
+
+
+def _first_split(shards: Mapping[str, Path]) -> list[Path]:
+    """The shards of train, or of the first split that exists."""
+    first = next(iter(shards)).partition("-")[0]
+    return [path for name, path in shards.items() if name.partition("-")[0] == first]
+
+
+def _row_files(units: Mapping[str, Unit]) -> dict[str, Path]:
+    return {name: unit.folder / steps.ROWS_FILE for name, unit in units.items()}
+
+
+def _curated_shards(curated: Unit) -> dict[str, Path]:
     """Name of a shard, `SPLIT-00000`, -> its file."""
-    names = [f"{split}-{n:05d}" for split, count in whole.result["shards"].items() for n in range(count)]
-    return {name: whole.folder / f"{name}.arrow" for name in names}
+    names = [f"{split}-{n:05d}" for split, count in curated.result["shards"].items() for n in range(count)]
+    return {name: curated.folder / f"{name}.arrow" for name in names}
 
 
-def _by_split(units: Mapping[str, Unit]) -> dict[str, dict[str, Any]]:
-    """The counts that a stage's shards returned, added up for each split."""
+def _counts_by_split(units: Mapping[str, Unit]) -> dict[str, dict[str, Any]]:
+    """The sums of the counts that the shards of a stage returned."""
     counts: dict[str, list[dict]] = {}
     for name, unit in units.items():
         counts.setdefault(name.partition("-")[0], []).append(unit.result)
     return {split: merge(parts) for split, parts in counts.items()}
 
 
-def _files(shards: Mapping[str, Path], file_shards: int) -> dict[str, list[Path]]:
-    """Name of a Parquet file -> the shards that go into it."""
+def _parquet_files(shards: Mapping[str, Path], file_shards: int) -> dict[str, list[Path]]:
+    """Name of a Parquet file -> the shards in it."""
     files = {}
     for split in SPLITS:
         paths = [path for name, path in shards.items() if name.partition("-")[0] == split]
@@ -228,19 +248,20 @@ def _finish_report(report: dict[str, Any], written: Mapping[str, Unit], images: 
     people: dict[str, set[int]] = {}
     for name, unit in written.items():
         people.setdefault(name.partition("-")[0], set()).update(unit.result.pop("people"))
-    counts = _by_split({name: Unit(unit.folder, unit.result["counts"]) for name, unit in written.items()})
+    counts = _counts_by_split({name: Unit(unit.folder, unit.result["counts"]) for name, unit in written.items()})
     report["splits"] = {
-        split: {"rows": found.pop("rows"), "identities": len(people[split]), **found} for split, found in counts.items()
+        split: {"rows": numbers.pop("rows"), "identities": len(people[split]), **numbers}
+        for split, numbers in counts.items()
     }
     report["histograms"] = merge(unit.result["histograms"] for unit in written.values())
     report["pictures"] = images
     report["files"] = {f"data/{name}.parquet": unit.result["sha256"] for name, unit in written.items()}
 
 
-def _put_together(work: Path, out: Path, written: Mapping[str, Unit], report: dict[str, Any], command: str) -> None:
-    """Links the files into a folder of their own and moves that to `out` in one step."""
+def _assemble(work: Path, out: Path, written: Mapping[str, Unit], report: dict[str, Any], command: str) -> None:
+    """Link the files into one folder and move it to `out` in one step."""
     part = work / "out"
-    (work / COMPLETE).unlink(missing_ok=True)  # first, as it speaks of a part that has been moved
+    (work / COMPLETE).unlink(missing_ok=True)  # before the folder that it refers to changes
     shutil.rmtree(part, ignore_errors=True)
     (part / "data").mkdir(parents=True)
     for name, unit in written.items():
@@ -255,14 +276,14 @@ def _put_together(work: Path, out: Path, written: Mapping[str, Unit], report: di
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
-    """`build_report.json` and the card, `README.md`."""
+    """Write `build_report.json` and the card, `README.md`, into a folder."""
     content = json.dumps(report, indent=2, ensure_ascii=False)
     (folder / "build_report.json").write_text(content, encoding="utf-8")
     (folder / "README.md").write_text(card(report), encoding="utf-8")
 
 
 def _is_complete(work: Path, out: Path, command: str) -> bool:
-    """Whether this very command has moved its result to `out` and not yet removed the work folder."""
+    """Whether the same command has moved its result to `out`, and its work folder still exists."""
     try:
         moved = not (work / "out").exists() and (out / "build_report.json").is_file()
         return moved and (work / COMPLETE).read_text(encoding="utf-8") == command
@@ -271,42 +292,25 @@ def _is_complete(work: Path, out: Path, command: str) -> bool:
 
 
 def _model_facts(name: str | None) -> Any:
-    """A name on the Hub as it is, a folder by the size and age of its files."""
+    """A name on the Hub as it is; a folder by the sizes and modification times of its files."""
     if name is None:
         return None
     files = sorted(path for path in Path(name).rglob("*") if path.is_file()) if Path(name).is_dir() else []
     return [name, [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]]
 
 
-def push(folder: Path, repo_id: str) -> str:
-    """Uploads a built folder as a data set of the Hub. Returns the address of the commit.
-
-    Raises:
-        ReleaseError: (a ValueError) the Hub refuses, or the repository is public and the folder not all free.
-        ValueError: the folder holds images whose authors forbid passing them on.
-    """
-    report = json.loads((folder / "build_report.json").read_text(encoding="utf-8"))
-    names = [source["source"] for source in report["sources"]]
-    check_push(names, repo_id, report["pictures"])
-    closed = set(names) != {"synthetic"}  # captions too are their authors'
-    return push_folder(folder, repo_id, "dataset", private=True, must_be_private=closed, replaced=["data/*"]).url
-
-
-def check_push(names: Sequence[str], repo_id: str, images: bool) -> None:
-    """Raises ValueError on a name that the Hub does not take, or on images that may not be passed on."""
-    check_name(repo_id)
-    bound = [name for name in names if name not in FREE_SOURCES]
-    if bound and images:
-        raise ValueError(
-            f"--push-to-hub: the images of {', '.join(bound)} may not be passed on; add --annotations-only"
-        )
-
-
 def parse_sources(sources: Sequence[str], image_roots: Sequence[str]) -> list[Source]:
-    """`name=path` arguments; an image root is `path`, for the only source, or `name=path`.
+    """Parse the arguments of `--source` and `--image-root`.
+
+    Args:
+        sources (`Sequence[str]`): `NAME=PATH` each.
+        image_roots (`Sequence[str]`): `NAME=PATH` each, or `PATH` if there is only one source.
+
+    Returns:
+        `list[Source]`: one for each of `sources`, in order.
 
     Raises:
-        ValueError: one of them has another form or names no source.
+        ValueError: an argument has another form, or names a source that does not exist.
     """
     roots: dict[str, str] = {}
     for text in sources:
@@ -332,75 +336,92 @@ def parse_sources(sources: Sequence[str], image_roots: Sequence[str]) -> list[So
     return [Source(name, root, images.get(name)) for name, root in roots.items()]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; 1 after an error, which is told in one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m dataset_pvlg.build.build", description=__doc__.split("\n\n")[1])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rogle data build`."""
     parser.add_argument(
-        "--source", action="append", required=True, metavar="NAME=PATH", help=f"{', '.join(NAMES)}; may be repeated"
+        "--source",
+        action="append",
+        required=True,
+        metavar="NAME=PATH",
+        help=f"data to read, may be repeated; NAME is one of {', '.join(NAMES)}, PATH is the folder of the set; for "
+        "synthetic, PATH is the number of identities, as 500 or 500x4 (images each)",
     )
-    parser.add_argument("--image-root", "--image_root", action="append", default=[], metavar="[NAME=]PATH")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--captioner", metavar="MODEL", help="a vision-language model that writes long captions")
-    parser.add_argument("--matcher", metavar="MODEL", help="a Rogle or CLIP checkpoint that mines the regions")
+    parser.add_argument(
+        "--image-root",
+        "--image_root",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="folder that the image paths of a source are relative to (default: the one in the set's folder)",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the data set")
+    parser.add_argument("--captioner", metavar="MODEL", help="vision-language model that writes long captions")
+    parser.add_argument("--matcher", metavar="MODEL", help="Rogle or CLIP checkpoint that mines the regions")
     parser.add_argument(
         "--proposer",
         metavar="NAME[=MODEL]",
-        help=f"whose candidates are matched: places, {', '.join(PROPOSER_NAMES)} (default: {DEFAULT_PROPOSER})",
+        help=f"source of the candidate regions: places, {', '.join(PROPOSER_NAMES)} (default: {DEFAULT_PROPOSER})",
     )
-    parser.add_argument("--batch-size", "--batch_size", type=int, default=32, help="images a forward (default 32)")
-    parser.add_argument("--num-proc", "--num_proc", type=int, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument(
+        "--batch-size", "--batch_size", type=int, default=32, metavar="N", help="images in a forward pass (default 32)"
+    )
+    parser.add_argument(
+        "--num-proc", "--num_proc", type=int, default=1, metavar="N", help="number of processes (default 1)"
+    )
     parser.add_argument(
         "--annotations-only",
         "--annotations_only",
         action="store_true",
-        help="no image inside; put back by `python -m dataset_pvlg.build.join`",
+        help="leave the images out; `rogle join` adds them again",
     )
     parser.add_argument(
-        "--push-to-hub", "--push_to_hub", metavar="USER/NAME", help="upload it; private if it is not all synthetic"
+        "--push-to-hub", "--push_to_hub", metavar="USER/NAME", help="upload the result to a private data set on the Hub"
     )
-    _add_curation(parser)
-    args = parser.parse_args(argv)
-    try:
-        sources = parse_sources(args.source, args.image_root)
-        if args.num_proc < 1 or args.batch_size < 1:
-            raise ValueError("--num-proc and --batch-size start at 1")
-        if args.push_to_hub:
-            check_push([source.name for source in sources], args.push_to_hub, not args.annotations_only)
-        curation = {each.name: vars(args)[each.name] for each in fields(CurationOptions) if each.name in args}
-        if curation and not args.curation:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in curation)
-            raise ValueError(f"{flags}: of no use with --no-curation")
-        options = Options(
-            CurationOptions(**curation) if args.curation else None,
-            args.captioner,
-            args.matcher,
-            args.proposer,
-            args.batch_size,
-            not args.annotations_only,
-        )
-        report = build(sources, args.out, options, args.num_proc)
-        for split, counts in report["splits"].items():
-            print(f"{split}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-        print(args.out)
-        if args.push_to_hub:
-            print(push(Path(args.out), args.push_to_hub))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    _add_curation_arguments(parser)
 
 
-def _add_curation(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("curation", "see dataset_pvlg/curation/curate.py")
-    group.add_argument("--curation", action=argparse.BooleanOptionalAction, default=True, help="all of it, or none")
-    for each in fields(CurationOptions):
-        flag = f"--{each.name.replace('_', '-')}"
-        if isinstance(each.default, bool):
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS)
+def _add_curation_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("curation", "filters, explained in dataset_pvlg/curation/curate.py")
+    group.add_argument(
+        "--curation", action=argparse.BooleanOptionalAction, default=True, help="apply the filters (default: yes)"
+    )
+    for option in fields(CurationOptions):
+        flag, text = f"--{option.name.replace('_', '-')}", option.metadata["help"]
+        if isinstance(option.default, bool):
+            text += f" (default: {'yes' if option.default else 'no'})"
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
-            kind, told = type(each.default), f"default {each.default}"
-            group.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar="N", help=told)
+            text += f" (default: {option.default})"
+            group.add_argument(flag, type=type(option.default), default=argparse.SUPPRESS, metavar="N", help=text)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def run(args: argparse.Namespace) -> None:
+    """Build a data set as the arguments say; print the counts of each split, the folder, and the commit if any.
+
+    Raises:
+        ValueError: an argument is wrong or the build fails, see [`build`] and [`push`].
+        OSError: a worker process died, or writing failed.
+    """
+    sources = parse_sources(args.source, args.image_root)
+    if args.num_proc < 1 or args.batch_size < 1:
+        raise ValueError("--num-proc and --batch-size must be at least 1")
+    if args.push_to_hub:
+        check_push([source.name for source in sources], args.push_to_hub, not args.annotations_only)
+    curation = {option.name: vars(args)[option.name] for option in fields(CurationOptions) if option.name in args}
+    if curation and not args.curation:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in curation)
+        raise ValueError(f"{flags}: has no effect with --no-curation")
+    options = Options(
+        CurationOptions(**curation) if args.curation else None,
+        args.captioner,
+        args.matcher,
+        args.proposer,
+        args.batch_size,
+        not args.annotations_only,
+    )
+    report = build(sources, args.out, options, args.num_proc)
+    for split, counts in report["splits"].items():
+        print(f"{split}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    print(args.out)
+    if args.push_to_hub:
+        print(push(Path(args.out), args.push_to_hub))

@@ -1,12 +1,12 @@
-"""The data card of a built folder, a pure function of its `build_report.json`, and the histograms in both."""
+"""The data card of a built folder, made from its `build_report.json`, and the histograms of both."""
 
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# No `configs` in the card: with them, `load_dataset` keys its cache by folder name and file patterns alone and answers
-# with another folder's rows (datasets 5.2). The names data/<split>-00000-of-00001.parquet need none.
+# The card has no `configs`. With them, `load_dataset` would key its cache by folder name and file patterns, and answer
+# with the rows of another folder (datasets 5.2). The file names data/<split>-00000-of-00001.parquet need none.
 CARD = """---
 license: {license}
 task_categories: [image-to-text, text-to-image]
@@ -32,38 +32,38 @@ Built with Rogle, an independent implementation of ROGLE (arXiv 2606.01825); thi
 {histograms}
 
 ## What was skipped, dropped and repaired
-With examples in `build_report.json`, where the checksum of every file stands too.
+`build_report.json` lists examples, and the checksum of every file.
 
 ```
 {reports}
 ```
 
-People in these images can be recognised and did not ask to be searchable. Use the data for research that the
-sources allow, and delete a person's rows when asked to.
+The people in these images can be recognised and did not ask to be searchable. Use the data only for research that the
+sources allow, and delete a person's rows on request.
 """
-EMBEDDED = """The images are inside the Parquet files. They and the captions remain under the
-licences of their sources, below: keep this folder to yourself unless all of them allow to pass it on."""
-LEFT_OUT = """This folder holds annotations only: `image` is null in every row. Whoever has the sources puts the
-images back, found by `path` and checked by `sha256`:
+EMBEDDED = """The images are inside the Parquet files. The images and captions remain under the
+licences of their sources, below. Keep this folder private unless all of them allow redistribution."""
+LEFT_OUT = """This folder holds annotations only: `image` is null in every row. If you have the sources, add the
+images again. They are found by `path` and checked by `sha256`:
 
-    python -m dataset_pvlg.build.join THIS_FOLDER {images} --out DIR"""
+    rogle join THIS_FOLDER {images} --out DIR"""
 
-# Images of these may be passed on by whoever built the folder; all others' authors forbid it.
+# Images of these sources may be redistributed by whoever built the folder; the authors of all others forbid it.
 FREE_SOURCES = ("synthetic", "own")
 LICENCES = {
-    "synthetic": "Apache-2.0; drawn by a program, nobody is in it",
+    "synthetic": "Apache-2.0; drawn by a program, no real person is in it",
     "cuhk_pedes": "non-commercial research and education; its owners forbid distributing it",
-    "icfg_pedes": "on request from its owners, research only; its images are MSMT17's",
-    "rstpreid": "research only; its images are MSMT17's",
+    "icfg_pedes": "on request from its owners, research only; its images are those of MSMT17",
+    "rstpreid": "research only; its images are those of MSMT17",
     "ufine": "on a signed agreement with its owners, research only",
     "ufine3c": "on a signed agreement with its owners, research only",
     "own": "the builder's own; people can be recognised in its images",
-    "generated": "made from images of another source, whose terms hold",
+    "generated": "made from images of another source, under that source's terms",
 }
 
 # Lower edges of the bins; the last one is open.
 WORDS = (0, 10, 20, 30, 40, 60, 80, 100, 120, 150, 200)
-TOKENS = (0, 21, 41, 78, 100, 125, 150, 200, 249)  # 77 and 248 are what CLIP and its stretched form read
+TOKENS = (0, 21, 41, 78, 100, 125, 150, 200, 249)  # CLIP reads 77 tokens, its stretched form 248
 SENTENCES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15)
 AREAS = (0, 1, 2, 5, 10, 20, 30, 50, 80, 100)
 BINS = {
@@ -75,14 +75,18 @@ BINS = {
 
 
 class Histograms:
-    """Counts rows into the bins of the card. tokenizer: of the matcher, for the tokens; None leaves them out."""
+    """Counts rows into the bins of the card.
+
+    Args:
+        tokenizer (*optional*): the tokenizer that counts tokens; None leaves the histogram of tokens out.
+    """
 
     def __init__(self, tokenizer: Any = None):
         self._tokenizer = tokenizer
         self._counts: dict[str, Counter[int]] = {name: Counter() for name in BINS}
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Rows of the schema, images not needed."""
+        """Count more rows; their images are not needed."""
         rows = list(rows)
         if self._tokenizer is not None and rows:
             lengths = map(len, self._tokenizer([row["caption"] for row in rows], truncation=False)["input_ids"])
@@ -97,11 +101,11 @@ class Histograms:
         self._count("region, % of the image", areas)
 
     def _count(self, name: str, values: Iterable[float]) -> None:
-        # float32 boxes of the whole image may come out a hair under or over 100 %
+        # rounded, because float32 boxes of the whole image may be slightly under or over 100 %
         self._counts[name].update(bisect_right(BINS[name], round(value, 3)) - 1 for value in values)
 
     def as_dict(self) -> dict[str, dict[str, int]]:
-        """Name -> label of a bin -> count, every bin in its order; a histogram of nothing is left out."""
+        """Name -> label of a bin -> count, with every bin in order. Empty histograms are left out."""
         return {
             name: {_label(name, n): counts[n] for n in range(len(BINS[name]))}
             for name, counts in self._counts.items()
@@ -119,7 +123,7 @@ def _label(name: str, n: int) -> str:
 
 
 def merge(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums numbers of equal places in nested dicts; of anything else the first one counts. Order: as first met."""
+    """Sum the numbers under equal keys of nested dicts. For other values, the first one stays."""
     total: dict[str, Any] = {}
     for part in parts:
         for name, value in part.items():
@@ -133,7 +137,11 @@ def merge(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def card(report: Mapping[str, Any]) -> str:
-    """The card as Markdown."""
+    """The data card as Markdown.
+
+    Args:
+        report (`Mapping[str, Any]`): the content of `build_report.json`.
+    """
     names = [source["source"] for source in report["sources"]]
     images = " ".join(f"--images {name}=FOLDER" for name in names)
     return CARD.format(
@@ -147,7 +155,7 @@ def card(report: Mapping[str, Any]) -> str:
         steps=_steps(report),
         licences="\n".join(f"| {name} | {LICENCES.get(name, 'see its authors')} |" for name in names),
         histograms="\n".join(_histogram(name, bins) for name, bins in report["histograms"].items()),
-        reports="\n".join(_reasons(report)).replace("```", "'''"),  # an example may hold anything
+        reports="\n".join(_reasons(report)).replace("```", "'''"),  # an example may hold a fence
     )
 
 
@@ -161,13 +169,13 @@ def _steps(report: Mapping[str, Any]) -> str:
     captioning = merge(report["captioning"].values())
     if captioning:
         lines.append(
-            f"A model wrote {captioning['vlm']} of the {captioning['rows']} long captions; `caption_origin` says which."
+            f"A model wrote {captioning['vlm']} of the {captioning['rows']} long captions; `caption_origin` marks them."
         )
     matching = merge(report["matching"].values())
     if matching:
         lines.append(
             f"Region-to-Sentence Matching found a region for {matching['assigned']} of {matching['sentences']} "
-            "sentences; their `origin` is `rsm`, their `reliability` how far to trust them."
+            "sentences. Their `origin` is `rsm`, and their `reliability` estimates how likely they are right."
         )
     else:
         lines.append("No regions were mined.")
@@ -175,10 +183,10 @@ def _steps(report: Mapping[str, Any]) -> str:
 
 
 def _histogram(name: str, bins: Mapping[str, int]) -> str:
-    total, most = sum(bins.values()), max(bins.values())
+    total, largest = sum(bins.values()), max(bins.values())
     lines = [f"| {name} | count | share | |", "|---|---|---|---|"]
     for label, count in bins.items():
-        bar = "█" * round(20 * count / most)
+        bar = "█" * round(20 * count / largest)
         lines.append(f"| {label} | {count} | {100 * count / total:.1f} % | {bar} |")
     return "\n".join(lines) + "\n"
 

@@ -1,8 +1,8 @@
-"""Which captions of a language model may enter the data: cleaned of trimmings, then accepted or rejected by reason.
+"""Clean the captions of a language model, and accept or reject each of them with a reason.
 
-A captioner refuses, leaves its template behind, breaks off, runs in loops and says "red" of what a person called
-green. What it says is held against the captions that people wrote of the same image, by words and not by grammar,
-and in doubt for it: only colours, garments or a gender that cannot both be true reject a caption.
+A captioner may refuse, leave parts of its template in the text, stop early, repeat itself, or call a green garment red.
+Its caption is compared with the captions that people wrote for the same image, word by word and without grammar. A
+caption is rejected only for a gender, garment or colour that cannot both be true.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from modeling_rogle.sentences import split_sentences
 
-MIN_WORDS = 25  # the short captions that people write have 16 to 39, the long ones 63 to 123
+MIN_WORDS = 25  # short human captions have 16 to 39 words, long ones 63 to 123
 MIN_SENTENCES = 2
 
 REASONS = (
@@ -48,18 +48,18 @@ _RESIDUE = re.compile(
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 
 
-def clean_caption(text: str, whole: bool = True) -> str:
-    """A model's answer without what surrounds the caption: "Sure, here is ...:", quotes, list marks, line breaks.
+def clean_caption(text: str, complete: bool = True) -> str:
+    """Extract the caption from a model's answer: without "Sure, here is ...:", quotes, list marks and line breaks.
 
     Args:
-        text: the answer.
-        whole: the model had ended; otherwise the sentence that it broke off in is cut away.
+        text (`str`): the answer.
+        complete (`bool`): whether the model ended its answer. Otherwise the unfinished last sentence is removed.
     """
     text = _MARKS.sub("", text.translate(_PLAIN).strip())
     text = " ".join(_PREAMBLE.sub("", text.strip(), count=1).split())
     if len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2:
         text = text[1:-1].strip()
-    if not whole:
+    if not complete:
         sentences = split_sentences(text)
         if sentences and not text.rstrip("\"')").endswith((".", "!", "?", "。")):
             text = text[: sentences[-2][2]] if len(sentences) > 1 else ""
@@ -69,12 +69,16 @@ def clean_caption(text: str, whole: bool = True) -> str:
 def reject_reason(
     caption: str, facts: str = "", min_words: int = MIN_WORDS, min_sentences: int = MIN_SENTENCES
 ) -> str | None:
-    """One of `REASONS` for which a caption must not be used, or None.
+    """Decide whether a caption must be rejected.
 
     Args:
-        caption: cleaned, English.
-        facts: what people wrote of the same image; empty if nobody did.
-        min_words, min_sentences: fewer are too few.
+        caption (`str`): the cleaned caption, in English.
+        facts (`str`): the human captions of the same image; may be empty.
+        min_words (`int`): smallest number of words.
+        min_sentences (`int`): smallest number of sentences.
+
+    Returns:
+        `str`, *optional*: one of `REASONS`, or None if the caption is accepted.
     """
     if not any(character.isalnum() for character in caption):
         return "empty"
@@ -98,13 +102,16 @@ def _is_text(caption: str, words: list[str]) -> bool:
     if letters < 0.85 * len(caption) or not words:
         return False
     mean = sum(map(len, words)) / len(words)
-    voiced = sum(bool(re.search("[aeiouy]", word)) for word in words)
-    return 2 <= mean <= 12 and max(map(len, words)) <= 30 and voiced >= 0.8 * len(words)
+    with_vowel = sum(bool(re.search("[aeiouy]", word)) for word in words)
+    return 2 <= mean <= 12 and max(map(len, words)) <= 30 and with_vowel >= 0.8 * len(words)
 
 
 def _repeats(sentences: list[tuple[str, ...]]) -> bool:
-    """A sentence said twice; in one sentence, three or more words said twice on end (a small word may stand between),
-    or one word four times; or six words on end that come three times in all."""
+    """Whether a caption repeats itself.
+
+    It does if a sentence occurs twice, if three or more words of a sentence are repeated at once (with at most one word
+    in between), if a word occurs four times in a row, or if six words in a row occur three times.
+    """
     if len(set(sentences)) < len(sentences):
         return True
     for words in sentences:
@@ -122,7 +129,8 @@ def _repeats(sentences: list[tuple[str, ...]]) -> bool:
     return max(phrases.values(), default=0) >= 3
 
 
-# ---------------------------------------------------------------------------------------- what a text says of a person
+# attributes of a person in a text -------------------------------------------------------------------------------------
+
 _MALE = set("man men male boy boys guy gentleman he his him himself".split())
 _FEMALE = set("woman women female girl girls lady ladies she her hers herself".split())
 
@@ -148,12 +156,12 @@ _COLOURS |= {
 _ALL = frozenset(_PLAIN_COLOURS)
 _DARK = _ALL - {"white", "yellow", "beige", "pink", "orange"}
 _LIGHT = _ALL - {"black"}
-# Of several colours, or of one that is not said: true beside any.
+# Words for several colours, or for an unknown one. They agree with every colour.
 _ANY = set("multicolored multicoloured colorful colourful multi plaid checkered checked floral camouflage camo".split())
 _ANY |= set("patterned tie-dye striped".split())
 _TINTS = {"dark": _DARK, "deep": _DARK, "light": _LIGHT, "pale": _LIGHT, "bright": _LIGHT}
 
-# slot -> kind -> nouns. Kinds of one slot that exclude each other; "" goes with every kind.
+# slot -> kind -> nouns. The kinds of a slot exclude each other, except "", which agrees with every kind.
 _GARMENTS: dict[str, dict[str, str]] = {
     "top": {"": "shirt tshirt top blouse polo tee sweater sweatshirt pullover jumper hoodie"},
     "outer": {"": "jacket coat overcoat raincoat blazer cardigan vest parka windbreaker"},
@@ -178,7 +186,7 @@ _GARMENTS: dict[str, dict[str, str]] = {
 _SLOT_OF = {
     noun: (slot, kind) for slot, kinds in _GARMENTS.items() for kind, nouns in kinds.items() for noun in nouns.split()
 }
-# Stand between a colour and its noun, or between a noun and the colour said after it.
+# Words that may stand between a colour and its noun, or between a noun and the colour after it.
 _BETWEEN = set(
     """and or , short long loose tight baggy fitted plain printed knit knitted denim leather cotton wool woolen
     jean cropped collared sleeved sleeve sleeveless button up down zip hooded crew neck necked v t tank
@@ -194,9 +202,15 @@ _TOKEN = re.compile(r"[a-z]+|[,.;:!?]")
 
 
 @dataclass
-class Said:
-    """What a text says. gender: counts of male and female words; kinds: slot -> kinds of garments; colours: slot ->
-    the plain colours that its words may mean."""
+class ParsedAttributes:
+    """The attributes of a person that a text names.
+
+    Args:
+        gender (`tuple[int, int]`): numbers of male and female words.
+        first_gender (`str`): `male` or `female`, of the first such word; empty without one.
+        kinds (`dict[str, set[str]]`): slot -> kinds of garments.
+        colours (`dict[str, frozenset[str]]`): slot -> plain colours that its words may mean.
+    """
 
     gender: tuple[int, int] = (0, 0)
     first_gender: str = ""
@@ -204,68 +218,69 @@ class Said:
     colours: dict[str, frozenset[str]] = field(default_factory=lambda: defaultdict(frozenset))
 
 
-def read_attributes(text: str) -> Said:
-    """Gender, garments and their colours as a text names them. Garments that it denies ("no hat") are left out."""
+def read_attributes(text: str) -> ParsedAttributes:
+    """The gender, garments and colours that a text names. Negated garments ("no hat") are left out."""
     words = _TOKEN.findall(text.lower())
-    said = Said()
+    attributes = ParsedAttributes()
     genders = ["male" if word in _MALE else "female" for word in words if word in _MALE or word in _FEMALE]
-    said.gender = genders.count("male"), genders.count("female")
-    said.first_gender = genders[0] if genders else ""
+    attributes.gender = genders.count("male"), genders.count("female")
+    attributes.first_gender = genders[0] if genders else ""
     for i, word in enumerate(words):
         if word not in _SLOT_OF or (i + 1 < len(words) and words[i + 1] in _SLOT_OF.keys() | _DETAILS):
             continue  # "dress" in "dress shoes", "shirt" in "a blue shirt collar"
         slot, kind = _SLOT_OF[word]
-        before, denied = _colours_before(words, i)
-        if denied:
+        colours, is_negated = _colours_before(words, i)
+        if is_negated:
             continue
-        said.kinds[slot].add(kind)
-        if found := before or _colours_after(words, i):
-            said.colours[slot] |= found
-    return said
+        attributes.kinds[slot].add(kind)
+        if colours := colours or _colours_after(words, i):
+            attributes.colours[slot] |= colours
+    return attributes
 
 
 def _colours_before(words: list[str], noun: int) -> tuple[frozenset[str], bool]:
-    found: frozenset[str] = frozenset()
-    tinted = False  # the word to the right is a colour
+    """The colours before a noun, and whether the noun is negated."""
+    colours: frozenset[str] = frozenset()
+    colour_follows = False  # whether the word to the right is a colour
     i = noun - 1
     while i >= 0 and noun - i <= 9:
         word = words[i]
         if word in _COLOURS:
-            found, tinted = found | _COLOURS[word], True
+            colours, colour_follows = colours | _COLOURS[word], True
         elif word in _TINTS:
-            # "dark blue" may pass for black, "light grey" for white; alone they leave the colour open
-            found |= _tint(word, tinted)
-            tinted = False
+            # "dark blue" may look black, and "light grey" white; without a colour, any dark or light one fits
+            colours |= _tint(word, colour_follows)
+            colour_follows = False
         elif word in _ANY:
-            found, tinted = _ALL, False
+            colours, colour_follows = _ALL, False
         elif word in _BETWEEN or (word in _SLOT_OF and words[i + 1] in _SLOT_OF):
-            tinted = False
+            colour_follows = False
         else:
             break
         i -= 1
-    return found, i >= 0 and words[i] in _NEGATIONS
+    return colours, i >= 0 and words[i] in _NEGATIONS
 
 
 def _colours_after(words: list[str], noun: int) -> frozenset[str]:
-    """ "shoes are white", "a shirt in dark blue and grey"; nothing unless one of `_IS` follows the noun."""
+    """The colours after a noun, as in "a shirt in dark blue and grey". One of `_IS` must follow the noun."""
     i = noun + 1
     if i >= len(words) or words[i] not in _IS:
         return frozenset()
-    found: frozenset[str] = frozenset()
+    colours: frozenset[str] = frozenset()
     while i < len(words) and i - noun <= 8:
         word = words[i]
         if word in _SLOT_OF:
-            return frozenset()  # those were the next garment's
+            return frozenset()  # the colours belong to the next garment
         if word in _COLOURS:
-            found |= _COLOURS[word]
+            colours |= _COLOURS[word]
         elif word in _TINTS:
-            found |= _tint(word, i + 1 < len(words) and words[i + 1] in _COLOURS)
+            colours |= _tint(word, i + 1 < len(words) and words[i + 1] in _COLOURS)
         elif word in _ANY:
-            found = _ALL
+            colours = _ALL
         elif word not in _BETWEEN and word not in _IS:
             break
         i += 1
-    return found
+    return colours
 
 
 def _tint(word: str, has_colour: bool) -> frozenset[str]:
@@ -275,27 +290,35 @@ def _tint(word: str, has_colour: bool) -> frozenset[str]:
 
 
 def contradiction(caption: str, facts: str) -> str | None:
-    """The reason (one of `REASONS`) for which two texts cannot be about one person, or None.
+    """Decide whether two texts cannot describe the same person.
 
-    Compared is only what both of them say; where `facts` names several colours of one slot, one of them is enough.
+    Only attributes that both texts name are compared. If `facts` names several colours of one slot, one of them is
+    enough.
+
+    Args:
+        caption (`str`): the caption of a model.
+        facts (`str`): the human captions of the same image.
+
+    Returns:
+        `str`, *optional*: one of `REASONS`, or None if the texts agree.
     """
-    new, known = read_attributes(caption), read_attributes(facts)
-    men, women = known.gender
+    new, human = read_attributes(caption), read_attributes(facts)
+    men, women = human.gender
     if bool(men) != bool(women) and new.first_gender:
         sex = "male" if men else "female"
         same, other = new.gender if men else new.gender[::-1]
         if new.first_gender != sex or other > same:
             return "contradicts the gender"
-    for slot in known.kinds.keys() & new.kinds.keys():
-        before, now = known.kinds[slot], new.kinds[slot]
-        if "" not in before and "" not in now and not before & now:
+    for slot in human.kinds.keys() & new.kinds.keys():
+        human_kinds, new_kinds = human.kinds[slot], new.kinds[slot]
+        if "" not in human_kinds and "" not in new_kinds and not human_kinds & new_kinds:
             return "contradicts a garment"
-    pairs = [(slot, slot) for slot in known.colours if slot in new.colours]
-    uppers = [[slot for slot in ("top", "outer") if slot in text.kinds] for text in (known, new)]
-    if len(uppers[0]) == len(uppers[1]) == 1:  # what one calls a jacket is a shirt to the other
+    pairs = [(slot, slot) for slot in human.colours if slot in new.colours]
+    uppers = [[slot for slot in ("top", "outer") if slot in text.kinds] for text in (human, new)]
+    if len(uppers[0]) == len(uppers[1]) == 1:  # the same garment may be called a jacket or a shirt
         pairs.append((uppers[0][0], uppers[1][0]))
-    for before, now in pairs:
-        colours = known.colours.get(before), new.colours.get(now)
+    for human_slot, new_slot in pairs:
+        colours = human.colours.get(human_slot), new.colours.get(new_slot)
         if all(colours) and not colours[0] & colours[1]:
             return "contradicts a colour"
     return None

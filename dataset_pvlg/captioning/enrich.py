@@ -1,16 +1,14 @@
-"""python -m dataset_pvlg.captioning.enrich DATA_DIR --captioner MODEL --out DIR
+"""`rogle data enrich DATA_DIR --captioner MODEL --out DIR`: long captions for a folder of P-VLG Parquet.
 
-Long captions for a folder of P-VLG Parquet, written by any `image-text-to-text` model of transformers that is given
-the image and what people wrote of it. Where the model's caption is rejected the row keeps that. Broken off, the same
-command goes on; under `accelerate launch` the work is shared by the processes, and the result does not depend on how.
+Any `image-text-to-text` model of transformers writes them. It receives the image and the captions that people wrote. If
+its caption is rejected, the row keeps the human caption. If the command is killed, the same command resumes it. Under
+`accelerate launch -m modeling_rogle.cli.main data enrich ...` several processes share the work, with the same result.
 """
 
 import argparse
 import json
-import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from datasets import Dataset
@@ -25,36 +23,35 @@ from dataset_pvlg.row_groups import FolderRows, Job, add_to_card, check_out, end
 from modeling_rogle.sentences import split_sentences
 
 _CHANGED = ["caption", "caption_origin", "sentences", "regions"]
-_WORK = "enriching"
+_JOB_NAME = "enriching"
 
 
 def enrich_rows(
     captioner: Captioner | None, rows: Dataset, batch_size: int = 8, progress: bool = True
 ) -> tuple[Dataset, dict[str, int]]:
-    """Long captions for rows, with their sentences.
+    """Write long captions for rows, and split them into sentences.
 
-    A caption that is accepted has the origin `vlm:<name>`. A row whose caption is rejected keeps what people wrote:
-    its own caption, or its `captions` joined where another model wrote that. Rows whose regions people or the generator
-    have paired with sentences stay as they are; regions mined for the sentences of a caption that is replaced go.
+    An accepted caption has the origin `vlm:<name>`. If the caption is rejected, the row keeps its human caption: its
+    own caption, or its joined `captions` if a model wrote that one. Rows whose regions are paired with sentences by
+    people or by the generator stay as they are. Regions that were mined for a replaced caption are removed.
 
     Args:
-        captioner: None writes no caption and only puts back what people wrote.
-        rows: P-VLG rows; those without an image keep their caption.
-        batch_size: images at once; batches are cut from the rows in order.
-        progress: show a bar.
+        captioner (`Captioner`, *optional*): None writes no caption and only restores the human captions.
+        rows (`Dataset`): P-VLG rows; those without an image keep their caption.
+        batch_size (`int`): images in a batch; batches are cut from the rows in order.
+        progress (`bool`): whether to show a progress bar.
 
     Returns:
-        The rows, and counts: `rows` = `kept` (paired before) + `vlm` + `fallback`; of the latter, one
-        `rejected: <reason>` for each reason.
+        `tuple[Dataset, dict[str, int]]`: the rows and counts. `rows` is the sum of `kept` (already paired), `vlm`, and
+        `fallback`. There is one count `rejected: <reason>` for each reason of a fallback.
     """
     texts = rows.select_columns(["image_id", "captions", *_CHANGED])
     counts: Counter[str] = Counter(rows=len(rows), kept=0, vlm=0, fallback=0)
     columns: dict[str, list] = {name: [] for name in _CHANGED}
     for start in tqdm(range(0, len(rows), batch_size), desc="captioning", unit="batch", disable=not progress):
         batch = [texts[i] for i in range(start, min(start + batch_size, len(rows)))]
-        free = [i for i, row in enumerate(batch) if not _is_paired(row)]
-        human = {i: _human_caption(batch[i]) for i in free}
-        answers = {} if captioner is None else _answers(captioner, rows, start, batch, human)
+        human = {i: _human_caption(row) for i, row in enumerate(batch) if not _is_paired(row)}
+        answers = {} if captioner is None else _checked_answers(captioner, rows, start, batch, human)
         for i, row in enumerate(batch):
             if i not in human:
                 counts["kept"] += 1
@@ -73,29 +70,29 @@ def enrich_rows(
     return enriched.select_columns(list(FEATURES)), dict(counts)
 
 
-def _answers(
+def _checked_answers(
     captioner: Captioner, rows: Dataset, start: int, batch: list[dict], human: dict[int, tuple[str, str]]
 ) -> dict[int, tuple[str | None, str | None]]:
-    """Place in the batch -> the caption, or None and why it is rejected."""
-    found: dict[int, tuple[str | None, str | None]] = {}
+    """Position in the batch -> the accepted caption, or None and the reason of the rejection."""
+    answers: dict[int, tuple[str | None, str | None]] = {}
     images: dict[int, Image.Image] = {}
     for i in human:
         try:
             image = rows[start + i]["image"]
             if image is None:
-                found[i] = None, "no image"
+                answers[i] = None, "no image"
             else:
                 images[i] = image.convert("RGB")
-        except Exception:  # decoders meet hostile bytes here and raise almost anything
-            found[i] = None, "image cannot be read"
+        except Exception:  # decoders raise almost anything on broken bytes
+            answers[i] = None, "image cannot be read"
     if images:
         ids = [batch[i]["image_id"] for i in images]
-        answers = captioner.describe(list(images.values()), [human[i][0] for i in images], ids)
-        for i, (answer, ended) in zip(images, answers, strict=True):
-            caption, options = clean_caption(answer, ended), captioner.options
+        texts = captioner.describe(list(images.values()), [human[i][0] for i in images], ids)
+        for i, (text, ended) in zip(images, texts, strict=True):
+            caption, options = clean_caption(text, ended), captioner.options
             reason = reject_reason(caption, human[i][0], options.min_words, options.min_sentences)
-            found[i] = (None, reason) if reason else (caption, None)
-    return found
+            answers[i] = (None, reason) if reason else (caption, None)
+    return answers
 
 
 def _is_paired(row: dict) -> bool:
@@ -117,23 +114,32 @@ def _with_caption(row: dict, caption: str, origin: str) -> dict:
     return row | {"caption": caption, "caption_origin": origin, "sentences": sentences, "regions": regions}
 
 
-# ---------------------------------------------------------------------------------------------------- a whole folder
+# a whole folder -------------------------------------------------------------------------------------------------------
+
+
 def enrich_folder(
     data_dir: str | Path, out: str | Path, captioner: Captioner, batch_size: int = 8, progress: bool = True
 ) -> dict[str, dict[str, int]]:
-    """Captions every row of a P-VLG folder and writes the folder `out`, file by file as they are in `data_dir`.
+    """Write a caption for every row of a P-VLG folder into the folder `out`, with the same files as `data_dir`.
 
-    The processes of Accelerate share the row groups. Each finished group stays in a hidden folder beside `out` until
-    the end, so that the same call goes on where another was broken off.
+    The processes of Accelerate share the row groups. Finished groups are stored in a hidden folder beside `out` until
+    the end. If the call is interrupted, the same call resumes it.
+
+    Args:
+        data_dir (`str` or `Path`): a folder of P-VLG Parquet.
+        out (`str` or `Path`): a folder that does not exist yet or is empty.
+        captioner (`Captioner`): the model.
+        batch_size (`int`): images in a batch.
+        progress (`bool`): whether to show a progress bar.
 
     Returns:
-        By split, the counts of [`enrich_rows`].
+        `dict[str, dict[str, int]]`: the counts of [`enrich_rows`] by split.
 
     Raises:
-        ValueError: `data_dir` is no P-VLG folder, `out` holds something, or was begun with other settings.
+        ValueError: `data_dir` is not a P-VLG folder, `out` is not empty, or it was begun with other settings.
     """
     rows = FolderRows(data_dir)
-    with Job(rows, out, _WORK, captioner.settings | {"batch_size": batch_size}, _CHANGED) as job:
+    with Job(rows, out, _JOB_NAME, captioner.settings | {"batch_size": batch_size}, _CHANGED) as job:
         if job.counts is not None:
             return job.counts
         splits = list(dict.fromkeys(group.split for group in rows.groups))
@@ -143,7 +149,7 @@ def enrich_folder(
 
 
 def _write_report(root: Path, folder: Path, counts: dict[str, dict[str, int]], captioner: Captioner) -> None:
-    """`build_report.json` and the card of the input, each with what was done here."""
+    """Write `build_report.json` and the card of the input, each extended by the results of this run."""
     file = root / "build_report.json"
     report = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     report["enrichment"] = captioner.settings | {"splits": counts}
@@ -152,45 +158,56 @@ def _write_report(root: Path, folder: Path, counts: dict[str, dict[str, int]], c
     reasons = [f"{n} x {key.removeprefix('rejected: ')}" for key, n in total.items() if key.startswith("rejected: ")]
     section = f"""## Captions by a model
 
-`{captioner.name}` was shown each image and the human captions and wrote {total["vlm"]} of {total["rows"]} long
-captions (`caption_origin` is `vlm:{captioner.name}`); they may say what the image does not show. Of the other rows,
-{total["fallback"]} keep what people wrote ({", ".join(reasons) or "none was rejected"}), and {total["kept"]} were
-paired with regions before and left alone. Counts of sentences and regions above are from before this.
+`{captioner.name}` wrote {total["vlm"]} of {total["rows"]} long captions from the image and its human captions
+(`caption_origin` is `vlm:{captioner.name}`). They may describe details that the image does not show. Of the other rows,
+{total["fallback"]} keep their human caption ({", ".join(reasons) or "none was rejected"}). {total["kept"]} rows were
+already paired with regions and were not changed. The counts of sentences and regions above are from before this step.
 """
     add_to_card(root, folder, section)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_pvlg.captioning.enrich", description=__doc__.split("\n\n")[1]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rogle data enrich`."""
+    parser.add_argument("data_dir", metavar="DATA_DIR", help="folder of P-VLG Parquet, as `rogle data build` writes it")
+    parser.add_argument(
+        "--captioner",
+        default=DEFAULT_CAPTIONER,
+        metavar="MODEL",
+        help="model that writes captions (default: %(default)s)",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the data set")
+    parser.add_argument(
+        "--prompt",
+        metavar="FILE",
+        help="prompt for the model, with {facts} where the human captions go (default: prompts/describe.txt)",
     )
     parser.add_argument(
-        "data_dir", metavar="DATA_DIR", help="a folder of P-VLG Parquet, as dataset_pvlg.build.build makes"
+        "--batch-size", type=int, default=8, metavar="N", help="images in a batch (default: %(default)s)"
     )
-    parser.add_argument("--captioner", default=DEFAULT_CAPTIONER, metavar="MODEL", help="default: %(default)s")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--prompt", metavar="FILE", help="what is asked, with {facts} for the human captions")
-    parser.add_argument("--batch-size", type=int, default=8)
-    defaults = CaptionOptions()
-    for name, value in asdict(defaults).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default: %(default)s")
-    args = parser.parse_args(argv)
+    for option in fields(CaptionOptions):
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            type=type(option.default),
+            default=option.default,
+            metavar="N",
+            help=f"{option.metadata['help']} (default: %(default)s)",
+        )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write captions as the arguments say; print the counts of each split and the folder.
+
+    Raises:
+        ValueError: an argument is wrong, or the model or the data cannot be read.
+        OSError: writing failed.
+    """
     state = processes()
-    try:
-        FolderRows(args.data_dir)
-        check_out(args.out, _WORK)
-        options = CaptionOptions(**{name: getattr(args, name) for name in asdict(defaults)})
-        captioner = Captioner(args.captioner, args.prompt, options, state.device)
-        counts = enrich_folder(args.data_dir, args.out, captioner, args.batch_size)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    FolderRows(args.data_dir)  # fail before the model is loaded
+    check_out(args.out, _JOB_NAME)
+    options = CaptionOptions(**{name: getattr(args, name) for name in asdict(CaptionOptions())})
+    captioner = Captioner(args.captioner, args.prompt, options, state.device)
+    counts = enrich_folder(args.data_dir, args.out, captioner, args.batch_size)
     end_processes(state, counts, args.out)
-    return 0
 
 
 __all__ = ["CaptionOptions", "Captioner", "DEFAULT_CAPTIONER", "enrich_folder", "enrich_rows"]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

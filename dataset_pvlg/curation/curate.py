@@ -1,14 +1,15 @@
-"""Rows as read -> rows worth training on: broken and odd images, duplicates, leaked identities, dirty captions.
+"""Filters for training data: broken and odd images, duplicates, leaked identities, and faulty captions.
 
-Every filter has a switch in [`CurationOptions`] and counts in [`CurationReport`]. Rows of validation and test go only
-when their image does not decode: published numbers are over all of them. Leaks cost the training row.
+Every filter has a switch in [`CurationOptions`] and counts in [`CurationReport`]. Published results use all rows of
+validation and test, so these rows are removed only if their image does not decode. For a leak between splits, the
+training row is removed.
 """
 
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +20,49 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from dataset_pvlg.arrow_io import ROWS_AT_ONCE, pack_tables, to_table
-from dataset_pvlg.curation.image_checks import MODE, ORIENTATION, Looks, look, store_anew
+from dataset_pvlg.curation.image_checks import MODE, ORIENTATION, ImageChecks, check_images, reencode
 from dataset_pvlg.curation.near_duplicates import duplicate_groups
 from dataset_pvlg.curation.origins import origin
-from dataset_pvlg.curation.report import DIGEST, MAX_EXAMPLES, CurationReport, CurationRows, digests, joined
+from dataset_pvlg.curation.report import DIGEST, MAX_EXAMPLES, CurationReport, CurationRows, concatenated, digests
 from dataset_pvlg.features import FEATURES, SPLITS
-from dataset_pvlg.jobs.stages import worker_pool
+from dataset_pvlg.jobs.workers import worker_pool
 from dataset_pvlg.text_cleaning import clean_row
 
-_BYTES_AT_ONCE = 16 * 2**20  # of the images of a piece: every process has some pieces on their way
+_BYTES_AT_ONCE = 16 * 2**20  # bytes of images in a piece; each process has several pieces in progress
+
+
+def _option(default: bool | int | float, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class CurationOptions:
-    """Switches and bounds of the filters; the defaults drop debris and leaks, not people.
+    """Switches and bounds of the filters. `fields(CurationOptions)` gives the help text of each as `metadata["help"]`.
+
+    VIPeR's images are 48 pixels wide and Market-1501's 64; the smallest image of CUHK-PEDES has 13 x 34 pixels. The
+    aspect ratio of person crops is 2 to 3, and about 1 for riders.
 
     Raises:
-        ValueError: a bound out of range; the message names it.
+        ValueError: a bound is out of range; the message names it.
     """
 
-    decode: bool = True  # drop rows whose image does not decode to its last pixel, in every split
-    rgb: bool = True  # store images of another mode (palette, grey, CMYK, alpha) as RGB
-    upright: bool = True  # store images with an EXIF orientation turned upright
-    min_width: int = 8  # pixels; VIPeR has 48, Market-1501 64, the smallest of CUHK-PEDES 13 x 34
-    min_height: int = 16
-    min_aspect: float = 0.5  # height / width; crops of people have 2 to 3, riders about 1
-    max_aspect: float = 8.0
-    train_only: bool = True  # size and aspect drop rows of train only; elsewhere they are counted
-    exact_duplicates: bool = True  # drop train rows whose file (sha256) is in validation or test too
-    near_duplicates: bool = True  # the same for images that are copies to the eye
-    near_distance: int = 3  # bits of 64 in which the difference hashes of copies may differ, 0 to 8
-    near_correlation: float = 0.97  # of their 12 x 24 grey images, from which they are copies
-    shared_identities: bool = True  # drop train rows of a person who is in another source's validation or test
-    max_people_per_caption: int = 0  # drop train rows whose captions all are said of more people; 0: never
-    clean_captions: bool = True  # put `caption` right; `captions` stay as the source has them
+    decode: bool = _option(True, "remove rows whose image does not decode completely, in every split")
+    rgb: bool = _option(True, "store images of another mode (palette, grey, CMYK, alpha) as RGB")
+    upright: bool = _option(True, "apply the EXIF orientation to the stored images")
+    min_width: int = _option(8, "smallest width of an image, pixels")
+    min_height: int = _option(16, "smallest height of an image, pixels")
+    min_aspect: float = _option(0.5, "smallest height / width of an image")
+    max_aspect: float = _option(8.0, "largest height / width of an image")
+    train_only: bool = _option(True, "remove rows for size or aspect from train only, and count them in other splits")
+    exact_duplicates: bool = _option(True, "remove train rows whose file (sha256) is also in validation or test")
+    near_duplicates: bool = _option(True, "remove train rows whose image looks the same as one of validation or test")
+    near_distance: int = _option(3, "bits of 64, 0 to 8, in which the difference hashes of near duplicates may differ")
+    near_correlation: float = _option(0.97, "smallest correlation of the 12 x 24 grey images of near duplicates")
+    shared_identities: bool = _option(True, "remove train rows of a person in validation or test of another source")
+    max_people_per_caption: int = _option(
+        0, "remove train rows whose captions all occur for more than N people; 0 removes none"
+    )
+    clean_captions: bool = _option(True, "correct faults of `caption`; `captions` stay as the source has them")
 
     def __post_init__(self) -> None:
         for name in ("min_width", "min_height", "min_aspect", "max_people_per_caption"):
@@ -66,7 +76,8 @@ class CurationOptions:
             raise ValueError(f"curation: near_correlation is {self.near_correlation}, not in (0, 1]")
 
     @property
-    def looks_at_images(self) -> bool:
+    def checks_images(self) -> bool:
+        """Whether a filter needs the decoded images."""
         return self.decode or self.rgb or self.upright or self.near_duplicates
 
 
@@ -77,20 +88,23 @@ def curate(
     num_proc: int = 1,
     work_dir: str | Path | None = None,
 ) -> tuple[dict[str, Dataset], CurationReport]:
-    """Applies the filters to the rows of all sources together.
+    """Apply the filters to the rows of all sources together.
+
+    A row costs about 200 bytes of memory, and 300 more on the disk of `work_dir`. Images are held in memory only if
+    they are re-encoded.
 
     Args:
-        rows_by_split: P-VLG rows by split, of any number of sources; images as paths or bytes, or null.
-        options: the switches; None for the defaults.
-        progress: show bars.
-        num_proc: processes that decode images and clean captions; the result does not depend on it.
-        work_dir: a folder for the curated rows as Arrow files, which are mapped and cost no memory; it must outlive
-            them. What is held of a row meanwhile is about 200 bytes, and 300 more on this folder's disk. By default all
-            stays in memory. Images are held only where they had to be stored anew.
+        rows_by_split (`Mapping[str, Dataset]`): P-VLG rows by split, from any number of sources; images as paths or
+            bytes, or null.
+        options (`CurationOptions`, *optional*): the filters; None for the defaults.
+        progress (`bool`): whether to show progress bars.
+        num_proc (`int`): processes that decode images and clean captions; the result does not depend on it.
+        work_dir (`str` or `Path`, *optional*): folder for the curated rows as Arrow files, which are memory-mapped. It
+            must exist as long as the rows are used. By default, all rows stay in memory.
 
     Returns:
-        The rows that remain, in their order (a split that has lost them all is absent), and the report. `sha256`
-        stays that of the source's file, also where the stored image is another one.
+        `tuple[dict[str, Dataset], CurationReport]`: the remaining rows in their order, and the report. A split without
+        rows is absent. `sha256` stays that of the source's file, even if the stored image is re-encoded.
     """
     options = options or CurationOptions()
     report = CurationReport(asdict(options))
@@ -100,42 +114,42 @@ def curate(
     report.before = {split: len(rows_by_split[split]) for split in splits}
     rows = CurationRows(splits, [rows_by_split[split] for split in splits], report)
 
-    looks = None
-    if options.looks_at_images:
-        looks = look(rows.parts, num_proc, progress, work_dir)
-        _drop_by_image(rows, looks, options)
+    checks = None
+    if options.checks_images:
+        checks = check_images(rows.parts, num_proc, progress, work_dir)
+        _drop_undecodable(rows, checks, options)
     if options.min_width or options.min_height or options.min_aspect or options.max_aspect < math.inf:
-        _drop_by_size(rows, looks, options)
+        _drop_by_size(rows, checks, options)
     if options.shared_identities:
-        _drop_by_identity(rows)
+        _drop_shared_identities(rows)
     if options.max_people_per_caption:
-        _drop_by_caption(rows, options.max_people_per_caption)
+        _drop_common_captions(rows, options.max_people_per_caption)
     if options.exact_duplicates:
-        _drop_exact(rows)
+        _drop_exact_duplicates(rows)
     if options.near_duplicates:
-        _drop_near(rows, looks, options)
+        _drop_near_duplicates(rows, checks, options)
     rows.count_removed()
 
-    kept = pack_tables(_kept(rows, looks, options, num_proc, progress), work_dir)
-    report.after = {split: len(kept[split]) if split in kept else 0 for split in splits}
-    return dict(kept), report
+    curated = pack_tables(_remaining_tables(rows, checks, options, num_proc, progress), work_dir)
+    report.after = {split: len(curated[split]) if split in curated else 0 for split in splits}
+    return dict(curated), report
 
 
-def _drop_by_image(rows: CurationRows, looks: Looks, options: CurationOptions) -> None:
-    reason, found = "image does not decode", np.array(list(looks.problems), int)
-    for number in found[:MAX_EXAMPLES].tolist():
-        rows.report.example(reason, f"{rows.image_id(number)}: {looks.problems[number]}")
+def _drop_undecodable(rows: CurationRows, checks: ImageChecks, options: CurationOptions) -> None:
+    reason, broken = "image does not decode", np.array(list(checks.errors), int)
+    for number in broken[:MAX_EXAMPLES].tolist():
+        rows.report.example(reason, f"{rows.image_id(number)}: {checks.errors[number]}")
     if options.decode:
-        rows.drop(found, reason, evaluation=True)
-    elif len(found):
-        rows.report.noted[reason] += len(found)
+        rows.drop(broken, reason, evaluation=True)
+    elif len(broken):
+        rows.report.noted[reason] += len(broken)
 
 
-def _drop_by_size(rows: CurationRows, looks: Looks | None, options: CurationOptions) -> None:
+def _drop_by_size(rows: CurationRows, checks: ImageChecks | None, options: CurationOptions) -> None:
     width, height = rows.numbers("width"), rows.numbers("height")
-    if looks is not None:  # what was seen is right, where the row says otherwise
-        seen = looks.sizes.any(1)
-        width[seen], height[seen] = looks.sizes[seen].T
+    if checks is not None:  # the decoded size is right where the row disagrees
+        decoded = checks.sizes.any(1)
+        width[decoded], height[decoded] = checks.sizes[decoded].T
     aspect = height / np.maximum(width, 1)
     findings = {
         f"image under {options.min_width} x {options.min_height} pixels": (width < options.min_width)
@@ -143,163 +157,173 @@ def _drop_by_size(rows: CurationRows, looks: Looks | None, options: CurationOpti
         f"height / width under {options.min_aspect:g}": aspect < options.min_aspect,
         f"height / width over {options.max_aspect:g}": aspect > options.max_aspect,
     }
-    known = (width > 0) & (height > 0)
-    for reason, found in findings.items():
-        rows.drop(np.flatnonzero(found & known), reason, evaluation=not options.train_only)
+    has_size = (width > 0) & (height > 0)
+    for reason, is_outside in findings.items():
+        rows.drop(np.flatnonzero(is_outside & has_size), reason, evaluation=not options.train_only)
 
 
-def _drop_by_identity(rows: CurationRows) -> None:
-    sources: dict[str, int] = {}
-    source, places = [], []  # of a row; a place is an older set's person
+def _drop_shared_identities(rows: CurationRows) -> None:
+    """Drop training rows of people who are in validation or test of another source, by the origin of their image."""
+    source_numbers: dict[str, int] = {}
+    sources, origins = [], []
     for piece in rows.pieces("path", "source"):
         paths, names = piece["path"].to_pylist(), piece["source"].to_pylist()
-        source.append(np.array([sources.setdefault(name, len(sources)) for name in names], np.int32))
-        origins = [origin(path or "", name) for path, name in zip(paths, names, strict=True)]
-        places.append(digests("\n".join(place) if place else None for place in origins))
-    source, places = joined(source, np.int32), joined(places, DIGEST)
-    known = np.flatnonzero(places != b"")
-    place = np.unique(places[known], return_inverse=True)[1]
-    in_source = place * len(sources) + source[known]
-    train = rows.rank[known] == 0
-    held_out = np.unique(in_source[~train])
-    own = np.isin(in_source, held_out)  # the source has the person in validation or test too
-    others = np.bincount(held_out // max(1, len(sources)), minlength=len(known))[place] - own
-    # The authors' own split; changing it would make another benchmark.
-    within = known[train & own & (others == 0)]
+        sources.append(np.array([source_numbers.setdefault(name, len(source_numbers)) for name in names], np.int32))
+        people = [origin(path or "", name) for path, name in zip(paths, names, strict=True)]
+        origins.append(digests("\n".join(person) if person else None for person in people))
+    source, origin_digest = concatenated(sources, np.int32), concatenated(origins, DIGEST)
+    known = np.flatnonzero(origin_digest != b"")
+    person = np.unique(origin_digest[known], return_inverse=True)[1]
+    person_in_source = person * len(source_numbers) + source[known]
+    train = rows.split_index[known] == 0
+    evaluated = np.unique(person_in_source[~train])
+    evaluated_here = np.isin(person_in_source, evaluated)  # in validation or test of the row's own source
+    sources_of_person = np.bincount(evaluated // max(1, len(source_numbers)), minlength=len(known))
+    evaluated_elsewhere = sources_of_person[person] - evaluated_here
+    # Only noted: this is the authors' own split, and a change would make another benchmark.
+    within = known[train & evaluated_here & (evaluated_elsewhere == 0)]
     rows.note(within, "identity of train in an evaluation split of the same source")
-    people = rows.numbers("person_id")
-    leaked = np.isin(people, people[known[train & (others > 0)]])
-    rows.drop(np.flatnonzero(leaked & (rows.rank == 0)), "identity in validation or test of another source")
+    person_ids = rows.numbers("person_id")
+    leaked = np.isin(person_ids, person_ids[known[train & (evaluated_elsewhere > 0)]])
+    reason = "identity in validation or test of another source"
+    rows.drop(np.flatnonzero(leaked & (rows.split_index == 0)), reason)
 
 
-def _drop_by_caption(rows: CurationRows, most: int) -> None:
+def _drop_common_captions(rows: CurationRows, max_people: int) -> None:
     keys, counts = [], []
     for piece in rows.pieces("captions"):
         captions = piece["captions"].to_pylist()
         counts.append(np.array([len(texts) for texts in captions], np.int32))
         keys.append(digests(" ".join(text.casefold().split()) for texts in captions for text in texts))
-    counts, keys = joined(counts, np.int32), joined(keys, DIGEST)
+    counts, keys = concatenated(counts, np.int32), concatenated(keys, DIGEST)
     caption = np.unique(keys, return_inverse=True)[1]
     people, person = np.unique(rows.numbers("person_id"), return_inverse=True)
     row = np.repeat(np.arange(len(rows)), counts)
-    said = np.unique(caption * len(people) + person[row])  # of whom
-    rare = np.bincount(said // max(1, len(people)), minlength=len(keys)) <= most
-    other = np.zeros(len(rows), bool)
-    other[row[rare[caption]]] = True
-    rows.drop(np.flatnonzero((counts > 0) & ~other), f"all captions said of more than {most} people")
+    caption_of_person = np.unique(caption * len(people) + person[row])
+    is_rare = np.bincount(caption_of_person // max(1, len(people)), minlength=len(keys)) <= max_people
+    has_rare = np.zeros(len(rows), bool)
+    has_rare[row[is_rare[caption]]] = True
+    rows.drop(np.flatnonzero((counts > 0) & ~has_rare), f"all captions describe more than {max_people} people")
 
 
-def _drop_exact(rows: CurationRows) -> None:
-    files = joined([digests(piece["sha256"].to_pylist()) for piece in rows.pieces("sha256")], DIGEST)
-    group = np.arange(len(rows))
+def _drop_exact_duplicates(rows: CurationRows) -> None:
+    files = concatenated([digests(piece["sha256"].to_pylist()) for piece in rows.pieces("sha256")], DIGEST)
+    groups = np.arange(len(rows))
     known = np.flatnonzero(files != b"")
     _, first, inverse = np.unique(files[known], return_index=True, return_inverse=True)
-    group[known] = known[first[inverse]]
-    _drop_copies(rows, group, np.empty((0, 2), np.int64), "file")
+    groups[known] = known[first[inverse]]
+    _drop_copies(rows, groups, np.empty((0, 2), np.int64), "file")
 
 
-def _drop_near(rows: CurationRows, looks: Looks, options: CurationOptions) -> None:
-    group, pairs = duplicate_groups(looks.hashes, looks.thumbs, options.near_distance, options.near_correlation)
-    _drop_copies(rows, group, pairs, "image")
+def _drop_near_duplicates(rows: CurationRows, checks: ImageChecks, options: CurationOptions) -> None:
+    groups, pairs = duplicate_groups(checks.hashes, checks.thumbnails, options.near_distance, options.near_correlation)
+    _drop_copies(rows, groups, pairs, "image")
 
 
-def _drop_copies(rows: CurationRows, group: np.ndarray, pairs: np.ndarray, what: str) -> None:
-    """Drops rows of train with a copy in another split, notes other copies. Rows that go for another reason count
-    neither as copies nor as originals."""
-    rank, alive = rows.rank, rows.why == 0
-    highest = np.full(len(group), -1, np.int8)  # split that any copy is in, per group and then with its neighbours
-    np.maximum.at(highest, group, np.where(alive, rank, np.int8(-1)))
-    around = highest.copy()
-    np.maximum.at(around, pairs[:, 0], highest[pairs[:, 1]])
-    np.maximum.at(around, pairs[:, 1], highest[pairs[:, 0]])
-    leak = alive & (rank == 0) & (around[group] > 0)
-    crossing = alive & (rank == 1) & (around[group] == 2)
-    rows.note(np.flatnonzero(crossing), f"same {what} in validation and test")
+def _drop_copies(rows: CurationRows, groups: np.ndarray, pairs: np.ndarray, kind: str) -> None:
+    """Drop training rows that have a copy in another split, and note other copies.
 
-    # Within a split: a second copy of a row that stays.
-    stays = np.flatnonzero(alive & ~leak)
-    first = np.full(len(group) * len(SPLITS), len(group))  # of a group in a split
-    np.minimum.at(first, group[stays] * len(SPLITS) + rank[stays], stays)
+    Rows that are removed for another reason count neither as copies nor as originals.
+
+    Args:
+        groups: int64 [N], index of the first copy of each row.
+        pairs: int64 [M, 2], groups that are copies of each other.
+        kind: what is the same, for the report.
+    """
+    split, remains = rows.split_index, rows.reason_index == 0
+    last_split = np.full(len(groups), -1, np.int8)  # of the rows in a group
+    np.maximum.at(last_split, groups, np.where(remains, split, np.int8(-1)))
+    with_neighbours = last_split.copy()
+    np.maximum.at(with_neighbours, pairs[:, 0], last_split[pairs[:, 1]])
+    np.maximum.at(with_neighbours, pairs[:, 1], last_split[pairs[:, 0]])
+    leaked = remains & (split == 0) & (with_neighbours[groups] > 0)
+    crossing = remains & (split == 1) & (with_neighbours[groups] == 2)
+    rows.note(np.flatnonzero(crossing), f"same {kind} in validation and test")
+
+    # Within a split: later copies of a row that stays.
+    staying = np.flatnonzero(remains & ~leaked)
+    first = np.full(len(groups) * len(SPLITS), len(groups))  # first row of a group in a split
+    np.minimum.at(first, groups[staying] * len(SPLITS) + split[staying], staying)
     first = first.reshape(-1, len(SPLITS))
-    original = first[group[stays], rank[stays]]
-    second = original != stays
+    original = first[groups[staying], split[staying]]
+    is_copy = original != staying
     left, right = first[pairs].transpose(1, 0, 2).reshape(2, -1)
-    both = np.maximum(left, right) < len(group)
-    earlier = np.concatenate([original[second], np.minimum(left, right)[both]])
-    later = np.concatenate([stays[second], np.maximum(left, right)[both]])
+    both = np.maximum(left, right) < len(groups)
+    earlier = np.concatenate([original[is_copy], np.minimum(left, right)[both]])
+    later = np.concatenate([staying[is_copy], np.maximum(left, right)[both]])
     people = rows.numbers("person_id")
-    same = people[earlier] == people[later]
-    rows.note(np.unique(later[same]), f"same {what} twice of one person in a split")
-    rows.note(np.unique(later[~same]), f"same {what} of two people in a split")
-    rows.drop(np.flatnonzero(leak), f"same {what} in validation or test")
+    same_person = people[earlier] == people[later]
+    rows.note(np.unique(later[same_person]), f"same {kind} twice of one person in a split")
+    rows.note(np.unique(later[~same_person]), f"same {kind} of two people in a split")
+    rows.drop(np.flatnonzero(leaked), f"same {kind} in validation or test")
 
 
-# rows that stay -------------------------------------------------------------------------------------------------------
+# remaining rows -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Piece:
-    """Some rows that stay, and how the image of each is stored ("" as it should be)."""
+    """Some remaining rows, and the storage faults of their images ("" for an upright RGB image)."""
 
     split: str
     rows: pa.Table
-    stored: list[str]
+    faults: list[str]
     options: CurationOptions
 
 
-def _kept(
-    rows: CurationRows, looks: Looks | None, options: CurationOptions, num_proc: int, progress: bool
+def _remaining_tables(
+    rows: CurationRows, checks: ImageChecks | None, options: CurationOptions, num_proc: int, progress: bool
 ) -> Iterator[tuple[str, pa.Table]]:
-    total = int((rows.why == 0).sum())
+    total = int((rows.reason_index == 0).sum())
     with tqdm(total=total, desc="curated rows", unit="row", disable=None if progress else True) as bar:
-        for split, table, report in _in_order(_cut(rows, looks, options), num_proc):
+        for split, table, report in _finish_in_order(_remaining_pieces(rows, checks, options), num_proc):
             bar.update(len(table))
             rows.report.add(report)
             yield split, table
 
 
-def _cut(rows: CurationRows, looks: Looks | None, options: CurationOptions) -> Iterator[_Piece]:
+def _remaining_pieces(rows: CurationRows, checks: ImageChecks | None, options: CurationOptions) -> Iterator[_Piece]:
     """Pieces of at most `ROWS_AT_ONCE` rows and about `_BYTES_AT_ONCE` bytes of images."""
-    begin = 0
+    offset = 0
     for split, part in zip(rows.splits, rows.parts, strict=True):
         for start in range(0, len(part), ROWS_AT_ONCE):
             table = part[start : start + ROWS_AT_ONCE].select(list(FEATURES))
-            numbers = slice(begin + start, begin + start + len(table))
-            stays = np.flatnonzero(rows.why[numbers] == 0)
-            held = pc.binary_length(pc.struct_field(table["image"], "bytes")).fill_null(0).to_numpy().astype(np.int64)
-            stored = np.zeros(len(table), np.uint8)
-            if looks is not None:  # a PNG is no larger than its pixels
-                stored = looks.stored[numbers]
-                held = np.maximum(held, (stored > 0) * 3 * looks.sizes[numbers].astype(np.int64).prod(1))
-            cuts = np.flatnonzero(np.diff(held[stays].cumsum() // _BYTES_AT_ONCE)) + 1
-            for chosen in np.split(stays, cuts):
-                if len(chosen):  # copied: a slice would take the whole table along to the other process
-                    ways = [looks.ways[way] if looks else "" for way in stored[chosen]]
-                    yield _Piece(split, table.take(pa.array(chosen)), ways, options)
-        begin += len(part)
+            numbers = slice(offset + start, offset + start + len(table))
+            staying = np.flatnonzero(rows.reason_index[numbers] == 0)
+            size = pc.binary_length(pc.struct_field(table["image"], "bytes")).fill_null(0).to_numpy().astype(np.int64)
+            faults = np.zeros(len(table), np.uint8)
+            if checks is not None:  # a re-encoded image (PNG) is at most as large as its pixels
+                faults = checks.faults[numbers]
+                size = np.maximum(size, (faults > 0) * 3 * checks.sizes[numbers].astype(np.int64).prod(1))
+            cuts = np.flatnonzero(np.diff(size[staying].cumsum() // _BYTES_AT_ONCE)) + 1
+            for chosen in np.split(staying, cuts):
+                if len(chosen):  # copied, because a slice would send the whole table to the worker
+                    names = [checks.fault_names[fault] if checks else "" for fault in faults[chosen]]
+                    yield _Piece(split, table.take(pa.array(chosen)), names, options)
+        offset += len(part)
 
 
-def _in_order(pieces: Iterator[_Piece], workers: int) -> Iterator[tuple[str, pa.Table, CurationReport]]:
-    """`_finished` of each, by worker processes where there are several, which have two each ahead at most."""
+def _finish_in_order(pieces: Iterator[_Piece], workers: int) -> Iterator[tuple[str, pa.Table, CurationReport]]:
+    """`_finish_piece` of each piece, in order. Several workers have at most two pieces each in progress."""
     if workers <= 1:
-        yield from map(_finished, pieces)
+        yield from map(_finish_piece, pieces)
         return
     with worker_pool(workers, [__name__]) as pool:
-        ahead: deque[Future] = deque()
+        pending: deque[Future] = deque()
         for piece in pieces:
-            if len(ahead) == 2 * workers:
-                yield ahead.popleft().result()
-            ahead.append(pool.submit(_finished, piece))
-        while ahead:
-            yield ahead.popleft().result()
+            if len(pending) == 2 * workers:
+                yield pending.popleft().result()
+            pending.append(pool.submit(_finish_piece, piece))
+        while pending:
+            yield pending.popleft().result()
 
 
-def _finished(piece: _Piece) -> tuple[str, pa.Table, CurationReport]:
-    """The split, the rows with their images and captions put right, and what was done to them."""
+def _finish_piece(piece: _Piece) -> tuple[str, pa.Table, CurationReport]:
+    """The split, the rows with re-encoded images and cleaned captions, and a report of these changes."""
     rows, report = piece.rows.to_pylist(), CurationReport({})
-    for row, stored in zip(rows, piece.stored, strict=True):
-        if stored:
-            _store(row, stored, piece.options, report)
+    for row, faults in zip(rows, piece.faults, strict=True):
+        if faults:
+            _fix_storage(row, faults, piece.options, report)
         if piece.options.clean_captions:
             for fault in clean_row(row):
                 report.cleaned[fault] += 1
@@ -307,10 +331,10 @@ def _finished(piece: _Piece) -> tuple[str, pa.Table, CurationReport]:
     return piece.split, to_table(rows), report
 
 
-def _store(row: dict[str, Any], stored: str, options: CurationOptions, report: CurationReport) -> None:
-    if (options.rgb and MODE in stored) or (options.upright and ORIENTATION in stored):
-        store_anew(row)
-        report.changed[stored] += 1
-        report.example(stored, row["image_id"])
+def _fix_storage(row: dict[str, Any], faults: str, options: CurationOptions, report: CurationReport) -> None:
+    if (options.rgb and MODE in faults) or (options.upright and ORIENTATION in faults):
+        reencode(row)
+        report.changed[faults] += 1
+        report.example(faults, row["image_id"])
     else:
-        report.noted[f"image stored with {stored}"] += 1
+        report.noted[f"image stored with {faults}"] += 1

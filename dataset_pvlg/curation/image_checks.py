@@ -1,4 +1,4 @@
-"""One look at every image of a set: whether it decodes, how large it is, how it is stored, its signature."""
+"""One pass over every image of a set: whether it decodes, its size, how it is stored, and its signature."""
 
 import io
 import tempfile
@@ -13,71 +13,83 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from dataset_pvlg.boxes import clip_regions
-from dataset_pvlg.curation.near_duplicates import THUMB, signature
-from dataset_pvlg.jobs.stages import map_in_workers
+from dataset_pvlg.curation.near_duplicates import THUMBNAIL_SIZE, signature
+from dataset_pvlg.jobs.workers import map_in_workers
 from modeling_rogle.inference.image_io import EXIF_ORIENTATION, FORMATS, ImageError, decode_image
 
-_AT_ONCE = 256  # images a process is given together
+_READ_AT_ONCE = 256  # rows that are read together
 MODE, ORIENTATION = "mode", "EXIF orientation"
 
 
 @dataclass
-class Looks:
-    """What is kept of N images: 17 bytes each and the thumb of 288, which may lie in a mapped file."""
-
-    hashes: np.ndarray  # uint64 [N]
-    thumbs: np.ndarray  # uint8 [N, 288]; zeros where there is no image
-    sizes: np.ndarray  # int32 [N, 2], width and height
-    ways: list[str]  # how images are stored that are not upright RGB ones; the first is "": as they should be
-    stored: np.ndarray  # uint8 [N], which of `ways`
-    problems: dict[int, str]  # row -> why it does not decode
-
-
-def look(
-    parts: Sequence[Dataset], num_proc: int = 1, progress: bool = True, work_dir: str | Path | None = None
-) -> Looks:
-    """Decodes the images of some data sets, one after the other, whole.
+class ImageChecks:
+    """What is kept of N images: 17 bytes each, and a thumbnail of 288 bytes that may be in a memory-mapped file.
 
     Args:
-        parts: data sets whose `image` is not decoded (a path, bytes, or null).
-        num_proc: processes; the answer does not depend on it.
-        progress: show a bar.
-        work_dir: a folder on whose disk the thumbs lie, in a file without a name that goes with them. By default they
-            stay in memory.
+        hashes (`np.ndarray`): difference hashes, uint64 [N].
+        thumbnails (`np.ndarray`): small grey images, uint8 [N, 288]; zeros where there is no image.
+        sizes (`np.ndarray`): width and height in pixels, int32 [N, 2]; zeros where there is no image.
+        fault_names (`list[str]`): values of [`storage_faults`] that occur; the first is "", for upright RGB images.
+        faults (`np.ndarray`): index into `fault_names`, uint8 [N].
+        errors (`dict[int, str]`): index of an image that does not decode -> reason.
+    """
+
+    hashes: np.ndarray
+    thumbnails: np.ndarray
+    sizes: np.ndarray
+    fault_names: list[str]
+    faults: np.ndarray
+    errors: dict[int, str]
+
+
+def check_images(
+    parts: Sequence[Dataset], num_proc: int = 1, progress: bool = True, work_dir: str | Path | None = None
+) -> ImageChecks:
+    """Decode all images of some data sets completely, one data set after the other.
+
+    Args:
+        parts (`Sequence[Dataset]`): data sets whose `image` is not decoded (a path, bytes, or null).
+        num_proc (`int`): number of processes; the result does not depend on it.
+        progress (`bool`): whether to show a progress bar.
+        work_dir (`str` or `Path`, *optional*): folder for the thumbnails, in an unnamed temporary file. By default
+            they stay in memory.
 
     Raises:
-        OSError: a process died, or the disk is full.
+        OSError: a worker process died, or the disk is full.
     """
     total = sum(map(len, parts))
-    looks = Looks(
-        np.zeros(total, np.uint64), _room(total, work_dir), np.zeros((total, 2), np.int32), [""],
-        np.zeros(total, np.uint8), {},
-    )  # fmt: skip
+    checks = ImageChecks(
+        hashes=np.zeros(total, np.uint64),
+        thumbnails=_empty_thumbnails(total, work_dir),
+        sizes=np.zeros((total, 2), np.int32),
+        fault_names=[""],
+        faults=np.zeros(total, np.uint8),
+        errors={},
+    )
     images = (image for part in parts for image in _images(part))
-    bar = tqdm(total=total, desc="looking at images", unit="image", disable=None if progress else True)
+    bar = tqdm(total=total, desc="checking images", unit="image", disable=None if progress else True)
     with bar:
-        for number, seen in enumerate(map_in_workers(_see, images, num_proc, [__name__])):
+        for number, result in enumerate(map_in_workers(_check_image, images, num_proc, [__name__])):
             bar.update()
-            if seen is None:
+            if result is None:
                 continue
-            if isinstance(seen, str):
-                looks.problems[number] = seen
+            if isinstance(result, str):
+                checks.errors[number] = result
                 continue
-            looks.sizes[number], stored, looks.hashes[number], looks.thumbs[number] = seen
-            if stored not in looks.ways:
-                looks.ways.append(stored)
-            looks.stored[number] = looks.ways.index(stored)
-    return looks
+            checks.sizes[number], fault, checks.hashes[number], checks.thumbnails[number] = result
+            if fault not in checks.fault_names:
+                checks.fault_names.append(fault)
+            checks.faults[number] = checks.fault_names.index(fault)
+    return checks
 
 
-def _room(count: int, work_dir: str | Path | None) -> np.ndarray:
-    """Thumbs of zeros."""
-    shape = (count, THUMB[0] * THUMB[1])
+def _empty_thumbnails(count: int, work_dir: str | Path | None) -> np.ndarray:
+    shape = (count, THUMBNAIL_SIZE[0] * THUMBNAIL_SIZE[1])
     if work_dir is None or not count:
         return np.zeros(shape, np.uint8)
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=work_dir) as file:
-        for _ in range(0, shape[0] * shape[1], 2**20):  # in a file with holes a full disk would end the process
+        for _ in range(0, shape[0] * shape[1], 2**20):  # in a sparse file, a full disk would kill the process later
             file.write(bytes(2**20))
         file.flush()
         return np.asarray(np.memmap(file, np.uint8, "r+", shape=shape))
@@ -85,37 +97,40 @@ def _room(count: int, work_dir: str | Path | None) -> np.ndarray:
 
 def _images(part: Dataset) -> Iterator[dict[str, Any] | None]:
     column = part.select_columns(["image"]).with_format("arrow")
-    for start in range(0, len(part), _AT_ONCE):
-        yield from column[start : start + _AT_ONCE]["image"].to_pylist()
+    for start in range(0, len(part), _READ_AT_ONCE):
+        yield from column[start : start + _READ_AT_ONCE]["image"].to_pylist()
 
 
-def _see(image: dict[str, Any] | None) -> Any:
-    """None without an image, the reason if it does not decode, else (size, how it is stored, hash, thumb)."""
+def _check_image(image: dict[str, Any] | None) -> Any:
+    """None without an image, the reason if it does not decode, else size, storage faults, hash and thumbnail."""
     if image is None:
         return None
     try:
         data = _content(image)
-        picture = decode_image(data, image["path"] or "")
+        decoded = decode_image(data, image["path"] or "")
     except (ImageError, OSError) as error:
         return str(getattr(error, "strerror", None) or error).splitlines()[0]
-    return picture.image.size, stored_as(data), *signature(picture.image)
+    return decoded.image.size, storage_faults(data), *signature(decoded.image)
 
 
 def _content(image: dict[str, Any]) -> bytes:
     return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
 
 
-def stored_as(data: bytes) -> str:
-    """What keeps an image from being an upright RGB one, by its header; empty if nothing does."""
+def storage_faults(data: bytes) -> str:
+    """What keeps an image file from being an upright RGB image, read from its header. Empty if nothing does."""
     with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as header:
-        turned = header.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
+        rotated = header.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
         mode = "" if header.mode == "RGB" else f"{MODE} {header.mode}"
-    return " and ".join(part for part in (mode, ORIENTATION if turned else "") if part)
+    return " and ".join(part for part in (mode, ORIENTATION if rotated else "") if part)
 
 
-def store_anew(row: dict[str, Any]) -> None:
-    """Replaces a row's image by the upright RGB one that `decode_image` makes of it (grey in three channels, 16
-    bits as 8, alpha left out), as PNG: nothing else is lost. `sha256` stays that of the source's file."""
+def reencode(row: dict[str, Any]) -> None:
+    """Replace the image of a row by the upright RGB image that `decode_image` gives, as PNG.
+
+    A grey image becomes three equal channels, 16 bits become 8, and alpha is left out. Nothing else is lost. `sha256`
+    stays that of the source's file. If the size changes, regions are clipped to the new size.
+    """
     image = decode_image(_content(row["image"]), row["image"]["path"] or "").image
     out = io.BytesIO()
     image.save(out, "PNG")

@@ -1,7 +1,7 @@
-"""Images that are the same to the eye: a 64-bit difference hash finds candidates, a small grey image confirms.
+"""Images that look the same: a 64-bit difference hash finds candidates, and a small grey image confirms them.
 
-The search is not quadratic: two hashes that differ in at most d of 64 bits agree wholly in at least 3 of d + 3 blocks
-of bits (Manku et al., WWW 2007), so that sorting by every choice of 3 blocks brings all such pairs together.
+The search is not quadratic. Two hashes that differ in at most d of 64 bits agree completely in at least 3 of d + 3
+blocks of bits (Manku et al., WWW 2007). Sorting by every choice of 3 blocks therefore brings all such pairs together.
 """
 
 from collections.abc import Iterator
@@ -10,84 +10,89 @@ from itertools import combinations
 import numpy as np
 from PIL import Image
 
-THUMB = (12, 24)  # width, height; 288 bytes an image
-FLAT = 3.0  # standard deviation in grey levels below which an image has nothing to compare
+THUMBNAIL_SIZE = (12, 24)  # width, height; 288 bytes an image
+MIN_CONTRAST = 3.0  # standard deviation in grey levels below which an image has nothing to compare
 _BLOCKS = 3
 
 
 def signature(image: Image.Image) -> tuple[int, np.ndarray]:
-    """(difference hash, small grey image) of an upright RGB image.
+    """Difference hash and thumbnail of an upright RGB image.
 
-    The hash has a bit for each of 8 x 8 pairs of neighbours in the image shrunk to 9 x 8: whether the right one is
-    brighter (dHash, Krawetz 2013). The grey image is uint8 [288].
+    The hash has one bit for each of 8 x 8 pairs of neighbours in the image resized to 9 x 8: whether the right pixel is
+    brighter (dHash, Krawetz 2013).
+
+    Returns:
+        `tuple[int, np.ndarray]`: the hash of 64 bits, and the grey thumbnail, uint8 [288].
     """
     grey = image.convert("L")
-    # Bilinear weights overlap between cells; box ones do not, and 1 copy in 10 of another size then differs too much.
+    # Bilinear weights overlap between cells. Box weights do not, and 1 in 10 resized copies then differs too much.
     steps = np.asarray(grey.resize((9, 8), Image.Resampling.BILINEAR), np.int16)
     bits = np.packbits(steps[:, 1:] > steps[:, :-1])
-    return int.from_bytes(bits.tobytes(), "big"), np.asarray(grey.resize(THUMB, Image.Resampling.BILINEAR)).ravel()
+    thumbnail = np.asarray(grey.resize(THUMBNAIL_SIZE, Image.Resampling.BILINEAR)).ravel()
+    return int.from_bytes(bits.tobytes(), "big"), thumbnail
 
 
 def duplicate_groups(
-    hashes: np.ndarray, thumbs: np.ndarray, distance: int = 3, correlation: float = 0.97
+    hashes: np.ndarray, thumbnails: np.ndarray, distance: int = 3, correlation: float = 0.97
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which images are the same to the eye.
+    """Find the images that look the same.
 
     Args:
-        hashes: uint64 [N].
-        thumbs: uint8 [N, P], the small grey images.
-        distance: bits in which the hashes of two copies may differ, 0 to 8.
-        correlation: of the two grey images from which they are copies.
+        hashes (`np.ndarray`): difference hashes, uint64 [N].
+        thumbnails (`np.ndarray`): small grey images, uint8 [N, P].
+        distance (`int`): largest number of bits, 0 to 8, in which the hashes of two copies differ.
+        correlation (`float`): smallest correlation of the thumbnails of two copies.
 
     Returns:
-        group: int64 [N], the index of the first image that this one has a common hash with and is a copy of; its
-            own index if it is that first one, or flat: an image without contrast is no copy of anything.
-        pairs: int64 [M, 2], groups (by their index) whose hashes differ and which are copies, each pair once.
+        `tuple[np.ndarray, np.ndarray]`:
+        - groups, int64 [N]: index of the first image with the same hash that this image is a copy of. It is the
+          image's own index if there is none, or if the image has too little contrast to be a copy of anything.
+        - pairs, int64 [M, 2]: groups, by index, that are copies although their hashes differ; each pair once.
 
     Raises:
-        ValueError: distance out of range.
+        ValueError: `distance` is out of range.
     """
     if not 0 <= distance <= 8:
         raise ValueError(f"distance is {distance}, not in 0 to 8 bits")
-    group = np.arange(len(hashes))
-    flat = _spread(thumbs) < FLAT
-    for run in _runs(hashes, flat):
-        group[run] = _leaders(run, thumbs, correlation)
-    leaders = np.flatnonzero((group == np.arange(len(group))) & ~flat)
-    found = []
-    for left, right in _near(hashes[leaders], distance) if distance else ():
+    groups = np.arange(len(hashes))
+    flat = _contrast(thumbnails) < MIN_CONTRAST
+    for run in _equal_hash_runs(hashes, flat):
+        groups[run] = _leaders(run, thumbnails, correlation)
+    leaders = np.flatnonzero((groups == np.arange(len(groups))) & ~flat)
+    copies = []
+    for left, right in _near_hashes(hashes[leaders], distance) if distance else ():
         left, right = leaders[left], leaders[right]
-        same = _correlation(thumbs, left, right) >= correlation
-        found.append(np.sort(np.stack([left[same], right[same]], 1), 1))
-    pairs = np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 2), np.int64)
-    return group, pairs
+        same = _correlation(thumbnails, left, right) >= correlation
+        copies.append(np.sort(np.stack([left[same], right[same]], 1), 1))
+    pairs = np.unique(np.concatenate(copies), axis=0) if copies else np.empty((0, 2), np.int64)
+    return groups, pairs
 
 
-def _runs(hashes: np.ndarray, flat: np.ndarray) -> Iterator[np.ndarray]:
-    """Of each hash that several images have: these, in order."""
+def _equal_hash_runs(hashes: np.ndarray, flat: np.ndarray) -> Iterator[np.ndarray]:
+    """For each hash that several images have: the indices of these images, in order."""
     order = np.argsort(hashes, kind="stable")
     order = order[~flat[order]]
     differ = np.diff(hashes[order], prepend=~hashes[order[:1]], append=~hashes[order[-1:]]) != 0
-    edges = np.flatnonzero(differ)  # where runs begin, and the end
-    for at in np.flatnonzero(np.diff(edges) > 1):
-        yield order[edges[at] : edges[at + 1]]
+    edges = np.flatnonzero(differ)  # the start of each run, and the end
+    for n in np.flatnonzero(np.diff(edges) > 1):
+        yield order[edges[n] : edges[n + 1]]
 
 
-def _leaders(run: np.ndarray, thumbs: np.ndarray, correlation: float) -> np.ndarray:
-    """For images of one hash: the first of each set of copies."""
+def _leaders(run: np.ndarray, thumbnails: np.ndarray, correlation: float) -> np.ndarray:
+    """For each image of one hash: the first image of its set of copies."""
     leaders: list[int] = []
-    answer = run.copy()
+    leader_of = run.copy()
     for n, index in enumerate(run):
-        same = _correlation(thumbs, np.array(leaders, int), run[n : n + 1]) >= correlation
+        same = _correlation(thumbnails, np.array(leaders, int), run[n : n + 1]) >= correlation
         if same.any():
-            answer[n] = leaders[int(same.argmax())]
+            leader_of[n] = leaders[int(same.argmax())]
         else:
             leaders.append(int(index))
-    return answer
+    return leader_of
 
 
-def _near(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of positions whose hashes differ in 1 to `distance` bits, in pieces; a pair may come more than once."""
+def _near_hashes(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of positions whose hashes differ in 1 to `distance` bits, in pieces. A pair may occur more than once."""
     edges = np.linspace(0, 64, distance + _BLOCKS + 1).astype(int)
     blocks = [((1 << int(b)) - 1) ^ ((1 << int(a)) - 1) for a, b in zip(edges[:-1], edges[1:], strict=True)]
     for chosen in combinations(blocks, _BLOCKS):
@@ -95,7 +100,7 @@ def _near(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.nd
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         starts = np.flatnonzero(keys[1:] == keys[:-1])
-        for step in range(1, len(order)):  # every row against the one `step` further on, while keys are equal
+        for step in range(1, len(order)):  # compare each row with the one `step` further on, while keys are equal
             starts = starts[starts + step < len(order)]
             starts = starts[keys[starts] == keys[starts + step]]
             if not len(starts):
@@ -107,27 +112,32 @@ def _near(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.nd
                 yield left[close], right[close]
 
 
-def _spread(thumbs: np.ndarray) -> np.ndarray:
-    return np.concatenate([part.astype(np.float32).std(1) for part in _parts(thumbs)]) if len(thumbs) else np.zeros(0)
+def _contrast(thumbnails: np.ndarray) -> np.ndarray:
+    """Standard deviation of the grey levels of each thumbnail."""
+    if not len(thumbnails):
+        return np.zeros(0)
+    return np.concatenate([part.astype(np.float32).std(1) for part in _chunks(thumbnails)])
 
 
-def _correlation(thumbs: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Of the grey images of these numbers, one by one, or all of `left` with the only one of `right`: brightness and
-    contrast do not matter."""
+def _correlation(thumbnails: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Correlation of the thumbnails `left` with the thumbnails `right`, pair by pair, whatever their brightness.
+
+    If `right` is a single index, it is compared with all of `left`.
+    """
 
     def unit(rows: np.ndarray) -> np.ndarray:
-        centred = thumbs[rows].astype(np.float32)
+        centred = thumbnails[rows].astype(np.float32)
         centred -= centred.mean(1, keepdims=True)
         return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
 
     if len(right) == 1:
-        one = unit(right)[0]
-        parts = [unit(rows) @ one for rows in _parts(left)]
+        reference = unit(right)[0]
+        parts = [unit(rows) @ reference for rows in _chunks(left)]
     else:
-        parts = [(unit(a) * unit(b)).sum(1) for a, b in zip(_parts(left), _parts(right), strict=True)]
+        parts = [(unit(a) * unit(b)).sum(1) for a, b in zip(_chunks(left), _chunks(right), strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def _parts(array: np.ndarray, rows: int = 256) -> Iterator[np.ndarray]:
+def _chunks(array: np.ndarray, rows: int = 256) -> Iterator[np.ndarray]:
     for start in range(0, len(array), rows):
         yield array[start : start + rows]

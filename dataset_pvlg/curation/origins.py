@@ -1,7 +1,7 @@
-"""Which older set's person an image shows, as far as its file name tells.
+"""The older data set, and the person in it, that an image comes from, as far as its file name shows.
 
-CUHK-PEDES was cut together from Market-1501, CUHK-SYSU, CUHK03, CUHK01 and VIPeR, ICFG-PEDES and RSTPReid from MSMT17.
-RSTPReid and UFine have renamed their files: theirs do not tell.
+CUHK-PEDES was made from Market-1501, CUHK-SYSU, CUHK03, CUHK01 and VIPeR; ICFG-PEDES and RSTPReid from MSMT17. RSTPReid
+and UFine have renamed their files, so that the origin of their images is unknown.
 """
 
 import re
@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 _MARKET = re.compile(r"(\d{4})_c\ds\d_\d{6}_\d{2}\.")
 _MSMT17 = re.compile(r"(\d{4})_\d{3}_\d{2}_\d{4}(?:morning|noon|afternoon)_")
-# Names of so plain a form that anybody's images may bear them: they tell in CUHK-PEDES alone.
+# These forms are so common that any image may have such a name. They count only for images of CUHK-PEDES.
 _SYSU = re.compile(r"p(\d+)_s\d+\.")
 _IN_FOLDER = {
     "CUHK01": ("cuhk01", re.compile(r"(\d{4})\d{3}\.")),
@@ -20,18 +20,22 @@ _IN_FOLDER = {
 
 
 def origin(path: str, source: str | None = None) -> tuple[str, str] | None:
-    """(older set, its name of the person), or None where the name does not tell.
+    """The older data set of an image and its name of the person.
 
     Args:
-        path: of the image relative to the image root, with forward slashes.
-        source: the set of the image, as in a row's `source`; names that are plain tell in `cuhk_pedes` alone.
+        path (`str`): path of the image relative to the image root, with forward slashes.
+        source (`str`, *optional*): the image's data set, as in a row's `source`. Names of a common form count only for
+            `cuhk_pedes`.
+
+    Returns:
+        `tuple[str, str]`, *optional*: older data set and person, or None where the name does not show them.
     """
     parts = PurePosixPath(path).parts
     if not parts:
         return None
     name = parts[-1]
     if match := _MARKET.match(name):
-        return ("market1501", match[1]) if int(match[1]) else None  # 0000 are distractors
+        return ("market1501", match[1]) if int(match[1]) else None  # 0000 marks distractors
     if match := _MSMT17.match(name):
         half = _msmt17_half(parts[:-1])
         return ("msmt17", f"{half}/{match[1]}") if half else None
@@ -41,9 +45,9 @@ def origin(path: str, source: str | None = None) -> tuple[str, str] | None:
         return "cuhk_sysu", str(int(match[1]))
     for folder in parts[:-1]:
         if folder in _IN_FOLDER:
-            older, pattern = _IN_FOLDER[folder]
+            older_set, pattern = _IN_FOLDER[folder]
             if match := pattern.match(name):
-                return older, match[1]
+                return older_set, match[1]
     return None
 
 

@@ -1,52 +1,48 @@
-"""Work in stages and shards that survives SIGKILL: what is finished lies on disk as a whole and is not made again.
+"""Work in stages and units that survives SIGKILL: a finished unit is complete on disk and is not computed again.
 
-Every unit of a stage (a source that is read, a shard of rows, a Parquet file) is a folder. It is filled under the name
-`UNIT.part` and renamed when it is whole, so a folder without the suffix is finished. The name of a stage's folder holds
-a hash of all that its content follows from; after a change of an option the stages from there on are made anew.
+A unit of a stage (a source, a shard of rows, a Parquet file) is a folder. It is written under the name `UNIT.part` and
+renamed when it is complete. The name of a stage's folder contains a hash of everything that its content depends on.
+After a change of an option, the stages from there on are computed again.
 """
 
-import gc
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from dataset_pvlg.jobs.workers import WORKER_DIED, begin_worker, worker_context
+
 try:
     import fcntl
-except ImportError:  # Windows: two builds of one folder at once are the user's own care there
+except ImportError:  # Windows has no such locks: users must not run two builds of one folder at the same time
     fcntl = None
 
 RESULT = "result.json"
-_AT_ONCE = 256  # items a worker is given of each batch
-_DIED = "a worker process died, perhaps for want of memory; run again to go on from here"
-_preload: list[str] = []  # of the one server that all pools of this process fork from
 
 
 def resolved_out(out: str | Path) -> Path:
-    """The folder that a finished result is moved to in one step: without links, for a link cannot be moved onto.
+    """The output folder without symbolic links, because the finished result is moved there in one step.
+
+    Args:
+        out (`str` or `Path`): the folder as the user named it.
 
     Raises:
-        ValueError: a mount point, the root of all folders among them: nothing can be moved onto it.
+        ValueError: it is a mount point (as `/` is), which cannot be replaced, or its links form a cycle.
     """
     try:
         path = Path(out).resolve()
-    except RuntimeError as error:  # what Python 3.11 says of links that lead in a circle
+    except RuntimeError as error:  # Python 3.11 raises it for links that form a cycle
         raise ValueError(f"{out}: {error}") from error
     if not path.name or os.path.ismount(path):
-        raise ValueError(f"{out}: is a mount point, onto which no folder can be moved; name one inside it as --out")
+        raise ValueError(f"{out}: is a mount point and cannot be replaced; choose a folder inside it as --out")
     return path
 
 
@@ -58,22 +54,25 @@ class Unit(NamedTuple):
 
 
 class Stages:
-    """Runs stages one after the other in a work folder; a context manager that holds the folder's lock.
+    """Runs stages one after the other in a work folder. As a context manager, it holds the folder's lock.
+
+    If the block ends with an error, finished units stay in the folder, and the same stages resume from them.
+    [`finish`] removes the folder.
 
     Args:
-        folder: the work folder, made when absent. It stays when the block ends by an error and holds finished units,
-            so that the same stages run again go on; [`finish`] removes it.
-        workers: processes; with 1 everything runs in this one. What the units hold does not depend on it.
-        facts: JSON-able, whatever the first stage follows from.
-        preload: modules that are imported once for all workers.
+        folder (`Path`): the work folder; it is created if it does not exist.
+        workers (`int`): number of processes; with 1, everything runs in this process. The content of the units does
+            not depend on it.
+        facts: JSON-able; everything that the first stage depends on.
+        preload (`Sequence[str]`): modules that are imported once for all workers.
     """
 
     def __init__(self, folder: Path, workers: int = 1, facts: Any = None, preload: Sequence[str] = ()):
         self.folder = folder
         self.workers = workers
-        self._context = worker_context(preload)  # before the first pool that a task opens for itself
+        self._context = worker_context(preload)  # before a task opens a pool of its own
         self._key = _hash("", facts)
-        self._count = 0
+        self._stage_count = 0
         self._pool: ProcessPoolExecutor | None = None
         self._lock: int | None = None
 
@@ -85,12 +84,12 @@ class Stages:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         if self.folder.exists() and not any(self.folder.glob(f"*/*/{RESULT}")):
-            self.finish()  # nothing that is worth keeping
+            self.finish()  # no unit is finished
         if self._lock is not None:
             os.close(self._lock)
 
     def finish(self) -> None:
-        """Removes the work folder, its sub-folders first: what says that the build is complete goes last."""
+        """Remove the work folder. Its sub-folders go first, and the file that marks a complete build goes last."""
         for folder in self.folder.glob("*/"):
             shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -101,144 +100,91 @@ class Stages:
         task: Callable[..., dict],
         units: Mapping[str, tuple],
         options: Any = None,
-        here: bool = False,
+        in_this_process: bool = False,
     ) -> dict[str, Unit]:
-        """Makes the units that are not there yet.
+        """Compute the units of a stage that do not exist yet.
 
         Args:
-            name: of the stage.
-            task: `task(folder, *arguments)`, importable by name; fills `folder` (the unit's folder with `.part` behind
-                its name) and returns something JSON-able. Given equal inputs it must write equal bytes.
-            units: name of a unit (no dot) -> the arguments of its task.
-            options: JSON-able, what this stage follows from beside the stages before it.
-            here: one unit after the other in this process, as the task has workers of its own.
+            name (`str`): name of the stage.
+            task (`Callable`): `task(folder, *arguments)`, importable by name. It fills `folder` (the unit's folder with
+                the suffix `.part`) and returns something JSON-able. Equal inputs must give equal bytes.
+            units (`Mapping[str, tuple]`): name of a unit (without a dot) -> arguments of its task.
+            options: JSON-able; what this stage depends on besides the earlier stages.
+            in_this_process (`bool`): compute one unit after the other in this process, for tasks with own workers.
 
         Returns:
-            The units in the order given.
+            `dict[str, Unit]`: the units in the given order.
 
         Raises:
-            OSError: a worker process died. What a task raises is passed on; finished units stay.
+            OSError: a worker process died. An error of a task is passed on; finished units stay.
         """
         self._key = _hash(self._key, [name, options])
-        stage = self.folder / f"{self._count}-{name}-{self._key[:16]}"
-        for other in self.folder.glob(f"{self._count}-*"):
-            if other != stage:
-                shutil.rmtree(other)
-        self._count += 1
+        stage = self.folder / f"{self._stage_count}-{name}-{self._key[:16]}"
+        for outdated in self.folder.glob(f"{self._stage_count}-*"):
+            if outdated != stage:
+                shutil.rmtree(outdated)
+        self._stage_count += 1
         stage.mkdir(exist_ok=True)
-        for torn in stage.glob("*.part"):
-            shutil.rmtree(torn)
+        for incomplete in stage.glob("*.part"):
+            shutil.rmtree(incomplete)
         missing = {unit: arguments for unit, arguments in units.items() if not (stage / unit).exists()}
-        kept = len(units) - len(missing)
-        with tqdm(total=len(units), initial=kept, desc=name, unit="shard", disable=None) as bar:
-            if here or self.workers == 1 or len(missing) < 2:
+        finished = len(units) - len(missing)
+        with tqdm(total=len(units), initial=finished, desc=name, unit="shard", disable=None) as bar:
+            if in_this_process or self.workers == 1 or len(missing) < 2:
                 for unit, arguments in missing.items():
-                    _make(task, stage / unit, arguments)
+                    _compute_unit(task, stage / unit, arguments)
                     bar.update()
             else:
-                self._make_in_workers(task, {stage / unit: arguments for unit, arguments in missing.items()}, bar)
-        print(f"{name}: {len(missing)} made, {kept} found finished", file=sys.stderr, flush=True)
-        return {unit: Unit(stage / unit, _read(stage / unit)) for unit in units}
+                self._compute_in_workers(task, {stage / unit: arguments for unit, arguments in missing.items()}, bar)
+        print(f"{name}: {len(missing)} made, {finished} found finished", file=sys.stderr, flush=True)
+        return {unit: Unit(stage / unit, _read_result(stage / unit)) for unit in units}
 
-    def _make_in_workers(self, task: Callable[..., dict], units: Mapping[Path, tuple], bar: tqdm) -> None:
+    def _compute_in_workers(self, task: Callable[..., dict], units: Mapping[Path, tuple], bar: tqdm) -> None:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.workers, self._context, initializer=begin_worker)
-        futures: list[Future] = [self._pool.submit(_make, task, *unit) for unit in units.items()]
+        futures: list[Future] = [self._pool.submit(_compute_unit, task, *unit) for unit in units.items()]
         try:
             for future in as_completed(futures):
                 future.result()
                 bar.update()
         except BrokenProcessPool as error:
-            raise OSError(_DIED) from error
+            raise OSError(WORKER_DIED) from error
         finally:
             for future in futures:
                 future.cancel()
 
 
-def _make(task: Callable[..., dict], folder: Path, arguments: tuple) -> None:
+def _compute_unit(task: Callable[..., dict], folder: Path, arguments: tuple) -> None:
     part = folder.with_name(folder.name + ".part")
     part.mkdir()
     result = task(part, *arguments)
     (part / RESULT).write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
-    for path in part.iterdir():  # after a power cut a finished unit must not hold empty files
+    for path in part.iterdir():  # after a power cut, a finished unit must not hold empty files
         if path.is_file():
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
     os.rename(part, folder)
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read_result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / RESULT).read_text(encoding="utf-8"))
 
 
-def _hash(before: str, facts: Any) -> str:
-    return hashlib.sha256((before + json.dumps(facts, sort_keys=True)).encode()).hexdigest()
-
-
-def worker_context(preload: Sequence[str] = ()) -> multiprocessing.context.BaseContext:
-    """How workers are started; `preload` adds to the modules that are imported once for all of them, as long as none
-    has been started."""
-    # Forked straight from here a worker would inherit torch's and Arrow's threads as locks that nobody opens.
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    _preload.extend(name for name in preload if name not in _preload)
-    context.set_forkserver_preload(list(_preload))
-    return context
-
-
-@contextmanager
-def worker_pool(workers: int, preload: Sequence[str] = ()) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes that end with this one. Raises OSError where one of them dies."""
-    try:
-        with ProcessPoolExecutor(workers, worker_context(preload), initializer=begin_worker) as pool:
-            yield pool
-    except BrokenProcessPool as error:
-        raise OSError(_DIED) from error
-
-
-def begin_worker() -> None:
-    """Initializer of a process pool: without it the workers of a killed process wait for work for ever."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    gc.freeze()  # what the server has imported is shared until the collector writes to it: 75 MB a worker
-
-
-def map_in_workers(
-    task: Callable[[Any], Any], items: Iterable[Any], workers: int, preload: Sequence[str] = ()
-) -> Iterator[Any]:
-    """`map` by worker processes, in order: the next are made while the caller works on what came.
-
-    Args:
-        workers: 1 or fewer: this process does it.
-        preload: modules that the workers begin with.
-
-    Raises:
-        OSError: a worker died.
-    """
-    left = iter(items)
-    if workers <= 1:
-        yield from map(task, left)
-        return
-    with worker_pool(workers, preload) as pool:
-        ahead: deque[Iterator[Any]] = deque()
-        while True:
-            while len(ahead) < 2 and (batch := list(islice(left, workers * _AT_ONCE))):
-                ahead.append(pool.map(task, batch, chunksize=_AT_ONCE // 8))
-            if not ahead:
-                return
-            yield from ahead.popleft()
+def _hash(previous: str, facts: Any) -> str:
+    return hashlib.sha256((previous + json.dumps(facts, sort_keys=True)).encode()).hexdigest()
 
 
 def lock_folder(folder: Path) -> int | None:
-    """Makes the folder and takes its lock, which `os.close` gives back; None where the system has no such locks.
+    """Create a folder and take its lock.
+
+    Args:
+        folder (`Path`): the folder to lock; parents are created too.
+
+    Returns:
+        `int`, *optional*: the lock, which `os.close` releases; None on systems without such locks.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds the lock.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -250,20 +196,11 @@ def lock_folder(folder: Path) -> int | None:
             if os.fstat(lock).st_ino == os.stat(folder / "lock").st_ino:
                 return lock
         except FileNotFoundError:
-            pass  # removed by the one who had it, between our two calls
+            pass  # the previous owner removed the folder between the two calls
         except OSError as error:
             os.close(lock)
-            raise ValueError(f"{folder}: another process is at work in it") from error
+            raise ValueError(f"{folder}: another process is using it") from error
         os.close(lock)
 
 
-__all__ = [
-    "Stages",
-    "Unit",
-    "begin_worker",
-    "lock_folder",
-    "map_in_workers",
-    "resolved_out",
-    "worker_context",
-    "worker_pool",
-]
+__all__ = ["RESULT", "Stages", "Unit", "lock_folder", "resolved_out"]

@@ -1,17 +1,17 @@
-"""One's own images: a folder of images, or a CSV, TSV, JSONL or JSON file of images and captions.
+"""Your own images: a folder of images, or a CSV, TSV, JSONL or JSON file of images and captions.
 
-Columns (fields), the first name that is there:
+Columns (fields); the first existing name is used:
 
-- image: `file_name`, `file_path`, `image`, `path`; relative to the file's folder. Needed.
-- captions: `captions`, `caption`, `text`; a list, or one text a row. Rows that name the same image are joined.
-- identity: `person_id`, `id`; a number or a name (names are numbered in sorted order), the same person in every
-  split. Without, each image is a person.
-- `split`: train, val, test. If no row has one, a tenth of the identities each is held out as validation and test.
+- image (required): `file_name`, `file_path`, `image` or `path`, relative to the folder of the file.
+- captions: `captions`, `caption` or `text`; a list, or one text a row. Rows with the same image are joined.
+- identity: `person_id` or `id`; a number or a name, for the same person in every split. Names are numbered in sorted
+  order. Without it, each image is a person.
+- `split`: train, val or test. If no row has one, a tenth of the identities each is held out as validation and test.
 - `camera`; in JSON also `regions` (`{bbox: [x, y, w, h], label, sentence: its text}`).
 
-In a folder the file may have any name, if it is the only one; of several, `metadata` with one of the suffixes is meant.
-A folder without such a file gives rows without captions, to be written by a captioner. Its sub-folders `train`, `val`
-and `test` name the split; names of Market-1501's and MSMT17's grammar tell identity and camera.
+A folder may hold one such file with any name, or several, one of which is called `metadata`. A folder without such a
+file gives rows without captions, which a captioner can write. Its sub-folders `train`, `val` and `test` give the split.
+File names like those of Market-1501 and MSMT17 give identity and camera.
 """
 
 import csv
@@ -27,9 +27,9 @@ from dataset_pvlg.readers.records import (
     SPLIT_NAMES,
     Entries,
     Layout,
-    held_out,
-    one_by_one,
-    person_number,
+    consume,
+    hold_out,
+    parse_person,
     read_json,
     read_text,
     record_list,
@@ -43,119 +43,126 @@ PERSON_FIELDS = ("person_id", "id")
 TABLES = (".json", ".jsonl", ".csv", ".tsv")
 OTHER_FIELDS = ("split", "camera", "regions")
 HELD_OUT = 0.1
-LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}
 # <person>_c<camera>s<sequence>_<frame>_<box>, <person>_<k>_<camera>_<date and time of day>_<frame>_<n>
 _MARKET = re.compile(r"(?P<person>-?\d+)_c(?P<camera>\d)s\d+_\d+_\d+\.")
 _MSMT17 = re.compile(r"(?P<person>\d+)_\d+_(?P<camera>\d+)_\d{4}(?:morning|noon|afternoon)_\d+_\d+")
 
 
 def camera(name: str) -> str | None:
-    """From names of Market-1501's and MSMT17's grammar; other names do not tell."""
+    """The camera in a file name like those of Market-1501 and MSMT17; None for other names."""
     file = name.rsplit("/", 1)[-1]
     match = _MARKET.match(file) or _MSMT17.match(file)
     return f"c{int(match['camera'])}" if match else None
 
 
-def find(folder: Path) -> Path:
-    """The one annotation file of a folder, or the folder itself if it holds none.
+def find_file(folder: Path) -> Path:
+    """The annotation file of a folder, or the folder itself if it has none.
 
     Raises:
-        SourceError: several, of which one is meant.
+        SourceError: there are several such files.
     """
     tables = _tables(folder)
-    named = [path for path in tables if path.stem.lower() == "metadata"]
-    found = named or tables
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found[:5])
-        raise SourceError(f"{folder}: {len(found)} annotation files; name one of {names} as the source")
-    return found[0] if found else folder
+    metadata = [path for path in tables if path.stem.lower() == "metadata"]
+    candidates = metadata or tables
+    if len(candidates) > 1:
+        names = ", ".join(path.name for path in candidates[:5])
+        raise SourceError(f"{folder}: {len(candidates)} annotation files; name one of {names} as the source")
+    return candidates[0] if candidates else folder
 
 
 def _tables(folder: Path) -> list[Path]:
-    """Files beginning with a dot are the system's: macOS writes `._captions.csv` beside `captions.csv`."""
-    found = (path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.name[0] != ".")
-    return sorted(path for path in found if path.is_file())
+    """The annotation files of a folder without hidden ones, as macOS writes `._captions.csv` beside `captions.csv`."""
+    tables = (path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.name[0] != ".")
+    return sorted(path for path in tables if path.is_file())
 
 
 def load(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
-    """Records as the public layouts have them, from any of the forms.
+    """Read records in any of the forms, with the field names of the public layouts.
+
+    Args:
+        file (`Path`): an annotation file, or a folder of images.
+        report (`ReadReport`): counts what is left out and changed.
+
+    Returns:
+        `Iterator[tuple[str, Any]]`: the location of each record for messages, and the record.
 
     Raises:
-        SourceError: nothing in it, a header without an image column, a file that cannot be parsed at all, or a folder
-            of images that holds annotation files deeper in it.
+        SourceError: the source is empty, its header has no image column, it cannot be parsed, or a folder of images has
+            annotation files in a sub-folder.
     """
     if file.is_dir():
-        entries = _folder(file, report)
+        entries = _read_folder(file, report)
     elif file.suffix.lower() in (".csv", ".tsv"):
-        entries = _table(file, report)
+        entries = _read_table(file, report)
     elif file.suffix.lower() == ".jsonl":
-        entries = _lines(file, report)
+        entries = _read_json_lines(file, report)
     elif file.suffix.lower() == ".json":
         entries = record_list(read_json(file, report), file)
     else:
         raise SourceError(f"{file}: a folder of images, or .csv, .tsv, .jsonl or .json is expected")
     if not entries:
         raise SourceError(f"{file}: no {'image' if file.is_dir() else 'row'} in it")
-    entries = _by_image([(where, _renamed(entry)) for where, entry in entries], report)
+    entries = _joined_by_image([(where, _with_public_names(entry)) for where, entry in entries], report)
     if file.stem.lower() == "metadata" and len(tables := _tables(file.parent)) > 1:
         others = ", ".join(path.name for path in tables if path != file)
-        report.warn(f"{file.name} was read; what {others} beside it may say was not")
+        report.warn(f"{file.name} was read; {others} beside it was not")
     _number_people(entries, report)
-    _give_splits([entry for _, entry in entries if isinstance(entry, dict)], report)
-    return one_by_one(entries)
+    _assign_splits([entry for _, entry in entries if isinstance(entry, dict)], report)
+    return consume(entries)
 
 
-def _folder(folder: Path, report: ReadReport) -> Entries:
+def _read_folder(folder: Path, report: ReadReport) -> Entries:
     root = folder.resolve()
     names, refused, other = image_files(root)
-    for each in refused:
-        report.drop("file left out of the folder", f"{each.path}: {each.reason}")
-    # Captions that lie deeper must not be lost without a word; folders without images are no concern of ours.
+    for refusal in refused:
+        report.drop("file left out of the folder", f"{refusal.path}: {refusal.reason}")
+    # Captions in a sub-folder must not be ignored silently. Folders without images are not searched.
     parents = {str(Path(name).parent) for name in names} | {"annotations"}
     deeper = [path for parent in sorted(parents) if (root / parent).is_dir() for path in _tables(root / parent)]
     if deeper:
         raise SourceError(
-            f"{folder}: annotations are looked for in the folder itself, and {deeper[0].relative_to(root).as_posix()} "
-            f"lies deeper ({len(deeper)} such files); name the file as the source, or move it away to read images "
+            f"{folder}: annotations are read from the folder itself, but {deeper[0].relative_to(root).as_posix()} is "
+            f"in a sub-folder ({len(deeper)} such files); name the file as the source, or move it away to read images "
             "without captions"
         )
-    litter = sum(path.name in LITTER for path in root.rglob("*"))
-    if litter:
-        report.drop("system file in the folder", ", ".join(sorted(LITTER)), litter)
-    if other - litter > 0:
-        report.drop("file that is no image by its suffix", folder.name, other - litter)
+    system_files = sum(path.name in SYSTEM_FILES for path in root.rglob("*"))
+    if system_files:
+        report.drop("system file in the folder", ", ".join(sorted(SYSTEM_FILES)), system_files)
+    if other - system_files > 0:
+        report.drop("file without the suffix of an image", folder.name, other - system_files)
     in_splits = any(name.split("/")[0].lower() in SPLIT_NAMES for name in names if "/" in name)
-    known = [_MARKET.match(name.rsplit("/", 1)[-1]) or _MSMT17.match(name.rsplit("/", 1)[-1]) for name in names]
-    tell = all(known)  # one foreign name, and a number in another may mean anything
+    matches = [_MARKET.match(name.rsplit("/", 1)[-1]) or _MSMT17.match(name.rsplit("/", 1)[-1]) for name in names]
+    all_match = all(matches)  # otherwise a number in a name may mean anything
     entries: Entries = []
-    for name, match in zip(names, known, strict=True):
+    for name, match in zip(names, matches, strict=True):
         split = SPLIT_NAMES.get(name.split("/")[0].lower()) if in_splits and "/" in name else None
-        person = _person(name, match) if tell and match else None
+        person = _person_of_name(name, match) if all_match and match else None
         entries.append((f"{folder.name}/{name}", {"file_path": name, "split": split, "person_id": person}))
-    if tell and names:
-        report.note("identity told by the file name", names[0], len(names))
+    if all_match and names:
+        report.note("identity taken from the file name", names[0], len(names))
     return entries
 
 
-def _person(name: str, match: re.Match[str]) -> int | str:
+def _person_of_name(name: str, match: re.Match[str]) -> int | str:
     number, parent = int(match["person"]), name.rpartition("/")[0]
     if match.re is _MARKET:
-        return number or -1  # 0000 are distractors, -1 is junk
-    return f"{parent}/{number}" if parent else number  # MSMT17 counts from 0 in train and in test again
+        return number or -1  # 0000 marks distractors, -1 junk
+    return f"{parent}/{number}" if parent else number  # MSMT17 counts from 0 in train and again in test
 
 
-def _table(file: Path, report: ReadReport) -> Entries:
+def _read_table(file: Path, report: ReadReport) -> Entries:
     text, _ = read_text(file, report)
     header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)  # Excel writes semicolons where the comma is decimal
+    delimiter = max(",;\t", key=header.count)  # Excel writes semicolons in locales with a decimal comma
     entries: Entries = []
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
         if not set(names) & set(IMAGE_FIELDS):
             raise SourceError(f"{file}: line 1: no column {', '.join(IMAGE_FIELDS)} in the header {names[:8]}")
-        if twice := {name for name in names if name and names.count(name) > 1}:
-            raise SourceError(f"{file}: line 1: column {sorted(twice)[0]!r} stands in the header twice")
+        if repeated := {name for name in names if name and names.count(name) > 1}:
+            raise SourceError(f"{file}: line 1: column {sorted(repeated)[0]!r} occurs twice in the header")
         reader.fieldnames = names
         for row in reader:
             where = f"{file.name}: line {reader.line_num}"
@@ -168,7 +175,7 @@ def _table(file: Path, report: ReadReport) -> Entries:
     return entries
 
 
-def _lines(file: Path, report: ReadReport) -> Entries:
+def _read_json_lines(file: Path, report: ReadReport) -> Entries:
     entries: Entries = []
     text, _ = read_text(file, report)
     for number, line in enumerate(text.split("\n"), 1):
@@ -182,74 +189,74 @@ def _lines(file: Path, report: ReadReport) -> Entries:
     return entries
 
 
-def _renamed(entry: Any) -> Any:
-    """The record under the names of the public layouts."""
+def _with_public_names(entry: Any) -> Any:
+    """The record with the field names of the public layouts."""
     if not isinstance(entry, dict):
         return entry
 
-    def first(names: tuple[str, ...]) -> Any:
+    def first_value(names: tuple[str, ...]) -> Any:
         return next((entry[name] for name in names if entry.get(name) is not None), None)
 
-    kept = {name: entry[name] for name in OTHER_FIELDS if entry.get(name) is not None}
-    captions = first(CAPTION_FIELDS)
-    if isinstance(captions, str):  # one text a row is this layout's own form, nothing to repair
+    others = {name: entry[name] for name in OTHER_FIELDS if entry.get(name) is not None}
+    captions = first_value(CAPTION_FIELDS)
+    if isinstance(captions, str):  # one text a row is valid in this layout
         captions = [captions] if captions.strip() else []
-    return {"file_path": first(IMAGE_FIELDS), "captions": captions, "id": first(PERSON_FIELDS), **kept}
+    return {"file_path": first_value(IMAGE_FIELDS), "captions": captions, "id": first_value(PERSON_FIELDS), **others}
 
 
-def _by_image(entries: Entries, report: ReadReport) -> Entries:
-    """Joins rows that differ in the caption alone, as tables with one row a caption have them."""
+def _joined_by_image(entries: Entries, report: ReadReport) -> Entries:
+    """Join rows that differ only in the caption, as in tables with one row a caption."""
     joined: Entries = []
-    seen: dict[str, dict[str, Any]] = {}
+    first_entries: dict[str, dict[str, Any]] = {}
     for where, entry in entries:
         if isinstance(entry, dict) and isinstance(entry["captions"], list) and isinstance(entry["file_path"], str):
             key = json.dumps({name: value for name, value in entry.items() if name != "captions"}, default=str)
-            if key in seen:
-                seen[key]["captions"] += entry["captions"]
+            if key in first_entries:
+                first_entries[key]["captions"] += entry["captions"]
                 report.note("caption joined to the image that it describes", where)
                 continue
-            seen[key] = entry
+            first_entries[key] = entry
         joined.append((where, entry))
     return joined
 
 
 def _number_people(entries: Entries, report: ReadReport) -> None:
-    """Numbers identities that are names, and images that name none; numbers below 10^6 stay as they are."""
+    """Number the identities that are names, and the images without identity. Numbers below 10^6 stay as they are."""
     records = [entry for _, entry in entries if isinstance(entry, dict)]
-    given = {_key(entry["id"]) for entry in records} - {None}
-    junk = {name: int(name) for name in given if _is_junk(name)}  # stays negative and is skipped as such
-    given -= junk.keys()
-    if any(person_number(name) is None for name in given):
-        numbers = {name: number for number, name in enumerate(sorted(given))}
+    names = {_person_key(entry["id"]) for entry in records} - {None}
+    junk = {name: int(name) for name in names if _is_junk(name)}  # negative ids are skipped later
+    names -= junk.keys()
+    if any(parse_person(name) is None for name in names):
+        numbers = {name: number for number, name in enumerate(sorted(names))}
         example = next(iter(numbers))
         report.note(
-            "identity given as a name, numbered in sorted order", f"{example!r}: {numbers[example]}", len(given)
+            "identity given as a name, numbered in sorted order", f"{example!r}: {numbers[example]}", len(names)
         )
     else:
-        numbers = {name: int(name) for name in given}
-    # By image and not by row, or a changed order would change the numbers.
-    alone = sorted({str(entry["file_path"]) for entry in records if _key(entry["id"]) is None})
-    if len(numbers) + len(alone) > MAX_SOURCE_ID:
+        numbers = {name: int(name) for name in names}
+    # Numbered by image and not by row, so that the numbers do not depend on the order of rows.
+    without_identity = sorted({str(entry["file_path"]) for entry in records if _person_key(entry["id"]) is None})
+    if len(numbers) + len(without_identity) > MAX_SOURCE_ID:
         raise SourceError(f"{report.file}: more than {MAX_SOURCE_ID} identities")
-    taken = set(numbers.values())
-    following = max(taken, default=-1) + 1
-    if following + len(alone) > MAX_SOURCE_ID:  # the numbers given are high, and leave gaps
-        following = 0
-    free = (number for number in range(following, MAX_SOURCE_ID) if number not in taken)
-    by_image = dict(zip(alone, free, strict=False))
+    used = set(numbers.values())
+    first_free = max(used, default=-1) + 1
+    if first_free + len(without_identity) > MAX_SOURCE_ID:  # the ids of the file are high and have gaps
+        first_free = 0
+    free = (number for number in range(first_free, MAX_SOURCE_ID) if number not in used)
+    by_image = dict(zip(without_identity, free, strict=False))
     numbers |= junk
-    if alone:
-        report.note("image without identity, taken for a person of its own", alone[0], len(alone))
+    if without_identity:
+        report.note("image without identity, read as a person of its own", without_identity[0], len(without_identity))
     for entry in records:
-        key = _key(entry["id"])
+        key = _person_key(entry["id"])
         entry["id"] = numbers[key] if key is not None else by_image[str(entry["file_path"])]
 
 
-def _give_splits(records: list[dict[str, Any]], report: ReadReport) -> None:
+def _assign_splits(records: list[dict[str, Any]], report: ReadReport) -> None:
     if any(record.get("split") is not None for record in records):
         return
     people = {record["id"] for record in records if record["id"] >= 0}
-    moved = held_out(people, "own", ("validation", "test"), HELD_OUT)
+    moved = hold_out(people, "own", ("validation", "test"), HELD_OUT)
     for record in records:
         record["split"] = moved.get(record["id"], "train")
     if moved:
@@ -259,8 +266,8 @@ def _give_splits(records: list[dict[str, Any]], report: ReadReport) -> None:
         )
 
 
-def _key(value: Any) -> str | None:
-    """An identity as text; None where there is none."""
+def _person_key(value: Any) -> str | None:
+    """An identity as text; None if there is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, float):
@@ -281,7 +288,7 @@ LAYOUT = Layout(
     load=load,
     image_folders=(),
     needs_captions=False,
-    find=find,
-    one_numbering=True,
-    first_folder_may_lack=False,
+    find_file=find_file,
+    ids_span_splits=True,
+    first_folder_optional=False,
 )

@@ -1,8 +1,8 @@
 """ICFG-PEDES (Ding et al., 2021): `ICFG-PEDES/ICFG-PEDES.json` (or `ICFG_PEDES.json`) and `ICFG-PEDES/imgs/`.
 
-One caption an image; `id` is 0-based. Images keep MSMT17's tree, whose `train/` and `test/` folders say nothing about
-the split: the field `split` (in any case) does. There is no validation split: common practice evaluates on test,
-Rogle holds training identities out.
+Each image has one caption, and `id` starts at 0. Images keep the folders of MSMT17. Its `train/` and `test/` do not
+give the split; the field `split` (in any case) does. There is no validation split. It is common practice to validate on
+test; Rogle holds out training identities instead.
 """
 
 import re
@@ -13,7 +13,7 @@ _MSMT17 = re.compile(r"^\d+_\d+_(\d+)_\d{4}(?:morning|noon|afternoon)_")
 
 
 def camera(name: str) -> str | None:
-    """MSMT17 names are `<person>_<k>_<camera>_<date><time of day>_<frame>_<n>.jpg`."""
+    """The camera in a name of MSMT17, `<person>_<k>_<camera>_<date><time of day>_<frame>_<n>.jpg`."""
     match = _MSMT17.match(name.rsplit("/", 1)[-1])
     return f"c{int(match.group(1))}" if match else None
 
@@ -23,5 +23,5 @@ LAYOUT = Layout(
     folders=("ICFG-PEDES", "ICFG_PEDES"),
     files=("ICFG-PEDES.json", "ICFG_PEDES.json"),
     camera=camera,
-    hold_out=("validation",),
+    held_out_splits=("validation",),
 )

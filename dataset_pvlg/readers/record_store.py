@@ -1,6 +1,6 @@
-"""Checked records on disk: what a set says of 100,000 images is no more memory than what it says of 1,000.
+"""Checked records on disk, so that 100,000 records take no more memory for their text than 1,000.
 
-Only numbers stay in memory, about 30 bytes a record; words are read piece by piece, as often as a pass needs them.
+Only numbers stay in memory, about 30 bytes a record. Text is read in pieces, as often as a pass over the records needs.
 """
 
 import hashlib
@@ -18,72 +18,76 @@ from dataset_pvlg.features import SPLITS
 from dataset_pvlg.readers.records import Record
 
 RECORDS_AT_ONCE = 500
-_WORDS = pa.schema(
+_TEXT_SCHEMA = pa.schema(
     [("where", pa.binary()), ("name", pa.string()), ("captions", pa.list_(pa.string())), ("camera", pa.string()),
      ("origin", pa.string()), ("regions", pa.string()), ("path", pa.binary())]
 )  # fmt: skip
 
 
 def text_key(text: str | bytes) -> int:
-    """64 bits that tell texts apart: two of 10 million are the same by chance once in 400,000 sets."""
+    """A 64-bit digest of a text. Two of 10 million texts have the same one by chance in 1 of 400,000 data sets."""
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 class RecordFile:
-    """N records in the order in which they came, some of them struck out.
+    """N records in their original order, some of which may be removed.
 
-    Iterating gives the [`Record`]s that are left, with the split that `splits` says now; several may iterate at once.
+    Iteration gives the remaining [`Record`]s with the split that `splits` currently holds. Several iterations may run
+    at the same time.
 
     Args:
-        path: the file to write; it must outlive this.
-        records: what goes into it, once.
-        path_field: of all records.
+        path (`Path`): the file to write; it must exist as long as this object.
+        records (`Iterable[Record]`): the records, read once.
+        path_field (`str`): the `path_field` of all records.
 
     Attributes:
-        people: int32 [N]. splits: int8 [N], places in `SPLITS`; may be changed. names, paths: uint64 [N], the
-            [`text_key`] of each record's name and image file. left: bool [N]; may be changed.
+        people (`np.ndarray`): identities, int32 [N].
+        splits (`np.ndarray`): positions in `SPLITS`, int8 [N]; may be changed.
+        names (`np.ndarray`): [`text_key`] of each image name, uint64 [N].
+        paths (`np.ndarray`): [`text_key`] of each image file, uint64 [N].
+        remaining (`np.ndarray`): False for removed records, bool [N]; may be changed.
     """
 
     def __init__(self, path: Path, records: Iterable[Record], path_field: str):
         self.path, self.path_field = path, path_field
         people, splits, names, paths = array("i"), array("b"), array("Q"), array("Q")
-        waiting: list[dict[str, Any]] = []
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, _WORDS) as writer:
+        pending: list[dict[str, Any]] = []
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, _TEXT_SCHEMA) as writer:
             for record in records:
-                waiting.append(_words(record))
+                pending.append(_text_columns(record))
                 people.append(record.person)
                 splits.append(SPLITS.index(record.split))
                 names.append(text_key(record.name))
-                paths.append(text_key(waiting[-1]["path"] or b""))
-                if len(waiting) == RECORDS_AT_ONCE:
-                    writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=_WORDS))
-                    waiting.clear()
-            if waiting:
-                writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=_WORDS))
+                paths.append(text_key(pending[-1]["path"] or b""))
+                if len(pending) == RECORDS_AT_ONCE:
+                    writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=_TEXT_SCHEMA))
+                    pending.clear()
+            if pending:
+                writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=_TEXT_SCHEMA))
         self.people, self.splits = np.array(people, np.int32), np.array(splits, np.int8)
         self.names, self.paths = np.array(names, np.uint64), np.array(paths, np.uint64)
-        self.left = np.ones(len(people), bool)
+        self.remaining = np.ones(len(people), bool)
 
     def __len__(self) -> int:
-        """Records that are left."""
-        return int(self.left.sum())
+        """Number of remaining records."""
+        return int(self.remaining.sum())
 
     def __iter__(self) -> Iterator[Record]:
-        return self.those(self.left.copy())  # who goes through them may strike them out
+        return self.select(self.remaining.copy())  # a copy, because the loop may remove records
 
-    def those(self, chosen: np.ndarray) -> Iterator[Record]:
-        """The records where `chosen` (bool [N]) is true, struck out or not."""
+    def select(self, mask: np.ndarray) -> Iterator[Record]:
+        """The records where `mask` (bool [N]) is true, removed or not."""
         start = 0
         with pa.OSFile(str(self.path)) as file, pa.ipc.open_stream(file) as reader:
             for batch in reader:
-                wanted = np.flatnonzero(chosen[start : start + len(batch)])
-                for offset, words in zip(wanted, batch.take(pa.array(wanted)).to_pylist(), strict=True):
-                    yield self._record(start + int(offset), words)
+                selected = np.flatnonzero(mask[start : start + len(batch)])
+                for offset, columns in zip(selected, batch.take(pa.array(selected)).to_pylist(), strict=True):
+                    yield self._record(start + int(offset), columns)
                 start += len(batch)
 
-    def _record(self, number: int, words: dict[str, Any]) -> Record:
-        where, path, regions = words.pop("where"), words.pop("path"), words.pop("regions")
+    def _record(self, number: int, columns: dict[str, Any]) -> Record:
+        where, path, regions = columns.pop("where"), columns.pop("path"), columns.pop("regions")
         return Record(
             where=os.fsdecode(where),
             split=SPLITS[self.splits[number]],
@@ -91,13 +95,13 @@ class RecordFile:
             path_field=self.path_field,
             path=None if path is None else Path(os.fsdecode(path)),
             regions=json.loads(regions) if regions else [],
-            **words,
+            **columns,
         )
 
 
-def _words(record: Record) -> dict[str, Any]:
+def _text_columns(record: Record) -> dict[str, Any]:
     return {
-        "where": os.fsencode(record.where),  # it names a file, and file names may be no text
+        "where": os.fsencode(record.where),  # it contains a file name, which may not be valid text
         "name": record.name,
         "captions": record.captions,
         "camera": record.camera,

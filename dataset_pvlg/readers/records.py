@@ -1,6 +1,7 @@
-"""Annotation files of the public layouts: found, parsed and checked field by field, with every fault counted.
+"""Annotation files of the public layouts: found, parsed, and checked field by field. Every fault is counted.
 
-The layouts differ in file names, in one key and in what they leave out; each says so in a [`Layout`] of its own file.
+The layouts differ in file names, in one key, and in what they leave out. Each file of this package describes its own
+differences with a [`Layout`].
 """
 
 import codecs
@@ -16,71 +17,78 @@ from typing import Any, TextIO
 from dataset_pvlg.readers.report import ReadReport, SourceError
 from modeling_rogle.sentences import split_sentences
 
-MAX_SOURCE_ID = 1_000_000  # exclusive, of the ids in an annotation file
+MAX_SOURCE_ID = 1_000_000  # exclusive limit of the ids in an annotation file
 SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _NUMBER = re.compile(r"\s*[0-9]{1,9}\s*")
 
 Entries = list[tuple[str, Any]]  # ("file.json: record 17", the record as parsed)
-_AT_ONCE = 2**20  # characters of a JSON list that are looked at together
+_CHARACTERS_AT_ONCE = 2**20  # characters of a JSON list that are parsed together
 _DECODER = json.JSONDecoder()
 
 
 def load_records(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
-    """The records of a JSON list with their places in it, one after the other: the list is never parsed as a whole.
+    """Read the records of a JSON list one after the other, so that the list is never in memory as a whole.
+
+    Args:
+        file (`Path`): the JSON file.
+        report (`ReadReport`): counts a byte order mark.
+
+    Yields:
+        `tuple[str, Any]`: the location of the record for messages, and the record.
 
     Raises:
-        SourceError: (while it is read) see [`read_json`] and [`record_list`].
+        SourceError: see [`read_json`] and [`record_list`].
     """
-    count, whole = 0, False
+    count, is_complete = 0, False
     try:
         with open(file, encoding="utf-8") as text:
-            for entry in _elements(text):
+            for entry in _list_elements(text):
                 yield f"{file.name}: record {count}", entry
                 count += 1
-        whole = count > 0
+        is_complete = count > 0
     except (OSError, ValueError, RecursionError):
         pass
-    if not whole:  # a mark at its start, no list, an empty one, or broken: who reads all of it can say what and where
-        yield from one_by_one(record_list(read_json(file, report), file)[count:])
+    if not is_complete:  # a byte order mark, no list, an empty list, or a fault that parsing the whole file locates
+        yield from consume(record_list(read_json(file, report), file)[count:])
 
 
-def _elements(text: TextIO) -> Iterator[Any]:
-    """The elements of a JSON list. Raises ValueError where this is none, after those before the fault."""
-    waiting = text.read(_AT_ONCE)
-    at = _after_blanks(waiting, 0)
-    if not waiting.startswith("[", at):
+def _list_elements(text: TextIO) -> Iterator[Any]:
+    """The elements of a JSON list. Raises ValueError at a fault, after the elements before it."""
+    buffer = text.read(_CHARACTERS_AT_ONCE)
+    position = _skip_whitespace(buffer, 0)
+    if not buffer.startswith("[", position):
         raise ValueError("not a list")
-    at, may_end = at + 1, True
+    position, may_end = position + 1, True
     while True:
-        start = _after_blanks(waiting, at)
-        if may_end and waiting.startswith("]", start):
-            rest = waiting[start + 1 :] + text.read()
-            if _after_blanks(rest, 0) < len(rest):
-                raise ValueError("something after the list")
+        start = _skip_whitespace(buffer, position)
+        if may_end and buffer.startswith("]", start):
+            rest = buffer[start + 1 :] + text.read()
+            if _skip_whitespace(rest, 0) < len(rest):
+                raise ValueError("text after the list")
             return
         try:
-            entry, end = _DECODER.raw_decode(waiting, start)
-            end = _after_blanks(waiting, end)
-            mark = waiting[end : end + 1]
-            if mark not in (",", "]"):  # a number may go on in what is not read yet
+            entry, end = _DECODER.raw_decode(buffer, start)
+            end = _skip_whitespace(buffer, end)
+            mark = buffer[end : end + 1]
+            if mark not in (",", "]"):  # a number may continue in the unread text
                 raise ValueError("no end of an element")
         except ValueError:
-            more = text.read(max(_AT_ONCE, len(waiting) - at))  # a long element must not be parsed a hundred times
+            # At least doubles the buffer, so that a long element is not parsed many times.
+            more = text.read(max(_CHARACTERS_AT_ONCE, len(buffer) - position))
             if not more:
                 raise
-            waiting, at = waiting[at:] + more, 0
+            buffer, position = buffer[position:] + more, 0
             continue
         yield entry
-        at, may_end = end + (mark == ","), mark == "]"
+        position, may_end = end + (mark == ","), mark == "]"
 
 
-def _after_blanks(text: str, start: int) -> int:
+def _skip_whitespace(text: str, start: int) -> int:
     return WHITESPACE.match(text, start).end()
 
 
-def one_by_one(entries: Entries) -> Iterator[tuple[str, Any]]:
-    """A list's entries, each let go when the next is asked for: parsed JSON is several times as large as what is kept
-    of it."""
+def consume(entries: Entries) -> Iterator[tuple[str, Any]]:
+    """The entries of a list. Each is released when the next is requested, because parsed JSON is large."""
     for index in range(len(entries)):
         entry, entries[index] = entries[index], None
         yield entry
@@ -88,79 +96,115 @@ def one_by_one(entries: Entries) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class Layout:
-    """What one public layout does in its own way."""
+    """How one data set is laid out on disk.
+
+    Args:
+        source (`str`): name of the source.
+        folders (`tuple[str, ...]`): names of the data set's folder inside a root.
+        files (`tuple[str, ...]`): annotation files in order of preference. A pattern must match exactly one file.
+        camera (`Callable`): relative path of an image -> name of the camera, or None.
+        path_field (`str`): field with the path of the image.
+        load (`Callable`): annotation file and report -> locations and records.
+        held_out_splits (`tuple[str, ...]`): splits that the source lacks, held out of train by identity.
+        image_folders (`tuple[str, ...]`): folders beside the annotation file that image paths may be relative to.
+        needs_captions (`bool`): whether a record without captions is skipped.
+        find_file (`Callable`, *optional*): folder -> annotation file, if `files` cannot describe it.
+        foreign_files (`Mapping[str, str]`): annotation files that are refused -> their source.
+        ids_span_splits (`bool`): whether an id means the same person in every split. The public sets may number each
+            split from 0.
+        first_folder_optional (`bool`): whether a path may begin with a folder that the image root does not have.
+        check (`Callable`, *optional*): checks of all records, which may be iterated several times.
+    """
 
     source: str
-    folders: tuple[str, ...]  # names of the folder that a root may hold it in
-    files: tuple[str, ...]  # annotation files in order of preference; a pattern is used if it matches exactly one file
-    camera: Callable[[str], str | None]  # from the relative path of an image
+    folders: tuple[str, ...]
+    files: tuple[str, ...]
+    camera: Callable[[str], str | None]
     path_field: str = "file_path"
     load: Callable[[Path, ReadReport], Iterable[tuple[str, Any]]] = load_records
-    hold_out: tuple[str, ...] = ()  # splits that the source lacks, held out of train by identity
-    image_folders: tuple[str, ...] = ("imgs",)  # beside the annotation file, where image paths may start
+    held_out_splits: tuple[str, ...] = ()
+    image_folders: tuple[str, ...] = ("imgs",)
     needs_captions: bool = True
-    find: Callable[[Path], Path] | None = None  # the source in a folder, where names do not tell
-    foreign: Mapping[str, str] = field(default_factory=dict)  # annotation files refused here -> whose they are
-    one_numbering: bool = False  # an id means the same person in every split; the public sets may number each from 0
-    first_folder_may_lack: bool = True  # a path may begin with a folder that the image root does not have
-    check: Callable[[Iterable["Record"], ReadReport], None] | None = None  # may go through the records several times
+    find_file: Callable[[Path], Path] | None = None
+    foreign_files: Mapping[str, str] = field(default_factory=dict)
+    ids_span_splits: bool = False
+    first_folder_optional: bool = True
+    check: Callable[[Iterable["Record"], ReadReport], None] | None = None
 
 
 @dataclass(slots=True)
 class Record:
-    """One checked annotation."""
+    """One checked annotation.
 
-    where: str  # "file.json: record 17", for messages
+    Args:
+        where (`str`): the location for messages, as "file.json: record 17".
+        split (`str`): one of `SPLITS`.
+        person (`int`): the source's id of the identity.
+        path_field (`str`): field with the path of the image.
+        name (`str`): path of the image as written, later as it exists.
+        captions (`list[str]`): the captions of the source.
+        camera (`str`, *optional*): the camera, if the record has a field for it.
+        origin (`str`, *optional*): the set that a record of UFine3C was taken from.
+        regions (`list[dict[str, Any]]`): human regions.
+        path (`Path`, *optional*): the image file, once it was found.
+    """
+
+    where: str
     split: str
     person: int
     path_field: str
-    name: str  # of the image, as written and later as found
+    name: str
     captions: list[str]
-    camera: str | None = None  # where the record itself says so
-    origin: str | None = None  # the set that a record of UFine3C was taken from
+    camera: str | None = None
+    origin: str | None = None
     regions: list[dict[str, Any]] = field(default_factory=list)
-    path: Path | None = None  # of the image file, once found
+    path: Path | None = None
 
     @property
     def image_where(self) -> str:
+        """The location with the field and name of the image, for messages."""
         return f"{self.where}: field {self.path_field!r}: {self.name!r}"
 
 
 def find_annotations(layout: Layout, root: Path) -> Path:
-    """The annotation file: `root` itself if it is a file, else the first of the layout's names in it.
+    """The annotation file of a source.
+
+    Args:
+        layout (`Layout`): the source.
+        root (`Path`): the annotation file itself, or the folder that is searched.
 
     Raises:
-        SourceError: there is none, several of which one is meant, or another layout's; the message lists what was
-            looked for.
+        SourceError: there is no such file, there are several, or it belongs to another layout. The message lists the
+            names that were tried.
     """
     if root.is_file():
-        if root.name in layout.foreign:
-            raise SourceError(f"{root}: is a file of {layout.foreign[root.name]}, not of {layout.source}")
+        if root.name in layout.foreign_files:
+            raise SourceError(f"{root}: is a file of {layout.foreign_files[root.name]}, not of {layout.source}")
         return root
     if not root.is_dir():
         raise SourceError(f"{root}: no such file or folder (source {layout.source})")
-    if layout.find:
-        return layout.find(root)
+    if layout.find_file:
+        return layout.find_file(root)
     refused, several = [], []
-    above = [root.parent] if root.name == "annotations" else []  # "annotations/train.json" is looked for from above
+    above = [root.parent] if root.name == "annotations" else []  # "annotations/train.json" is relative to the parent
     for folder in (root, *(root / name for name in layout.folders), *above):
         for pattern in layout.files:
-            found = sorted(path for path in folder.glob(pattern) if path.is_file())
-            refused += [path for path in found if path.name in layout.foreign]
-            found = [path for path in found if path.name not in layout.foreign]
-            if len(found) == 1:
-                return found[0]
-            several = several or [path.name for path in found]
-    hint = f"; {refused[0].name} is a file of {layout.foreign[refused[0].name]}" if refused else ""
+            matches = sorted(path for path in folder.glob(pattern) if path.is_file())
+            refused += [path for path in matches if path.name in layout.foreign_files]
+            matches = [path for path in matches if path.name not in layout.foreign_files]
+            if len(matches) == 1:
+                return matches[0]
+            several = several or [path.name for path in matches]
+    hint = f"; {refused[0].name} is a file of {layout.foreign_files[refused[0].name]}" if refused else ""
     hint += f"; name one of {', '.join(several[:5])} as the source" if several else ""
     raise SourceError(f"{root}: no annotation file of {layout.source} (looked for {', '.join(layout.files)}){hint}")
 
 
 def read_json(file: Path, report: ReadReport) -> Any:
-    """What a JSON file holds. A byte order mark is survived and counted.
+    """The content of a JSON file. A byte order mark is accepted and counted.
 
     Raises:
-        SourceError: not UTF-8 or not JSON; the message names line and byte.
+        SourceError: the file is not UTF-8 or not JSON; the message names line and byte.
     """
     text, size = read_text(file, report)
     try:
@@ -177,10 +221,10 @@ def read_json(file: Path, report: ReadReport) -> Any:
 
 
 def read_text(file: Path, report: ReadReport) -> tuple[str, int]:
-    """The text of a UTF-8 file and its size in bytes, without a byte order mark (which is counted).
+    """The text of a UTF-8 file and its size in bytes. A byte order mark is removed and counted.
 
     Raises:
-        SourceError: it cannot be read or is not UTF-8.
+        SourceError: the file cannot be read or is not UTF-8.
     """
     try:
         content = file.read_bytes()
@@ -195,10 +239,10 @@ def read_text(file: Path, report: ReadReport) -> tuple[str, int]:
 
 
 def record_list(content: Any, file: Path) -> Entries:
-    """The records of a parsed file with their places in it.
+    """The records of a parsed file with their locations.
 
     Raises:
-        SourceError: not a list, or an empty one.
+        SourceError: `content` is not a list, or is empty.
     """
     if not isinstance(content, list):
         keys = f" with keys {sorted(content)[:5]}" if isinstance(content, dict) else ""
@@ -209,7 +253,17 @@ def record_list(content: Any, file: Path) -> Entries:
 
 
 def parse_record(where: str, entry: Any, layout: Layout, report: ReadReport) -> Record | None:
-    """Checks the fields of one record; None and a count if one of them is past repair."""
+    """Check the fields of one record.
+
+    Args:
+        where (`str`): the location for messages.
+        entry: the record as parsed.
+        layout (`Layout`): the source.
+        report (`ReadReport`): counts what is skipped, dropped and repaired.
+
+    Returns:
+        `Record`, *optional*: None, and a count, if a field cannot be repaired.
+    """
     if not isinstance(entry, dict):
         report.skip("record is not an object", f"{where}: {type(entry).__name__}")
         return None
@@ -221,7 +275,7 @@ def parse_record(where: str, entry: Any, layout: Layout, report: ReadReport) -> 
     if split is None:
         report.skip("field 'split' names no split", f"{where}: field 'split': {entry['split']!r}")
         return None
-    person = person_number(entry["id"])
+    person = parse_person(entry["id"])
     if isinstance(entry["id"], str) and person is not None:
         report.repair("id given as a string", f"{where}: field 'id': {entry['id']!r}")
     if isinstance(entry["id"], int) and entry["id"] < 0:
@@ -234,7 +288,7 @@ def parse_record(where: str, entry: Any, layout: Layout, report: ReadReport) -> 
     if not isinstance(name, str) or not name.strip() or encodable(name) != name:
         report.skip(f"field '{layout.path_field}' is not a path", f"{where}: field {layout.path_field!r}: {name!r}")
         return None
-    captions = _captions(entry.get("captions") or [], where, report)
+    captions = _parse_captions(entry.get("captions") or [], where, report)
     if not captions and layout.needs_captions:
         report.skip("no caption left", f"{where}: field 'captions': {str(entry['captions'])[:60]!r}")
         return None
@@ -249,14 +303,14 @@ def parse_record(where: str, entry: Any, layout: Layout, report: ReadReport) -> 
         path_field=layout.path_field,
         name=name,
         captions=captions,
-        camera=_word(entry.get("camera")),
-        origin=_word(entry.get("source")),
+        camera=_short_text(entry.get("camera")),
+        origin=_short_text(entry.get("source")),
         regions=regions,
     )
 
 
-def person_number(value: Any) -> int | None:
-    """The identity that a field `id` gives, or None: -1 and the like mark junk and distractors."""
+def parse_person(value: Any) -> int | None:
+    """The identity in a field `id`, or None. Negative numbers mark junk and distractors, and give None too."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_SOURCE_ID:
@@ -264,15 +318,17 @@ def person_number(value: Any) -> int | None:
     return value
 
 
-def held_out(people: Collection[int], source: str, splits: Sequence[str], share: float) -> dict[int, str]:
-    """Identities taken out of training for splits that a source lacks, by a hash of their id: the same everywhere.
+def hold_out(people: Collection[int], source: str, splits: Sequence[str], share: float) -> dict[int, str]:
+    """Choose training identities for splits that a source lacks, by a hash of their id. The choice is deterministic.
 
     Args:
-        people: the training identities.
-        splits: the splits to fill; each gets `share` of the identities, at least one, as long as training keeps one.
+        people (`Collection[int]`): the training identities.
+        source (`str`): name of the source, which is part of the hash.
+        splits (`Sequence[str]`): the splits to fill.
+        share (`float`): share of the identities for each split; at least one identity.
 
     Returns:
-        identity -> split, of those held out.
+        `dict[int, str]`: held-out identity -> split. It is empty if no training identity would remain.
     """
     count = max(1, round(share * len(people)))
     order = sorted(people, key=lambda person: hashlib.sha256(f"{source}/{person}".encode()).hexdigest())
@@ -281,14 +337,14 @@ def held_out(people: Collection[int], source: str, splits: Sequence[str], share:
     return {person: split for n, split in enumerate(splits) for person in order[n * count : (n + 1) * count]}
 
 
-def _word(value: Any) -> str | None:
-    """A short text of a record (its camera) as a string, None if it has none."""
+def _short_text(value: Any) -> str | None:
+    """A short text of a record, such as its camera, as a string; None if there is none."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     return encodable(str(value)).strip()[:64] or None
 
 
-def _captions(value: Any, where: str, report: ReadReport) -> list[str]:
+def _parse_captions(value: Any, where: str, report: ReadReport) -> list[str]:
     if isinstance(value, str):
         report.repair("captions given as a string", f"{where}: field 'captions' is a string, not a list")
         value = [value]
@@ -301,11 +357,11 @@ def _captions(value: Any, where: str, report: ReadReport) -> list[str]:
         else:
             clean = encodable(caption)
             if clean != caption:
-                report.repair("caption holds half a character", f"{where}: field 'captions'")
+                report.repair("caption contains a lone surrogate", f"{where}: field 'captions'")
             captions.append(clean)
     return captions
 
 
 def encodable(text: str) -> str:
-    """JSON may hold lone surrogates, which no UTF-8 column takes."""
+    """The text with lone surrogates replaced, which JSON may contain but UTF-8 columns cannot store."""
     return text.encode("utf-8", "replace").decode("utf-8")

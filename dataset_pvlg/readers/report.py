@@ -1,4 +1,4 @@
-"""What a reader did to its source: nothing is skipped, dropped or repaired without being counted here."""
+"""What a reader did with its source. Everything that is skipped, dropped or repaired is counted here."""
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
@@ -8,60 +8,80 @@ MAX_EXAMPLES = 5
 
 
 class SourceError(ValueError):
-    """A source cannot be read at all; one line that names the file and the field."""
+    """A source cannot be read at all. The message is one line that names the file and the field."""
 
 
 @dataclass
 class ReadReport:
-    """Counts of one source by reason, with the first few examples of each.
+    """Counts for one source by reason, with the first examples of each.
 
-    `sum(rows.values()) + sum(skipped.values()) == records` holds at the end of every read.
+    `sum(rows.values()) + sum(skipped.values()) == records` holds after every read.
+
+    Args:
+        source (`str`): name of the source.
+        file (`str`): the annotation file.
+        image_root (`str`): the folder that image paths are relative to.
+        records (`int`): records in the annotation file.
+        rows (`dict[str, int]`): rows by split.
+        identities (`dict[str, int]`): identities by split.
+        captions (`dict[str, int]`): captions by split.
+        skipped (`Counter[str]`): records without a row, by reason.
+        dropped (`Counter[str]`): captions and boxes that were left out, by reason.
+        repaired (`Counter[str]`): corrected records, by kind of correction.
+        noted (`Counter[str]`): findings without a change.
+        irregular (`Counter[str]`): captions that stay in their row with a fault, by fault.
+        examples (`dict[str, list[str]]`): examples by reason.
+        warnings (`list[str]`): findings about the source as a whole.
     """
 
     source: str
     file: str = ""
     image_root: str = ""
-    records: int = 0  # in the annotation file
-    rows: dict[str, int] = field(default_factory=dict)  # written, by split
-    identities: dict[str, int] = field(default_factory=dict)  # by split
-    captions: dict[str, int] = field(default_factory=dict)  # by split
-    skipped: Counter[str] = field(default_factory=Counter)  # records, by reason
-    dropped: Counter[str] = field(default_factory=Counter)  # captions and boxes, by reason
-    repaired: Counter[str] = field(default_factory=Counter)  # by repair
-    noted: Counter[str] = field(default_factory=Counter)  # facts worth knowing; nothing was changed
-    irregular: Counter[str] = field(default_factory=Counter)  # captions, by fault; they stand in the rows as they are
+    records: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    identities: dict[str, int] = field(default_factory=dict)
+    captions: dict[str, int] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
+    irregular: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def skip(self, reason: str, example: str) -> None:
-        """A record that gives no row."""
+        """Count a record that gives no row."""
         self.skipped[reason] += 1
         self._example(reason, example)
 
     def drop(self, reason: str, example: str, count: int = 1) -> None:
-        """A part of a record (a caption, a box) that its row goes without."""
+        """Count parts of a record (captions, boxes) that its row lacks."""
         self.dropped[reason] += count
         self._example(reason, example)
 
     def repair(self, reason: str, example: str, count: int = 1) -> None:
+        """Count corrected records."""
         self.repaired[reason] += count
         self._example(reason, example)
 
     def note(self, reason: str, example: str, count: int = 1) -> None:
+        """Count findings without a change."""
         self.noted[reason] += count
         self._example(reason, example)
 
-    def tell(self, fault: str, example: str, count: int = 1) -> None:
-        """A caption that is kept with its fault."""
+    def note_irregular(self, fault: str, example: str, count: int = 1) -> None:
+        """Count captions that are kept with a fault."""
         self.irregular[fault] += count
         self._example(fault, example)
 
+    def warn(self, line: str) -> None:
+        """Add a finding about the source as a whole."""
+        self.warnings.append(line)
+
     @property
     def file_name(self) -> str:
+        """Name of the annotation file without its folder."""
         return Path(self.file).name
-
-    def warn(self, line: str) -> None:
-        self.warnings.append(line)
 
     def _example(self, reason: str, example: str) -> None:
         examples = self.examples.setdefault(reason, [])
@@ -69,9 +89,9 @@ class ReadReport:
             examples.append(example)
 
     def as_dict(self) -> dict:
-        """Plain dicts and lists, for JSON."""
+        """The report as plain dicts and lists, for JSON."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        # Not asdict: it rebuilds a Counter from its pairs and thereby counts the pairs.
+        # `asdict` would rebuild a Counter from its pairs, and count the pairs instead.
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
 
     def __str__(self) -> str:

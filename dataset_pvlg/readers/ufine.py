@@ -1,9 +1,9 @@
 """UFine6926 and UFine3C (Zuo et al., CVPR 2024), given on request: lists of `split`, `id`, `file_path`, `captions`.
 
-Paths begin with `images/` (`images/1.jpg`), captions are long (80 words on average). The names of the annotation
-files are not public, so a single JSON file in the folder is taken, unless its name is another set's. UFine6926 has no
-validation split: training identities are held out. UFine3C is for evaluation only: every record is `test`, has a
-varying number of captions and says in `source` which set it was taken from, under numbers of its own.
+Paths begin with `images/` (`images/1.jpg`), and captions have 80 words on average. The names of the annotation files
+are not public. A single JSON file in the folder is read, unless its name belongs to another data set. UFine6926 has no
+validation split, so training identities are held out. UFine3C is for evaluation only: every record is `test`. It has a
+varying number of captions, and its field `source` names the set that it was taken from, which has its own ids.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from dataset_pvlg.readers import cuhk_pedes, icfg_pedes, rstpreid
 from dataset_pvlg.readers.records import Layout, Record
 from dataset_pvlg.readers.report import ReadReport, SourceError
 
-_FOREIGN = {
+_FOREIGN_FILES = {
     name: other.LAYOUT.source
     for other in (cuhk_pedes, icfg_pedes, rstpreid)
     for name in other.LAYOUT.files
@@ -22,18 +22,18 @@ _FOREIGN = {
 
 
 def camera(name: str) -> str | None:
-    """File names are plain numbers."""
+    """Always None: file names are plain numbers."""
     return None
 
 
 def check_6926(records: Iterable[Record], report: ReadReport) -> None:
-    """Refuses UFine3C: read as UFine6926, its people would get the numbers of others."""
+    """Refuse UFine3C, whose people would get the ids of other people if it was read as UFine6926."""
     if {(record.split, bool(record.origin)) for record in records} == {("test", True)}:
         raise SourceError(f"{report.file}: every record is 'test' and has a field 'source': this is ufine3c, not ufine")
 
 
 def check_3c(records: Iterable[Record], report: ReadReport) -> None:
-    """Counts where the images come from, and warns of records to train on, which UFine3C has none of."""
+    """Count the origins of the images, and warn of training records, which UFine3C does not have."""
     splits = set()
     for record in records:
         splits.add(record.split)
@@ -48,8 +48,8 @@ LAYOUT = Layout(
     folders=("UFine6926", "UFine"),
     files=("train_test.json", "UFine6926.json", "*.json"),
     camera=camera,
-    hold_out=("validation",),
-    foreign=_FOREIGN,
+    held_out_splits=("validation",),
+    foreign_files=_FOREIGN_FILES,
     check=check_6926,
 )
 LAYOUT_3C = Layout(
@@ -57,6 +57,6 @@ LAYOUT_3C = Layout(
     folders=("UFine3C",),
     files=("UFine3C.json", "test.json", "*.json"),
     camera=camera,
-    foreign=_FOREIGN,
+    foreign_files=_FOREIGN_FILES,
     check=check_3c,
 )

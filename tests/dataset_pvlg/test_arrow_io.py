@@ -1,4 +1,4 @@
-"""Rows written as they come: what is held at once is bounded by rows and by bytes."""
+"""Rows become Arrow as they arrive; the rows and bytes in memory are bounded."""
 
 import pyarrow as pa
 import pytest
@@ -6,7 +6,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_pvlg import arrow_io as pack
+from dataset_pvlg import arrow_io
 from dataset_pvlg.arrow_io import cut_by_bytes, pack_rows, to_table
 from dataset_pvlg.features import FEATURES, SPLITS
 
@@ -90,7 +90,7 @@ def test_lists_end_where_their_images_reach_the_bound():
 
 def test_rows_with_large_images_are_written_before_there_are_many(tmp_path, monkeypatch):
     rows = [("train", EMPTY | {"image_id": str(n), "image": {"bytes": b"x" * 10, "path": None}}) for n in range(6)]
-    monkeypatch.setattr(pack, "BYTES_AT_ONCE", 20)
+    monkeypatch.setattr(arrow_io, "BYTES_AT_ONCE", 20)
     packed = pack_rows(rows, tmp_path)["train"]
     assert packed["image_id"][:] == [row["image_id"] for _, row in rows]
     with pa.ipc.open_stream(tmp_path / "train.arrow") as file:

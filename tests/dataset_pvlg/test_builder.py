@@ -1,9 +1,10 @@
-"""load_dataset("pvlg"): from anywhere, the same in every way of loading, and never a silent fall-back."""
+"""load_dataset("pvlg") works from any folder, gives the same rows in every way, and never falls back silently."""
 
 import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -129,7 +130,7 @@ def test_a_missing_shard_is_named(small, tmp_path, cache):
         load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)
 
 
-def test_unknown_layout_says_what_was_found(tmp_path, cache):
+def test_unknown_layout_lists_the_content_of_the_folder(tmp_path, cache):
     (tmp_path / "imgs").mkdir()
     (tmp_path / "reid_raw.json").write_text("[]")
     with pytest.raises(ValueError, match=r"imgs/, reid_raw.json"):
@@ -207,7 +208,7 @@ def test_box_that_leaves_its_image_is_clipped_and_counted(small, tmp_path, caplo
     assert regions[0] == before[0] and regions[2:] == before[2:]
 
 
-def test_rows_in_order_are_read_without_a_word(small, tmp_path, caplog):
+def test_correct_rows_are_read_without_a_message(small, tmp_path, caplog):
     write_with_regions(small["test"], tmp_path / "test-0.parquet")
     load_rows("pvlg", tmp_path)
     assert "dataset_pvlg" not in {record.name.split(".")[0] for record in caplog.records}
@@ -247,6 +248,11 @@ def test_key_of_unfinished_work_follows_the_prompts_too(tmp_path, monkeypatch):
     assert builder.pipeline_hash() != after
 
 
+def test_every_pattern_of_model_files_matches_a_file():
+    root = Path(find_spec("modeling_rogle").origin).parent
+    assert all(list(root.glob(pattern)) for pattern in builder._MODEL_FILES)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -258,7 +264,7 @@ def test_key_of_unfinished_work_follows_the_prompts_too(tmp_path, monkeypatch):
         (lambda row: row["regions"][0].update(reliability=None), r"regions\[0\].reliability"),
     ],
 )
-def test_null_where_a_value_must_stand_is_named(small, tmp_path, change, field):
+def test_null_in_a_required_field_is_named(small, tmp_path, change, field):
     rows = small["test"].remove_columns("image").to_list()
     change(rows[1])
     schema = small["test"].remove_columns("image").features.arrow_schema

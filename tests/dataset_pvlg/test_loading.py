@@ -1,4 +1,4 @@
-"""Rows by name: the embedded sets, a Parquet folder, a public layout; and one clear line for everything else."""
+"""Rows by name: the embedded sets, a Parquet folder, or a public layout; one line for any other name."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_annotations_only_are_refused_where_images_are_needed(tmp_path: Path) ->
     rows, _ = load_rows("synthetic-tiny")
     rows["test"].select(range(3)).remove_columns("image").to_parquet(tmp_path / "test-00000-of-00001.parquet")
     assert load_rows("pvlg", tmp_path)[0]["test"]["image"][:] == [None] * 3
-    with pytest.raises(ValueError, match=r"3 rows have no image; `python -m dataset_pvlg.build.join`"):
+    with pytest.raises(ValueError, match="3 rows have no image"):
         load_rows("pvlg", tmp_path, images=True)
 
 
@@ -75,7 +75,7 @@ def test_the_real_layouts(test_data: Path) -> None:
         (("pvlg", "somewhere", "elsewhere"), "takes no image root"),
     ],
 )
-def test_what_cannot_be_loaded_is_said_in_one_line(arguments: tuple, message: str) -> None:
+def test_wrong_arguments_are_one_line(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         load_rows(*arguments)
     assert "\n" not in str(error.value)

@@ -1,3 +1,5 @@
+"""Jobs over row groups: resumable, atomic, and with clear errors for null values."""
+
 import json
 
 import pyarrow as pa
@@ -28,8 +30,8 @@ def recaption(rows: Dataset) -> tuple[Dataset, dict[str, int]]:
 
 
 def work(rows, out, splits=("train",), settings=None):
-    """A whole job; its counts."""
-    found = {}
+    """Run a complete job and return its counts."""
+    result = {}
 
     def run():
         with Job(rows, out, "testing", settings or {}, ["caption"]) as job:
@@ -38,10 +40,10 @@ def work(rows, out, splits=("train",), settings=None):
                 job.once("note.txt", lambda path: path.write_text("once"))
                 counts = job.each(recaption, splits, progress=False)
                 job.finish(counts, lambda folder: (folder / "report.json").write_text(json.dumps(counts)))
-            found.update(counts)
+            result.update(counts)
 
     fresh(run)
-    return found
+    return result
 
 
 def test_groups_have_the_schema_whatever_the_file_lacks(folder):
@@ -65,7 +67,7 @@ def test_generated_rows_are_cut_into_groups():
     assert rows.table(rows.groups[0]).num_rows == 48 <= GROUP_ROWS
 
 
-def test_the_result_has_the_changed_column_in_the_splits_worked_on_alone(folder, tmp_path):
+def test_the_column_changes_only_in_the_processed_splits(folder, tmp_path):
     rows = open_rows(folder)
     assert work(rows, tmp_path / "out") == {"train": {"rows": 16}}
     for split, changed in (("train", True), ("test", False)):
@@ -78,7 +80,7 @@ def test_the_result_has_the_changed_column_in_the_splits_worked_on_alone(folder,
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_job_killed_while_it_clears_up_is_whole(folder, tmp_path, monkeypatch):
+def test_a_job_killed_during_clean_up_is_complete(folder, tmp_path, monkeypatch):
     rows, out = open_rows(folder), tmp_path / "out"
     with monkeypatch.context() as patched:
         patched.setattr(Job, "_clear", lambda job: None)
@@ -93,7 +95,7 @@ def test_a_job_killed_while_it_clears_up_is_whole(folder, tmp_path, monkeypatch)
         work(rows, out)
 
 
-def test_an_error_of_the_one_who_prepares_is_told(folder, tmp_path):
+def test_an_error_of_the_main_process_is_raised(folder, tmp_path):
     def refuse(path):
         raise OSError("disk full")
 
@@ -112,14 +114,14 @@ def test_two_commands_at_once_are_refused_and_the_lock_goes_with_the_first(folde
 
     def first():
         with Job(open_rows(folder), tmp_path / "out", "testing", {}, ["caption"]):
-            with pytest.raises(ValueError, match="another process is at work in it"):
+            with pytest.raises(ValueError, match="another process is using it"):
                 second()
         second()
 
     fresh(first)
 
 
-def test_a_card_gets_a_section_more(tmp_path):
+def test_a_section_is_added_to_a_card(tmp_path):
     (tmp_path / "README.md").write_text("# Card\n\n")
     (tmp_path / "out").mkdir()
     add_to_card(tmp_path, tmp_path / "out", "## More\n")

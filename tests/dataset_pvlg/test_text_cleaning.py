@@ -1,4 +1,4 @@
-"""Captions are put right without losing a word, and sentences stay where their offsets say."""
+"""Captions are corrected without losing a word, and offsets of sentences match the caption."""
 
 import copy
 
@@ -31,7 +31,7 @@ from modeling_rogle.sentences import split_sentences
         (" . ", "", [BLANKS, PUNCTUATION]),
     ],
 )
-def test_each_fault_is_put_right_and_named(text, clean, faults):
+def test_each_fault_is_corrected_and_named(text, clean, faults):
     found, named = clean_text(text)
     assert found == clean
     assert set(named) == set(faults)
@@ -112,7 +112,7 @@ def test_row_keeps_its_own_captions_and_true_offsets():
     assert set(faults) == {BLANKS, GLUED, CJK}
 
 
-def test_sentence_of_which_nothing_is_left_goes_with_its_number():
+def test_a_sentence_that_becomes_empty_is_removed():
     row = row_of("A man in red. 他在走路。 He walks.", [0, 1, 2, -1])
     clean_row(row)
     assert row["caption"] == "A man in red. He walks."
@@ -130,7 +130,7 @@ def test_row_without_faults_or_without_anything_else_stays_as_it_is(caption):
     assert row == before
 
 
-def test_gap_that_is_no_blank_is_told():
+def test_a_gap_of_several_spaces_is_reported():
     row = row_of("A man in red.   He walks.")
     assert clean_row(row) == (BLANKS,)
     assert row["caption"] == "A man in red. He walks."

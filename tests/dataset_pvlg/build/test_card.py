@@ -1,4 +1,4 @@
-"""Histograms of a build and its card: every row counted once, in the right bin, and no example leaves its fence."""
+"""Histograms and card of a build: every row counts once, in the right bin, and no example leaves its code block."""
 
 import pytest
 
@@ -61,13 +61,13 @@ def test_tokens_are_the_tokenizers(tiny_processor):
     assert length > 249 and counts["249 or more"] == 1
 
 
-def test_merging_sums_what_is_in_the_same_place():
+def test_merging_sums_the_values_of_equal_keys():
     parts = [{"a": 1, "b": {"x": 1}}, {"b": {"x": 2, "y": 5}, "c": 3}]
     assert merge(parts) == {"a": 1, "b": {"x": 3, "y": 5}, "c": 3}
     assert parts == [{"a": 1, "b": {"x": 1}}, {"b": {"x": 2, "y": 5}, "c": 3}]
 
 
-def test_an_example_cannot_leave_its_fence():
+def test_an_example_cannot_leave_its_code_block():
     text = card(make_report())
     assert text.count("```") == 2 and "skipped: 1 x image missing, as '''" in text
 
@@ -80,7 +80,7 @@ def test_every_source_has_its_terms(names, license):
     assert set(SOURCE_NAMES) <= set(LICENCES)
 
 
-def test_what_was_done_is_told():
+def test_the_card_lists_every_step():
     curation = {"before": {"train": 9}, "after": {"train": 8}, "removed": {"train": {"too small": 1}}}
     captioning = {"train": {"rows": 8, "vlm": 5}, "test": {"rows": 2, "vlm": 2}}
     matching = {"train": {"assigned": 7, "sentences": 9}}

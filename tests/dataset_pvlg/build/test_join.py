@@ -1,4 +1,4 @@
-"""Annotations and one's own images -> the folder that a build with images gives; nothing else gets in."""
+"""Annotations and images give the same folder as a build with images, and no other file is used."""
 
 import json
 import shutil
@@ -9,15 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from PIL import Image
-from tests.helpers.source_layouts import write_source
 
 from dataset_pvlg.build.build import Options, Source, build
-from dataset_pvlg.build.join import join, main
+from dataset_pvlg.build.join import join
+from modeling_rogle.cli.main import main as rogle
+from tests.helpers.source_layouts import write_source
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """`set`: a source, one of its images grey; `whole`: it built with images; `notes`: without."""
+    """`set`: a source with one grey image; `whole`: its build with images; `notes`: its build without images."""
     folder = tmp_path_factory.mktemp("built")
     _, records = write_source(folder / "set", "cuhk_pedes", people=6)
     Image.new("L", (24, 60), 90).save(folder / "set" / "imgs" / records[-1]["file_path"])
@@ -89,12 +90,19 @@ def test_a_source_without_a_folder_is_left_out(built, tmp_path):
     assert report.reasons == {"no --images ufine=FOLDER was given": 1}
 
 
-def test_no_image_at_all_writes_nothing(built, tmp_path, capsys):
+def test_nothing_is_written_without_any_image(built, tmp_path, capsys):
     (tmp_path / "imgs").mkdir()
-    command = [str(built / "notes"), "--images", f"cuhk_pedes={tmp_path / 'imgs'}", "--out", str(tmp_path / "out")]
-    assert main(command) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "no row found its image; 0 of" in told
+    command = [
+        "join",
+        str(built / "notes"),
+        "--images",
+        f"cuhk_pedes={tmp_path / 'imgs'}",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert rogle(command) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "no row found its image; 0 of" in message
     assert [path.name for path in tmp_path.iterdir()] == ["imgs"]
 
 
@@ -108,13 +116,13 @@ def test_no_image_at_all_writes_nothing(built, tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_line(built, tmp_path, capsys, folder, images, message):
-    assert main([str(built / folder), "--images", images, "--out", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and message in told
+    assert rogle(["join", str(built / folder), "--images", images, "--out", str(tmp_path / "out")]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and message in line
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_holds_something_is_not_touched(built, tmp_path):
+def test_a_folder_that_is_not_empty_is_not_changed(built, tmp_path):
     (tmp_path / "mine.txt").write_text("dear")
     with pytest.raises(ValueError, match="is not an empty folder"):
         join(built / "notes", {"cuhk_pedes": built / "set" / "imgs"}, tmp_path)

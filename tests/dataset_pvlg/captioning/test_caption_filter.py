@@ -74,11 +74,11 @@ def test_what_can_both_be_true_is_no_contradiction(caption, facts):
 
 
 def test_attributes_are_read_before_and_after_the_noun_and_not_where_denied():
-    said = read_attributes("He has no hat. His long, loose coat is dark green, and he wears black dress shoes.")
-    assert said.gender == (3, 0)
-    assert dict(said.kinds) == {"outer": {""}, "feet": {""}}
-    assert said.colours["outer"] == {"green", "black"}
-    assert said.colours["feet"] == {"black"}
+    attributes = read_attributes("He has no hat. His long, loose coat is dark green, and he wears black dress shoes.")
+    assert attributes.gender == (3, 0)
+    assert dict(attributes.kinds) == {"outer": {""}, "feet": {""}}
+    assert attributes.colours["outer"] == {"green", "black"}
+    assert attributes.colours["feet"] == {"black"}
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_attributes_are_read_before_and_after_the_noun_and_not_where_denied():
         ("A man\u2019s  hat is\nred.", "A man's hat is red."),
     ],
 )
-def test_trimmings_are_cleaned_away(answer, caption):
+def test_text_around_the_caption_is_removed(answer, caption):
     assert clean_caption(answer) == caption
     assert clean_caption(caption) == caption
 
 
-def test_a_sentence_that_broke_off_is_cut_away():
-    assert clean_caption("A man walks. He wears a gre", whole=False) == "A man walks."
-    assert clean_caption("A man walks. He smiles.", whole=False) == "A man walks. He smiles."
-    assert clean_caption("A man wal", whole=False) == ""
+def test_an_unfinished_sentence_is_removed():
+    assert clean_caption("A man walks. He wears a gre", complete=False) == "A man walks."
+    assert clean_caption("A man walks. He smiles.", complete=False) == "A man walks. He smiles."
+    assert clean_caption("A man wal", complete=False) == ""
     assert clean_caption("A man walks. He wears a gre") == "A man walks. He wears a gre"
 
 
@@ -113,8 +113,8 @@ def test_long_synthetic_captions_agree_with_the_short_ones_of_their_image_and_no
         for facts, other in zip(short, rows, strict=True)
         if other["person_id"] != row["person_id"]
     ][:: len(rows) // 4]
-    found = sum(contradiction(caption, facts) is not None for caption, facts in pairs)
-    assert found >= 0.9 * len(pairs)
+    contradictions = sum(contradiction(caption, facts) is not None for caption, facts in pairs)
+    assert contradictions >= 0.9 * len(pairs)
 
 
 def test_captions_of_real_people_agree_with_each_other_and_not_with_those_of_others(test_data):

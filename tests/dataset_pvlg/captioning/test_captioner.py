@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from transformers.utils import is_torchvision_available
 
-from dataset_pvlg.captioning.captioner import Captioner, CaptionOptions, _KeyedDraw
+from dataset_pvlg.captioning.captioner import Captioner, CaptionOptions, KeyedSampling
 from tests.helpers.tiny_captioner import SENTENCES, TEMPLATE, save_tiny_captioner
 
 IMAGES = [Image.new("RGB", (20 + 7 * i, 60), (50 * i, 120, 30)) for i in range(4)]
@@ -23,7 +23,7 @@ def drawing(folder):
     return Captioner(str(folder), options=CaptionOptions(max_new_tokens=4, temperature=1.0))
 
 
-def test_a_model_from_a_folder_answers_for_every_image_and_says_whether_it_ended(drawing):
+def test_a_model_from_a_folder_answers_for_every_image_and_marks_complete_answers(drawing):
     answers = drawing.describe(IMAGES, FACTS, IDS)
     assert len(answers) == 4
     for text, ended in answers:
@@ -32,7 +32,7 @@ def test_a_model_from_a_folder_answers_for_every_image_and_says_whether_it_ended
     assert {ended for _, ended in answers} == {True, False}
 
 
-def test_draws_depend_on_seed_and_image_alone_and_not_on_the_batch(drawing, folder):
+def test_samples_depend_on_seed_and_image_and_not_on_the_batch(drawing, folder):
     together = drawing.describe(IMAGES, FACTS, IDS)
     alone = [drawing.describe([image], [f], [i])[0] for image, f, i in zip(IMAGES, FACTS, IDS, strict=True)]
     assert together == alone == drawing.describe(IMAGES, FACTS, IDS)
@@ -41,11 +41,11 @@ def test_draws_depend_on_seed_and_image_alone_and_not_on_the_batch(drawing, fold
     assert other.describe(IMAGES, FACTS, IDS) != together
 
 
-def test_without_temperature_the_likeliest_words_are_said_whatever_the_key(folder):
+def test_without_temperature_the_most_likely_tokens_are_generated(folder):
     greedy = Captioner(str(folder), options=CaptionOptions(max_new_tokens=3))
     first = greedy.describe(IMAGES, FACTS, IDS)
     assert first == greedy.describe(IMAGES, FACTS, IDS[::-1])
-    content = [{"type": "image", "image": IMAGES[1]}, {"type": "text", "text": greedy.ask(FACTS[1])}]
+    content = [{"type": "image", "image": IMAGES[1]}, {"type": "text", "text": greedy.fill_prompt(FACTS[1])}]
     inputs = greedy.processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
@@ -58,9 +58,9 @@ def test_without_temperature_the_likeliest_words_are_said_whatever_the_key(folde
     assert first[1][0].startswith(greedy.processor.decode([likeliest]))
 
 
-def test_keyed_draws_follow_the_softmax():
+def test_keyed_sampling_follows_the_softmax():
     probabilities = torch.tensor([0.6, 0.3, 0.1])
-    draw = _KeyedDraw(2.0, 0, [str(i) for i in range(6000)])
+    draw = KeyedSampling(2.0, 0, [str(i) for i in range(6000)])
     logits = (2.0 * probabilities.log()).repeat(6000, 1)
     shares = torch.bincount(draw(None, logits).argmax(1), minlength=3) / 6000
     torch.testing.assert_close(shares, probabilities, atol=0.02, rtol=0)
@@ -72,10 +72,10 @@ def test_facts_reach_the_prompt_without_control_words(tmp_path, drawing, folder)
     own = Captioner(str(folder), file, CaptionOptions(max_new_tokens=1))
     assert own.prompt == "Say it again:\n{facts}"
     assert own.settings["prompt_sha256"] != drawing.settings["prompt_sha256"]
-    assert own.ask("She <image> has [a] bag.He walks") == "Say it again:\n- She image has a bag.\n- He walks"
-    assert own.ask("") == "Say it again:\n- (nothing)"
-    assert own.ask("He walks. " * 100).count("He walks.") == 12
-    assert own.ask("{facts} He runs.").count("facts") == 1
+    assert own.fill_prompt("She <image> has [a] bag.He walks") == "Say it again:\n- She image has a bag.\n- He walks"
+    assert own.fill_prompt("") == "Say it again:\n- (nothing)"
+    assert own.fill_prompt("He walks. " * 100).count("He walks.") == 12
+    assert own.fill_prompt("{facts} He runs.").count("facts") == 1
 
 
 def test_settings_name_no_path_of_the_machine(drawing, folder):

@@ -11,9 +11,10 @@ from PIL import Image
 
 from dataset_pvlg.captioning.caption_filter import reject_reason
 from dataset_pvlg.captioning.captioner import Captioner, CaptionOptions
-from dataset_pvlg.captioning.enrich import enrich_folder, enrich_rows, main
+from dataset_pvlg.captioning.enrich import enrich_folder, enrich_rows
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.loading import load_rows
+from modeling_rogle.cli.main import main as rogle
 from modeling_rogle.sentences import split_sentences
 from tests.helpers.processes import Run, fresh, in_processes
 from tests.helpers.tiny_captioner import save_tiny_captioner
@@ -89,7 +90,7 @@ def checksums(root):
     }
 
 
-def test_captions_are_replaced_where_the_models_are_accepted_and_kept_where_not(captioner):
+def test_accepted_captions_replace_human_ones_and_rejected_ones_do_not(captioner):
     rows = as_dataset([make_row(n) for n in range(16)])
     before = without_images(rows)
     enriched, counts = enrich_rows(captioner, rows, batch_size=4, progress=False)
@@ -116,7 +117,7 @@ def test_captions_are_replaced_where_the_models_are_accepted_and_kept_where_not(
     assert same == counts and without_images(again) == without_images(enriched)
 
 
-def test_without_a_model_the_caption_is_what_people_wrote(captioner):
+def test_without_a_model_the_human_caption_is_restored(captioner):
     rows = as_dataset([make_row(n) for n in range(4)])
     plain, counts = enrich_rows(None, rows, progress=False)
     assert counts == {"rows": 4, "kept": 0, "vlm": 0, "fallback": 4}
@@ -135,11 +136,11 @@ def test_pairs_made_by_people_stay_and_mined_ones_go_with_their_caption(captione
     assert found[0] == without_images(as_dataset(rows[:1]))[0]
     for row, old in zip(found[1:], rows[1:], strict=True):
         same = row["caption_origin"] != "vlm:tiny"
-        kept = [one["origin"] for one in old["regions"] if same or one["origin"] != "rsm"]
-        assert [one["origin"] for one in row["regions"]] == kept
+        kept = [each["origin"] for each in old["regions"] if same or each["origin"] != "rsm"]
+        assert [each["origin"] for each in row["regions"]] == kept
 
 
-def test_rows_without_a_image_that_can_be_read_keep_their_caption(captioner):
+def test_rows_without_a_readable_image_keep_their_caption(captioner):
     broken = make_row(1)
     broken["image"] = {"bytes": broken["image"]["bytes"][:60], "path": "1.png"}
     bomb = make_row(2, image={"bytes": huge_gif(), "path": "2.gif"})
@@ -174,9 +175,9 @@ def test_command_writes_a_folder_that_loads_and_says_what_was_done(tmp_path, fol
     data = write_folder(tmp_path / "in")
     (data / "README.md").write_text("# Card\n")
     (data / "build_report.json").write_text('{"sources": []}')
-    command = [str(data), "--captioner", str(folder), "--max-new-tokens", "4", "--temperature", "1"]
+    command = ["data", "enrich", str(data), "--captioner", str(folder), "--max-new-tokens", "4", "--temperature", "1"]
     command += ["--min-words", "20", "--batch-size", "2"]
-    fresh(lambda: main([*command, "--out", str(tmp_path / "out")]))
+    fresh(lambda: rogle([*command, "--out", str(tmp_path / "out")]))
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("train: 9 rows, 0 kept, ") and shown[-1] == str(tmp_path / "out")
     rows, _ = load_rows("pvlg", tmp_path / "out")
@@ -197,8 +198,8 @@ def test_command_writes_a_folder_that_loads_and_says_what_was_done(tmp_path, fol
 
     run(data, tmp_path / "again", folder)
     assert checksums(tmp_path / "again") == checksums(tmp_path / "out")
-    fresh(lambda: main([*command, "--out", str(tmp_path / "out")]))
-    assert capsys.readouterr().err.endswith("out: exists and is not an empty folder; choose another --out\n")
+    fresh(lambda: rogle([*command, "--out", str(tmp_path / "out")]))
+    assert f"{tmp_path / 'out'}: " in capsys.readouterr().err
 
 
 def test_two_processes_write_the_same_bytes_as_one(tmp_path, folder):
@@ -214,7 +215,7 @@ def test_two_processes_write_the_same_bytes_as_one(tmp_path, folder):
     assert len(checksums(tmp_path / "two")) == 4
 
 
-def test_what_was_finished_before_a_kill_is_not_made_again(tmp_path, folder):
+def test_groups_finished_before_a_kill_are_not_computed_again(tmp_path, folder):
     data = write_folder(tmp_path / "in", count=30, group=2)
     run(data, tmp_path / "whole", folder)
     parts = tmp_path / ".out.enriching"
@@ -243,11 +244,19 @@ def test_what_was_finished_before_a_kill_is_not_made_again(tmp_path, folder):
 
 def test_a_folder_that_is_no_pvlg_is_one_line(tmp_path, folder, capsys):
     (tmp_path / "empty").mkdir()
-    fresh(lambda: main([str(tmp_path / "empty"), "--captioner", str(folder), "--out", str(tmp_path / "out")]))
+    fresh(
+        lambda: rogle(
+            ["data", "enrich", str(tmp_path / "empty"), "--captioner", str(folder), "--out", str(tmp_path / "out")]
+        )
+    )
     error = capsys.readouterr().err
-    assert error.startswith("error: pvlg: ") and error.count("\n") == 1
+    assert "pvlg: " in error and error.count("\n") == 1
     (tmp_path / "bad").mkdir()
     pq.write_table(pa.table({"image_id": ["x"]}), tmp_path / "bad" / "train.parquet")
-    fresh(lambda: main([str(tmp_path / "bad"), "--captioner", str(folder), "--out", str(tmp_path / "out")]))
+    fresh(
+        lambda: rogle(
+            ["data", "enrich", str(tmp_path / "bad"), "--captioner", str(folder), "--out", str(tmp_path / "out")]
+        )
+    )
     assert "lacks the column(s) path, " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Each filter: what it finds, what it leaves, its switch and its count."""
+"""Each filter: what it removes, what it keeps, its switch and its count."""
 
 import io
 import json
@@ -25,7 +25,7 @@ OFF = CurationOptions(
 
 
 def run(rows, options: CurationOptions = OFF, **kwargs) -> tuple[dict[str, Dataset], CurationReport]:
-    """Curates and checks the laws that hold whatever is switched on."""
+    """Curate, and check the invariants that hold for all options."""
     curated, report = curate(rows, options, progress=False, **kwargs)
     for split in rows:
         assert report.before[split] == len(rows[split])
@@ -159,7 +159,7 @@ def test_same_file_across_splits_costs_the_training_row(source):
     assert len(curated["train"]) == 5 and len(curated["validation"]) == len(curated["test"]) == 2
 
 
-def test_copy_to_the_eye_across_splits_costs_the_training_row(source):
+def test_near_duplicate_across_splits_costs_the_training_row(source):
     original = Image.open(image_file(source, 10)).resize((96, 240), Image.Resampling.BICUBIC)
     original.save(image_file(source, 10), quality=95)
     original.resize((48, 120), Image.Resampling.LANCZOS).save(image_file(source, 1), quality=70)
@@ -222,8 +222,8 @@ def test_captions_of_many_people_cost_the_training_rows_that_have_no_other(sourc
     write_records(file, records)
     rows = read(source)
     curated, report = run(rows, replace(OFF, max_people_per_caption=3))
-    assert report.removed == {"train": {"all captions said of more than 3 people": 2}}
-    assert report.noted == {"all captions said of more than 3 people, kept in test": 1}
+    assert report.removed == {"train": {"all captions describe more than 3 people": 2}}
+    assert report.noted == {"all captions describe more than 3 people, kept in test": 1}
     assert not run(rows, replace(OFF, max_people_per_caption=4))[1].removed
 
 

@@ -1,4 +1,4 @@
-"""Copies are found whatever was done to their files, look-alikes are not, and the search finds what all pairs find."""
+"""Changed copies are found, similar images of other people are not, and the search equals comparing all pairs."""
 
 import io
 import time
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_pvlg.curation.near_duplicates import _near, duplicate_groups, signature
+from dataset_pvlg.curation.near_duplicates import _near_hashes, duplicate_groups, signature
 from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
 
 
@@ -83,7 +83,9 @@ def test_search_finds_what_comparing_all_pairs_finds(distance):
     left, right = np.triu_indices(len(hashes), 1)
     differ = np.bitwise_count(hashes[left] ^ hashes[right])
     expected = {(int(a), int(b)) for a, b, d in zip(left, right, differ, strict=True) if 0 < d <= distance}
-    found = {(min(p), max(p)) for a, b in _near(hashes, distance) for p in zip(a.tolist(), b.tolist(), strict=True)}
+    found = {
+        (min(p), max(p)) for a, b in _near_hashes(hashes, distance) for p in zip(a.tolist(), b.tolist(), strict=True)
+    }
     assert found == expected
     assert distance < 2 or expected
 

@@ -1,4 +1,4 @@
-"""Units of work that survive being killed: whole or absent, never made twice, the same in any number of processes."""
+"""Units of work survive a kill: complete or absent, computed once, the same with any number of workers."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_pvlg.jobs.stages import RESULT, Stages, map_in_workers, worker_pool
+from dataset_pvlg.jobs.stages import RESULT, Stages
 
 
 def count(folder: Path, log: Path, text: str) -> dict:
@@ -37,7 +37,7 @@ def linger(folder: Path, log: Path) -> dict:
     return {}
 
 
-def test_what_is_finished_is_not_made_again(tmp_path, capfd):
+def test_a_finished_unit_is_not_computed_again(tmp_path, capfd):
     log, work = tmp_path / "log", tmp_path / "work"
     with Stages(work) as stages:
         stages.run("one", count, {"a": (log, "a"), "b": (log, "bb")})
@@ -51,7 +51,7 @@ def test_what_is_finished_is_not_made_again(tmp_path, capfd):
     assert "one: 1 made, 2 found finished" in capfd.readouterr().err
 
 
-def test_a_torn_unit_is_made_again(tmp_path):
+def test_an_incomplete_unit_is_computed_again(tmp_path):
     log, work = tmp_path / "log", tmp_path / "work"
     with Stages(work) as stages:
         folder = stages.run("one", count, {"a": (log, "a"), "b": (log, "b")})["a"].folder
@@ -63,7 +63,7 @@ def test_a_torn_unit_is_made_again(tmp_path):
     assert log.read_text().split() == ["a", "b", "a"] and not torn.exists()
 
 
-def test_other_options_make_that_stage_and_those_after_it_anew(tmp_path):
+def test_new_options_recompute_that_stage_and_the_later_ones(tmp_path):
     log, work = tmp_path / "log", tmp_path / "work"
 
     def run(facts: int, second: int) -> None:
@@ -76,7 +76,7 @@ def test_other_options_make_that_stage_and_those_after_it_anew(tmp_path):
     assert log.read_text().split() == ["one", "two", "three", "two", "three"]
     run(1, 1)
     assert log.read_text().split()[5:] == ["one", "two", "three"]
-    assert len(list(work.glob("*-*"))) == 3  # what is of no use is gone
+    assert len(list(work.glob("*-*"))) == 3  # outdated stages are removed
 
 
 def test_an_error_is_passed_on_and_finished_units_stay(tmp_path):
@@ -88,7 +88,7 @@ def test_an_error_is_passed_on_and_finished_units_stay(tmp_path):
     assert log.read_text().split() == ["a", "good"]
 
 
-def test_nothing_finished_leaves_nothing_behind(tmp_path):
+def test_without_a_finished_unit_no_work_folder_is_left(tmp_path):
     with pytest.raises(ValueError, match="is bad"), Stages(tmp_path / "work") as stages:
         stages.run("one", fail_on, {"a": (tmp_path / "log", "bad")})
     assert not list(tmp_path.iterdir())
@@ -97,13 +97,13 @@ def test_nothing_finished_leaves_nothing_behind(tmp_path):
 def test_two_at_once_are_refused(tmp_path):
     with (
         Stages(tmp_path / "work"),
-        pytest.raises(ValueError, match="another process is at work"),
+        pytest.raises(ValueError, match="another process is using it"),
         Stages(tmp_path / "work"),
     ):
         pass
 
 
-def test_workers_make_the_same_and_pass_errors_on(tmp_path):
+def test_workers_give_the_same_results_and_pass_errors_on(tmp_path):
     log = tmp_path / "log"
     units = {name: (log, name * 3) for name in "abcdef"}
     with Stages(tmp_path / "two", workers=2) as stages:
@@ -142,24 +142,3 @@ def _runs(process: str) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_a_pool_whose_worker_dies_says_so_and_none_is_forked_from_here(tmp_path):
-    with worker_pool(2) as pool:
-        assert pool.submit(os.getppid).result() != os.getpid()  # forked from a server without threads
-    with pytest.raises(OSError, match="a worker process died"), worker_pool(2) as pool:
-        list(pool.map(die, [tmp_path]))
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_map_by_workers_keeps_the_order_and_does_not_run_far_ahead(workers: int):
-    taken = []
-
-    def items():
-        for n in range(2000):
-            taken.append(n)
-            yield n
-
-    found = map_in_workers(abs, items(), workers)
-    assert next(found) == 0 and len(taken) <= 2 * workers * 256
-    assert list(found) == list(range(1, 2000))

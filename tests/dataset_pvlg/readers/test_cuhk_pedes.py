@@ -51,7 +51,7 @@ def people(data) -> dict[str, set[int]]:
 
 
 @pytest.mark.parametrize("name", ["caption_all.json", "CUHK-PEDES.json"])
-def test_file_as_mailed_gets_the_official_split_from_its_ids(tmp_path, name):
+def test_file_as_sent_gets_the_official_split_from_its_ids(tmp_path, name):
     file, records = write_source(tmp_path, "cuhk_pedes")
     file.unlink()
     for record, person in zip(records[::2], (1, 11003, 11004, 12003, 12004, 13003), strict=True):
@@ -59,10 +59,10 @@ def test_file_as_mailed_gets_the_official_split_from_its_ids(tmp_path, name):
     write_records(tmp_path / name, without_split(records))
     data, report = read_source("cuhk_pedes", tmp_path)
     assert people(data) == {"train": {1, 11003}, "validation": {11004, 12003}, "test": {12004, 13003}}
-    assert ["official ones were taken from the ids" in line for line in report.warnings] == [True]
+    assert ["official splits were taken from the ids" in line for line in report.warnings] == [True]
 
 
-def test_part_of_the_file_as_mailed_is_divided_by_identity_and_said_not_to_compare(tmp_path):
+def test_part_of_the_file_as_sent_is_split_by_identity_with_a_warning(tmp_path):
     file, records = write_source(tmp_path, "cuhk_pedes", people=14)
     file.unlink()
     write_records(tmp_path / "caption_all.json", without_split(records))
@@ -119,7 +119,9 @@ def test_textreids_form_survives_bad_rows_and_a_missing_split(textreid):
 
 def test_textreids_form_under_another_name_is_one_clear_line(tmp_path):
     write_records(tmp_path / "reid_raw.json", {"categories": [], "annotations": []})
-    with pytest.raises(SourceError, match=r"reid_raw\.json: is of TextReID's form; its files are called train\.json"):
+    with pytest.raises(
+        SourceError, match=r"reid_raw\.json: has the form of TextReID; its files are called train\.json"
+    ):
         read_source("cuhk_pedes", tmp_path)
     write_records(tmp_path / "train.json", {"categories": [], "annotations": []})
     with pytest.raises(SourceError, match=r"train\.json: field 'annotations': no sentence in any"):

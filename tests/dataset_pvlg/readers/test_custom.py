@@ -1,4 +1,4 @@
-"""One's own images: a folder, or a table of images and captions, however people write them."""
+"""Your own images: a folder, or a table of images and captions in any common form."""
 
 import csv
 import json
@@ -43,13 +43,15 @@ def test_folder_of_images_gives_a_person_an_image_and_no_captions(folder):
     assert report.records == sum(report.rows.values()) == 4
 
 
-def test_a_sentence_alone_is_parted_into_clauses_and_several_stay(folder, tmp_path):
-    said = ["A man wears a red shirt, black pants and white shoes.", "He walks. A red shirt, black pants."]
-    write_table(tmp_path / "t.csv", ["image", "caption"], [[f"photos/{n}.jpg", text] for n, text in enumerate(said)])
+def test_a_single_sentence_is_split_into_clauses_and_several_are_not(folder, tmp_path):
+    captions = ["A man wears a red shirt, black pants and white shoes.", "He walks. A red shirt, black pants."]
+    write_table(
+        tmp_path / "t.csv", ["image", "caption"], [[f"photos/{n}.jpg", text] for n, text in enumerate(captions)]
+    )
     rows = all_rows(read_source("own", tmp_path / "t.csv")[0])
     found = {row["caption"]: [sentence["text"] for sentence in row["sentences"]] for row in rows.values()}
-    assert found[said[0]] == ["A man wears a red shirt", "black pants", "and white shoes."]
-    assert found[said[1]] == ["He walks.", "A red shirt, black pants."]
+    assert found[captions[0]] == ["A man wears a red shirt", "black pants", "and white shoes."]
+    assert found[captions[1]] == ["He walks.", "A red shirt, black pants."]
 
 
 def test_other_files_in_the_folder_are_counted(folder):
@@ -60,7 +62,7 @@ def test_other_files_in_the_folder_are_counted(folder):
     _, report = read_source("own", folder)
     assert report.dropped == {
         "system file in the folder": 2,
-        "file that is no image by its suffix": 1,
+        "file without the suffix of an image": 1,
         "file left out of the folder": 1,
     }
     assert report.skipped == {"image does not decode": 1}
@@ -78,7 +80,7 @@ def test_folders_named_after_splits_name_the_split(folder):
     assert report.skipped == {"field 'split' missing": 4}
 
 
-def test_names_of_market_1501_tell_identity_and_camera(tmp_path):
+def test_names_of_market_1501_give_identity_and_camera(tmp_path):
     for name in ("0002_c1s1_000451_03.jpg", "0002_c3s1_000551_00.jpg", "0007_c2s3_070952_01.jpg.jpg"):
         draw_person(tmp_path / "bounding_box_train" / name, len(name))
     for name in ("-1_c1s1_000401_03.jpg", "0000_c1s1_000151_01.jpg"):  # junk and distractor
@@ -90,7 +92,7 @@ def test_names_of_market_1501_tell_identity_and_camera(tmp_path):
     assert report.skipped == {"field 'id' marks junk or a distractor": 2}
 
 
-def test_people_of_msmt17s_halves_are_different_people(tmp_path):
+def test_people_of_the_halves_of_msmt17_are_different_people(tmp_path):
     for half in ("mask_train_v2", "mask_test_v2"):
         for k in range(2):
             draw_person(tmp_path / half / "0001" / f"0001_{k:03d}_05_0303afternoon_{k:04d}_0.jpg", k)
@@ -173,7 +175,7 @@ def test_split_and_numbers_do_not_depend_on_the_order_of_rows(folder):
             "name,caption\nx,y\n",
             r"a\.csv: line 1: no column file_name, .* in the header \['name', 'caption'\]",
         ),
-        ("a.csv", "image,image\nx,y\n", r"a\.csv: line 1: column 'image' stands in the header twice"),
+        ("a.csv", "image,image\nx,y\n", r"a\.csv: line 1: column 'image' occurs twice in the header"),
         ("a.csv", 'image,text\n0.jpg,"open\n', r"a\.csv: line 2: not readable as CSV"),
         ("a.csv", "image,text\n", r"a\.csv: no row in it"),
         ("a.jsonl", "\n", r"a\.jsonl: no row in it"),
@@ -227,7 +229,7 @@ def test_captions_are_not_dropped_for_images_alone(folder):
         read_source("own", folder)
     (folder / "annotations").mkdir()
     (folder / "other.json").rename(folder / "annotations" / "captions.json")
-    with pytest.raises(SourceError, match=r"photos: .* annotations/captions\.json lies deeper \(1 such"):
+    with pytest.raises(SourceError, match=r"photos: .* annotations/captions\.json is in a sub-folder \(1 such"):
         read_source("own", folder)
 
 
@@ -239,7 +241,7 @@ def test_junk_beside_names_is_left_out(folder):
     assert report.skipped == {"field 'id' marks junk or a distractor": 2}
 
 
-def test_the_highest_number_leaves_room_for_images_without_identity(folder):
+def test_the_highest_id_leaves_ids_for_images_without_identity(folder):
     rows = [["0.jpg", "999999", "train"], ["1.jpg", "0", "train"], ["2.jpg", "", "train"], ["3.jpg", "", "train"]]
     write_table(folder / "a.csv", ["image", "person_id", "split"], rows)
     data, _ = read_source("own", folder)

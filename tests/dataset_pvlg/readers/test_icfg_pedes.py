@@ -77,7 +77,7 @@ def test_splits_may_be_chosen_and_the_rest_is_counted(tmp_path):
     write_source(tmp_path, "icfg_pedes")
     data, report = read_source("icfg_pedes", tmp_path, splits=["validation"])
     assert list(data) == ["validation"]
-    assert report.skipped == {"split not asked for": 10}
+    assert report.skipped == {"split not requested": 10}
     assert sum(report.rows.values()) + 10 == report.records == 12
 
 

@@ -16,12 +16,12 @@ def record(number: int, **given) -> Record:
 
 ODD = [
     record(0, captions=[]),
-    record(1, split="test", camera="c1", origin="a set", path=Path("/pictures/1.jpg")),
+    record(1, split="test", camera="c1", origin="a set", path=Path("/images/1.jpg")),
     record(2, regions=[{"bbox": [1, 2.5, 3, 4], "label": "hat", "sentence": None}, "no object"]),
     record(
         3,
         where="\udcff.json: record 3",
-        path=Path("/pictures/\udcff.jpg"),
+        path=Path("/images/\udcff.jpg"),
         captions=["Ein Mädchen", "一个男人"],
         split="validation",
     ),
@@ -35,15 +35,15 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     assert there.names[0] == text_key("imgs/0.jpg") != there.names[1]
 
 
-def test_what_is_struck_out_or_moved_is_what_a_pass_sees(tmp_path: Path) -> None:
+def test_removed_and_moved_records_show_in_later_passes(tmp_path: Path) -> None:
     there = RecordFile(tmp_path / "records", (record(number) for number in range(1700)), "file_path")
-    there.left[[0, 600, 1699]] = False
+    there.remaining[[0, 600, 1699]] = False
     there.splits[1] = 2
     names = [each.name for each in there]
     assert len(there) == len(names) == 1697 and "imgs/600.jpg" not in names and names[-1] == "imgs/1698.jpg"
     assert next(iter(there)).split == "test"
-    assert [each.name for each in there.those(~there.left)] == ["imgs/0.jpg", "imgs/600.jpg", "imgs/1699.jpg"]
-    assert all(one == other for one, other in zip(there, there, strict=True))  # two passes at once
+    assert [each.name for each in there.select(~there.remaining)] == ["imgs/0.jpg", "imgs/600.jpg", "imgs/1699.jpg"]
+    assert all(each == other for each, other in zip(there, there, strict=True))  # two passes at once
 
 
 def test_no_record_at_all(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_no_record_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [4_000, 16_000])
-def test_words_do_not_stay_in_memory(tmp_path: Path, count: int) -> None:
+def test_text_does_not_stay_in_memory(tmp_path: Path, count: int) -> None:
     def records() -> Iterator[Record]:
         for number in range(count):
             yield record(number, captions=["A long caption. " * 20 + str(number)])
@@ -64,5 +64,5 @@ def test_words_do_not_stay_in_memory(tmp_path: Path, count: int) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 2.5e6 + 60 * count  # the words of one piece, and of each record its numbers, in two copies
+    assert peak < 2.5e6 + 60 * count  # the text of one piece, and two copies of the numbers of each record
     assert there.people.dtype == np.int32

@@ -1,4 +1,4 @@
-"""Bad input: one clear line that names file and field, or a row less and a count more."""
+"""Bad input gives one line that names file and field, or a skipped record that is counted."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def source(tmp_path: Path) -> tuple[Path, list[dict]]:
 
 
 def read(file: Path, records: list) -> tuple[dict, ReadReport]:
-    """Reads and checks the law of every read: a record is a row or is counted."""
+    """Read, and check the invariant of every read: a record gives a row or is counted."""
     write_records(file, records)
     data, report = read_source("cuhk_pedes", file)
     assert sum(map(len, data.values())) == sum(report.rows.values())
@@ -159,12 +159,12 @@ def test_id_as_a_string_is_repaired(source):
     assert report.repaired == {"id given as a string": 1}
 
 
-def test_half_a_character_does_not_stop_the_set(source):
+def test_a_lone_surrogate_does_not_stop_the_read(source):
     file, records = source
     records[0]["captions"] = ["A man \ud83d in red."]
     data, report = read(file, records)
     assert data["train"][0]["captions"] == ["A man ? in red."]
-    assert report.repaired == {"caption holds half a character": 1}
+    assert report.repaired == {"caption contains a lone surrogate": 1}
 
 
 def test_byte_order_mark_is_survived_and_counted(source):
@@ -234,7 +234,7 @@ def test_box_outside_its_image_is_clipped_or_dropped_and_counted(source):
     file, records = source  # images of 24 x 60
     records[0]["regions"] = [
         {"bbox": [4, 5, 10, 10], "label": "head", "sentence": "Image 0."},
-        {"bbox": [-5, -5, 15, 15], "label": "head", "sentence": "never said"},
+        {"bbox": [-5, -5, 15, 15], "label": "head", "sentence": "not in the caption"},
         {"bbox": [20, 50, 100, 100], "label": "feet"},
         {"bbox": [30, 10, 10, 10], "label": "bag"},
         {"bbox": [23.5, 0, 10, 10], "label": "bag"},
@@ -276,7 +276,7 @@ def test_modes_and_formats_other_than_rgb_jpeg_are_read_and_noted(source):
     assert data["train"][0]["image"].mode == "P"
 
 
-def test_ids_numbered_anew_in_each_split_stay_different_people(source):
+def test_ids_that_restart_in_each_split_stay_different_people(source):
     file, records = source
     for record in records:
         record["id"] = records.index(record) % 2
@@ -348,7 +348,7 @@ def test_backslashes_do_not_lead_out_of_the_root_either(source):
     assert report.skipped == {"image path leads out of the image root": 1}
 
 
-def test_missing_folder_is_said_once_with_its_count(source):
+def test_a_missing_folder_is_one_warning_with_its_count(source):
     file, records = source
     for record in records[:3]:
         record["file_path"] = record["file_path"].replace("Market", "CUHK03")
@@ -387,7 +387,7 @@ def test_captions_keep_their_faults_which_are_counted(source, fault):
     assert f"irregular: 1 x {fault}, as reid_raw.json: record 0: field 'captions'" in str(report)
 
 
-def test_captions_of_several_identities_and_captions_said_twice_are_counted(source):
+def test_captions_of_several_identities_and_repeated_captions_are_counted(source):
     file, records = source
     for n, record in enumerate(records):
         record["captions"] = [f"Number {n} walks."]
@@ -405,8 +405,8 @@ def test_rows_depend_neither_on_processes_nor_on_where_they_are_kept(source, tmp
     file, records = source
     (file.parent / "imgs" / records[3]["file_path"]).write_bytes(b"no image")
     here, report = read_source("cuhk_pedes", file)
-    there, told = read_source("cuhk_pedes", file, num_proc=2, work_dir=tmp_path / "work")
-    assert told.as_dict() == report.as_dict()
+    there, other_report = read_source("cuhk_pedes", file, num_proc=2, work_dir=tmp_path / "work")
+    assert other_report.as_dict() == report.as_dict()
     for split, rows in here.items():
         assert there[split].remove_columns("image").to_list() == rows.remove_columns("image").to_list()
         assert [row["image"].tobytes() for row in there[split]] == [row["image"].tobytes() for row in rows]
@@ -432,10 +432,10 @@ def test_a_list_is_read_record_by_record_as_if_it_were_parsed_whole(tmp_path_fac
     file = tmp_path_factory.mktemp("list") / "list.json"
     file.write_text(json.dumps(entries, indent=indent, ensure_ascii=plain) + "\n", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "_AT_ONCE", at_once)  # every border between pieces is met
-        found = list(records.load_records(file, ReadReport("cuhk_pedes")))
-    assert [entry for _, entry in found] == entries
-    assert [where for where, _ in found] == [f"list.json: record {number}" for number in range(len(entries))]
+        patch.setattr(records, "_CHARACTERS_AT_ONCE", at_once)  # every border between pieces is met
+        loaded = list(records.load_records(file, ReadReport("cuhk_pedes")))
+    assert [entry for _, entry in loaded] == entries
+    assert [where for where, _ in loaded] == [f"list.json: record {number}" for number in range(len(entries))]
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_a_list_is_not_held_as_a_whole(tmp_path):
     assert peak < 6e6
 
 
-def test_what_cannot_be_written_as_text_does_not_end_the_read(tmp_path):
+def test_invalid_unicode_does_not_end_the_read(tmp_path):
     file = write_source(tmp_path, "cuhk_pedes")[0]
     entries = json.loads(file.read_text())
     entries[0]["regions"] = [{"bbox": [0, 0, 5, 5], "label": "\ud800"}]

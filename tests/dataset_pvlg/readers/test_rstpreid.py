@@ -36,7 +36,7 @@ def records(split: str, people: int, images: int) -> list[Record]:
         ({"train": (3701, 18505), "test": (200, 1000)}, "neither"),
     ],
 )
-def test_both_releases_are_told_apart_by_their_counts(sizes, warning):
+def test_both_releases_are_recognised_by_their_counts(sizes, warning):
     report = ReadReport("rstpreid")
     check([record for split, size in sizes.items() for record in records(split, *size)], report)
     assert [warning in line for line in report.warnings] == ([True] if warning else [])
