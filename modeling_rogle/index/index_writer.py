@@ -111,14 +111,21 @@ class IndexWriter:
             first -= 1
         if len(shards) - first < min_count:
             return shards
-        merged, group = shards[:first], []
-        for entry in [*shards[first:], None]:
-            if entry is None or sum(member["rows"] for member in group) + entry["rows"] > MAX_SHARD:
-                rows = (part for member in group for part in Shard.open(self.path, self.header, member).parts())
-                merged.append(group[0] if len(group) == 1 else self._write(rows))
+        merged = shards[:first]
+        group: list[dict[str, Any]] = []
+        for entry in shards[first:]:
+            if sum(member["rows"] for member in group) + entry["rows"] > MAX_SHARD:
+                merged.append(self._joined(group))
                 group = []
             group.append(entry)
-        return merged
+        return [*merged, self._joined(group)]
+
+    def _joined(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        """Writes the rows of several shards into one and returns its entry; a single shard stays as it is."""
+        if len(entries) == 1:
+            return entries[0]
+        shards = (Shard.open(self.path, self.header, entry) for entry in entries)
+        return self._write(part for shard in shards for part in shard.parts())
 
     def _write(self, parts: Iterable[Rows]) -> dict[str, Any]:
         """Writes a shard and returns its entry of the manifest."""

@@ -16,7 +16,7 @@ from modeling_rogle.inference.errors import GalleryError
 try:
     import fcntl
 except ImportError:  # Windows has no such locks; there the user must avoid two writers at once
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT = "rogle-gallery"
 VERSION = 2
@@ -147,7 +147,7 @@ def write_manifest(path: Path, header: dict[str, Any], name: str = MANIFEST) -> 
 
 def remove_unreferenced(path: Path) -> None:
     """Removes every part of an index that neither manifest names: replaced parts and those of a killed writer."""
-    kept = {MANIFEST, STAGED_MANIFEST, COPIES_FOLDER, "milvus.db", "calibration.json"}
+    kept: set[str | None] = {MANIFEST, STAGED_MANIFEST, COPIES_FOLDER, "milvus.db", "calibration.json"}
     for name in (MANIFEST, STAGED_MANIFEST):
         with contextlib.suppress(OSError, GalleryError):
             header = read_manifest(path, name)

@@ -49,12 +49,15 @@ class VectorStore(Protocol):
     Attributes:
         can_delete: whether `delete` removes vectors from the disk. If False, the store is cleared and filled again.
         effort: search effort; recall and time grow with it.
-        max_effort: largest useful effort.
     """
 
     can_delete: bool
     effort: int
-    max_effort: int
+
+    @property
+    def max_effort(self) -> int:
+        """Largest useful effort."""
+        ...
 
     def add(self, ids: np.ndarray, embeds: np.ndarray) -> None:
         """Adds vectors or replaces those with the same ids.

@@ -96,7 +96,7 @@ def as_jpeg(image: Image.Image, size: tuple[int, int], min_size: tuple[int, int]
         min_size: height and width in pixels of the model's input.
     """
     factor = max(1.0, min(size[0] / (2 * min_size[1]), size[1] / (2 * min_size[0])))
-    copy_size = tuple(max(1, round(side / factor)) for side in size)
+    copy_size = (max(1, round(size[0] / factor)), max(1, round(size[1] / factor)))
     buffer = io.BytesIO()
     (image if image.size == copy_size else image.resize(copy_size)).save(buffer, "JPEG", quality=COPY_QUALITY)
     return buffer.getvalue()

@@ -87,15 +87,15 @@ class Source:
             ImageError: the image cannot be read.
         """
         if self.rows is None:
-            return read_image(Path(self.root, item.location), item.path, min_size)
-        return decode_image(self.rows.image(item.location), item.path, min_size)
+            return read_image(Path(self.root, str(item.location)), item.path, min_size)
+        return decode_image(self.rows.image(int(item.location)), item.path, min_size)
 
     def digest(self, item: Item) -> str | None:
         """Returns the SHA-256 of an image's bytes, None if its file cannot be read."""
         if self.rows is not None:
-            return item.sha256 or hashlib.sha256(self.rows.image(item.location)).hexdigest()
+            return item.sha256 or hashlib.sha256(self.rows.image(int(item.location))).hexdigest()
         try:
-            with open(Path(self.root, item.location), "rb") as file:
+            with open(Path(self.root, str(item.location)), "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
             return None

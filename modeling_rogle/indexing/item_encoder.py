@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from modeling_rogle.index.index_writer import SMALL_SHARD, IndexWriter
@@ -64,8 +65,8 @@ class ItemEncoder:
         Raises:
             GalleryError: a worker process died, or the embeddings are not finite.
         """
-        min_size = tuple(self.model.config.image_size)
-        decoder = ItemDecoder(self.source, self.processor, min_size, self.detector is not None, items)
+        height, width = self.model.config.image_size
+        decoder = ItemDecoder(self.source, self.processor, (height, width), self.detector is not None, items)
         decoded_size = min(batch_size, SCENE_BATCH) if self.detector is not None else batch_size
         last_commit = time.monotonic()
         with tqdm(total=len(items), unit=" images", desc="indexing", disable=not progress) as bar:
@@ -74,7 +75,7 @@ class ItemEncoder:
                 self.skipped += skipped
                 uncommitted += count
                 if self.detector is not None and decoded:
-                    decoded = self._persons(decoded, decoder)
+                    decoded = self._persons(self.detector, decoded, decoder)
                 self._add(decoded, batch_size)
                 is_due = time.monotonic() - last_commit >= COMMIT_SECONDS
                 if self.writer.pending_rows and (is_due or self.writer.pending_rows >= SMALL_SHARD):
@@ -100,21 +101,23 @@ class ItemEncoder:
             self.writer.add([item.row for item in batch], images, regions)
             self.added += len(batch)
 
-    def _persons(self, scenes: Sequence[DecodedItem], decoder: ItemDecoder) -> list[DecodedItem]:
+    def _persons(self, detector: Detector, scenes: Sequence[DecodedItem], decoder: ItemDecoder) -> list[DecodedItem]:
         """Detects the persons in decoded scenes and returns an item for each."""
         persons = []
-        detections_of_scenes = self.detector([scene.image for scene in scenes])
-        for scene, detections in zip(scenes, detections_of_scenes, strict=True):
+        images = [scene.image for scene in scenes if scene.image is not None]  # decoded for a detector, all have one
+        for scene, image, detections in zip(scenes, images, detector(images), strict=True):
             if not detections:
                 self.skipped.append(Skipped(scene.item.path, "no person found"))
-            persons += [_person(scene, number, detection, decoder) for number, detection in enumerate(detections)]
+            persons += [_person(scene, image, n, detection, decoder) for n, detection in enumerate(detections)]
         return persons
 
 
-def _person(scene: DecodedItem, number: int, detection: Detection, decoder: ItemDecoder) -> DecodedItem:
-    """Crops the person of one detection from a scene."""
+def _person(
+    scene: DecodedItem, image: Image.Image, number: int, detection: Detection, decoder: ItemDecoder
+) -> DecodedItem:
+    """Crops the person of one detection from the image of a scene."""
     x, y, width, height = detection.box
-    crop = scene.image.crop((x, y, x + width, y + height))
+    crop = image.crop((x, y, x + width, y + height))
     row = {
         **scene.row,
         "path": f"{scene.item.path}#{number}",

@@ -71,26 +71,26 @@ def read_image(file: Path, path: str, min_size: tuple[int, int] | None = None) -
 def decode_image(data: bytes, path: str, min_size: tuple[int, int] | None = None) -> DecodedImage:
     """Decodes the bytes of an image file; arguments and errors are those of [`read_image`]."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"over the limit of {MAX_PIXELS // 1_000_000} million pixels") from error
     except UnidentifiedImageError as error:
         raise ImageError("not an image that Pillow can read") from error
     except Exception as error:  # decoders raise almost any exception on hostile bytes
         raise ImageError(f"truncated or damaged: {error}") from error
-    width, height = image.size
+    width, height = opened.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width} x {height} is over the limit of {MAX_PIXELS // 1_000_000} million pixels")
     try:
-        swapped = image.getexif().get(EXIF_ORIENTATION, 1) >= 5  # rotated by 90 degrees: width and height swap
+        swapped = opened.getexif().get(EXIF_ORIENTATION, 1) >= 5  # rotated by 90 degrees: width and height swap
         if min_size is not None:
             # Twice the size, so that the last reduction is the processor's own resampling.
-            size = (2 * min_size[1], 2 * min_size[0])
-            image.draft("RGB", size[::-1] if swapped else size)
-        image = _as_8_bit(ImageOps.exif_transpose(image), image.format).convert("RGB")
+            min_height, min_width = 2 * min_size[0], 2 * min_size[1]
+            opened.draft("RGB", (min_height, min_width) if swapped else (min_width, min_height))
+        image = _as_8_bit(ImageOps.exif_transpose(opened), opened.format).convert("RGB")
         if min_size is not None:
             # Reduced here because a batch of images at full resolution would exhaust the memory.
-            factors = tuple(max(1, side // wanted) for side, wanted in zip(image.size, size, strict=True))
+            factors = (max(1, image.width // min_width), max(1, image.height // min_height))
             image = image if factors == (1, 1) else image.reduce(factors)
     except Exception as error:
         raise ImageError(f"truncated or damaged: {error}") from error

@@ -59,6 +59,7 @@ def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
     finally:
         if show_bars:
             enable_progress_bar()
+    assert isinstance(model, RogleModel)
     model.name_or_path = name  # CLIP weights are loaded through another class, which does not keep the name
     processor = RogleProcessor.from_pretrained(name)
     # A tokenizer without its vocabulary file loads empty, and all queries would get the same tokens.

@@ -29,8 +29,8 @@ def uri(request) -> str:
 def recall(index: Index, store, count: int = 10) -> float:
     hits = 0
     for query in clustered(20) + 0.05:
-        found = nearest(index, query, count, None, store, int(index.ids[-1]) + 1)[0]
-        hits += len(set(found.tolist()) & set(exact_search(index, query, count)[0].tolist()))
+        rows = nearest(index, query, count, None, store, int(index.ids[-1]) + 1)[0]
+        hits += len(set(rows.tolist()) & set(exact_search(index, query, count)[0].tolist()))
     return hits / (20 * count)
 
 

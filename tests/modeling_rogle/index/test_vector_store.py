@@ -25,25 +25,25 @@ class Exhaustive:
     can_delete, max_effort = True, 8
 
     def __init__(self, index: Index, effort: int = 8):
-        self.index, self.effort, self.asked = index, effort, 0
+        self.index, self.effort, self.searches = index, effort, 0
 
     def search(self, query: np.ndarray, count: int) -> np.ndarray:
-        self.asked += 1
-        found = self.index.ids[exact_search(self.index, query, count)[0]]
-        return found[found % 8 < self.effort]
+        self.searches += 1
+        ids = self.index.ids[exact_search(self.index, query, count)[0]]
+        return ids[ids % 8 < self.effort]
 
 
 @pytest.mark.parametrize("count", [1, 10, 200, 599, 600, 5000])
 def test_exact_search_equals_sorting_everything(index, count):
     query = unit_rows(DIMENSION, seed=7)
     scores = index.global_rows() @ query
-    rows, found = exact_search(index, query, count)
+    rows, cosines = exact_search(index, query, count)
     assert rows.tolist() == np.argsort(-scores, kind="stable")[:count].tolist()
-    np.testing.assert_allclose(found, scores[rows], atol=1e-6)
+    np.testing.assert_allclose(cosines, scores[rows], atol=1e-6)
     for some in (np.arange(0, ROWS, 7), np.setdiff1d(np.arange(ROWS), np.arange(40, 300))):  # read, and masked
-        rows, found = exact_search(index, query, count, some)
+        rows, cosines = exact_search(index, query, count, some)
         assert rows.tolist() == some[np.argsort(-scores[some], kind="stable")][:count].tolist()
-        np.testing.assert_allclose(found, scores[rows], atol=1e-6)
+        np.testing.assert_allclose(cosines, scores[rows], atol=1e-6)
 
 
 def test_of_equal_scores_the_earlier_rows_win(tmp_path):
@@ -60,21 +60,21 @@ def test_a_search_through_a_store_equals_exact_search(index, monkeypatch):
     half = np.arange(0, ROWS, 2)
     for rows in (None, half):
         expected = exact_search(index, query, 10, rows)
-        found = nearest(index, query, 10, rows, store, ROWS)
-        np.testing.assert_array_equal(found[0], expected[0])
-        np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
-    assert store.asked == 2
+        result = nearest(index, query, 10, rows, store, ROWS)
+        np.testing.assert_array_equal(result[0], expected[0])
+        np.testing.assert_allclose(result[1], expected[1], atol=1e-6)
+    assert store.searches == 2
     nearest(index, query, 10, np.arange(9), store, ROWS)
-    assert store.asked == 2  # nine rows are read exactly
+    assert store.searches == 2  # nine rows are read exactly
 
 
 def test_rows_that_the_store_does_not_hold_are_searched_exactly(index):
     query = unit_rows(DIMENSION, seed=9)
     store = Exhaustive(index)
-    found = nearest(index, query, 10, None, store, 300)
+    result = nearest(index, query, 10, None, store, 300)
     store.search = lambda query, count: exact_search(index, query, count, np.arange(300))[0]
-    assert nearest(index, query, 10, None, store, 300)[0].tolist() == found[0].tolist()
-    assert found[0].tolist() == exact_search(index, query, 10)[0].tolist()
+    assert nearest(index, query, 10, None, store, 300)[0].tolist() == result[0].tolist()
+    assert result[0].tolist() == exact_search(index, query, 10)[0].tolist()
 
 
 def test_a_store_that_does_not_answer_or_returns_too_few_is_replaced_by_exact_search(index, monkeypatch):
@@ -97,10 +97,10 @@ def test_a_store_with_a_low_recall_with_filters_is_not_used_with_one(index, monk
     monkeypatch.setattr(stores, "EXACT_ROWS", 10)
     query, store, half = unit_rows(DIMENSION, seed=9), Exhaustive(index), np.arange(1, ROWS, 2)
     with pytest.warns(UserWarning, match="80.0 %"):
-        found = nearest(index, query, 10, half, store, ROWS, filtered_recall=0.8)
-    assert not store.asked and found[0].tolist() == exact_search(index, query, 10, half)[0].tolist()
+        result = nearest(index, query, 10, half, store, ROWS, filtered_recall=0.8)
+    assert not store.searches and result[0].tolist() == exact_search(index, query, 10, half)[0].tolist()
     nearest(index, query, 10, None, store, ROWS, filtered_recall=0.8)
-    assert store.asked == 1
+    assert store.searches == 1
 
 
 def test_deleted_ids_are_dropped(tmp_path):
@@ -113,15 +113,15 @@ def test_deleted_ids_are_dropped(tmp_path):
     after, stale = Index(tmp_path / "index"), Exhaustive(index)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = nearest(after, query, 5, None, stale, ROWS)[0]
-    assert found.tolist() == exact_search(after, query, 5)[0].tolist()
+        result = nearest(after, query, 5, None, stale, ROWS)[0]
+    assert result.tolist() == exact_search(after, query, 5)[0].tolist()
 
 
 def test_the_effort_rises_until_the_recall_is_reached_or_cannot_be(index):
     queries = clustered(12)
     good = Exhaustive(index, effort=1)
-    found = tune(good, index, queries)
-    assert found.recall == 1.0 and good.effort == 8 and found.speedup > 0
+    quality = tune(good, index, queries)
+    assert quality.recall == 1.0 and good.effort == 8 and quality.speedup > 0
     poor = Exhaustive(index, effort=1)
     poor.max_effort = 2
     assert 0.1 < tune(poor, index, queries).recall < 0.5 and poor.effort == 2
@@ -162,9 +162,9 @@ def test_the_speedup_does_not_depend_on_the_load_of_the_machine(index, monkeypat
 def test_recall_with_a_filter_is_measured_separately(index, monkeypatch):
     monkeypatch.setattr(stores, "EXACT_ROWS", 10)
     monkeypatch.setattr(stores, "MIN_CANDIDATES", 1)
-    monkeypatch.setattr(stores, "OVERSAMPLING", 0.25)  # too few are asked for: the half that passes is not filled
-    found = tune(Exhaustive(index), index, clustered(12))
-    assert found.recall == 1.0 and found.filtered_recall < 0.6
+    monkeypatch.setattr(stores, "OVERSAMPLING", 0.25)  # too few candidates of the half that passes
+    quality = tune(Exhaustive(index), index, clustered(12))
+    assert quality.recall == 1.0 and quality.filtered_recall < 0.6
 
 
 def test_a_store_that_does_not_exist_is_named(tmp_path):

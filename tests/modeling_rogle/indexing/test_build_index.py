@@ -202,17 +202,17 @@ def test_real_pedestrians_are_indexed_and_searched(test_data, tools, tmp_path):
         assert gallery.search(image=people / name, top_k=1)[0].path == name
     facts = json.loads((test_data / "pedestrians" / "annotations.json").read_text())
     caption = next(entry["long_caption"] for entry in facts if entry.get("long_caption"))
-    found = gallery.search(caption, top_k=90, where="path != '0003_c1_0521.jpg'")
-    assert len(found) == 89 and found[0].sentences and "0003_c1_0521.jpg" not in {match.path for match in found}
+    matches = gallery.search(caption, top_k=90, where="path != '0003_c1_0521.jpg'")
+    assert len(matches) == 89 and matches[0].sentences and "0003_c1_0521.jpg" not in {match.path for match in matches}
 
 
 def test_real_scenes_are_indexed_by_person(test_data, tools, tmp_path):
     scenes, out = test_data / "pedestrians" / "scenes", tmp_path / "index"
     build(scenes, tools, out, detector=make_detector(tmp_path / "yolos"))
     gallery = Gallery.open(out, *tools)
-    found = gallery.search(QUERY, top_k=100)
-    assert len(found) == len(gallery) >= 8
-    for match in found:
+    matches = gallery.search(QUERY, top_k=100)
+    assert len(matches) == len(gallery) >= 8
+    for match in matches:
         x, y, width, height = match.scene_box
         scene = Image.open(scenes / match.scene)
         assert 0 <= x < x + width <= scene.width and 0 <= y < y + height <= scene.height and match.file.is_file()
@@ -259,8 +259,8 @@ def test_metadata_are_updated_without_encoding(folder, tools, tmp_path):
     (folder / "metadata.csv").write_text("file_name,camera,count\n00.png,c1,1\n01.png,c2,2\n02.png,c2,3\n")
     build(folder, tools, out)
     gallery = Gallery.open(out, *tools)
-    found = gallery.search(QUERY, where="camera = 'c2' and count > 2")
-    assert [(match.path, match.metadata) for match in found] == [("02.png", {"camera": "c2", "count": 3})]
+    matches = gallery.search(QUERY, where="camera = 'c2' and count > 2")
+    assert [(match.path, match.metadata) for match in matches] == [("02.png", {"camera": "c2", "count": 3})]
     (folder / "metadata.csv").write_text("file_name,camera\n05.png,c2\n")
     assert build(folder, tools, out).added == 0 and gallery.refresh()
     assert [match.path for match in gallery.search(QUERY, where="camera = 'c2'")] == ["05.png"]

@@ -31,9 +31,9 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_a_folder_and_globs_in_it(photos):
-    found = find_source(photos)
-    assert paths(found) == ["c.png", "a/1.png", "a/2.jpg", "b/1.png"] and found.ignored == 1
-    assert found.root == str(photos.resolve())
+    source = find_source(photos)
+    assert paths(source) == ["c.png", "a/1.png", "a/2.jpg", "b/1.png"] and source.ignored == 1
+    assert source.root == str(photos.resolve())
     assert paths(find_source(f"{photos}/*/1.png")) == ["a/1.png", "b/1.png"]
     assert paths(find_source(f"{photos}/**/*.png")) == ["c.png", "a/1.png", "b/1.png"]
     assert find_source(f"{photos}/a/*.png").root == str(photos / "a")
@@ -48,9 +48,9 @@ def test_paths_are_relative_to_the_indexed_folder(photos):
 def test_a_link_out_of_the_folder_is_refused_through_a_glob_too(photos, tmp_path):
     write_colour(tmp_path / "secret.png")
     (photos / "a" / "9.png").symlink_to(tmp_path / "secret.png")
-    found = find_source(f"{photos}/a/*.png")
-    assert paths(found) == ["1.png"]
-    assert [(item.path, item.reason) for item in found.skipped] == [("9.png", "symbolic link out of the folder")]
+    source = find_source(f"{photos}/a/*.png")
+    assert paths(source) == ["1.png"]
+    assert [(item.path, item.reason) for item in source.skipped] == [("9.png", "symbolic link out of the folder")]
 
 
 def test_metadata_files_are_typed_and_the_nearest_file_is_used(photos):
@@ -63,16 +63,16 @@ def test_metadata_files_are_typed_and_the_nearest_file_is_used(photos):
     ]
     (photos / "a" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     table = find_source(photos).metadata
-    found = {row["path"]: row for row in table.to_pylist()}
-    assert set(found) == {"a/1.png", "a/2.jpg", "c.png"}
-    assert found["c.png"] | {"path": ""} == {
+    rows = {row["path"]: row for row in table.to_pylist()}
+    assert set(rows) == {"a/1.png", "a/2.jpg", "c.png"}
+    assert rows["c.png"] | {"path": ""} == {
         "path": "",
         "camera": "c1",
         "time": datetime(2026, 1, 2, 3, 4, 5),
         "count": 4,
         "night": None,
     }
-    assert (found["a/1.png"]["camera"], found["a/1.png"]["night"], found["a/1.png"]["time"]) == ("c2", True, None)
+    assert (rows["a/1.png"]["camera"], rows["a/1.png"]["night"], rows["a/1.png"]["time"]) == ("c2", True, None)
 
 
 @pytest.mark.parametrize(
@@ -104,29 +104,29 @@ def test_metadata_behind_a_link_out_of_the_folder_are_not_read(photos, tmp_path)
 
 @pytest.mark.parametrize("kind", ["list", "dataset", "shuffled", "saved", "parquet"])
 def test_rows_of_a_data_set(tmp_path, kind):
-    source = data_rows()
+    data = data_rows()
     if kind != "list":
-        made = Dataset.from_list([{**row, "image": None} for row in source]).remove_columns("image")
-        made = made.add_column("image", [{"bytes": encoded(row["image"]), "path": None} for row in source])
-        source = made.cast_column("image", Image())
+        made = Dataset.from_list([{**row, "image": None} for row in data]).remove_columns("image")
+        made = made.add_column("image", [{"bytes": encoded(row["image"]), "path": None} for row in data])
+        data = made.cast_column("image", Image())
     if kind == "shuffled":
-        source = source.select([2, 0, 1])
+        data = data.select([2, 0, 1])
     if kind == "saved":
-        source.save_to_disk(tmp_path / "saved")
-        source = tmp_path / "saved"
+        data.save_to_disk(tmp_path / "saved")
+        data = tmp_path / "saved"
     if kind == "parquet":
         (tmp_path / "data").mkdir()
-        source.select([0]).to_parquet(tmp_path / "data" / "0.parquet")
-        source.select([1, 2]).to_parquet(tmp_path / "data" / "1.parquet")
-        source = tmp_path
-    found = find_source(source)
-    assert sorted(paths(found)) == ["p/0", "p/1", "p/2"]
-    for item in found.items:
+        data.select([0]).to_parquet(tmp_path / "data" / "0.parquet")
+        data.select([1, 2]).to_parquet(tmp_path / "data" / "1.parquet")
+        data = tmp_path
+    source = find_source(data)
+    assert sorted(paths(source)) == ["p/0", "p/1", "p/2"]
+    for item in source.items:
         number = int(item.path[2:])
-        read = found.read(item)
+        read = source.read(item)
         assert (read.width, read.height) == (6 + number, 12) and item.sha256 == f"{number:064d}"
-    known = {row["path"]: row for row in found.metadata.to_pylist()}
-    assert known["p/1"] == {"path": "p/1", "person_id": 1, "camera": "c1"} and known["p/0"]["camera"] is None
+    metadata = {row["path"]: row for row in source.metadata.to_pylist()}
+    assert metadata["p/1"] == {"path": "p/1", "person_id": 1, "camera": "c1"} and metadata["p/0"]["camera"] is None
 
 
 def encoded(image: PIL.Image.Image) -> bytes:
@@ -136,9 +136,9 @@ def encoded(image: PIL.Image.Image) -> bytes:
 
 
 def test_a_row_without_an_image_is_refused():
-    found = find_source([{**data_rows(1)[0], "image": None}])
+    source = find_source([{**data_rows(1)[0], "image": None}])
     with pytest.raises(ImageError, match="field 'image' is null"):
-        found.read(found.items[0])
+        source.read(source.items[0])
 
 
 def test_data_sets_that_cannot_be_indexed(tmp_path):

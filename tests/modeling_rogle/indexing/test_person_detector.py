@@ -17,9 +17,9 @@ def detector_folder(tmp_path_factory) -> Path:
 
 def test_persons_lie_inside_the_scene_from_left_to_right(detector_folder):
     scenes = [Image.new("RGB", (200, 150), "red"), Image.new("RGB", (90, 300), "blue")]
-    found = Detector(detector_folder)(scenes)
-    assert [len(persons) for persons in found] == [2, 2]
-    for scene, persons in zip(scenes, found, strict=True):
+    detections = Detector(detector_folder)(scenes)
+    assert [len(persons) for persons in detections] == [2, 2]
+    for scene, persons in zip(scenes, detections, strict=True):
         assert [person.box for person in persons] == sorted(person.box for person in persons)
         for person in persons:
             x, y, width, height = person.box

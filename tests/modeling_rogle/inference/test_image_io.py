@@ -19,8 +19,8 @@ def test_16_bit_grey_values_are_scaled_to_8_bits(tmp_path, kind):
         file.write_bytes(b"P5 20 40 65535\n" + (grey << 8).astype(">u2").tobytes())
     else:
         Image.fromarray(grey << 8).save(file)
-    found = np.asarray(read_image(file, file.name).image)
-    np.testing.assert_array_equal(found, np.repeat(grey[..., None], 3, axis=2))
+    pixels = np.asarray(read_image(file, file.name).image)
+    np.testing.assert_array_equal(pixels, np.repeat(grey[..., None], 3, axis=2))
 
 
 def test_a_decoded_image_has_its_hash_and_upright_size(tmp_path):
@@ -54,10 +54,10 @@ def test_a_large_image_of_any_format_is_reduced(tmp_path, kind):
     image = read_image(file, file.name, (30, 12))
     assert (image.width, image.height) == (400, 1000)
     assert 24 <= image.image.width < 48 and 60 <= image.image.height < 120
-    with Image.open(file) as whole:
-        expected = np.asarray(whole.convert("RGB").resize((12, 30), Image.Resampling.BOX), dtype=int)
-    found = np.asarray(image.image.resize((12, 30), Image.Resampling.BOX), dtype=int)
-    assert np.abs(found - expected).mean() < 3
+    with Image.open(file) as original:
+        expected = np.asarray(original.convert("RGB").resize((12, 30), Image.Resampling.BOX), dtype=int)
+    pixels = np.asarray(image.image.resize((12, 30), Image.Resampling.BOX), dtype=int)
+    assert np.abs(pixels - expected).mean() < 3
 
 
 def test_a_strip_is_reduced_along_its_length(tmp_path):
