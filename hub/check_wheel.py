@@ -1,8 +1,8 @@
 """python hub/check_wheel.py [--out DIR] [--install] [--sbom] [--audit]
 
-Builds the wheel and the source archive twice from the files that git tracks and compares their bytes, reads what is in
-the wheel, and, if asked, installs it into an empty environment, lists what it needs (CycloneDX) and asks for known
-vulnerabilities (pip-audit). Nothing is uploaded.
+Builds the wheel and the source archive twice from the files that git tracks, compares their bytes, and checks the
+content of the wheel. On request it installs the wheel into an empty environment, lists the dependencies (CycloneDX) and
+looks up known vulnerabilities (pip-audit). Nothing is uploaded.
 """
 
 import argparse
@@ -25,75 +25,82 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("modeling_rogle", "dataset_pvlg")
-FOREIGN = ("tests", "train", "eval", "hub", "benchmarks", "docs")  # rooms of the repository that are not installed
+FOREIGN = ("tests", "train", "eval", "hub", "benchmarks", "docs")  # folders that are not installed
 
 
 class WheelError(ValueError):
-    """What must not be released; one line."""
+    """A package that must not be released. The message is one line."""
 
 
 def tracked(root: Path = ROOT) -> list[str]:
-    """The files of the repository, as git knows them and as they stand."""
+    """The files that git tracks and that exist."""
     names = _run(["git", "ls-files", "-z"], root).split("\0")
     return sorted(name for name in names if name and (root / name).is_file())
 
 
 def epoch(root: Path = ROOT) -> int:
-    """Seconds of the last commit: SOURCE_DATE_EPOCH of what is built."""
+    """The time of the last commit in seconds, used as SOURCE_DATE_EPOCH of the build."""
     return int(_run(["git", "log", "-1", "--format=%ct"], root))
 
 
 def build(out: Path, root: Path = ROOT, isolated: bool = True) -> list[Path]:
-    """Builds `rogle-*.whl` and `rogle-*.tar.gz` into `out`, the same bytes from the same commit.
+    """Builds `rogle-*.whl` and `rogle-*.tar.gz`. The same commit gives the same bytes.
 
-    From a copy of what git tracks, since a `build` folder that lies about ends up in a wheel; the source archive is
-    packed anew, since setuptools puts the time of the build into it.
+    The build uses a copy of the tracked files, because an old `build` folder would end up in the wheel. The source
+    archive is repacked, because setuptools stores the time of the build in it.
 
     Args:
-        out: folder that exists.
-        root: the repository.
-        isolated: let `build` fetch setuptools for itself; if not, the one installed here is used.
+        out: an existing folder.
+        root: the repository. Default: this one.
+        isolated: let `build` download setuptools. If False, use the installed one. Default: True.
+
+    Returns:
+        The files, sorted by name.
 
     Raises:
-        WheelError: the build failed; its last line.
+        WheelError: the build failed; the message is its last line.
     """
-    when = epoch(root)
+    timestamp = epoch(root)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "source"
         for name in tracked(root):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, copy / name)
             (copy / name).chmod(0o644)
-            os.utime(copy / name, (when, when))
+            os.utime(copy / name, (timestamp, timestamp))
         command = [sys.executable, "-m", "build", "--outdir", str(out)] + ["--no-isolation"] * (not isolated)
-        _run(command, copy, SOURCE_DATE_EPOCH=str(when))
-    found = sorted(path for path in out.iterdir() if path.name.startswith("rogle-"))
-    for path in found:
+        _run(command, copy, SOURCE_DATE_EPOCH=str(timestamp))
+    archives = sorted(path for path in out.iterdir() if path.name.startswith("rogle-"))
+    for path in archives:
         if path.name.endswith(".tar.gz"):
-            _pack_anew(path, when)
-    return found
+            _repack(path, timestamp)
+    return archives
 
 
-def _pack_anew(archive: Path, when: int) -> None:
-    """The same files in order of their names, with one time and no owner."""
+def _repack(archive: Path, timestamp: int) -> None:
+    """Repacks the files in the order of their names, with one timestamp and without owner."""
     packed = io.BytesIO()
     with tarfile.open(archive) as old, tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as new:
         for member in sorted(old.getmembers(), key=lambda member: member.name):
-            member.mtime, member.uid, member.gid, member.uname, member.gname = when, 0, 0, "", ""
+            member.mtime, member.uid, member.gid, member.uname, member.gname = timestamp, 0, 0, "", ""
             member.mode, member.pax_headers = 0o755 if member.isdir() else 0o644, {}
             new.addfile(member, old.extractfile(member) if member.isfile() else None)
-    archive.write_bytes(gzip.compress(packed.getvalue(), mtime=when))
+    archive.write_bytes(gzip.compress(packed.getvalue(), mtime=timestamp))
 
 
 def check_content(wheel: Path, root: Path = ROOT) -> int:
-    """Checks what is in a wheel against the repository.
+    """Compares the content of a wheel with the repository.
+
+    Args:
+        wheel: the wheel.
+        root: the repository. Default: this one.
 
     Returns:
-        the number of files.
+        The number of files in the wheel.
 
     Raises:
-        WheelError: something that does not belong there, a tracked file of a package that is missing, no licence, no
-            command, or a version that the changelog does not begin with.
+        WheelError: a file does not belong into the wheel, a tracked file of a package is missing, the licence or the
+            command is missing, or the first heading of CHANGELOG.md has another version.
     """
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
@@ -102,58 +109,70 @@ def check_content(wheel: Path, root: Path = ROOT) -> int:
     for name in names:
         first, last = name.split("/")[0], name.split("/")[-1]
         if first not in (*PACKAGES, info) or first in FOREIGN:
-            raise WheelError(f"{wheel.name}: {name} does not belong into a wheel")
+            raise WheelError(f"{wheel.name}: {name} must not be in a wheel")
         if last.startswith(("test_", "conftest")) or "__pycache__" in name or last.endswith(".pyc"):
-            raise WheelError(f"{wheel.name}: {name} is a test or a leftover")
-    wanted = {name for name in tracked(root) if name.split("/")[0] in PACKAGES and not name.endswith("/README.md")}
-    missing = sorted(wanted - set(names))
+            raise WheelError(f"{wheel.name}: {name} is a test or a temporary file")
+    expected = {name for name in tracked(root) if name.split("/")[0] in PACKAGES and not name.endswith("/README.md")}
+    missing = sorted(expected - set(names))
     if missing:
         raise WheelError(
-            f"{wheel.name}: {missing[0]} is missing ({len(missing)} in all); see packages in pyproject.toml"
+            f"{wheel.name}: {missing[0]} is missing ({len(missing)} in total); see packages in pyproject.toml"
         )
     if not any(name.startswith(f"{info}/") and name.endswith("LICENSE") for name in names):
-        raise WheelError(f"{wheel.name}: no licence in it")
+        raise WheelError(f"{wheel.name}: the licence is missing")
     if "rogle = modeling_rogle.cli.main:main" not in commands:
-        raise WheelError(f"{wheel.name}: no `rogle` command in it")
+        raise WheelError(f"{wheel.name}: the `rogle` command is missing")
     version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     changelog = root / "CHANGELOG.md"
     if changelog.is_file():
         heading = next((line for line in changelog.read_text().splitlines() if line.startswith("## ")), "")
         if version not in heading:
-            raise WheelError(f"CHANGELOG.md: begins with {heading!r}, pyproject.toml has version {version}")
+            raise WheelError(
+                f"CHANGELOG.md: the first heading is {heading!r}, but pyproject.toml has version {version}"
+            )
     return len(names)
 
 
 def install(wheel: Path, folder: Path, libraries: Path | None = None) -> str:
-    """Installs a wheel into a new environment and asks it for its help, from a folder outside the repository.
+    """Installs a wheel into a new environment and runs `rogle --help` outside the repository.
 
     Args:
-        folder: of the environment, new.
-        libraries: site-packages to take the dependencies from; by default pip fetches them, which takes minutes.
+        wheel: the wheel.
+        folder: new folder for the environment.
+        libraries: site-packages with the dependencies. Default: pip downloads them, which takes minutes.
 
     Returns:
-        what the installed package answered: the path it was imported from.
+        The path that the installed package was imported from.
 
     Raises:
-        WheelError: it could not be installed, or does not run.
+        WheelError: the wheel cannot be installed or does not run.
     """
     venv.EnvBuilder(with_pip=True).create(folder)
     python = folder / "bin" / "python"
     _run([str(python), "-m", "pip", "install", "-q", *(["--no-deps"] if libraries else []), str(wheel)], folder)
     if libraries:
-        # After the environment's own: what is installed here comes first.
-        own = _run([str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], folder).strip()
-        Path(own, "libraries.pth").write_text(f"{libraries}\n")
-    told = _run([str(folder / "bin" / "rogle"), "--help"], folder)
-    if "COMMAND" not in told:
-        raise WheelError(f"{wheel.name}: `rogle --help` answers {told[:80]!r}")
-    asked = "import modeling_rogle, dataset_pvlg; from modeling_rogle import RogleModel; print(modeling_rogle.__file__)"
-    return _run([str(python), "-c", asked], folder).strip().splitlines()[-1]
+        # After the site-packages of the environment, so that the installed wheel comes first.
+        purelib = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+        site_packages = _run([str(python), "-c", purelib], folder).strip()
+        Path(site_packages, "libraries.pth").write_text(f"{libraries}\n")
+    # Without PYTHONPATH, which could name the repository.
+    help_text = _run([str(folder / "bin" / "rogle"), "--help"], folder, PYTHONPATH="")
+    if "COMMAND" not in help_text:
+        raise WheelError(f"{wheel.name}: `rogle --help` prints {help_text[:80]!r}")
+    code = "import modeling_rogle, dataset_pvlg; from modeling_rogle import RogleModel; print(modeling_rogle.__file__)"
+    return _run([str(python), "-c", code], folder, PYTHONPATH="").strip().splitlines()[-1]
 
 
 def sbom(out: Path, python: Path | None = None) -> Path:
-    """Writes `sbom.cdx.json`, the packages of an environment (this one by default) in CycloneDX; the same bytes each
-    time."""
+    """Writes the packages of an environment in CycloneDX format, reproducibly.
+
+    Args:
+        out: folder for `sbom.cdx.json`.
+        python: interpreter of the environment. Default: this one.
+
+    Returns:
+        The file.
+    """
     target = out / "sbom.cdx.json"
     command = [sys.executable, "-m", "cyclonedx_py", "environment", str(python or sys.executable)]
     options = ["--output-reproducible", "--of", "JSON", "-o", str(target), "--pyproject", str(ROOT / "pyproject.toml")]
@@ -162,7 +181,7 @@ def sbom(out: Path, python: Path | None = None) -> Path:
 
 
 def audit(requirements: Path) -> str:
-    """What pip-audit says of pinned requirements, in a line; "not measured" and why where it could look up nothing."""
+    """Summarises pip-audit for pinned requirements in one line, or says why the look-up was not possible."""
     command = [sys.executable, "-m", "pip_audit", "-r", str(requirements), "--no-deps", "--disable-pip", "-f", "json"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -170,18 +189,18 @@ def audit(requirements: Path) -> str:
     except subprocess.TimeoutExpired:
         return "not measured: the vulnerability service did not answer in 300 s"
     except (ValueError, LookupError, TypeError):
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        return f"not measured: {said[-1] if said else 'pip-audit gave no answer'}"
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return f"not measured: {lines[-1] if lines else 'pip-audit gave no answer'}"
 
 
 def read_audit(packages: Sequence[dict[str, Any]]) -> str:
-    """A line on pip-audit's `dependencies`: what it skipped was not looked up, whatever its exit code says."""
-    found = [package for package in packages if "skip_reason" not in package]
-    if not found:
-        reason = packages[0]["skip_reason"] if packages else "nothing asked"
+    """Summarises `dependencies` of pip-audit in one line. Skipped packages were not looked up, despite exit code 0."""
+    checked = [package for package in packages if "skip_reason" not in package]
+    if not checked:
+        reason = packages[0]["skip_reason"] if packages else "no packages given"
         return f"not measured: none of {len(packages)} packages could be looked up ({reason})"
-    known = [f"{package['name']} {one['id']}" for package in found for one in package["vulns"]]
-    return f"{len(found)} of {len(packages)} packages looked up, " + (
+    known = [f"{package['name']} {vulnerability['id']}" for package in checked for vulnerability in package["vulns"]]
+    return f"{len(checked)} of {len(packages)} packages looked up, " + (
         f"known: {', '.join(known)}" if known else "none known"
     )
 
@@ -196,12 +215,18 @@ def _run(command: Sequence[str], cwd: Path, **environment: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
-    parser.add_argument("--out", metavar="DIR", help="keep what was built there")
-    parser.add_argument("--no-isolation", action="store_true", help="build with the setuptools that is installed")
-    parser.add_argument("--install", action="store_true", help="install the wheel into an empty environment")
-    parser.add_argument("--libraries", metavar="DIR", help="site-packages for --install (default: pip fetches them)")
-    parser.add_argument("--sbom", action="store_true", help="write sbom.cdx.json (needs cyclonedx-bom and --out)")
-    parser.add_argument("--audit", action="store_true", help="ask for known vulnerabilities (needs pip-audit)")
+    parser.add_argument("--out", metavar="DIR", help="keep the built files in this folder (default: delete them)")
+    parser.add_argument(
+        "--no-isolation", action="store_true", help="build with the installed setuptools (default: download it)"
+    )
+    parser.add_argument("--install", action="store_true", help="also install the wheel into an empty environment")
+    parser.add_argument(
+        "--libraries",
+        metavar="DIR",
+        help="site-packages with the dependencies for --install (default: pip downloads them)",
+    )
+    parser.add_argument("--sbom", action="store_true", help="also write sbom.cdx.json (needs cyclonedx-bom and --out)")
+    parser.add_argument("--audit", action="store_true", help="also look up known vulnerabilities (needs pip-audit)")
     args = parser.parse_args(argv)
     try:
         if args.sbom and not args.out:
@@ -214,10 +239,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             for path in sorted(first.iterdir()):
                 data = path.read_bytes()
                 if (second / path.name).read_bytes() != data:
-                    raise WheelError(f"{path.name}: other bytes when it is built again")
-                print(f"{path.name}: {len(data):,} bytes, sha256 {hashlib.sha256(data).hexdigest()}, twice the same")
+                    raise WheelError(f"{path.name}: the second build has different bytes")
+                print(f"{path.name}: {len(data):,} bytes, sha256 {hashlib.sha256(data).hexdigest()}, reproducible")
             wheel = next(first.glob("*.whl"))
-            print(f"{wheel.name}: {check_content(wheel)} files, all of them in their place")
+            print(f"{wheel.name}: {check_content(wheel)} files, as expected")
             if args.install:
                 libraries = Path(args.libraries).resolve() if args.libraries else None
                 print(f"installed: {install(wheel, Path(scratch) / 'environment', libraries)}")

@@ -1,7 +1,7 @@
 """python hub/endpoint.py FOLDER [--requests N] [--threads N]
 
-Runs the `handler.py` of a released folder by the calling convention of the Inference Endpoints toolkit, and measures
-how long one request takes from its JSON to the answer's: texts, images, both, and a batch.
+Runs the `handler.py` of a release with the calling convention of the Inference Endpoints toolkit. Measures the time
+from the JSON of a request to the JSON of its answer, for texts, images, both, and a batch.
 """
 
 import argparse
@@ -19,21 +19,27 @@ import numpy as np
 import torch
 from PIL import Image
 
-MODULE = "handler.EndpointHandler"  # the name that the toolkit gives it
+MODULE = "handler.EndpointHandler"  # the module name in the toolkit
 TEXT = "A woman in a red coat and black trousers. She carries a brown bag over her left shoulder."
 BATCH = 16
 
 
 def load_handler(folder: str | Path) -> Callable[[Any], Any]:
-    """The folder on the path, `handler.py` as a module, one `EndpointHandler(folder)`, as the toolkit does at start.
+    """Creates the handler as the toolkit does: it adds the folder to the path and imports `handler.py`.
+
+    Args:
+        folder: the release.
+
+    Returns:
+        The `EndpointHandler` of the folder.
 
     Raises:
-        FileNotFoundError: no handler.py there.
+        FileNotFoundError: the folder has no handler.py.
     """
     file = Path(folder) / "handler.py"
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
-    sys.dont_write_bytecode = True  # checksums.py takes a __pycache__ in a release for somebody's addition
+    sys.dont_write_bytecode = True  # checksums.py refuses a __pycache__ in a release
     spec = importlib.util.spec_from_file_location(MODULE, file)
     sys.path.insert(0, str(folder))
     module = importlib.util.module_from_spec(spec)
@@ -43,7 +49,7 @@ def load_handler(folder: str | Path) -> Callable[[Any], Any]:
 
 
 def respond(handler: Callable[[Any], Any], body: bytes, content_type: str = "application/json") -> tuple[int, bytes]:
-    """Status and body of a request, as the toolkit's web service answers it: whatever is raised is a 400 with JSON."""
+    """Answers a request like the web service of the toolkit: status and body; every exception is a 400 with JSON."""
     try:
         if content_type.startswith("image/"):
             data = {"inputs": Image.open(io.BytesIO(body)).convert("RGB")}
@@ -52,15 +58,22 @@ def respond(handler: Callable[[Any], Any], body: bytes, content_type: str = "app
         if "inputs" not in data:
             raise ValueError("Body needs to provide a inputs key")
         return 200, json.dumps(handler(data)).encode()
-    except Exception as error:  # the toolkit's own net is as wide
+    except Exception as error:  # as in the toolkit
         return 400, json.dumps({"error": str(error)}).encode()
 
 
 def measure(handler: Callable[[Any], Any], requests: int) -> dict[str, tuple[float, float]]:
-    """Milliseconds of a request, median and 95th percentile, by kind; the first three of each are not counted.
+    """Measures the time of a request. The first three requests of each kind are not counted.
+
+    Args:
+        handler: result of [`load_handler`].
+        requests: counted requests of each kind.
+
+    Returns:
+        Kind -> median and 95th percentile in milliseconds.
 
     Raises:
-        ValueError: the handler answered with an error.
+        ValueError: the handler returned an error.
     """
     pixels = np.random.default_rng(0).integers(0, 255, (384, 128, 3), dtype=np.uint8)
     stream = io.BytesIO()
@@ -72,7 +85,7 @@ def measure(handler: Callable[[Any], Any], requests: int) -> dict[str, tuple[flo
         "text and image": {"inputs": {"text": TEXT, "images": image}},
         f"{BATCH} texts and {BATCH} images": {"inputs": {"text": [TEXT] * BATCH, "images": [image] * BATCH}},
     }
-    found = {}
+    times = {}
     for kind, request in kinds.items():
         body, seconds = json.dumps(request).encode(), []
         for number in range(requests + 3):
@@ -82,16 +95,16 @@ def measure(handler: Callable[[Any], Any], requests: int) -> dict[str, tuple[flo
                 seconds.append(time.perf_counter() - start)
             if status != 200 or answer.startswith(b'{"error"'):
                 raise ValueError(f"{kind}: {answer.decode()}")
-        found[kind] = tuple(1000 * np.percentile(seconds, [50, 95]))
-    return found
+        times[kind] = tuple(1000 * np.percentile(seconds, [50, 95]))
+    return times
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints a table; 2 after bad input, told in one line on stderr."""
-    parser = argparse.ArgumentParser(prog="hub/endpoint.py", description="Measures a release's endpoint handler.")
-    parser.add_argument("folder", metavar="FOLDER", help="a release, as hub/release.py --out leaves it in model/")
-    parser.add_argument("--requests", type=int, default=50, metavar="N", help="of each kind (default 50)")
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: its own choice)")
+    """Prints a table. Returns 0, or 2 after an error in the input, with one line on stderr."""
+    parser = argparse.ArgumentParser(prog="hub/endpoint.py", description="Measure the endpoint handler of a release.")
+    parser.add_argument("folder", metavar="FOLDER", help="folder `model` that hub/release.py --out wrote")
+    parser.add_argument("--requests", type=int, default=50, metavar="N", help="requests of each kind (default: 50)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: chosen by torch)")
     args = parser.parse_args(argv)
     try:
         if args.requests < 1:
@@ -102,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"| request ({torch.get_num_threads()} threads, {handler.device}) | median ms | 95 % ms |\n|---|---:|---:|"
         )
-        for kind, (median, most) in measure(handler, args.requests).items():
-            print(f"| {kind} | {median:.1f} | {most:.1f} |")
+        for kind, (median, p95) in measure(handler, args.requests).items():
+            print(f"| {kind} | {median:.1f} | {p95:.1f} |")
     except (ValueError, OSError, ImportError) as error:
         print(f"hub/endpoint.py: {(str(error).splitlines() or [type(error).__name__])[0]}", file=sys.stderr)
         return 2

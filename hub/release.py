@@ -1,8 +1,8 @@
 """python hub/release.py MODEL_DIR user/name [--dry-run | --push] [--eval DIR] [--data DIR] [--out DIR]
 
-Releases everything at once, in order: the model (weights, processor, code, endpoint handler, card), its adapters where
-it has some, the data set, the metric and the demo as Spaces. By default it only prints what would be pushed. All of it
-is put together and checked before the first byte is uploaded.
+Releases in this order: the model (weights, processor, code, endpoint handler, card), its adapters if it has any, the
+data set, and the metric and the demo as Spaces. Everything is assembled and checked before the first upload. By default
+nothing is uploaded.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # a script started by path: the root, not its own folder, is where packages are found
+if __name__ == "__main__":  # started by path: import packages from the root of the repository
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from huggingface_hub import ModelCard
@@ -39,16 +39,15 @@ from modeling_rogle.release.upload import (
 
 PARTS = ("model", "adapter", "data", "metric", "demo")
 KINDS = {"model": "model", "adapter": "model", "data": "dataset", "metric": "space", "demo": "space"}
-# Files of an earlier release that would still be read go with it.
+# Files of an earlier release that are deleted, because they would still be loaded.
 REPLACED = {"model": ("*.py", "*.safetensors", "examples/*"), "data": ("data/*",), "demo": ("gallery/*",)}
 
-
-DEMO_RUNS = ("config.json", "modeling_rogle.py", "processor_config.json")  # of the model's repository
+DEMO_LOADS = ("config.json", "modeling_rogle.py", "processor_config.json")  # files of the model that the demo needs
 
 
 @dataclass(frozen=True)
 class Names:
-    """The repositories of a release, `user/name` each."""
+    """The repositories of a release, each as `user/name`."""
 
     model: str
     adapter: str
@@ -58,10 +57,15 @@ class Names:
 
 
 def names_of(repo_id: str, data: str | None = None, metric: str | None = None) -> Names:
-    """The repositories beside `user/name`: `user/name-lora`, `user/pvlg` (data set and Space), `user/name-demo`.
+    """Derives the other repositories: `user/name-lora`, `user/pvlg` (data set and Space), `user/name-demo`.
+
+    Args:
+        repo_id: `user/name` of the model.
+        data: `user/name` of the data set. Default: `user/pvlg`.
+        metric: `user/name` of the metric. Default: `user/pvlg`.
 
     Raises:
-        ReleaseError: a name that the Hub, or `evaluate.load`, does not take.
+        ReleaseError: the Hub or `evaluate.load` does not accept a name.
     """
     check_name(repo_id)
     user = repo_id.partition("/")[0]
@@ -83,28 +87,32 @@ def assemble(
     base: str | None = None,
     people: int = 24,
 ) -> tuple[dict[str, list[ReleaseFile]], DataRelease | None]:
-    """Puts the repositories together in sub-folders of `out` that are called as in PARTS, each with its SHA256SUMS.
+    """Assembles the repositories in sub-folders of `out` with the names in PARTS, each with its SHA256SUMS.
 
     Args:
-        evaluation: see `model_card.read_evaluation`; of these very weights.
-        data: see `data_files.assemble_data`.
-        parts: some of PARTS; `adapter` is left out where the model has none.
-        base: see `model_files.assemble_adapter`; only needed where the adapters were trained on a model on disk.
-        people: drawn people in the demo's gallery.
+        model_dir: folder of the model.
+        names: the repositories.
+        out: a new or empty folder.
+        evaluation: result of `model_card.read_evaluation` for these weights. Default: no scores in the card.
+        data: see `data_files.assemble_data`. Default: `synthetic`.
+        images_of: see `data_files.assemble_data`. Default: none.
+        parts: some of PARTS; `adapter` is skipped if the model has none. Default: all.
+        base: see `model_files.assemble_adapter`; needed only if the adapters were trained on a local model.
+        people: identities in the gallery of the demo. Default: 24.
 
     Returns:
-        The files of each part, in order, and what the data set holds.
+        The files of each part, in order, and the counts of the data set (None without it).
 
     Raises:
-        ReleaseError, ValueError, OSError: something that may not be released; one line.
+        ReleaseError, ValueError, OSError: a file may not be released or cannot be read. The message is one line.
     """
-    model_dir, out, held = Path(model_dir), Path(out), None
+    model_dir, out, data_release = Path(model_dir), Path(out), None
     adapters = model_dir / "adapter"
     parts = [part for part in PARTS if part in parts and (part != "adapter" or adapters.is_dir())]
     if not parts:
-        raise ReleaseError(f"{adapters}: not there, and no other part is asked for")
+        raise ReleaseError(f"{adapters}: no such folder, and no other part was selected")
     if evaluation is not None and evaluation["checkpoint_sha256"] != checkpoint_sha256(str(model_dir)):
-        raise ReleaseError(f"--eval: its checkpoint_sha256 is not that of {model_dir}: other weights were scored")
+        raise ReleaseError(f"--eval: its checkpoint_sha256 is not that of {model_dir}, so it evaluated other weights")
     if "model" in parts:
         config = assemble_model(model_dir, names.model, out / "model")
         if evaluation is not None:
@@ -122,49 +130,63 @@ def assemble(
         licence = ModelCard.load(model_dir / "README.md").data.license or "other"
         assemble_adapter(adapters, names.adapter, out / "adapter", base, licence)
     if "data" in parts:
-        held = assemble_data(data, names.data, out / "data", images_of)
+        data_release = assemble_data(data, names.data, out / "data", images_of)
     if "metric" in parts:
         assemble_metric(names.metric, out / "metric")
     if "demo" in parts:
         assemble_demo(names.model, None, out / "demo", people)
     for part in parts:
         check_secrets(out / part)
-    return {part: write_checksums(out / part) for part in parts}, held
+    return {part: write_checksums(out / part) for part in parts}, data_release
 
 
-def push(out: Path, names: Names, parts: Sequence[str], held: DataRelease | None, private: bool = False) -> list[str]:
-    """Uploads what `assemble` put together, in order; the demo is tied to the model's commit, without the model among
-    `parts` to the newest on the Hub.
+def push(
+    out: Path, names: Names, parts: Sequence[str], release: DataRelease | None, private: bool = False
+) -> list[str]:
+    """Uploads the folders that [`assemble`] wrote, in order.
 
-    Before the first upload all folders are searched for tokens, and all repositories are there and may be written to.
+    The demo loads the commit of the model that was just pushed, or the newest one on the Hub if `parts` does not
+    contain the model. Before the first upload all folders are searched for tokens and all repositories are created.
+
+    Args:
+        out: the folder of [`assemble`].
+        names: the repositories.
+        parts: the parts to push, in order.
+        release: the counts of the data set that [`assemble`] returned.
+        private: create private repositories. Default: public ones.
 
     Returns:
-        The commits' addresses.
+        The URLs of the commits.
 
     Raises:
-        ReleaseError: something may not be pushed, and nothing was; or the Hub fails later: what came before is pushed,
-            and pushing again changes nothing about it.
+        ReleaseError: a part may not be pushed, and nothing was uploaded; or the Hub fails later. Earlier parts are
+            then uploaded already, and pushing them again changes nothing.
     """
     commits: dict[str, Any] = {}
-    closed = held is not None and bool(held.restricted)
+    restricted = release is not None and bool(release.restricted)
     for part in parts:
         check_secrets(out / part)
-    if "data" in parts and closed:
+    if "data" in parts and restricted:
         check_private(names.data, "dataset")
     if "demo" in parts and "model" not in parts:
-        _tie_demo(out, names, newest_commit(names.model, DEMO_RUNS))
+        _pin_demo(out, names, newest_commit(names.model, DEMO_LOADS))
     for part in parts:
-        open_repository(getattr(names, part), KINDS[part], private, closed and part == "data")
+        open_repository(getattr(names, part), KINDS[part], private, restricted and part == "data")
     for part in parts:
         if part == "demo" and "model" in commits:
-            _tie_demo(out, names, commits["model"].sha)
+            _pin_demo(out, names, commits["model"].sha)
         commits[part] = push_folder(
-            out / part, getattr(names, part), KINDS[part], private, closed and part == "data", REPLACED.get(part, ())
+            out / part,
+            getattr(names, part),
+            KINDS[part],
+            private,
+            restricted and part == "data",
+            REPLACED.get(part, ()),
         )
     return [commit.url for commit in commits.values()]
 
 
-def _tie_demo(out: Path, names: Names, revision: str) -> None:
+def _pin_demo(out: Path, names: Names, revision: str) -> None:
     write_revision(out / "demo", names.model, revision)
     write_checksums(out / "demo")
 
@@ -176,53 +198,27 @@ def _print_files(names: Names, files: dict[str, list[ReleaseFile]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; 2 after bad input or a failed upload, which is told in one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="hub/release.py", description="Assembles and pushes model, data set, metric and demo."
-    )
-    parser.add_argument("model", metavar="MODEL_DIR", help="saved Rogle model with its processor and card")
-    parser.add_argument("repo_id", metavar="user/name", help="the model's repository on the Hub")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--dry-run", action="store_true", help="only print what would be pushed (the default)")
-    mode.add_argument("--push", action="store_true", help="upload it")
-    parser.add_argument("--eval", metavar="DIR", help="what eval/eval.py --out wrote about this model, for its card")
-    parser.add_argument(
-        "--data", default="synthetic", metavar="DIR", help="P-VLG Parquet to release (default: the embedded synthetic)"
-    )
-    parser.add_argument("--base", metavar="user/name", help="of the model that the adapters were trained on")
-    parser.add_argument("--data-repo", metavar="user/name", help="of the data set (default: user/pvlg)")
-    parser.add_argument("--metric-repo", metavar="user/pvlg", help="of the metric's Space (default: user/pvlg)")
-    parser.add_argument(
-        "--images-of",
-        "--pictures-of",
-        action="append",
-        default=[],
-        metavar="SOURCE",
-        help="let the images of this source go along, as its owners allowed you to; the repository stays private",
-    )
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
-    parser.add_argument("--private", action="store_true", help="make new repositories private")
-    parser.add_argument("--out", metavar="DIR", help="assemble in this new folder and keep it")
-    args = parser.parse_args(argv)
+    """Returns 0, or 2 after an error in the input or the upload, with one line on stderr."""
+    args = _parser().parse_args(argv)
     try:
         parts = args.parts.split(",")
         if unknown := [part for part in parts if part not in PARTS]:
-            raise ReleaseError(f"--parts: {unknown[0]!r} is not known; known are {', '.join(PARTS)}")
+            raise ReleaseError(f"--parts: {unknown[0]!r} is not a part; parts are {', '.join(PARTS)}")
         names = names_of(args.repo_id, args.data_repo, args.metric_repo)
         evaluation = None if args.eval is None else read_evaluation(args.eval)
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(args.out or scratch)
-            files, held = assemble(args.model, names, out, evaluation, args.data, args.images_of, parts, args.base)
+            files, data = assemble(args.model, names, out, evaluation, args.data, args.images_of, parts, args.base)
             _print_files(names, files)
-            if held is not None and held.restricted:
+            if data is not None and data.restricted:
                 print(
-                    f"# {names.data}: private, since {', '.join(held.restricted)} may not be passed on; "
-                    f"{held.withheld.total()} images held back"
+                    f"# {names.data}: private, because {', '.join(data.restricted)} may not be published; "
+                    f"{data.withheld.total()} images withheld"
                 )
-            every = [file for listed in files.values() for file in listed]
-            total = f"{len(every)} files, {sum(file.size for file in every):,} bytes"
+            all_files = [file for listed in files.values() for file in listed]
+            total = f"{len(all_files)} files, {sum(file.size for file in all_files):,} bytes"
             if args.push:
-                for url in push(out, names, list(files), held, args.private):
+                for url in push(out, names, list(files), data, args.private):
                     print(f"pushed: {url}")
                 print(f"pushed {total}")
             else:
@@ -231,6 +227,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hub/release.py: {(str(error).splitlines() or [type(error).__name__])[0]}", file=sys.stderr)
         return 2
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hub/release.py", description="Assemble and push a model, its data set, metric and demo."
+    )
+    parser.add_argument("model", metavar="MODEL_DIR", help="folder of a Rogle model with its processor and card")
+    parser.add_argument("repo_id", metavar="user/name", help="repository of the model on the Hub")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--dry-run", action="store_true", help="print what would be uploaded (default)")
+    mode.add_argument("--push", action="store_true", help="upload everything")
+    parser.add_argument(
+        "--eval",
+        metavar="DIR",
+        help="results of `eval/eval.py --out` for this model, for its card (default: none)",
+    )
+    parser.add_argument(
+        "--data",
+        default="synthetic",
+        metavar="DIR",
+        help="folder of P-VLG Parquet files to release (default: synthetic)",
+    )
+    parser.add_argument(
+        "--base",
+        metavar="user/name",
+        help="model that the adapters were trained on (default: the one that they name)",
+    )
+    parser.add_argument("--data-repo", metavar="user/name", help="repository of the data set (default: user/pvlg)")
+    parser.add_argument("--metric-repo", metavar="user/pvlg", help="repository of the metric (default: user/pvlg)")
+    parser.add_argument(
+        "--images-of",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="include the images of this source, if its owners allowed it; the repository stays private (default: "
+        "only drawn images)",
+    )
+    parser.add_argument("--pictures-of", action="append", dest="images_of", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--parts", default=",".join(PARTS), help=f"comma-separated parts to release (default: {','.join(PARTS)})"
+    )
+    parser.add_argument("--private", action="store_true", help="create private repositories (default: public ones)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="new folder for the assembled files, which are kept (default: delete them)"
+    )
+    return parser
 
 
 if __name__ == "__main__":

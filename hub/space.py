@@ -1,4 +1,4 @@
-"""The two Spaces: the metric, as `evaluate.load("user/pvlg")` reads it, and the demo over drawn images."""
+"""Assembles the two Spaces: the metric for `evaluate.load("user/pvlg")`, and the demo on drawn images."""
 
 import io
 import json
@@ -14,22 +14,26 @@ from modeling_rogle.release.upload import ReleaseError
 
 METRIC = Path(__file__).resolve().parents[1] / "eval" / "pvlg"
 DEMO = Path(modeling_rogle.release.__file__).with_name("space")
-QUERIES = 4  # of the demo, to start from
+QUERIES = 4  # example queries of the demo
 
 
 def check_metric_name(repo_id: str) -> None:
-    """Raises ReleaseError where `evaluate.load` would not find the module: it looks for the repository's own name."""
+    """Raises ReleaseError unless the repository has the name of the module, which `evaluate.load` looks for."""
     if repo_id.rpartition("/")[2] != METRIC.name:
         raise ReleaseError(
-            f"{repo_id}: the metric's Space must be called {METRIC.name}: its module is {METRIC.name}.py"
+            f"{repo_id}: the Space of the metric must be named {METRIC.name}, like its module {METRIC.name}.py"
         )
 
 
 def assemble_metric(repo_id: str, folder: str | Path) -> None:
-    """Copies the metric, links replaced by the files that they point to; its README names the Space.
+    """Copies the metric. Links are replaced by the linked files, and the README names the Space.
+
+    Args:
+        repo_id: `user/pvlg`.
+        folder: a new or empty folder.
 
     Raises:
-        ReleaseError: a name other than `user/pvlg`, or `folder` is not empty.
+        ReleaseError: the repository has another name, or `folder` is not empty.
     """
     folder = Path(folder)
     check_metric_name(repo_id)
@@ -44,11 +48,14 @@ def assemble_metric(repo_id: str, folder: str | Path) -> None:
 
 
 def assemble_demo(model_id: str, revision: str | None, folder: str | Path, people: int = 24, images: int = 2) -> None:
-    """Writes the demo: app, requirements, the model's name and commit, and a gallery of drawn pedestrians.
+    """Writes the demo: app, requirements, name and commit of the model, and a gallery of drawn pedestrians.
 
     Args:
-        revision: commit of the model whose code the Space runs; None only where nothing was pushed yet.
-        people, images: of the test split of the embedded synthetic data.
+        model_id: `user/name` of the model.
+        revision: the commit of the model that the Space loads; None if the model was not pushed yet.
+        folder: a new or empty folder.
+        people: identities from the test split of the synthetic data set. Default: 24.
+        images: images per identity. Default: 2.
 
     Raises:
         ReleaseError: `folder` is not empty.
@@ -74,7 +81,7 @@ def assemble_demo(model_id: str, revision: str | None, folder: str | Path, peopl
 
 
 def write_revision(folder: Path, model_id: str, revision: str | None) -> None:
-    """Names the model, and the commit of it that the demo runs."""
+    """Writes `model.json`: the name of the model and the commit that the demo loads."""
     content = json.dumps({"model": model_id, "revision": revision or "main"}, indent=1)
     (folder / "model.json").write_text(content + "\n", encoding="utf-8")
 

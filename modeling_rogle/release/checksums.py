@@ -1,8 +1,8 @@
 """python -m modeling_rogle.release.checksums FOLDER [--digest SHA256]
 
-Says whether a downloaded release is what was released: every file's sha256 against the folder's SHA256SUMS, and that
-list's own against the digest which the release printed. Weights are data; the code in a repository runs, so it is worth
-the look. `sha256sum -c SHA256SUMS` compares the files too, but does not see what was added.
+Verifies a downloaded release: the SHA-256 of every file against SHA256SUMS in the folder, and the SHA-256 of that list
+against the digest that the release printed. A repository contains code that is executed, so check it before you load
+it. `sha256sum -c SHA256SUMS` also compares the files, but does not detect added files.
 """
 
 import argparse
@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "SHA256SUMS"
-# What git and the Hub's client leave in a folder, and the Hub in a repository; nobody released it, and none of it runs.
+# Files of git and of the Hub's client: not part of a release, and never executed.
 _HARMLESS = (".git", ".cache", ".gitattributes")
-LEFTOVERS = ("__pycache__", *_HARMLESS)  # Python's is not released either, but Python runs it in place of the code
+LEFTOVERS = ("__pycache__", *_HARMLESS)  # __pycache__ is not part of a release either, but Python executes it
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
 class ChecksumError(ValueError):
-    """A folder that is not what its list says, or a list that cannot be read; one line."""
+    """A folder that differs from its list, or a list that cannot be read. The message is one line."""
 
 
 @dataclass(frozen=True)
 class ReleaseFile:
-    """A file of the release: its path in the repository, size in bytes, sha256."""
+    """A file of a release: path in the repository, size in bytes, SHA-256."""
 
     path: str
     size: int
@@ -35,17 +35,25 @@ class ReleaseFile:
 
 
 def list_files(folder: Path, ignored: Sequence[str] = LEFTOVERS) -> list[ReleaseFile]:
-    """Every file under `folder` that is released, by path; what lies in a folder of an ignored name is not."""
-    found = []
+    """Lists the files of a release.
+
+    Args:
+        folder: the release.
+        ignored: names of files and folders that are skipped, with all their content.
+
+    Returns:
+        The files, sorted by path.
+    """
+    files = []
     for file in sorted(folder.rglob("*")):
         path = file.relative_to(folder)
         if file.is_file() and not any(part in ignored for part in path.parts):
-            found.append(ReleaseFile(path.as_posix(), file.stat().st_size, _sha256(file)))
-    return found
+            files.append(ReleaseFile(path.as_posix(), file.stat().st_size, _sha256(file)))
+    return files
 
 
 def write_checksums(folder: Path) -> list[ReleaseFile]:
-    """Writes SHA256SUMS over all other files of a folder; returns these and the list itself."""
+    """Writes SHA256SUMS for all other files of a folder, and returns all files including the list."""
     files = [file for file in list_files(folder) if file.path != NAME]
     part = folder / f".{NAME}.part"
     part.write_text("".join(f"{file.sha256}  {file.path}\n" for file in files), encoding="utf-8")
@@ -54,36 +62,42 @@ def write_checksums(folder: Path) -> list[ReleaseFile]:
 
 
 def verify(folder: Path, digest: str | None = None) -> list[ReleaseFile]:
-    """The files of a folder, all of them as listed.
+    """Verifies the files of a release.
 
     Args:
-        digest: sha256 of SHA256SUMS, from elsewhere than the folder: who changes a file there can change the list.
+        folder: the downloaded release.
+        digest: SHA-256 of SHA256SUMS. Take it from another source than the folder: a person who can change a file can
+            also change the list. Default: the list is not verified.
+
+    Returns:
+        The verified files.
 
     Raises:
-        ChecksumError: no list, one that cannot be read or has another digest, or the first file that is changed,
-            missing or not listed. Compiled code (`__pycache__`) never is: loading the release would run it unread.
+        ChecksumError: the list is missing, cannot be read or has another digest; or a file was changed, is missing or
+            is not in the list. Compiled code (`__pycache__`) is never in the list: Python would execute it instead of
+            the code that you can read.
     """
     listing = folder / NAME
     if not listing.is_file():
-        raise ChecksumError(f"{listing}: no such file, so nothing says what was released")
+        raise ChecksumError(f"{listing}: no such file, so the release cannot be verified")
     if digest is not None and _sha256(listing) != digest.lower():
-        raise ChecksumError(f"{listing}: its sha256 is {_sha256(listing)}, not {digest}")
+        raise ChecksumError(f"{listing}: its SHA-256 is {_sha256(listing)}, not {digest}")
     expected: dict[str, str] = {}
     for number, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        found = _LINE.fullmatch(line)
-        if found is None or found[2].startswith("/") or ".." in Path(found[2]).parts:
-            raise ChecksumError(f"{listing}: line {number} is no checksum of a file in this folder")
-        expected[found[2]] = found[1]
-    there = {file.path: file for file in list_files(folder, _HARMLESS) if file.path != NAME}
-    for path in sorted(expected.keys() | there.keys()):
-        if path not in there:
-            raise ChecksumError(f"{folder / path}: listed, and not there")
+        entry = _LINE.fullmatch(line)
+        if entry is None or entry[2].startswith("/") or ".." in Path(entry[2]).parts:
+            raise ChecksumError(f"{listing}: line {number} is not a checksum of a file in this folder")
+        expected[entry[2]] = entry[1]
+    actual = {file.path: file for file in list_files(folder, _HARMLESS) if file.path != NAME}
+    for path in sorted(expected.keys() | actual.keys()):
+        if path not in actual:
+            raise ChecksumError(f"{folder / path}: in {NAME}, but missing")
         if path not in expected:
-            hint = " (or Python left it: delete it, it would run unread)" if path.endswith(".pyc") else ""
-            raise ChecksumError(f"{folder / path}: not in {NAME}; somebody added it{hint}")
-        if there[path].sha256 != expected[path]:
-            raise ChecksumError(f"{folder / path}: changed since the release (sha256 {there[path].sha256})")
-    return list(there.values())
+            hint = " (compiled code: delete it, because Python would execute it)" if path.endswith(".pyc") else ""
+            raise ChecksumError(f"{folder / path}: not in {NAME}, so it was added{hint}")
+        if actual[path].sha256 != expected[path]:
+            raise ChecksumError(f"{folder / path}: changed since the release (SHA-256 {actual[path].sha256})")
+    return list(actual.values())
 
 
 def _path(file: ReleaseFile) -> str:
@@ -96,19 +110,22 @@ def _sha256(file: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; 2 for a folder that is not what was released, said in one line on stderr."""
+    """Returns 0, or 2 after one line on stderr if the folder differs from the release."""
     parser = argparse.ArgumentParser(
-        prog="python -m modeling_rogle.release.checksums", description="Compares a release with its list of checksums."
+        prog="python -m modeling_rogle.release.checksums",
+        description="Verify a downloaded release by its list of checksums.",
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a downloaded release")
-    parser.add_argument("--digest", metavar="SHA256", help="of SHA256SUMS, as the release printed it")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of a downloaded release")
+    parser.add_argument(
+        "--digest", metavar="SHA256", help="SHA-256 of SHA256SUMS that the release printed (default: do not check it)"
+    )
     args = parser.parse_args(argv)
     try:
         files = verify(args.folder, args.digest)
     except (ValueError, OSError) as error:
         print(f"checksums: {error}", file=sys.stderr)
         return 2
-    print(f"{len(files)} files as released; sha256 of {NAME}: {_sha256(args.folder / NAME)}")
+    print(f"{len(files)} files verified; SHA-256 of {NAME}: {_sha256(args.folder / NAME)}")
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Inference Endpoints: text and images in, unit embeddings and their similarity out.
+"""Handler for Hugging Face Inference Endpoints: texts and images in, unit embeddings and cosines out.
 
-This file is pushed beside the weights, where the endpoint's toolkit finds it; it also works from the installed package.
+The file is released in the folder of the weights, where the toolkit of the endpoint finds it. It also works from the
+installed package.
 """
 
 import base64
@@ -14,26 +15,29 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import AutoModel, AutoProcessor
 
-MAX_ITEMS = 256  # texts, and images, of one request
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # none that starts another program, as EPS does
-AT_ONCE = 32  # images a forward pass
-MAX_PIXELS = 64_000_000  # of one image, before it is decoded
+MAX_ITEMS = 256  # texts, and also images, per request
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # no format that starts another program, as EPS does
+BATCH_SIZE = 32  # images per forward pass
+MAX_PIXELS = 64_000_000  # per image, checked before it is decoded
 
 
 class EndpointHandler:
-    """The toolkit calls `EndpointHandler(path)` once, then the object with each request's JSON."""
+    """The toolkit calls `EndpointHandler(path)` once, and then the object for each request."""
 
     def __init__(self, path: str = ""):
-        """Loads model (on the GPU when there is one) and processor from the folder `path`.
+        """Loads the model, on a GPU if there is one, and its processor.
 
-        Code in that folder runs only if this very file lies in it, as in a pushed model: then it is as trusted as this
-        file is. For any other folder the installed package does the work.
+        Code in the folder is executed only if this file is part of that folder, as in a released model. For any other
+        folder the installed package is used.
+
+        Args:
+            path: the folder of the model.
 
         Raises:
-            ImportError: another folder, and `modeling_rogle` is not installed.
-            OSError: no model or processor there.
+            ImportError: the folder is another one, and `modeling_rogle` is not installed.
+            OSError: the folder has no model or processor.
         """
-        # The Hub's cache links each file to its content: it is the folder that counts, not where this link leads.
+        # The Hub's cache links each file to its content, so compare folders and not the targets of links.
         released = Path(path).resolve() == Path(__file__).parent.resolve()
         if not released:
             import modeling_rogle  # noqa: F401  registers the classes with AutoModel and AutoProcessor
@@ -46,22 +50,22 @@ class EndpointHandler:
         """Answers one request.
 
         Args:
-            data: `{"inputs": {"text": [...], "images": [...]}}`, either or both; one string stands for a list of one.
-                Images are base64 of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, with or without
-                `data:...;base64,` before it. Or, as `InferenceClient.zero_shot_image_classification` asks,
-                `{"inputs": image, "parameters": {"candidate_labels": [...], "hypothesis_template": "{}"}}`; the
-                toolkit itself decodes the image of a request whose body is one.
+            data: `{"inputs": {"text": [...], "images": [...]}}` with one or both fields; a string is a list of one.
+                Images are base64 of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file; a prefix `data:...;base64,` is
+                allowed. Or the request of `InferenceClient.zero_shot_image_classification`:
+                `{"inputs": image, "parameters": {"candidate_labels": [...], "hypothesis_template": "{}"}}`. The
+                toolkit decodes the image if the body of the request is one.
 
         Returns:
-            `text_embeds` (a row for each text) and `image_embeds` (a row for each image), unit length, and with both
-            `similarity`, a row of cosines for each text. Or, with candidate labels, `[{"label", "score"}]`, the highest
-            first, which sum to one. Or `{"error": one line}`, and nothing was computed.
+            `text_embeds` (one row per text), `image_embeds` (one row per image), all of unit length, and with both
+            also `similarity` (for each text a row of cosines). With candidate labels: `[{"label", "score"}]`, the
+            highest first; the scores sum to one. After an error: `{"error": one line}`.
         """
         try:
-            if isinstance(data, dict) and _labels_asked(data):
-                return self._classified(*_read_labels(data))
+            if isinstance(data, dict) and _has_labels(data):
+                return self._classify(*_read_labels(data))
             texts, encoded = _read(data)
-            # One at a time, and kept at the size that the model reads: whole, 256 images would fill the memory.
+            # Each image is resized at once: 256 images in full size would fill the memory.
             pixels = [self._pixels(item, number) for number, item in enumerate(encoded)]
         except ValueError as error:
             return {"error": str(error)}
@@ -71,21 +75,21 @@ class EndpointHandler:
             text_embeds = self.model.encode_texts(tokens["input_ids"].to(self.device)).cpu()
             answer["text_embeds"] = text_embeds.tolist()
         if pixels:
-            parts = [torch.cat(pixels[start : start + AT_ONCE]) for start in range(0, len(pixels), AT_ONCE)]
+            parts = [torch.cat(pixels[start : start + BATCH_SIZE]) for start in range(0, len(pixels), BATCH_SIZE)]
             image_embeds = torch.cat([self.model.encode_images(part.to(self.device))[0].cpu() for part in parts])
             answer["image_embeds"] = image_embeds.tolist()
         if texts and pixels:
             answer["similarity"] = (text_embeds @ image_embeds.T).tolist()
         return answer
 
-    def _classified(self, image: Image.Image, labels: list[str], template: str) -> list[dict[str, Any]]:
+    def _classify(self, image: Image.Image, labels: list[str], template: str) -> list[dict[str, Any]]:
         pixels = self.processor(images=[image], return_tensors="pt")["pixel_values"]
         tokens = self.processor(text=[template.replace("{}", label) for label in labels], return_tensors="pt")
         texts = self.model.encode_texts(tokens["input_ids"].to(self.device))
         cosines = texts @ self.model.encode_images(pixels.to(self.device))[0][0]
-        shares = (self.model.logit_scale.exp() * cosines).softmax(-1).tolist()
-        found = [{"label": label, "score": share} for label, share in zip(labels, shares, strict=True)]
-        return sorted(found, key=lambda item: -item["score"])
+        scores = (self.model.logit_scale.exp() * cosines).softmax(-1).tolist()
+        results = [{"label": label, "score": score} for label, score in zip(labels, scores, strict=True)]
+        return sorted(results, key=lambda item: -item["score"])
 
     def _pixels(self, encoded: str, number: int) -> torch.Tensor:
         image = _image(encoded, f"inputs.images[{number}]")
@@ -101,41 +105,41 @@ def _read(data: Any) -> tuple[list[str], list[str]]:
         raise ValueError(f"inputs: unknown field {json.dumps(unknown[0])}; fields are text, images")
     texts, encoded = _strings(inputs, "text"), _strings(inputs, "images")
     if not texts and not encoded:
-        raise ValueError("inputs: neither text nor images in it")
+        raise ValueError("inputs: contains neither text nor images")
     return texts, encoded
 
 
-def _labels_asked(data: dict[str, Any]) -> bool:
+def _has_labels(data: dict[str, Any]) -> bool:
     return isinstance(data.get("parameters"), dict) and data["parameters"].get("candidate_labels") is not None
 
 
 def _read_labels(data: dict[str, Any]) -> tuple[Image.Image, list[str], str]:
-    given = dict(data["parameters"])
-    if isinstance(given["candidate_labels"], str):  # of a query string, or of the widget
-        given["candidate_labels"] = [label.strip() for label in given["candidate_labels"].split(",")]
-    labels = _strings(given, "candidate_labels", "parameters")
+    parameters = dict(data["parameters"])
+    if isinstance(parameters["candidate_labels"], str):  # from a query string or the widget
+        parameters["candidate_labels"] = [label.strip() for label in parameters["candidate_labels"].split(",")]
+    labels = _strings(parameters, "candidate_labels", "parameters")
     if not labels:
         raise ValueError("parameters.candidate_labels: is empty")
-    template = given.get("hypothesis_template") or "{}"
+    template = parameters.get("hypothesis_template") or "{}"
     if not isinstance(template, str) or template.count("{}") != 1:
-        raise ValueError('parameters.hypothesis_template: must be a text with one "{}" in it')
+        raise ValueError('parameters.hypothesis_template: must be a text that contains "{}" once')
     image = data.get("inputs")
     if isinstance(image, Image.Image):
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"inputs: over {MAX_PIXELS // 1_000_000} million pixels")
         return ImageOps.exif_transpose(image).convert("RGB"), labels, template
     if not isinstance(image, str) or not image.strip():
-        raise ValueError("inputs: must be one image in base64 where there are candidate labels")
+        raise ValueError("inputs: must be one image in base64 if there are candidate labels")
     return _image(image, "inputs"), labels, template
 
 
 def _strings(inputs: dict[str, Any], field: str, within: str = "inputs") -> list[str]:
-    given, name = inputs.get(field), f"{within}.{field}"
-    items = [] if given is None else [given] if isinstance(given, str) else given
+    value, name = inputs.get(field), f"{within}.{field}"
+    items = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(items, list):
         raise ValueError(f"{name}: must be a list of strings, not {type(items).__name__}")
     if len(items) > MAX_ITEMS:
-        raise ValueError(f"{name}: {len(items)} entries, at most {MAX_ITEMS} a request")
+        raise ValueError(f"{name}: {len(items)} entries, at most {MAX_ITEMS} per request")
     for number, item in enumerate(items):
         if not isinstance(item, str):
             raise ValueError(f"{name}[{number}]: must be a string, not {type(item).__name__}")
@@ -157,13 +161,13 @@ def _image(encoded: str, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ValueError(too_large) from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not an image in a format that is read ({', '.join(FORMATS)})") from error
-    except Exception as error:  # decoders meet hostile bytes here and raise almost anything
+        raise ValueError(f"{name}: not an image in a supported format ({', '.join(FORMATS)})") from error
+    except Exception as error:  # damaged or hostile bytes raise almost anything
         raise ValueError(f"{name}: not an image, or damaged") from error
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(too_large)
     try:
-        # Phones store images lying on their side, with a note.
+        # Phones store rotated images with their orientation in EXIF.
         return ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:
         raise ValueError(f"{name}: not an image, or damaged") from error

@@ -1,4 +1,4 @@
-"""What a release adds to the card that training wrote: how to load it, scores by attribute, examples, metadata."""
+"""Completes the card that training wrote for a release: loading, scores by attribute, examples and metadata."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,29 +12,32 @@ from modeling_rogle.release.upload import ReleaseError
 
 TEMPLATE = Path(__file__).with_name("model_card_release.md")
 EVAL_RESULTS = Path(".eval_results") / "pvlg.yaml"
-# Lines of the evaluation whose groups are shown, and how they are called.
-SHOWN = {"global/long": "long caption → image", "local": "sentence → region"}
-LEAST_QUERIES = 10  # of a group; fewer say little
+# Protocols of the evaluation that are shown by group, and their names in the card.
+PROTOCOLS = {"global/long": "long caption → image", "local": "sentence → region"}
+MIN_QUERIES = 10  # per group; smaller groups are not shown
 FIELDS = ("dataset", "split", "results", "breakdown", "checkpoint_sha256")
 
 
 def read_evaluation(path: str | Path) -> dict[str, Any]:
-    """`results.json` of `eval/eval.py --out`, or the folder that it lies in.
+    """Reads the results of `eval/eval.py --out`.
+
+    Args:
+        path: `results.json`, or its folder.
 
     Raises:
-        ReleaseError: not such a file.
-        OSError: not there.
+        ReleaseError: the file is not JSON, or a field is missing.
+        OSError: the file cannot be read.
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ReleaseError(f"{path}: not JSON") from error
     for field in FIELDS:
-        if not isinstance(found, dict) or field not in found:
-            raise ReleaseError(f"{path}: no field {field!r}; `eval/eval.py --out` writes what is needed")
-    return found
+        if not isinstance(evaluation, dict) or field not in evaluation:
+            raise ReleaseError(f"{path}: no field {field!r}; use the results of `eval/eval.py --out`")
+    return evaluation
 
 
 def finish_card(
@@ -46,24 +49,26 @@ def finish_card(
     dataset: str | None = None,
     adapter: str | None = None,
 ) -> None:
-    """Adds the release's sections and metadata to `folder/README.md`, and writes `.eval_results/` beside it.
+    """Adds the sections and metadata of a release to `folder/README.md`, and writes `folder/.eval_results/`.
 
     Args:
-        clip_part: see `model_files.clip_part`.
-        evaluation: see `read_evaluation`; without one there is no table by attribute.
-        examples: widget entries, each with its `file` in the repository, `candidate_labels` and computed `output`.
-        dataset: Hub name of the data that it was scored on.
-        adapter: Hub name of the adapters.
+        folder: the assembled repository.
+        repo_id: `user/name` of the model.
+        clip_part: result of `model_files.clip_part`.
+        evaluation: result of `read_evaluation`. Default: no scores by attribute.
+        examples: results of `hub/examples.py`: `file`, `title`, `candidate_labels` and `output`. Default: none.
+        dataset: Hub name of the evaluated data set. Default: none.
+        adapter: Hub name of the adapters. Default: none.
 
     Raises:
-        ReleaseError: a card whose metadata cannot be read.
+        ReleaseError: the metadata of the card cannot be read.
     """
     from jinja2 import Template  # huggingface_hub's own templates need it too
 
     path = folder / "README.md"
     try:
         card = ModelCard.load(path, ignore_metadata_errors=False)
-    except Exception as error:  # YAML's errors and huggingface_hub's have no common base
+    except Exception as error:  # errors of YAML and huggingface_hub have no common class
         raise ReleaseError(f"{path}: its metadata cannot be read ({str(error).strip().splitlines()[0]})") from error
     card.data.model_name = repo_id.rpartition("/")[2]
     if dataset is not None:
@@ -95,16 +100,16 @@ def finish_card(
 
 
 def groups_table(breakdown: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: R@1 and mAP of the shown lines by attribute, groups of at least LEAST_QUERIES queries.
+    """Formats R@1 and mAP by attribute as a Markdown table, for groups of at least MIN_QUERIES queries.
 
     Args:
-        breakdown: of `eval/breakdown.py`: `{"protocol", "attribute", "group", "queries", "R@1", "mAP"}` entries.
+        breakdown: entries of `eval/breakdown.py`: `{"protocol", "attribute", "group", "queries", "R@1", "mAP"}`.
     """
     rows = [
-        f"| {SHOWN[entry['protocol']]} | {_cell(entry['attribute'])} | {_cell(entry['group'])} | {entry['queries']} | "
-        f"{entry['R@1']:.1f} | {entry['mAP']:.1f} |"
+        f"| {PROTOCOLS[entry['protocol']]} | {_cell(entry['attribute'])} | {_cell(entry['group'])} | "
+        f"{entry['queries']} | {entry['R@1']:.1f} | {entry['mAP']:.1f} |"
         for entry in breakdown
-        if entry["protocol"] in SHOWN and entry["queries"] >= LEAST_QUERIES
+        if entry["protocol"] in PROTOCOLS and entry["queries"] >= MIN_QUERIES
     ]
     if not rows:
         return ""
@@ -112,7 +117,7 @@ def groups_table(breakdown: Sequence[Mapping[str, Any]]) -> str:
 
 
 def eval_results(evaluation: Mapping[str, Any], repo_id: str, dataset: str) -> str:
-    """R@1 of each protocol as the Hub's `.eval_results/*.yaml`; shown by the Hub for listed benchmarks alone."""
+    """R@1 of each protocol in the Hub's format `.eval_results/*.yaml`, which the Hub shows for listed benchmarks."""
     entries = [
         EvalResultEntry(
             dataset_id=dataset,

@@ -1,6 +1,6 @@
-"""The files of a model's repository: weights, processor, code, card and endpoint handler; or adapters alone.
+"""Assembles the repository of a model (weights, processor, code, card, endpoint handler) or of adapters.
 
-What is pushed loads for a stranger who has nothing of ours: `AutoModel.from_pretrained(name, trust_remote_code=True)`.
+A released model loads without this package: `AutoModel.from_pretrained(name, trust_remote_code=True)`.
 """
 
 import ast
@@ -30,62 +30,67 @@ PIPELINES = {
         "type": "multimodal",
     }
 }
-# The code starts at what the JSON files above name; the rest is what these import.
+# The modules that the configuration files name; `code_files` adds the modules that these import.
 _CLASSES = (*MODEL_MAP.values(), *PROCESSOR_MAP.values(), *(task["impl"] for task in PIPELINES.values()))
 NAMED = sorted({f"{name.partition('.')[0]}.py" for name in _CLASSES})
 ENDPOINT_FILES = ("handler.py", "requirements.txt")
-# Formats that are, or may hold, pickles.
+# Formats that are pickles or may contain them.
 CODE_IN_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack", ".joblib")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def code_files() -> tuple[str, ...]:
-    """The starred files of the package, by name: those that configuration files name, and all that they import.
+    """Lists the code of a released model: the modules that configuration files name, and all that they import.
+
+    Returns:
+        File names in the root of `modeling_rogle`, sorted.
 
     Raises:
-        ReleaseError: one of them imports ours by another way than `from .x import y`; transformers would not follow.
+        ReleaseError: a module imports this package in another way than `from .x import y`, which transformers
+            does not follow.
     """
-    found: set[str] = set()
+    files: set[str] = set()
     waiting = list(NAMED)
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in files:
             continue
-        found.add(name)
+        files.add(name)
         for node in ast.walk(ast.parse((PACKAGE / name).read_text(encoding="utf-8"))):
-            ours = isinstance(node, ast.Import) and any(a.name.startswith(("modeling_rogle", "dataset_pvlg"))
-                                                        for a in node.names)  # fmt: skip
+            refused = isinstance(node, ast.Import) and any(a.name.startswith(("modeling_rogle", "dataset_pvlg"))
+                                                           for a in node.names)  # fmt: skip
             if isinstance(node, ast.ImportFrom):
-                ours = node.level == 0 and (node.module or "").startswith(("modeling_rogle", "dataset_pvlg"))
+                refused = node.level == 0 and (node.module or "").startswith(("modeling_rogle", "dataset_pvlg"))
                 if node.level == 1 and node.module and "." not in node.module:
                     waiting.append(f"{node.module}.py")
                 elif node.level:
-                    ours = True
-            if ours:
-                raise ReleaseError(f"{PACKAGE / name}: line {node.lineno}: only `from .x import y` travels to the Hub")
-    return tuple(sorted(found))
+                    refused = True
+            if refused:
+                raise ReleaseError(f"{PACKAGE / name}: line {node.lineno}: must be `from .x import y`")
+    return tuple(sorted(files))
 
 
 def save_for_hub(model: RogleModel, processor: RogleProcessor, folder: str | Path) -> None:
-    """Saves weights, processor, code and endpoint handler so that `AutoModel.from_pretrained(folder,
-    trust_remote_code=True)`, `AutoProcessor` and `pipeline` work without this package.
+    """Saves weights, processor, code and endpoint handler, to be loaded without this package.
 
-    `auto_map` is written into the saved files, not registered on the classes: `register_for_auto_class` would last for
-    the process, and add the code to every later `save_pretrained`.
+    `AutoModel.from_pretrained(folder, trust_remote_code=True)`, `AutoProcessor` and `pipeline` then work. `auto_map` is
+    written into the saved files: `register_for_auto_class` would change every later `save_pretrained` of the process.
 
     Args:
-        folder: new, or overwritten file by file.
+        model: the model.
+        processor: its processor.
+        folder: a new folder; files of an existing one are overwritten.
     """
     folder = Path(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     fields: dict[str, object] = {"auto_map": MODEL_MAP, "custom_pipelines": PIPELINES}
     height, width = model.config.image_size
-    if height == width:  # CLIP's own classes look for the side here, ours in `image_size`
+    if height == width:  # CLIP's classes read the size here, ours in `image_size`
         fields["vision_config"] = read_json(folder / "config.json")["vision_config"] | {"image_size": height}
     _edit(folder / "config.json", **fields)
     _edit(folder / "processor_config.json", auto_map=PROCESSOR_MAP)
-    # transformers notes how the tokenizer happened to be loaded here; a release does not depend on that.
+    # transformers records how the tokenizer was loaded on this machine, which does not belong to a release.
     _edit(folder / "tokenizer_config.json", is_local=None, local_files_only=None)
     for name in code_files():
         shutil.copyfile(PACKAGE / name, folder / name)
@@ -94,36 +99,37 @@ def save_for_hub(model: RogleModel, processor: RogleProcessor, folder: str | Pat
 
 
 def clip_part(config: RogleConfig) -> str:
-    """How far CLIP's own classes read the released weights, in one sentence of the card.
+    """Describes for the card which of CLIP's own classes can read the released weights.
 
-    The two towers and projections are CLIP's, under its names. `CLIPModel` holds a square table of image positions and
-    nothing else, so that a rectangle does not fit into it.
+    Encoders and projections have CLIP's names. `CLIPModel` only has a square grid of image positions, so it cannot read
+    weights for a rectangle.
     """
     height, width = config.image_size
     if height == width:
         return (
-            "`CLIPModel.from_pretrained` reads these weights too, without any custom code, and gives the same global "
-            "embeddings; it leaves `region_head` out, so it knows no regions."
+            "`CLIPModel.from_pretrained` also reads these weights without custom code and gives the same global "
+            "embeddings. It ignores `region_head`, so it has no region embeddings."
         )
     return (
-        f"`CLIPModel` cannot read these weights: its image positions form a square, these one of {height} x {width} "
-        "pixels. `CLIPTextModelWithProjection.from_pretrained` reads the text tower without any custom code."
+        f"`CLIPModel` cannot read these weights, because it needs square images and these are {height} x {width} "
+        "pixels. `CLIPTextModelWithProjection.from_pretrained` reads the text encoder without custom code."
     )
 
 
 def assemble_model(model_dir: str | Path, repo_id: str, folder: str | Path) -> RogleConfig:
-    """Puts the repository of a saved model together in a new or empty folder; the card as training left it.
+    """Assembles the repository of a saved model, with the card that training wrote.
 
     Args:
-        model_dir: Rogle folder with its processor and its card (README.md).
-        repo_id: `user/name`; takes the place of PATH_OR_NAME in the card.
+        model_dir: folder of a Rogle model with its processor and its card (README.md).
+        repo_id: `user/name`; replaces PATH_OR_NAME in the card.
+        folder: a new or empty folder.
 
     Returns:
-        The model's configuration.
+        The configuration of the model.
 
     Raises:
-        ReleaseError: no Rogle folder, a configuration out of range, no card, weights that are damaged or not
-            safetensors, or `folder` is not empty.
+        ReleaseError: `model_dir` is not a Rogle model, its configuration is invalid, the card is missing, the weights
+            are damaged or not safetensors, or `folder` is not empty.
         OSError: the model or its processor cannot be read.
     """
     model_dir, folder = Path(model_dir), Path(folder)
@@ -139,28 +145,31 @@ def assemble_model(model_dir: str | Path, repo_id: str, folder: str | Path) -> R
 
 
 def check_model_folder(model_dir: Path) -> str:
-    """The card of a folder that may be released.
+    """Checks a model folder before its release.
+
+    Returns:
+        The text of its card.
 
     Raises:
         ReleaseError: see [`assemble_model`].
     """
     config = model_dir / "config.json"
     if not config.is_file():
-        raise ReleaseError(f"{model_dir}: no config.json there, so it is not a model's folder")
+        raise ReleaseError(f"{model_dir}: no config.json there, so this is not a model folder")
     kind = read_json(config).get("model_type")
     if kind != "rogle":
-        raise ReleaseError(f"{config}: model_type is {kind!r}, only 'rogle' is released")
+        raise ReleaseError(f"{config}: model_type is {kind!r}, only 'rogle' can be released")
     _check_weights(model_dir)
     if not any(model_dir.glob("*.safetensors")):
-        raise ReleaseError(f"{model_dir}: no safetensors weights there")
+        raise ReleaseError(f"{model_dir}: contains no safetensors weights")
     card = model_dir / "README.md"
     if not card.is_file():
-        raise ReleaseError(f"{card}: no model card; train/train.py writes one from the measured results")
+        raise ReleaseError(f"{card}: no model card; train/train.py writes one")
     return card.read_text(encoding="utf-8")
 
 
 def is_adapter(folder: str | Path) -> bool:
-    """Whether a folder holds adapters and no model of its own."""
+    """Whether a folder contains adapters and no model."""
     folder = Path(folder)
     return (folder / ADAPTER_FILES[0]).is_file() and not (folder / "config.json").is_file()
 
@@ -168,30 +177,33 @@ def is_adapter(folder: str | Path) -> bool:
 def assemble_adapter(
     adapter_dir: str | Path, repo_id: str, folder: str | Path, base: str | None = None, licence: str = "other"
 ) -> str:
-    """Puts the repository of LoRA adapters together: their weights, configuration and a card.
+    """Assembles the repository of LoRA adapters: weights, configuration and a card.
 
     Args:
-        adapter_dir: what training leaves as `best/adapter`.
-        base: Hub name of the model that they lie on; the one that they name if None.
+        adapter_dir: the folder `best/adapter` of a training run.
+        repo_id: `user/name` of the adapters.
+        folder: a new or empty folder.
+        base: Hub name of the base model. Default: the one in `adapter_config.json`.
+        licence: licence in the card. Default: `other`.
 
     Returns:
-        The base's name.
+        The name of the base model.
 
     Raises:
-        ReleaseError: files that are missing or no adapters' ones, a base that is no Hub name, or `folder` is not empty.
+        ReleaseError: files are missing, the base is not a Hub name, or `folder` is not empty.
     """
     adapter_dir, folder = Path(adapter_dir), Path(folder)
     for name in ADAPTER_FILES:
         if not (adapter_dir / name).is_file():
-            raise ReleaseError(f"{adapter_dir / name}: no such file; adapters have both {' and '.join(ADAPTER_FILES)}")
+            raise ReleaseError(f"{adapter_dir / name}: no such file; adapters need {' and '.join(ADAPTER_FILES)}")
     _check_weights(adapter_dir)
     check_empty(folder)
     named = read_json(adapter_dir / ADAPTER_FILES[0]).get("base_model_name_or_path")
     base = base or named or ""
     if base.count("/") != 1 or base.startswith((".", "/", "~")) or Path(base).exists():
         raise ReleaseError(
-            f"{adapter_dir / ADAPTER_FILES[0]}: base_model_name_or_path is {named!r}, no name on the Hub; pass the "
-            "one of the model that these adapters were trained on as --base user/name"
+            f"{adapter_dir / ADAPTER_FILES[0]}: base_model_name_or_path is {named!r}, which is not a Hub name; "
+            "give the model that these adapters were trained on as --base user/name"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name in ADAPTER_FILES:
@@ -205,13 +217,13 @@ def assemble_adapter(
 
 
 def check_empty(folder: Path) -> None:
-    """Raises ReleaseError where something stands already."""
+    """Raises ReleaseError if the folder exists and is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ReleaseError(f"{folder}: not an empty folder; nothing is overwritten")
+        raise ReleaseError(f"{folder}: not an empty folder; choose another")
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object from a file; ReleaseError for anything else in it."""
+    """Reads a JSON object from a file; raises ReleaseError if the content is anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -224,7 +236,7 @@ def read_json(path: Path) -> dict:
 def _check_weights(folder: Path) -> None:
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() in CODE_IN_WEIGHTS:
-            raise ReleaseError(f"{file}: only safetensors weights are released; this format may hold code")
+            raise ReleaseError(f"{file}: only safetensors weights can be released; this format may contain code")
 
 
 def _edit(path: Path, **fields: object) -> None:

@@ -1,4 +1,4 @@
-"""Folders to repositories: names that the Hub takes, one commit a repository, and a token that nobody gets to read."""
+"""Uploads folders to Hub repositories, one commit each, without ever printing the token."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,23 +13,23 @@ from modeling_rogle.release.checksums import LEFTOVERS
 
 KINDS = ("model", "dataset", "space")
 SECRET = re.compile(rb"hf_[A-Za-z0-9]{30,}")
-TEXT_BYTES = 4_000_000  # files up to here are searched for tokens
+TEXT_BYTES = 4_000_000  # larger files are not searched for tokens
 
 
 class ReleaseError(ValueError):
-    """A folder or name that cannot be released; one line that says what to change."""
+    """A folder or name that cannot be released. The message is one line that says what to change."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """A commit: its address and its hash."""
+    """A commit: its URL and its hash."""
 
     url: str
     sha: str
 
 
 def check_name(repo_id: str) -> None:
-    """Raises ReleaseError unless `repo_id` is `user/name` as the Hub takes it."""
+    """Raises ReleaseError unless `repo_id` is a valid `user/name`."""
     try:
         validate_repo_id(repo_id)
     except ValueError as error:
@@ -39,25 +39,26 @@ def check_name(repo_id: str) -> None:
 
 
 def check_secrets(folder: Path) -> None:
-    """Raises ReleaseError for a file that holds what looks like a Hub token."""
+    """Raises ReleaseError if a file seems to contain a Hub token."""
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.stat().st_size <= TEXT_BYTES and SECRET.search(file.read_bytes()):
-            raise ReleaseError(f"{file}: holds what looks like a token of the Hub (hf_...); take it out, and revoke it")
+            raise ReleaseError(f"{file}: seems to contain a token of the Hub (hf_...); remove and revoke it")
 
 
 def open_repository(repo_id: str, kind: str = "model", private: bool = False, must_be_private: bool = False) -> None:
-    """Creates the repository if it is not there; no file is uploaded.
+    """Creates a repository if it does not exist. No file is uploaded.
 
     Args:
-        kind: `model`, `dataset` or `space`.
-        private: of a repository that is not there yet.
-        must_be_private: also refuse one that is there and public.
+        repo_id: `user/name`.
+        kind: `model` (default), `dataset` or `space`.
+        private: create it as a private repository. Default: a public one.
+        must_be_private: also refuse an existing public repository. Default: False.
 
     Raises:
-        ReleaseError: a public repository that must not be one; the Hub cannot be reached, or refuses.
+        ReleaseError: the repository is public and must not be; or the Hub refuses or cannot be reached.
     """
     options = {"space_sdk": "gradio"} if kind == "space" else {}
-    with _told(repo_id):
+    with _one_line_errors(repo_id):
         api = HfApi()
         api.create_repo(repo_id, repo_type=kind, exist_ok=True, private=private or must_be_private, **options)
     if must_be_private:
@@ -65,34 +66,38 @@ def open_repository(repo_id: str, kind: str = "model", private: bool = False, mu
 
 
 def check_private(repo_id: str, kind: str) -> None:
-    """Raises ReleaseError for a repository that is there and public."""
-    with _told(repo_id):
+    """Raises ReleaseError if the repository exists and is public."""
+    with _one_line_errors(repo_id):
         api = HfApi()
         public = api.repo_exists(repo_id, repo_type=kind) and not api.repo_info(repo_id, repo_type=kind).private
     if public:
         raise ReleaseError(
-            f"{repo_id}: a public {kind} repository, and this may not be public; make it private, or choose another"
+            f"{repo_id}: a public {kind} repository, but its content must stay private; make it private or use another"
         )
 
 
 def newest_commit(repo_id: str, needed: Sequence[str]) -> str:
-    """The newest commit of a model on the Hub.
+    """Finds the newest commit of a model on the Hub.
 
     Args:
-        needed: files that it must hold.
+        repo_id: `user/name`.
+        needed: files that the repository must contain.
+
+    Returns:
+        The hash of the commit.
 
     Raises:
-        ReleaseError: no such model, or one without a file that is needed; the Hub cannot be reached.
+        ReleaseError: there is no such model, a file is missing, or the Hub cannot be reached.
     """
-    with _told(repo_id):
+    with _one_line_errors(repo_id):
         api = HfApi()
-        found = api.model_info(repo_id) if api.repo_exists(repo_id) else None
-    if found is None:
+        info = api.model_info(repo_id) if api.repo_exists(repo_id) else None
+    if info is None:
         raise ReleaseError(f"{repo_id}: no such model on the Hub; push the model first")
-    held = {file.rfilename for file in found.siblings or ()}
-    if missing := [name for name in needed if name not in held]:
+    files = {file.rfilename for file in info.siblings or ()}
+    if missing := [name for name in needed if name not in files]:
         raise ReleaseError(f"{repo_id}: the model on the Hub has no {missing[0]}; push the model first")
-    return str(found.sha)
+    return str(info.sha)
 
 
 def push_folder(
@@ -103,21 +108,28 @@ def push_folder(
     must_be_private: bool = False,
     replaced: Sequence[str] = (),
 ) -> Pushed:
-    """Creates the repository if it is not there, and uploads the folder in one commit.
+    """Creates a repository if it does not exist, and uploads a folder in one commit.
 
-    The token is huggingface_hub's own (HF_TOKEN or `hf auth login`); it is never printed, not even where a server says
-    it back in an error.
+    The token is that of huggingface_hub (HF_TOKEN or `hf auth login`). It is never printed, even if the server repeats
+    it in an error.
 
     Args:
-        kind, private, must_be_private: see `open_repository`.
-        replaced: patterns of files that go from the repository when they are not in the folder any more.
+        folder: the content of the repository.
+        repo_id: `user/name`.
+        kind: see [`open_repository`].
+        private: see [`open_repository`].
+        must_be_private: see [`open_repository`].
+        replaced: patterns of files to delete from the repository if the folder does not contain them. Default: none.
+
+    Returns:
+        The commit.
 
     Raises:
-        ReleaseError: a file with a token in it; see `open_repository`.
+        ReleaseError: a file contains a token, or see [`open_repository`].
     """
     check_secrets(folder)
     open_repository(repo_id, kind, private, must_be_private)
-    with _told(repo_id):
+    with _one_line_errors(repo_id):
         commit = HfApi().upload_folder(
             repo_id=repo_id,
             repo_type=kind,
@@ -130,20 +142,20 @@ def push_folder(
 
 
 @contextmanager
-def _told(repo_id: str) -> Iterator[None]:
-    """What the Hub, or the way to it, says against a request, as one line that names no token."""
+def _one_line_errors(repo_id: str) -> Iterator[None]:
+    """Turns an error of the Hub or of the network into one line without the token."""
     try:
         yield
-    except (httpx.HTTPError, OSError) as error:  # the Hub's own errors are either
+    except (httpx.HTTPError, OSError) as error:  # the Hub's own errors are one of these
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        said = " ".join((getattr(error, "server_message", None) or "").split())
-        reason += f" ({said})" if said and said not in reason else ""
-        # `from None`: the error underneath may say the token too, and a traceback prints it.
+        message = " ".join((getattr(error, "server_message", None) or "").split())
+        reason += f" ({message})" if message and message not in reason else ""
+        # `from None`: the original error may contain the token, and a traceback would print it.
         raise ReleaseError(without_token(f"{repo_id}: not pushed: {reason}")) from None
 
 
 def without_token(text: str) -> str:
-    """The text with the token of this machine, and whatever looks like one, struck out."""
+    """Replaces the token of this machine, and everything that resembles a token, by `hf_***`."""
     token = get_token()
     if token:
         text = text.replace(token, "hf_***")

@@ -46,10 +46,10 @@ def test_built_again_the_bytes_are_the_same(built: list[Path], tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("tests/test_x.py", "does not belong"),
-        ("train/train.py", "does not belong"),
+        ("tests/test_x.py", "must not be in a wheel"),
+        ("train/train.py", "must not be in a wheel"),
         ("modeling_rogle/test_x.py", "is a test"),
-        ("modeling_rogle/__pycache__/x.pyc", "leftover"),
+        ("modeling_rogle/__pycache__/x.pyc", "temporary file"),
     ],
 )
 def test_what_does_not_belong_is_named(built: list[Path], tmp_path: Path, name: str, reason: str):

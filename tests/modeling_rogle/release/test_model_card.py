@@ -1,4 +1,4 @@
-"""What the release adds to a model card: metadata that the Hub reads, tables from measurements, nothing made up."""
+"""The sections of a release in a model card: metadata for the Hub, and tables that come from measurements."""
 
 import json
 from pathlib import Path
@@ -59,17 +59,17 @@ def test_metadata_that_the_hub_reads(folder: Path):
     assert entry["output"] == [{"label": "A blue coat", "score": 0.6123}, {"label": "A red jacket", "score": 0.3877}]
 
 
-def test_the_text_says_where_its_numbers_come_from(folder: Path):
+def test_the_text_names_the_source_of_its_numbers(folder: Path):
     finish_card(folder, "me/rogle-tiny", "CLIP reads it.", EVALUATION, EXAMPLES, "me/pvlg", "me/rogle-tiny-lora")
     text = (folder / "README.md").read_text()
     assert 'AutoModel.from_pretrained("me/rogle-tiny", trust_remote_code=True)' in text and "CLIP reads it." in text
-    assert "the widget of this page computes nothing" in text and "| A blue coat | 0.612 |" in text
-    assert "synthetic, split test, percent; measured by `eval/eval.py`" in text and "me/rogle-tiny-lora" in text
-    for heading in ("## Loading", "## Scores by", "## Examples", "## Checking"):
+    assert "shows stored outputs" in text and "| A blue coat | 0.612 |" in text
+    assert "synthetic, split test" in text and "`eval/eval.py`" in text and "me/rogle-tiny-lora" in text
+    for heading in ("## Loading", "## Scores by", "## Examples", "## Verifying"):
         assert f"\n\n{heading}" in text
 
 
-def test_without_measurements_no_table_is_promised(folder: Path):
+def test_without_measurements_there_is_no_table(folder: Path):
     finish_card(folder, "me/rogle-tiny", "CLIP reads it.")
     text = (folder / "README.md").read_text()
     assert "## Scores by" not in text and "## Examples" not in text and "adapters" not in text
@@ -77,7 +77,7 @@ def test_without_measurements_no_table_is_promised(folder: Path):
     assert "widget" not in data and "datasets" not in data and not (folder / EVAL_RESULTS).exists()
 
 
-def test_groups_that_say_something_and_cannot_break_the_table():
+def test_small_groups_are_dropped_and_names_are_escaped():
     assert groups_table(BREAKDOWN).splitlines()[2:] == [
         "| long caption → image | upper colour | red | 40 | 61.2 | 50.0 |",
         "| sentence → region | a\\|&lt;b> | x | 12 | 5.0 | 6.0 |",
@@ -87,11 +87,11 @@ def test_groups_that_say_something_and_cannot_break_the_table():
 
 def test_results_in_the_hubs_own_format(folder: Path):
     finish_card(folder, "me/rogle-tiny", "", EVALUATION, (), "me/pvlg")
-    found = parse_eval_result_entries(yaml.safe_load((folder / EVAL_RESULTS).read_text()))
-    assert {(entry.dataset_id, entry.task_id, entry.value) for entry in found} == {
+    entries = parse_eval_result_entries(yaml.safe_load((folder / EVAL_RESULTS).read_text()))
+    assert {(entry.dataset_id, entry.task_id, entry.value) for entry in entries} == {
         ("me/pvlg", "global_long", 61.25), ("me/pvlg", "global_local_long", 70.0),
     }  # fmt: skip
-    assert all("R@1 in percent" in entry.notes for entry in found)
+    assert all("R@1 in percent" in entry.notes for entry in entries)
 
 
 def test_an_evaluation_is_read_from_its_folder_or_named(tmp_path: Path):

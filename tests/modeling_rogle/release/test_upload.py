@@ -77,7 +77,7 @@ def test_the_token_is_sent_to_the_hub_and_said_nowhere(
 
 def test_a_token_in_a_file_stops_the_release(hub: StandIn, folder: Path):
     (folder / "app.py").write_text(f'login("{TOKEN}")\n')
-    with pytest.raises(ReleaseError, match=r"app\.py: holds what looks like a token") as caught:
+    with pytest.raises(ReleaseError, match=r"app\.py: .*token") as caught:
         check_secrets(folder)
     assert TOKEN not in str(caught.value)
     with pytest.raises(ReleaseError):
