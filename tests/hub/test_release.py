@@ -349,3 +349,9 @@ def test_the_demo_alone_runs_the_newest_commit_of_the_model(hub: StandIn, assemb
 def test_adapters_alone_of_a_model_without_any_are_no_release(tiny_checkpoint: Path, tmp_path: Path):
     with pytest.raises(ReleaseError, match="adapter: no such folder"):
         assemble(tiny_checkpoint, names_of("me/rogle"), tmp_path / "out", parts=["adapter"])
+
+
+def test_images_of_has_a_hidden_alias():
+    arguments = ["model", "me/rogle", "--images-of", "ufine", "--pictures-of", "custom"]
+    assert release._parser().parse_args(arguments).images_of == ["ufine", "custom"]
+    assert "--pictures-of" not in release._parser().format_help()

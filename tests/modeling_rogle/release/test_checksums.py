@@ -47,7 +47,7 @@ def test_a_tampered_code_file_is_named(folder: Path, capsys: pytest.CaptureFixtu
     write_checksums(folder)
     assert main([str(folder)]) == 0
     assert main([str(folder), "--digest", digest]) == 2
-    assert f"{NAME}: its sha256 is" in capsys.readouterr().err
+    assert f"{NAME}: its SHA-256 is" in capsys.readouterr().err
 
 
 def test_added_and_missing_files_are_named(folder: Path):
