@@ -1,6 +1,6 @@
 """Reads image files from an untrusted source: size limits, EXIF orientation, conversion to RGB.
 
-Every entry point that takes a path or the bytes of an image reads it through `read_image` or `decode_image`.
+An entry point that takes a path or the bytes of an image should read it through `read_image` or `decode_image`.
 """
 
 import hashlib
