@@ -1,7 +1,7 @@
-"""The metric as a Space: arguments of `compute` as JSON in, figures out; the README's worked examples to start from.
+"""The metric as a Hugging Face Space: takes the arguments of `compute` as JSON and shows the figures.
 
-`evaluate.utils.launch_gradio_widget` is not used: it calls parts of gradio that are gone since version 4, and offers
-`predictions` and `references` only.
+The README's worked examples are filled in. `evaluate.utils.launch_gradio_widget` is not used: it calls parts of gradio
+that version 4 removed, and offers `predictions` and `references` only.
 """
 
 import ast
@@ -17,28 +17,36 @@ FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", flags=re.S)
 
 
 def examples(readme: str) -> dict[str, dict]:
-    """Config -> arguments of `compute` in the README's worked example."""
-    found = {}
+    """Arguments of `compute` in the README's worked examples, by config."""
+    arguments = {}
     for code in re.findall(r"```python\n(.*?)```", readme, flags=re.S):
         call = ast.parse(code).body[0].value
         config = call.func.value.args[1].value  # evaluate.load("eval/pvlg", config).compute(...)
-        found[config] = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    return found
+        arguments[config] = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    return arguments
 
 
 def score(config: str, arguments: str) -> dict:
-    """Figures of a config for the arguments of `compute` as JSON; `{"error": one line}` for bad ones."""
+    """Computes the figures of one config.
+
+    Args:
+        config: `global`, `local` or `joint`.
+        arguments: the arguments of `compute` as a JSON object.
+
+    Returns:
+        The figures, or `{"error": one line}` if the arguments are wrong.
+    """
     try:
         values = json.loads(arguments)
         if not isinstance(values, dict):
-            return {"error": "give one JSON object: the arguments of compute by name"}
+            return {"error": "expected one JSON object with the arguments of compute"}
         return evaluate.load(str(HERE / "pvlg.py"), config).compute(**values)
     except (TypeError, ValueError) as error:
-        return {"error": (str(error).splitlines() or ["not arguments of compute"])[0]}
+        return {"error": (str(error).splitlines() or ["wrong arguments"])[0]}
 
 
 def main() -> None:
-    """Serves the page.
+    """Serves the web page.
 
     Raises:
         SystemExit: gradio is not installed.
@@ -46,7 +54,7 @@ def main() -> None:
     try:
         import gradio
     except ImportError:
-        sys.exit("app.py needs gradio, which a Space brings along: pip install gradio")
+        sys.exit("app.py needs gradio, which is preinstalled in a Space: pip install gradio")
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     texts = {config: json.dumps(arguments) for config, arguments in examples(readme).items()}
     first = next(iter(texts))

@@ -1,22 +1,26 @@
-"""P-VLG retrieval metrics as an `evaluate` module: a thin wrapper of ranking.py, fed embeddings and ids.
+"""P-VLG retrieval metrics as an `evaluate` module: a thin wrapper of retrieval.py, from embeddings and ids.
 
-One module an import line without a comment, and each of our files by a relative one: `evaluate` reads these lines to
-know what to copy, takes a comment for an address, and does not look into the files that it copies. So `cosine` is
-imported here although only ranking.py needs it.
+`evaluate` reads the import lines of this file to find the files that it must copy. It takes a comment for an address
+and does not read the copied files. So each of our files needs a relative import here, one module per line and without
+a comment, even if only retrieval.py uses it.
 """
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import datasets
 import evaluate
 
 from .cosine import cosine
+from .inputs import as_ids
 from .ranks import TIES
 from .retrieval import global_scores, grounding_scores, joint_scores, local_scores
 
 DESCRIPTION = """\
-Text-based person retrieval on P-VLG-shaped data. "global": captions against images, relevance by identity (or images
-against captions, with the arguments exchanged). "local": sentences against the regions of the whole gallery, and
-grounding in the image. "joint": captions and sentences against one gallery of images and regions. Ranks are exact, a
-tied negative ranks ahead of the positive, queries without a positive are counted and left out.
+Text-based person retrieval on P-VLG data. "global": captions against images, relevance by identity (or images against
+captions, with the arguments exchanged). "local": sentences against the regions of the whole gallery, and grounding in
+the image. "joint": captions and sentences against one gallery of images and regions. Ranks are exact, and a tied
+negative ranks ahead of the positive. Queries without a positive are counted and left out.
 """
 
 INPUTS = """
@@ -24,9 +28,9 @@ Args, all configs:
     predictions: [Q, D] query embeddings (need not be unit vectors).
     gallery_embeds: [G, D].
     ties: "pessimistic" (default), "optimistic" or "stable".
-    device: torch device that multiplies and counts; the CPU by default, without torch.
+    device: torch device that multiplies and counts; by default NumPy on the CPU.
 Args, "global":
-    references: [Q] identities of the queries, integers (evaluate cuts others down: 1.5 becomes 1).
+    references: [Q] identities of the queries, integers (evaluate truncates others: 1.5 becomes 1).
     gallery_ids: [G] identities of the gallery.
     query_cameras, gallery_cameras (optional, together): [Q], [G]; items of the same identity and camera are ignored.
 Args, "local":
@@ -36,20 +40,20 @@ Args, "local":
     pred_boxes, true_boxes (optional, together): [N, 4] x, y, w, h in pixels. image_sizes (optional): [N, 2].
 Args, "joint": those of "local" without boxes, and
     query_kind: [Q] 0 caption, 1 sentence. gallery_kind: [G] 0 image, 1 region.
-    parent_image_ids: [G] of an image its own id, of a region that of the image it lies in.
-    Region and text ids of captions and images are not read: -1.
+    parent_image_ids: [G] for an image its own id, for a region the id of its image.
+    Region and text ids of captions and images are ignored; pass -1.
 Returns:
     R@1, R@5, R@10, mAP, mINP in percent; median_rank; queries (scored), dropped_queries, gallery: counts.
     "local" with boxes: also pointing and IoU@0.5 in percent, grounded: count.
-    "joint": also all but gallery as caption/... and sentence/....
+    "joint": also everything but gallery as caption/... and sentence/....
 Raises:
-    ValueError: one line naming the argument.
+    ValueError: one line that names the argument.
 Example:
     >>> metric = evaluate.load("eval/pvlg", "global")
     >>> metric.compute(predictions=query_embeds, references=query_person_ids, gallery_embeds=g, gallery_ids=ids)
 """
 
-# What compute() takes with each config beside predictions, references, gallery_embeds, ties and device.
+# Arguments of compute() with each config, besides predictions, references, gallery_embeds, ties and device.
 _REGIONS = ("query_person_ids", "query_text_ids", "gallery_region_ids", "gallery_person_ids", "gallery_text_ids")
 REQUIRED = {
     "global": ("gallery_ids",),
@@ -64,6 +68,8 @@ OPTIONAL = {
 
 
 class Pvlg(evaluate.Metric):
+    """The configs `global`, `local` and `joint`; see INPUTS."""
+
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in REQUIRED:
             raise ValueError(f"eval/pvlg has the configs {tuple(REQUIRED)}, not {self.config_name!r}")
@@ -75,19 +81,25 @@ class Pvlg(evaluate.Metric):
                 {"predictions": datasets.List(datasets.Value("float32")), "references": datasets.Value("int64")}
             ),
         )
-        # As Python lists, 20,000 x 512 numbers cost more than ranking them. Set here because MetricInfo's own check
-        # admits "numpy" for scalar columns only, although reading a list column that way works.
+        # Reading 20,000 x 512 numbers as Python lists costs more than ranking them. The format is set here because
+        # the check in MetricInfo allows "numpy" for scalar columns only, although it works for lists too.
         info.format = "numpy"
         return info
 
     def _compute(
-        self, predictions, references, gallery_embeds=None, ties=TIES[0], device=None, **arguments
+        self,
+        predictions: Any,
+        references: Any,
+        gallery_embeds: Any = None,
+        ties: str = TIES[0],
+        device: Any = None,
+        **arguments: Any,
     ) -> dict[str, float]:
         given = {name: value for name, value in arguments.items() if value is not None}
         required, optional = REQUIRED[self.config_name], OPTIONAL[self.config_name]
-        strange = [name for name in given if name not in required + optional]
-        if strange:
-            raise ValueError(f"the config {self.config_name!r} does not take {', '.join(strange)}")
+        unknown = [name for name in given if name not in required + optional]
+        if unknown:
+            raise ValueError(f"the config {self.config_name!r} does not take {', '.join(unknown)}")
         _require(("gallery_embeds", *required), given | {"gallery_embeds": gallery_embeds})
         common = {"gallery_embeds": gallery_embeds, "ties": ties, "device": device}
         if self.config_name == "global":
@@ -102,10 +114,10 @@ class Pvlg(evaluate.Metric):
         return scores
 
 
-def _require(names, given) -> None:
+def _require(names: Iterable[str], given: Mapping[str, Any]) -> None:
     missing = [name for name in names if given.get(name) is None]
     if missing:
         raise ValueError(f"compute() needs {', '.join(missing)}")
 
 
-__all__ = ["Pvlg", "cosine"]
+__all__ = ["Pvlg", "as_ids", "cosine"]

@@ -1,16 +1,16 @@
-"""Exact ranks, block by block: what stands ahead of a positive is counted, nothing is argsorted.
+"""Exact ranks, block by block: the gallery items ahead of each positive are counted, nothing is fully sorted.
 
-A worked example, 3 queries x 4 gallery items (identities of the gallery: 1 2 1 3):
+A worked example with 3 queries and 4 gallery items (identities of the gallery: 1 2 1 3):
 
     query of identity 1:  0.9 0.8 0.3 0.1   positives at ranks 1 and 3: AP = (1/1 + 2/3) / 2 = 0.8333, INP = 2/3
     query of identity 2:  0.6 0.5 0.4 0.2   positive at rank 2:         AP = 1/2,                      INP = 1/2
-    query of identity 3:  0.7 0.2 0.1 0.7   the positive ties with a negative, which goes ahead: rank 2, AP = INP = 1/2
+    query of identity 3:  0.7 0.2 0.1 0.7   the positive ties with a negative, which ranks first: rank 2, AP = INP = 1/2
 
     R@1 = 33.33, R@5 = 100, mAP = 61.11, mINP = 55.56, median rank 2
 
-The definitions are those that the field's codes share (mean over queries, every positive counted, full ranking); the
-tie rule is ours, since theirs is whatever an unstable sort leaves. numpy on a CPU; blocks that are tensors of another
-device are counted there.
+The definitions are those of the field's evaluation codes: mean over queries, all positives, full ranking. The tie rule
+is ours; in other codes it is the result of an unstable sort. NumPy counts on the CPU. Blocks that are tensors on
+another device are counted on that device.
 """
 
 import os
@@ -22,25 +22,26 @@ from typing import Any
 import numpy as np
 
 TIES = ("pessimistic", "optimistic", "stable")
-BLOCK_BYTES = 64 << 20  # one block of similarities
-COUNT_UP_TO = 6  # positives of one query; beyond, sorting what reaches them costs less than counting for each
-FAR = 3  # of those positives, the last ones, which may lie so far down that it is again cheaper to count for each
-THREAD_FROM = 1 << 21  # similarities in a block; below, starting threads costs more than they save
+BLOCK_BYTES = 64 << 20  # size of one block of similarities
+COUNT_UP_TO = 6  # positives per query; with more, sorting the items ahead of them is cheaper than counting for each
+FAR = 3  # the last positives of such a query are counted all the same: they may rank too low for sorting to pay
+THREAD_FROM = 1 << 21  # similarities in a block; starting threads for fewer does not pay
 
 # (start, stop) of the queries -> [stop - start, n_gallery] similarities.
 SimilarityBlock = Callable[[int, int], Any]
-# (start, stop) of the queries -> rows (counted from start) and gallery columns of the pairs.
+# (start, stop) of the queries -> rows (counted from start) and gallery columns of pairs.
 PairsOf = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What `rank` found for each of Q queries; a query without a positive has 0 everywhere.
+    """The result of `rank` for Q queries. A query without a positive has 0 in every field.
 
-    first_rank (`[Q]` int64): rank of the first positive, from 1.
-    average_precision (`[Q]` float64): mean over all positives of the precision at their rank, in [0, 1].
-    inverse_penalty (`[Q]` float64): INP, positives / rank of the last positive, in [0, 1].
-    n_positives (`[Q]` int64).
+    Attributes:
+        first_rank: int64 `[Q]`, rank of the first positive, from 1.
+        average_precision: float64 `[Q]` in [0, 1], mean over all positives of the precision at their rank.
+        inverse_penalty: float64 `[Q]` in [0, 1], INP: number of positives / rank of the last positive.
+        n_positives: int64 `[Q]`.
     """
 
     first_rank: np.ndarray
@@ -49,34 +50,40 @@ class Ranking:
     n_positives: np.ndarray
 
     @property
-    def kept(self) -> np.ndarray:
-        """`[Q]` bool: the query has a positive, so that the means are over it."""
+    def has_positive(self) -> np.ndarray:
+        """bool `[Q]`: queries with a positive; only these count in the means."""
         return self.n_positives > 0
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Ranking]") -> "Ranking":
-        """Rankings of consecutive queries against one gallery -> one."""
+        """Joins the rankings of consecutive queries against one gallery."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def take(self, queries: np.ndarray) -> "Ranking":
-        """The ranking of some of the queries: a `[Q]` bool mask, or indices, which may repeat (bootstrap)."""
+        """The ranking of some queries.
+
+        Args:
+            queries: bool mask `[Q]`, or indices, which may repeat (bootstrap).
+        """
         return Ranking(*(getattr(self, field.name)[queries] for field in fields(self)))
 
     def scores(self) -> dict[str, float]:
-        """`R@1`, `R@5`, `R@10`, `mAP`, `mINP` in percent and `median_rank` of the first positive, over `queries`.
+        """Means over the queries that have a positive.
 
-        `dropped_queries` had no positive. All are 0 where no query had one (`queries` is then 0).
+        Returns:
+            `R@1`, `R@5`, `R@10`, `mAP` and `mINP` in percent, `median_rank` of the first positive, `queries` (number of
+            queries with a positive) and `dropped_queries` (without one). All means are 0 if no query has a positive.
         """
-        kept = self.kept
-        n = int(kept.sum())
+        scored = self.has_positive
+        n = int(scored.sum())
 
         def percent(values: np.ndarray) -> float:
-            return 100.0 * float(values[kept].mean()) if n else 0.0
+            return 100.0 * float(values[scored].mean()) if n else 0.0
 
         result = {f"R@{k}": percent(self.first_rank <= k) for k in (1, 5, 10)}
         result |= {"mAP": percent(self.average_precision), "mINP": percent(self.inverse_penalty)}
-        result["median_rank"] = float(np.median(self.first_rank[kept])) if n else 0.0
-        return result | {"queries": n, "dropped_queries": len(kept) - n}
+        result["median_rank"] = float(np.median(self.first_rank[scored])) if n else 0.0
+        return result | {"queries": n, "dropped_queries": len(scored) - n}
 
 
 def rank(
@@ -90,28 +97,32 @@ def rank(
     block_bytes: int | None = None,
     threads: int | None = None,
 ) -> Ranking:
-    """Ranks the positives of each query among the gallery.
+    """Ranks the positives of each query in the gallery.
 
-    Memory is one block of similarities and the pairs in it, whatever the number of queries.
+    Memory is one block of similarities and the pairs in it, for any number of queries.
 
     Args:
-        similarity_block: (start, stop) -> `[stop - start, n_gallery]` float32 (or float64), larger is more alike; an
-            array, or a tensor of any device.
-        n_query, n_gallery: both at least 1.
+        similarity_block: (start, stop) -> `[stop - start, n_gallery]` float32 or float64, array or tensor of any
+            device; higher means more similar.
+        n_query: number of queries, at least 1.
+        n_gallery: number of gallery items, at least 1.
         positives: (start, stop) -> row and column of each positive, see `same_id`.
-        ignore: the same for gallery items that are removed from that query's list, positives among them.
-        ties: between a positive and a negative of equal similarity, `"pessimistic"` puts the negative ahead,
-            `"optimistic"` the positive, `"stable"` the one that comes first in the gallery.
-            Positives that tie with one another cost nothing.
-        block_rows: queries a block; as many as `block_bytes` hold when None.
-        block_bytes: memory budget of a block of float32, `BLOCK_BYTES` (64 MiB) when None.
-        threads: CPU threads that count; OMP_NUM_THREADS, or the cores this process may use, when None. Figures do not
-            depend on it.
+        ignore: the same for gallery items that are removed from the list of a query, even if they are positives; none
+            by default.
+        ties: order of a positive and a negative of equal similarity. `"pessimistic"`, the default: the negative first;
+            `"optimistic"`: the positive first; `"stable"`: gallery order. Ties among positives have no effect.
+        block_rows: queries per block; by default as many as `block_bytes` allow.
+        block_bytes: size of a block of float32 in bytes; `BLOCK_BYTES` (64 MiB) by default.
+        threads: CPU threads that count; by default OMP_NUM_THREADS, or the cores that this process may use. The figures
+            do not depend on it.
+
+    Returns:
+        The ranking of each query.
 
     Raises:
-        ValueError: an unknown tie rule, no query, an empty gallery, similarities of the wrong shape, in half precision
-            (bfloat16 moves published figures by up to 0.4 points) or not finite where a query has a positive, pairs
-            outside the block.
+        ValueError: an unknown tie rule, no query, or an empty gallery; similarities of the wrong shape, in half
+            precision (bfloat16 changes published figures by up to 0.4 points), or not finite for a query with a
+            positive; pairs outside the block.
     """
     if ties not in TIES:
         raise ValueError(f"ties must be one of {TIES}, not {ties!r}")
@@ -119,8 +130,8 @@ def rank(
         raise ValueError("there is no query to rank")
     if n_gallery < 1:
         raise ValueError("the gallery is empty")
-    first = np.zeros(n_query, dtype=np.int64)
-    found = np.zeros(n_query, dtype=np.int64)
+    first_rank = np.zeros(n_query, dtype=np.int64)
+    n_positives = np.zeros(n_query, dtype=np.int64)
     average_precision = np.zeros(n_query)
     inverse_penalty = np.zeros(n_query)
     step = block_rows or max(1, (block_bytes or BLOCK_BYTES) // (4 * n_gallery))
@@ -143,19 +154,19 @@ def rank(
             raise ValueError(f"similarity_block({start}, {stop}) holds a value that is not finite")
         if len(ignored):
             ranks -= _ahead_in_list((rows, columns, values), _best_first(block, ignored), ties)
-        # The positives that were counted too stand in their own order instead.
+        # Other positives were counted too; each positive is placed behind those that rank before it instead.
         ranks -= _ahead_of_own(rows, values, nth, ties)
         nth += 1
         ranks += nth
         queries = start + owners
-        first[queries], found[queries] = ranks[begins], counts
+        first_rank[queries], n_positives[queries] = ranks[begins], counts
         average_precision[queries] = np.add.reduceat(nth / ranks, begins) / counts
         inverse_penalty[queries] = counts / ranks[begins + counts - 1]
-    return Ranking(first, average_precision, inverse_penalty, found)
+    return Ranking(first_rank, average_precision, inverse_penalty, n_positives)
 
 
 def _best_first(block: Any, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns and similarities of pairs: by row, by falling similarity, by column."""
+    """Rows, columns and similarities of pairs, sorted by row, then falling similarity, then column."""
     rows, columns = np.divmod(keys, block.shape[1])
     values = _to_numpy(block[_like(block, rows), _like(block, columns)])
     order = np.lexsort((columns, -values, rows))
@@ -163,21 +174,21 @@ def _best_first(block: Any, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _ahead_of_own(rows: np.ndarray, values: np.ndarray, nth: np.ndarray, ties: str) -> np.ndarray:
-    """`_count_ahead` among the listed pairs themselves, the `nth` of their rows (from 0)."""
+    """`_count_ahead` among the pairs themselves; `nth` is the position of each pair in its row, from 0."""
     if ties == "stable":
         return nth
-    tied = np.zeros(len(rows) + 1, dtype=bool)  # with the pair before it
+    tied = np.zeros(len(rows) + 1, dtype=bool)  # equal to the pair before it
     tied[1:-1] = (rows[1:] == rows[:-1]) & (values[1:] == values[:-1])
     if not tied.any():
         return nth + (ties == "pessimistic")
     runs = np.flatnonzero(~tied)
     length = np.diff(runs)
-    first = np.repeat(nth[runs[:-1]], length)
-    return first + np.repeat(length, length) if ties == "pessimistic" else first
+    start = np.repeat(nth[runs[:-1]], length)
+    return start + np.repeat(length, length) if ties == "pessimistic" else start
 
 
 def _ahead_in_list(pairs: tuple[np.ndarray, ...], others: tuple[np.ndarray, ...], ties: str) -> np.ndarray:
-    """`_count_ahead` among the listed gallery items of each row instead of all; both lists as `_best_first` gives."""
+    """`_count_ahead` among the listed gallery items `others` only; both lists are results of `_best_first`."""
     n = len(others[0])
     rows, columns, values = (np.concatenate(parts) for parts in zip(others, pairs, strict=True))
     is_pair = np.arange(len(rows)) >= n
@@ -187,17 +198,17 @@ def _ahead_in_list(pairs: tuple[np.ndarray, ...], others: tuple[np.ndarray, ...]
         last = is_pair if ties == "pessimistic" else ~is_pair
     order = np.lexsort((last, -values, rows))
     n_others = np.empty(len(order), dtype=np.int64)
-    n_others[order] = np.cumsum(~is_pair[order])  # up to each entry, all rows before its own included
+    n_others[order] = np.cumsum(~is_pair[order])  # up to each entry, including all rows before its own
     return n_others[n:] - np.searchsorted(others[0], pairs[0], "left")
 
 
 def _count_ahead(
     block: Any, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, ties: str, threads: int
 ) -> np.ndarray | None:
-    """How many gallery items stand ahead of each pair in its row of the block; None if a row is not finite.
+    """Number of gallery items that rank ahead of each pair in its row of the block; None if a row is not finite.
 
-    These are, besides the more similar ones: the equal ones, itself included (pessimistic); none (optimistic); the
-    equal ones of earlier columns (stable).
+    More similar items rank ahead. Of equally similar items, all rank ahead, the pair itself included (pessimistic),
+    none (optimistic), or those of earlier columns (stable).
     """
     if not isinstance(block, np.ndarray):
         return _count_ahead_on_device(block, rows, columns, values, ties)
@@ -208,17 +219,17 @@ def _count_ahead(
 
     def count(part: slice) -> bool:
         for row, begin, end in zip(owners[part].tolist(), begins[part].tolist(), ends[part].tolist(), strict=True):
-            line, wanted = block[row], values[begin:end]
-            # The quickest pass that a NaN or an infinity cannot get through; it also brings the row into the cache.
+            line, pair_values = block[row], values[begin:end]
+            # The fastest check for NaN and infinity; it also loads the row into the cache.
             if not (np.isfinite(line.dot(line)) or np.isfinite(line).all()):
                 return False
             near = max(begin, end - FAR) if end - begin > COUNT_UP_TO else begin
             if near > begin:
-                # `compress` is twice as fast as indexing by a mask.
-                reach = line.compress(line >= values[near - 1])
-                reach.sort()
-                ahead[begin:near] = len(reach) - reach.searchsorted(wanted[: near - begin], side)
-            ahead[near:end] = [np.count_nonzero(beats(line, value)) for value in wanted[near - begin :]]
+                # `compress` is twice as fast as indexing with a mask.
+                best = line.compress(line >= values[near - 1])
+                best.sort()
+                ahead[begin:near] = len(best) - best.searchsorted(pair_values[: near - begin], side)
+            ahead[near:end] = [np.count_nonzero(beats(line, value)) for value in pair_values[near - begin :]]
             if ties == "stable":
                 for pair in range(begin, end):
                     ahead[pair] += np.count_nonzero(line[: columns[pair]] == values[pair])
@@ -236,33 +247,33 @@ def _count_ahead(
 def _count_ahead_on_device(
     block: Any, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, ties: str
 ) -> np.ndarray | None:
-    """`_count_ahead` of a tensor, where it is: per-row work would be one kernel launch a query."""
+    """`_count_ahead` of a tensor on its device, for all rows at once: each row alone would need its own kernel launch."""
     import torch
 
-    if not bool(torch.isfinite(block.min()) & torch.isfinite(block.max())):  # these carry NaN
+    if not bool(torch.isfinite(block.min()) & torch.isfinite(block.max())):  # min and max propagate NaN
         return None
     nth = np.arange(len(rows)) - np.searchsorted(rows, rows, "left")
-    at, place = _like(block, rows), _like(block, nth)
+    row, slot = _like(block, rows), _like(block, nth)
     value = torch.from_numpy(values).to(block.device)
-    wanted = torch.full((len(block), int(nth.max()) + 1), torch.inf, dtype=block.dtype, device=block.device)
-    wanted[at, place] = value
-    if wanted.shape[1] <= 8 * COUNT_UP_TO:
+    table = torch.full((len(block), int(nth.max()) + 1), torch.inf, dtype=block.dtype, device=block.device)
+    table[row, slot] = value
+    if table.shape[1] <= 8 * COUNT_UP_TO:
         beats = torch.ge if ties == "pessimistic" else torch.gt
-        table = torch.stack([beats(block, column[:, None]).sum(1) for column in wanted.unbind(1)], dim=1)
+        counts = torch.stack([beats(block, column[:, None]).sum(1) for column in table.unbind(1)], dim=1)
     else:
         ordered = block.sort(dim=1).values
-        table = block.shape[1] - torch.searchsorted(ordered, wanted, right=ties != "pessimistic")
-    ahead = table[at, place]
+        counts = block.shape[1] - torch.searchsorted(ordered, table, right=ties != "pessimistic")
+    ahead = counts[row, slot]
     if ties == "stable":
         column, positions = _like(block, columns), torch.arange(block.shape[1], device=block.device)
         for part in torch.arange(len(rows), device=block.device).split(len(block)):
-            equal = (block[at[part]] == value[part, None]) & (positions < column[part, None])
+            equal = (block[row[part]] == value[part, None]) & (positions < column[part, None])
             ahead[part] += equal.sum(1)
     return ahead.cpu().numpy()
 
 
 def _like(block: Any, index: np.ndarray) -> Any:
-    """Indices as what `block` is indexed by."""
+    """Converts indices to the type that indexes `block`."""
     if isinstance(block, np.ndarray):
         return index
     import torch
@@ -275,18 +286,18 @@ def _to_numpy(values: Any) -> np.ndarray:
 
 
 def cpu_threads() -> int:
-    """OMP_NUM_THREADS where it is set, else the cores that this process may use."""
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if told.isdigit() and int(told) > 0:
-        return int(told)
+    """Default number of threads: OMP_NUM_THREADS if it is set, else the cores that this process may use."""
+    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if setting.isdigit() and int(setting) > 0:
+        return int(setting)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _checked_block(block: Any, start: int, stop: int, n_gallery: int) -> Any:
-    where = f"similarity_block({start}, {stop})"
+    name = f"similarity_block({start}, {stop})"
     dtype = str(block.dtype).removeprefix("torch.")
     if dtype not in ("float32", "float64"):
-        raise ValueError(f"{where} is {dtype}: ranks need float32, half precision makes ties that are not there")
+        raise ValueError(f"{name} is {dtype}: ranks need float32, because half precision creates ties")
     if hasattr(block, "detach"):
         block = block.detach()
         if block.device.type == "cpu":
@@ -294,12 +305,12 @@ def _checked_block(block: Any, start: int, stop: int, n_gallery: int) -> Any:
     else:
         block = np.asarray(block)
     if tuple(block.shape) != (stop - start, n_gallery):
-        raise ValueError(f"{where} has shape {tuple(block.shape)}, not {(stop - start, n_gallery)}")
+        raise ValueError(f"{name} has shape {tuple(block.shape)}, not {(stop - start, n_gallery)}")
     return block
 
 
 def _pair_keys(pairs: Any, name: str, shape: tuple[int, int]) -> np.ndarray:
-    """row * n_gallery + column of each pair, ascending, each once."""
+    """row * n_gallery + column of each distinct pair, ascending."""
     rows, columns = (np.asarray(part, dtype=np.int64) for part in pairs)
     for part, limit, what in ((rows, shape[0], "row"), (columns, shape[1], "column")):
         if len(part) and not (0 <= part.min() and part.max() < limit):
@@ -308,7 +319,15 @@ def _pair_keys(pairs: Any, name: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def same_id(query_ids: np.ndarray, gallery_ids: np.ndarray) -> PairsOf:
-    """The pairs of equal ids (int64, `[Q]` and `[G]`), as `rank` asks for them."""
+    """Pairs of equal ids, in the form that `rank` reads.
+
+    Args:
+        query_ids: int64 `[Q]`.
+        gallery_ids: int64 `[G]`.
+
+    Returns:
+        A function (start, stop) -> rows, counted from start, and gallery columns.
+    """
     order = np.argsort(gallery_ids, kind="stable")
     ordered = gallery_ids[order]
     first, last = np.searchsorted(ordered, query_ids, "left"), np.searchsorted(ordered, query_ids, "right")

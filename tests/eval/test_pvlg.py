@@ -188,7 +188,7 @@ def test_an_unknown_config_is_refused() -> None:
 
 
 def test_the_engine_is_the_models_own_files() -> None:
-    for name in ("retrieval.py", "ranks.py", "cosine.py"):
+    for name in ("retrieval.py", "ranks.py", "cosine.py", "inputs.py"):
         assert (ROOT / "eval/pvlg" / name).resolve() == (ROOT / "modeling_rogle" / "metrics" / name).resolve()
     assert [path.relative_to(ROOT) for path in ROOT.glob("*/*/pvlg.py")] == [Path("eval/pvlg/pvlg.py")]
 

@@ -113,7 +113,16 @@ def test_the_demo_page_is_built_and_answers(search, app: ModuleType):
 def test_the_metric_is_copied_without_links_and_names_its_space(tmp_path: Path):
     assemble_metric("me/pvlg", tmp_path / "out")
     files = {file.name: file for file in (tmp_path / "out").iterdir()}
-    assert {"README.md", "app.py", "pvlg.py", "retrieval.py", "ranks.py", "cosine.py", "requirements.txt"} == set(files)
+    assert {
+        "README.md",
+        "app.py",
+        "pvlg.py",
+        "retrieval.py",
+        "ranks.py",
+        "cosine.py",
+        "inputs.py",
+        "requirements.txt",
+    } == set(files)
     assert not any(file.is_symlink() for file in files.values())
     readme = files["README.md"].read_text()
     assert 'evaluate.load("me/pvlg", "global")' in readme and 'evaluate.load("eval/pvlg"' not in readme
