@@ -1,6 +1,7 @@
 """The transformers pipeline "text-based-person-search": a description and candidate images -> a ranked list."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,22 @@ from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY
 
 TASK = "text-based-person-search"
+
+
+@dataclass(frozen=True)
+class EncodedCandidates:
+    """Candidates that were encoded once, to be searched with many queries.
+
+    Args:
+        images: `[n, d]` unit vectors of the candidates.
+        regions: for each candidate its boxes `[r, 4]`, x, y, w, h in pixels, and their embeddings `[r, d]`.
+    """
+
+    images: torch.Tensor
+    regions: Sequence[tuple[np.ndarray, torch.Tensor]]
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 class TextBasedPersonSearchPipeline(Pipeline):
@@ -37,7 +54,7 @@ class TextBasedPersonSearchPipeline(Pipeline):
     def __call__(
         self,
         queries: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
-        candidates: Sequence[Any],
+        candidates: Sequence[Any] | EncodedCandidates,
         boxes: Sequence[Any] | None = None,
         top_k: int | None = None,
         local_weight: float | None = None,
@@ -48,7 +65,8 @@ class TextBasedPersonSearchPipeline(Pipeline):
         Args:
             queries: a description; or `{"text": description, "sentences": [str, ...]}`, the sentences being what is
                 looked up in the regions (by default the whole description); or a list of these.
-            candidates: images, each a path, a URL, a PIL image or a uint8 array `[h, w, 3]`.
+            candidates: images, each a path, a URL, a PIL image or a uint8 array `[h, w, 3]`; or the result of
+                [`encode_candidates`], without boxes.
             boxes: for each candidate its regions `[r, 4]`, x, y, w, h in pixels of that image; r may be 0.
             top_k: how many results a query; all by default.
             local_weight: w in [0, 1].
@@ -75,7 +93,8 @@ class TextBasedPersonSearchPipeline(Pipeline):
             raise ValueError(f"local_weight: must lie in [0, 1], not {local_weight}")
         for i, query in enumerate(asked):
             _description(query, i)
-        gallery = self._encode_candidates(candidates, boxes, batch_size)
+        encoded = isinstance(candidates, EncodedCandidates)
+        gallery = candidates if encoded else self.encode_candidates(candidates, boxes, batch_size)
         results = super().__call__(asked, gallery=gallery, top_k=top_k, local_weight=local_weight)
         return results if several else results[0]
 
@@ -94,7 +113,7 @@ class TextBasedPersonSearchPipeline(Pipeline):
         }
 
     def postprocess(self, model_outputs, gallery, top_k=None, local_weight=None):
-        images, regions = gallery
+        images, regions = gallery.images, gallery.regions
         embeds, sentences = model_outputs["embeds"].float(), model_outputs["sentences"]
         config = self.model.config
         if local_weight is None:  # of a head that compares it is the head's
@@ -115,8 +134,11 @@ class TextBasedPersonSearchPipeline(Pipeline):
         ranked.sort(key=lambda item: -item["score"])  # stable: equal scores keep the candidates' order
         return ranked[:top_k]
 
-    def _encode_candidates(self, candidates, boxes, batch_size):
-        """`[n, d]`, and for each candidate its boxes `[r, 4]` in pixels with their embeddings `[r, d]`."""
+    @torch.no_grad()
+    def encode_candidates(
+        self, candidates: Sequence[Any], boxes: Sequence[Any] | None = None, batch_size: int = 32
+    ) -> EncodedCandidates:
+        """Encodes candidates once, to search them with many queries; the arguments are those of a call."""
         images, regions = [], []
         for start in range(0, len(candidates), batch_size):
             batch = [_image(item) for item in candidates[start : start + batch_size]]
@@ -133,7 +155,7 @@ class TextBasedPersonSearchPipeline(Pipeline):
             if region_embeds is None:
                 region_embeds = embeds[:0]
             regions += zip(rows, region_embeds.cpu().split(counts), strict=True)
-        return torch.cat(images), regions
+        return EncodedCandidates(torch.cat(images), regions)
 
     def _corners(self, boxes: np.ndarray, image: Image.Image, index: int) -> np.ndarray:
         with np.errstate(invalid="ignore"):
@@ -186,4 +208,4 @@ def register() -> None:
         )
 
 
-__all__ = ["TASK", "TextBasedPersonSearchPipeline", "register"]
+__all__ = ["TASK", "EncodedCandidates", "TextBasedPersonSearchPipeline", "register"]

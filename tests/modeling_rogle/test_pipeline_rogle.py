@@ -56,6 +56,13 @@ def test_several_queries_give_several_lists(search, candidates):
     assert len(search(QUERY, candidates=candidates, top_k=2)) == 2
 
 
+def test_candidates_may_be_encoded_once(search, candidates):
+    query = {"text": QUERY, "sentences": ["His shoes are white."]}
+    encoded = search.encode_candidates(candidates, BOXES)
+    assert len(encoded) == 4
+    assert search(query, candidates=encoded, top_k=3) == search(query, candidates=candidates, boxes=BOXES, top_k=3)
+
+
 def test_images_may_be_paths_arrays_or_images(search, candidates, tmp_path):
     candidates[0].save(tmp_path / "0.png")
     forms = [str(tmp_path / "0.png"), np.asarray(candidates[1]), *candidates[2:]]
