@@ -212,8 +212,10 @@ def _search(args: argparse.Namespace) -> None:
         print(f"image: {draw_results(matches, args.save, verdict=verdict(matches))}", file=output)
     if args.save_map and matches:
         from modeling_rogle.display.heatmap import draw_maps
+        from modeling_rogle.inference.image_encoder import TorchEncoder
 
         encoder = gallery.encoder
+        assert isinstance(encoder, TorchEncoder)  # --save-map is refused with --onnx
         path = draw_maps(encoder.model, encoder.processor, matches, args.save_map, args.heatmap)
         print(f"heat map: {path}", file=output)
 
@@ -260,7 +262,8 @@ def _calibrate(args: argparse.Namespace) -> None:
 
     from modeling_rogle.search.open_set import evaluate_calibration, fit_calibration
 
-    calibration = fit_calibration(fitting, *source, args.false_alarm_rate)
+    fingerprint, local_weight, fitted_on = source
+    calibration = fit_calibration(fitting, fingerprint, local_weight, fitted_on, args.false_alarm_rate)
     if held_out is None:
         print("not evaluated: the data set has no test split", file=sys.stderr)
     else:

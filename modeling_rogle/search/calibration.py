@@ -204,6 +204,7 @@ class Calibration:
         if not isinstance(saved, dict) or (saved.get("format"), saved.get("version")) != (FORMAT, VERSION):
             raise ValueError(f"{path}: not a calibration of version {VERSION}; run `rogle calibrate` again")
         try:
+            sizes = _numbers(saved, "gallery_sizes", 2)
             return cls(
                 fingerprint=_checked(saved, "fingerprint", str),
                 local_weight=_finite(saved, "local_weight"),
@@ -212,7 +213,7 @@ class Calibration:
                 present=_logistic(_checked(saved, "present", dict), "present"),
                 threshold=_finite(saved, "threshold"),
                 false_alarm_rate=_finite(saved, "false_alarm_rate"),
-                gallery_sizes=tuple(_numbers(saved, "gallery_sizes", 2)),
+                gallery_sizes=(sizes[0], sizes[1]),
                 fitted_on=_checked(saved, "fitted_on", str),
                 report=_checked(saved, "report", dict),
             )
@@ -280,7 +281,7 @@ def _finite(saved: Mapping[str, Any], field: str) -> float:
     return _numbers({field: [saved.get(field)]}, field, 1)[0]
 
 
-def _numbers(saved: Mapping[str, Any], field: str, count: int) -> list[float]:
+def _numbers(saved: Mapping[str, Any], field: str, count: int) -> list[Any]:
     values = saved.get(field)
     if (
         not isinstance(values, list)
@@ -295,8 +296,8 @@ def _logistic(saved: Mapping[str, Any], field: str) -> Logistic:
     names = saved.get("names")
     if not isinstance(names, list) or not names or not set(map(str, names)) <= set(FEATURES):
         raise ValueError(f"field '{field}.names' must name some of {', '.join(FEATURES)}")
-    vectors = (tuple(_numbers(saved, name, len(names))) for name in ("mean", "scale", "weights"))
-    return Logistic(tuple(names), *vectors, _finite(saved, "bias"))
+    mean, scale, weights = (tuple(_numbers(saved, name, len(names))) for name in ("mean", "scale", "weights"))
+    return Logistic(tuple(names), mean, scale, weights, _finite(saved, "bias"))
 
 
 __all__ = [

@@ -96,7 +96,8 @@ class _Parser:
             if match is None:
                 unfinished = {"'": "the string", '"': "the string", "`": "the name"}.get(text[start])
                 self._fail(start, f"{unfinished} has no end" if unfinished else f"{text[start]!r} is not understood")
-            kind, token = match.lastgroup, match[match.lastgroup]
+            kind = str(match.lastgroup)
+            token = match[kind]
             if kind == "word" and token.lower() in _WORDS:
                 kind, token = "keyword", token.lower()
             self.tokens.append((kind, token, start))

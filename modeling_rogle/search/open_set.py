@@ -168,8 +168,9 @@ def _search(
         mean.append(background.mean(axis=1))
         width.append(background.std(axis=1))
     person = query_person[rows]
+    statistics = np.concatenate(mean), np.concatenate(width), len(columns)
     return Trials(
-        result_features(*map(np.concatenate, (scores, mean, width)), len(columns), np.concatenate(global_parts)),
+        result_features(np.concatenate(scores), *statistics, np.concatenate(global_parts)),
         gallery_person[np.concatenate(results)] == person[:, None],
         ~np.isin(person, absent),
         person,
@@ -368,7 +369,7 @@ def _fit_best(x: np.ndarray, y: np.ndarray, person: np.ndarray, candidates: Sequ
     """The regression with the features of the lowest cross-validated log loss."""
     fold = np.unique(person, return_inverse=True)[1] % FOLDS
 
-    def loss(names: tuple[str, ...]) -> float:
+    def loss(names: Sequence[str]) -> float:
         p = np.empty(len(y))
         for k in range(FOLDS):
             p[fold == k] = Logistic.fit(x[fold != k], y[fold != k], names).probability(x[fold == k])

@@ -15,6 +15,7 @@ from PIL import Image
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+from modeling_rogle.cli.main import main  # noqa: E402
 from modeling_rogle.inference.errors import GalleryError  # noqa: E402
 from modeling_rogle.inference.loading import load_model  # noqa: E402
 from modeling_rogle.inference.onnx_encoder import OnnxEncoder  # noqa: E402
@@ -138,6 +139,13 @@ def test_an_export_of_another_model_is_refused(indexed: Path, exported: Path, tm
         Gallery.open(indexed, encoder=encoder)
     with pytest.raises(FileNotFoundError):
         Gallery.open(tmp_path / "nothing", encoder=encoder)
+
+
+@pytest.mark.parametrize("option", ["--model", "--save-map"])
+def test_options_that_need_torch_are_refused(option: str, indexed: Path, exported: Path, capsys: pytest.CaptureFixture):
+    assert main(["search", QUERY, "--index", str(indexed), "--onnx", str(exported), option, "map.png"]) == 2
+    error = capsys.readouterr().err
+    assert option in error and error.count("\n") == 1
 
 
 def test_queries_are_checked_as_with_torch(indexed: Path, exported: Path):
