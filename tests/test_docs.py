@@ -1,10 +1,9 @@
-"""The pages of docs/: every ```bash and ```python block is run, in order, in a folder that holds what the pages name.
+"""The pages of docs/ and CONTRIBUTING.md: every ```bash and ```python block runs, in order.
 
-The smallest things that work stand in for the pages' own, all of them listed in `stand_ins` and `MORE`: `synthetic` ->
-`synthetic-tiny`, CLIP ViT-B/16 -> a random CLIP, CUHK-PEDES -> six drawn people in its layout, the Hub -> hub_stand_in.
-Our programs run in this process, by the `main` that their command calls, since each start of torch takes seconds; the
-demo, which serves until it is interrupted, has one of its own. What README.md and the pages of figures name in passing
-takes up to days: of these the words are only read, by the parser of the program that they name.
+A page runs in a folder that holds the files it names. Small replacements stand for the large ones (`replacements`, `MORE`):
+`synthetic-tiny` for `synthetic`, a random CLIP for ViT-B/16, six drawn people in the layout of CUHK-PEDES, a local server
+for the Hub. Our programs run in this process, because each start of torch takes seconds; only the demo server has its own
+process. The commands of README.md and of the pages with figures would take days, so only their arguments are parsed.
 """
 
 import argparse
@@ -54,7 +53,7 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DEMO = """
 import signal
 from modeling_rogle.cli.main import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background had it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
 raise SystemExit(main())
 """
 
@@ -74,13 +73,13 @@ def commands(text: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def furnished(
+def page_files(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_config: RogleConfig,
     tiny_processor: RogleProcessor,
     tiny_checkpoint: Path,
 ) -> Path:
-    """What the pages name: a trained model, images with metadata, CUHK-PEDES, CLIP, IRRA's checkpoint."""
+    """The files that the pages name: a trained model, images with metadata, CUHK-PEDES, CLIP, a checkpoint of IRRA."""
     folder = tmp_path_factory.mktemp("docs")
     torch.manual_seed(0)
     tower = tiny_config.vision_config.to_dict() | {"image_size": 64, "patch_size": 32}  # at 384 x 128 a grid of 12 x 4
@@ -110,12 +109,12 @@ def furnished(
 
 
 @pytest.fixture
-def workplace(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it for each page, laid into what looks like the repository's root."""
+def page_folder(page_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of these files for one page, in a folder that looks like the root of the repository."""
     folder = tmp_path / "rogle"
-    shutil.copytree(furnished, folder)
-    for room in ("train", "eval", "hub", "benchmarks"):
-        (folder / room).symlink_to(ROOT / room)
+    shutil.copytree(page_files, folder)
+    for name in ("train", "eval", "hub", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
     monkeypatch.chdir(folder)
     return folder
 
@@ -127,7 +126,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         yield found
 
 
-def stand_ins(folder: Path) -> dict[str, str]:
+def replacements(folder: Path) -> dict[str, str]:
     return {
         "synthetic": "synthetic-tiny",
         "openai/clip-vit-base-patch16": str(folder / "clip"),
@@ -137,8 +136,8 @@ def stand_ins(folder: Path) -> dict[str, str]:
 
 
 def run_command(words: list[str], folder: Path) -> None:
-    """Runs a page's command; its exit status must be 0 and what it was to write must be there."""
-    words = [stand_ins(folder).get(word, word) for word in words]
+    """Runs a command of a page; its exit status must be 0 and its output files must exist."""
+    words = [replacements(folder).get(word, word) for word in words]
     if words[:2] == ["rogle", "demo"]:
         status = run_demo(words[1:], folder)
     elif words[0] == "rogle":
@@ -168,20 +167,20 @@ def run_command(words: list[str], folder: Path) -> None:
 
 
 def run_demo(words: list[str], folder: Path) -> int:
-    """Starts the server on a free port, asks it for its page and interrupts it; without Gradio, its refusal."""
+    """Starts the server on a free port, requests its page and interrupts it. Without Gradio it must refuse in one line."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-c", DEMO, *words, "--port", str(port)]
-    with (folder / "demo.err").open("w+") as told:
-        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=told, text=True)
+    with (folder / "demo.err").open("w+") as errors:
+        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
             line = server.stdout.readline()
             if importlib.util.find_spec("gradio") is None:
                 assert server.wait(60) == 2 and not line
-                said = (folder / "demo.err").read_text()
-                assert "Traceback" not in said
-                assert said.splitlines()[-1] == "rogle demo: the demo needs Gradio: pip install 'rogle[demo]'"
+                message = (folder / "demo.err").read_text()
+                assert "Traceback" not in message
+                assert message.splitlines()[-1] == "rogle demo: the demo needs Gradio: pip install 'rogle[demo]'"
                 return 0
             assert re.fullmatch(rf"\d+ images at http://127\.0\.0\.1:{port}/ \(ctrl-c stops\)\n", line), line
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
@@ -194,7 +193,7 @@ def run_demo(words: list[str], folder: Path) -> int:
 
 
 def run_python(text: str, folder: Path, names: dict) -> None:
-    for theirs, ours in stand_ins(folder).items():
+    for theirs, ours in replacements(folder).items():
         text = text.replace(f'"{theirs}"', f'"{ours}"')
     exec(compile(text, "a page's python block", "exec"), names)
 
@@ -209,47 +208,58 @@ def run_page(page: str, folder: Path) -> None:
                 run_command(words, folder)
 
 
-def test_search(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+def test_readme(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(page_folder / "images", page_folder / "runs" / "gallery")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names: dict = {"__name__": "page"}
+    for kind, block in BLOCK.findall(text):
+        if kind == "python":
+            run_python(block, page_folder, names)
+    assert len(capsys.readouterr().out.splitlines()) == 5 + 1 and len(names["gallery"]) > 5
+
+
+def test_search(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
     for extra in ("onnx", "onnxruntime", "onnxscript", "faiss"):
         pytest.importorskip(extra)
-    run_page("search", workplace)
-    told = capsys.readouterr().out
-    assert "largest difference from the model in onnxruntime: " in told
-    answer, _ = json.JSONDecoder().raw_decode(told, told.index('{\n "query": "A man in a green shirt."'))
-    assert {result["metadata"]["camera"] for result in answer["results"]} == {"c3"}  # --where
-    assert re.search(r"^ *1 .* person\.jpg", told, re.MULTILINE), "an image finds itself"
-    assert "expected calibration error" in told and "deleted 1 of" in told
+    run_page("search", page_folder)
+    printed = capsys.readouterr().out
+    assert "largest difference from the model in onnxruntime: " in printed
+    assert '"camera": "c3"' in printed and '"camera": "c1"' not in printed  # --where
+    assert re.search(r"^ *1 .* person\.jpg", printed, re.MULTILINE), "an image finds itself"
+    assert "expected calibration error" in printed and "deleted 1 of" in printed
     from modeling_rogle.search.gallery import Gallery
 
     assert "person.jpg" not in Gallery.open("runs/index").paths
 
 
-def test_research(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    run_page("research", workplace)
-    told = capsys.readouterr().out
-    assert re.search(r"^66\.6\d* ", told, re.MULTILINE), "of three queries the page's metric block finds two"
-    assert json.loads((workplace / "runs/cuhk/results.json").read_text())["results"]
-    assert yaml.safe_load((workplace / "runs/irra/recipe.yaml").read_text())["head"] == "implicit_relations"
-    assert {"results.json", "results.csv", "results.md"} <= {path.name for path in (workplace / "runs/eval").iterdir()}
-    assert "(IRRA)" in told and (workplace / "runs/irra-theirs/processor_config.json").is_file()
+def test_research(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    run_page("research", page_folder)
+    printed = capsys.readouterr().out
+    assert re.search(r"^66\.6\d* ", printed, re.MULTILINE), "of three queries the page's metric block finds two"
+    assert json.loads((page_folder / "runs/cuhk/results.json").read_text())["results"]
+    assert yaml.safe_load((page_folder / "runs/irra/recipe.yaml").read_text())["head"] == "implicit_relations"
+    assert {"results.json", "results.csv", "results.md"} <= {
+        path.name for path in (page_folder / "runs/eval").iterdir()
+    }
+    assert "(IRRA)" in printed and (page_folder / "runs/irra-theirs/processor_config.json").is_file()
 
 
-def test_data(workplace: Path, hub: StandIn, capsys: pytest.CaptureFixture) -> None:
-    run_page("data", workplace)
-    told = capsys.readouterr().out
-    assert "dry run: " in told and re.search(r"^pushed \d", told, re.MULTILINE)
-    assert re.search(r"^(\d+) of \1 rows have their image again", told, re.MULTILINE)
+def test_data(page_folder: Path, hub: StandIn, capsys: pytest.CaptureFixture) -> None:
+    run_page("data", page_folder)
+    printed = capsys.readouterr().out
+    assert "dry run: " in printed and re.search(r"^pushed \d", printed, re.MULTILINE)
+    assert re.search(r"^(\d+) of \1 rows have their image again", printed, re.MULTILINE)
     pushed = hub.files("dataset", "me/pvlg")
     assert "README.md" in pushed and any(name.endswith(".parquet") for name in pushed)
     assert hub.private["dataset", "me/pvlg"], "of a source that may not be passed on"
-    assert (workplace / "runs/pvlg/build_report.json").is_file()
+    assert (page_folder / "runs/pvlg/build_report.json").is_file()
 
 
-def test_contribute(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    run_page("contribute", workplace)
-    told = capsys.readouterr().out
-    assert " passed" in told and "dry run: " in told
-    assert {"model", "data", "metric", "demo"} <= {path.name for path in (workplace / "runs/release").iterdir()}
+def test_contribute(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    run_page("contribute", page_folder)
+    printed = capsys.readouterr().out
+    assert " passed" in printed and "dry run: " in printed
+    assert {"model", "data", "metric", "demo"} <= {path.name for path in (page_folder / "runs/release").iterdir()}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -338,25 +348,25 @@ def test_what_a_page_links_is_there(page: str) -> None:
 
 
 def test_the_quickstart_notebook_runs_from_top_to_bottom(
-    workplace: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    page_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its code cells as they are, in order; without runs/small/best, so that the one that trains a model runs too."""
     monkeypatch.setattr(sys, "path", sys.path[:])
     book = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
     assert book["nbformat"] == 4 and len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
     names: dict = {"__name__": "notebook"}
-    (workplace / "docs").mkdir()
-    shutil.rmtree(workplace / "runs")
-    monkeypatch.chdir(workplace / "docs")  # where Jupyter starts
+    (page_folder / "docs").mkdir()
+    shutil.rmtree(page_folder / "runs")
+    monkeypatch.chdir(page_folder / "docs")  # where Jupyter starts
     for cell in book["cells"]:
         if cell["cell_type"] == "code":
             assert {"execution_count", "metadata", "outputs", "source"} <= set(cell)
-            run_python("".join(cell["source"]), workplace, names)
-    told = capsys.readouterr().out
-    assert Path.cwd() == workplace and "asked for person" in told and "runs/quickstart/model/best: " in told
+            run_python("".join(cell["source"]), page_folder, names)
+    printed = capsys.readouterr().out
+    assert Path.cwd() == page_folder and "asked for person" in printed and "runs/quickstart/model/best: " in printed
     assert len(names["matches"]) == 3 and torch.allclose(names["image"].norm(dim=-1), torch.ones(1))
     for image in ("row.png", "results.png", "map.png"):
-        assert (workplace / "runs" / "quickstart" / image).stat().st_size > 1000
+        assert (page_folder / "runs" / "quickstart" / image).stat().st_size > 1000
 
 
 def test_the_notebooks_outputs_come_from_a_run() -> None:

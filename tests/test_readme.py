@@ -21,11 +21,6 @@ def command(name: str) -> str:
     return found[1].replace("\\\n", " ")
 
 
-def test_first_paragraph_says_whose_work_it_is() -> None:
-    first = README.split("\n\n")[1]
-    assert "independent implementation" in first and "synthetic" in first
-
-
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_linked_files_exist(path: str) -> None:
     assert (ROOT / path).exists()
