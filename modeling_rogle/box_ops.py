@@ -1,4 +1,4 @@
-"""Boxes on images of any height and width: shares of patches, RoIAlign, crops, and how far a feature leaks."""
+"""Bounding boxes on images of any height and width: IoU, shares of patches, RoIAlign and crops."""
 
 from typing import Any
 
@@ -7,19 +7,19 @@ import torch
 
 
 def clip_boxes(boxes: torch.Tensor) -> torch.Tensor:
-    """Cuts boxes to the image.
+    """Clips boxes to the image.
 
     Args:
         boxes: `[n, 4]` x0, y0, x1, y1 in units of the image's width and height.
 
     Returns:
-        `[n, 4]` in [0, 1], at least fp32: half precision would round a box by pixels.
+        `[n, 4]` in [0, 1], float32 or float64: half precision would round a box by pixels.
 
     Raises:
         ValueError: a box has no area inside the image (not checked inside `torch.compile`).
     """
     inside = (boxes if boxes.dtype == torch.float64 else boxes.float()).clamp(0, 1)
-    empty = ~((inside[:, 2:] - inside[:, :2]).clamp(min=0).prod(1) > 0)  # a NaN is no area either
+    empty = ~((inside[:, 2:] - inside[:, :2]).clamp(min=0).prod(1) > 0)  # also true for NaN
     if not torch.compiler.is_compiling() and bool(empty.any()):
         bad = int(empty.nonzero()[0])
         raise ValueError(f"boxes: row {bad} {boxes[bad].tolist()} has no area inside the image (x0 y0 x1 y1 in [0, 1])")
@@ -27,7 +27,11 @@ def clip_boxes(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def check_box_image(box_image: torch.Tensor, images: int) -> None:
-    """Raises ValueError if a box names an image that is not there (not checked inside `torch.compile`)."""
+    """Checks that `box_image` `[n]` holds indices below `images` (not inside `torch.compile`).
+
+    Raises:
+        ValueError: an index is out of range.
+    """
     if torch.compiler.is_compiling() or not len(box_image):
         return
     low, high = int(box_image.min()), int(box_image.max())
@@ -54,17 +58,17 @@ def box_iou(first: Any, second: Any) -> torch.Tensor:
 
 
 def box_patch_shares(boxes: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """How much of each box lies in each patch.
+    """The share of each box that lies in each patch.
 
-    The overlap of a box with a patch is the product of two one-dimensional overlaps, so boxes smaller than a patch
-    are weighted exactly and nothing is rounded to the grid.
+    The overlap of a box with a patch is the product of two one-dimensional overlaps. Boxes smaller than a patch are
+    therefore weighted exactly, and nothing is rounded to the grid.
 
     Args:
         boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1] of the image's width and height.
         grid: (rows, columns) of patches.
 
     Returns:
-        `[n, rows * columns]` weights, at least fp32, row-major as the patch tokens are; each row sums to 1.
+        `[n, rows * columns]` weights, float32 or float64, row-major like the patch tokens; each row sums to 1.
 
     Raises:
         ValueError: a box has no area inside the image.
@@ -80,30 +84,30 @@ def box_patch_shares(boxes: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor
     return shares / shares.sum(1, keepdim=True)
 
 
-def slots(box_image: torch.Tensor, images: int) -> tuple[torch.Tensor, int]:
-    """A place for each box among the boxes of its image, so that one batched product an image serves all its boxes.
+def positions_in_image(box_image: torch.Tensor, images: int) -> tuple[torch.Tensor, int]:
+    """Numbers the boxes of each image, so that one batched product an image covers all its boxes.
 
     Args:
         box_image: `[n]` int64, in any order.
-        images: number of images b.
+        images: number of images.
 
     Returns:
-        `[n]` int64, from 0 on in every image, and the largest number of boxes that an image has (read from the
-        device: not for inside `torch.compile`).
+        `[n]` int64, from 0 on in every image, and the largest number of boxes of an image. The latter is read from the
+        device, which `torch.compile` does not support.
     """
     order = box_image.argsort(stable=True)
     counts = torch.bincount(box_image, minlength=images)
     first = counts.cumsum(0) - counts
-    slot = torch.empty_like(box_image)
-    slot[order] = torch.arange(len(box_image), device=box_image.device) - first[box_image[order]]
-    return slot, int(counts.max()) if len(counts) else 0
+    position = torch.empty_like(box_image)
+    position[order] = torch.arange(len(box_image), device=box_image.device) - first[box_image[order]]
+    return position, int(counts.max()) if len(counts) else 0
 
 
 def weighted_tokens(weights: torch.Tensor, patch_tokens: torch.Tensor, box_image: torch.Tensor) -> torch.Tensor:
     """Weighted sums of the patch tokens of each box's image.
 
     Args:
-        weights: `[n, k, p]`, k sums a box.
+        weights: `[n, k, p]`, for k sums a box.
         patch_tokens: `[b, p, d]`.
         box_image: `[n]` int64.
 
@@ -113,15 +117,15 @@ def weighted_tokens(weights: torch.Tensor, patch_tokens: torch.Tensor, box_image
     n, k, p = weights.shape
     images, weights = len(patch_tokens), weights.to(patch_tokens.dtype)
     if torch.compiler.is_compiling():
-        # Shapes that hang on no value: every box reads every image, with weight zero but for its own.
+        # Shapes that depend on no value: every box reads every image, with weight 0 for all but its own.
         wide = weights.new_zeros(n, images, k, p)
         wide[torch.arange(n, device=weights.device), box_image] = weights
         return torch.einsum("nbkp,bpd->nkd", wide, patch_tokens)
-    # One matrix product an image: gathering the tokens once a box would copy them as often as there are boxes.
-    slot, most = slots(box_image, images)
+    # One matrix product an image: gathering the tokens for each box would copy them once a box.
+    position, most = positions_in_image(box_image, images)
     table = weights.new_zeros(images, most, k, p)
-    table[box_image, slot] = weights
-    return (table.flatten(1, 2) @ patch_tokens).unflatten(1, (most, k))[box_image, slot]
+    table[box_image, position] = weights
+    return (table.flatten(1, 2) @ patch_tokens).unflatten(1, (most, k))[box_image, position]
 
 
 def mean_patch_tokens(
@@ -156,22 +160,22 @@ def roi_align(
 ) -> torch.Tensor:
     """RoIAlign (Mask R-CNN, arXiv 1703.06870): means of bilinear samples in the bins of each box.
 
-    As torchvision's `roi_align(aligned=True)`: a patch's value sits at its centre, nothing is rounded, and boxes
-    smaller than a patch keep their size. Boxes are cut to the image first (a part outside would count as zeros there).
-    A sample nearer to the border than half a patch takes the border patch's value in that direction.
-    Bilinear weights are the product of a row and a column weight, so each bin is one weight a patch, and all the boxes
-    of an image are one matrix product.
+    As torchvision's `roi_align(aligned=True)`: a patch's value lies at its centre, nothing is rounded, and boxes
+    smaller than a patch keep their size. Boxes are clipped to the image first (torchvision counts the outside as
+    zeros). A sample closer to the border than half a patch takes the border patch's value in that direction. Bilinear
+    weights are the product of a row and a column weight. So each bin has one weight a patch, and all boxes of an image
+    are one matrix product.
 
     Args:
         patch_tokens: `[b, rows * columns, d]`, without the class token.
         boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
         box_image: `[n]` int64, the image (row of `patch_tokens`) of each box.
         grid: (rows, columns) of patches.
-        output: bins (high, wide); (1, 1) gives the pooled vector.
-        samples: samples a bin and direction; None takes as many as a bin has patches in that direction, rounded up.
+        output: numbers of bins (vertical, horizontal); (1, 1), the default, gives the pooled vector.
+        samples: samples a bin and direction; by default as many as a bin has patches in that direction, rounded up.
 
     Returns:
-        `[n, high, wide, d]` in the dtype of `patch_tokens`.
+        `[n, vertical, horizontal, d]` in the dtype of `patch_tokens`.
 
     Raises:
         ValueError: as [`mean_patch_tokens`].
@@ -186,7 +190,7 @@ def roi_align(
 
 
 def crop_boxes(pixel_values: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor) -> torch.Tensor:
-    """Cuts boxes out and enlarges each to the full input size, bilinear, without reading a pixel outside the box.
+    """Crops boxes and resizes each to the full input size, bilinear, without reading a pixel outside the box.
 
     Args:
         pixel_values: `[b, c, h, w]`.
@@ -207,7 +211,7 @@ def crop_boxes(pixel_values: torch.Tensor, boxes: torch.Tensor, box_image: torch
         (boxes[:, 0:1], boxes[:, 2:3], pixel_values.shape[3]),
     ):
         share = (torch.arange(pixels, device=boxes.device, dtype=boxes.dtype) + 0.5) / pixels
-        # Only pixels that the box touches are read, by more than what fp32 makes of an edge on a pixel's edge.
+        # Only pixels that the box touches are read; the tolerance covers the float32 rounding of box edges.
         first, last = (pixels * low + 1e-3).floor() + 0.5, (pixels * high - 1e-3).ceil() - 0.5
         points = torch.minimum(torch.maximum(pixels * (low + share * (high - low)), first), last)
         weights.append(_bilinear_weights(points, pixels).to(pixel_values.dtype)[:, None])
@@ -215,7 +219,7 @@ def crop_boxes(pixel_values: torch.Tensor, boxes: torch.Tensor, box_image: torch
 
 
 def blank_outside(pixel_values: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor) -> torch.Tensor:
-    """Each box's image with every pixel that the box does not touch set to 0, the processor's mean colour.
+    """The image of each box, with every pixel that the box does not touch set to 0, the processor's mean colour.
 
     Args:
         pixel_values: `[b, c, h, w]`, normalised by the processor.
@@ -230,7 +234,7 @@ def blank_outside(pixel_values: torch.Tensor, boxes: torch.Tensor, box_image: to
     """
     check_box_image(box_image, len(pixel_values))
     touched = box_patch_shares(boxes, tuple(pixel_values.shape[2:])).unflatten(1, pixel_values.shape[2:])
-    # An edge on a pixel's edge is not always exact in fp32: under a thousandth of the fullest pixel is not touched.
+    # Box edges are rounded in float32: less than a thousandth of the most covered pixel does not count as touched.
     touched = touched > touched.amax((1, 2), keepdim=True) / 1000
     return torch.where(touched[:, None], pixel_values[box_image], 0)
 
@@ -242,15 +246,15 @@ def _check_grid(patch_tokens: torch.Tensor, grid: tuple[int, int]) -> None:
 
 def _bilinear_weights(points: torch.Tensor, cells: int) -> torch.Tensor:
     """`[n, k]` points in units of cells -> `[n, k, cells]` weights of linear interpolation between cell centres."""
-    at = (points - 0.5).clamp(0, cells - 1)
-    return (1 - (at[..., None] - torch.arange(cells, device=at.device, dtype=at.dtype)).abs()).clamp(min=0)
+    points = (points - 0.5).clamp(0, cells - 1)
+    return (1 - (points[..., None] - torch.arange(cells, device=points.device, dtype=points.dtype)).abs()).clamp(min=0)
 
 
 def _bin_weights(low: torch.Tensor, high: torch.Tensor, cells: int, bins: int, samples: int | None) -> torch.Tensor:
     """Mean interpolation weights of each bin in one direction: `[n]` edges in [0, 1] -> `[n, bins, cells]`."""
     size = (high - low)[:, None] * (cells / bins)
     most = samples or -(-cells // bins)
-    # A box on patch edges must not take one sample more for what fp32 makes of its size.
+    # The tolerance keeps a box on patch edges from getting one more sample by float32 rounding.
     count = torch.full_like(size, samples) if samples else (size - 1e-4).ceil().clamp(1, most)
     sample = torch.arange(most, device=low.device, dtype=low.dtype)
     position = torch.arange(bins, device=low.device, dtype=low.dtype)[:, None] + (sample + 0.5) / count[:, None]

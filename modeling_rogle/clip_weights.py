@@ -1,37 +1,38 @@
-"""Plain CLIP's weights and configuration -> a Rogle's: position tables of the rectangle and of long captions."""
+"""Weights of plain CLIP for RogleModel: position tables of rectangular images and of long captions."""
 
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import CLIPModel
 from transformers.utils import logging
 
 from .configuration_rogle import RogleConfig
-from .positions import lengthen_text_positions, resize_image_positions
 
 logger = logging.get_logger(__name__)
 
 VISION_POSITIONS = "vision_model.embeddings.position_embedding.weight"
 TEXT_POSITIONS = "text_model.embeddings.position_embedding.weight"
-# Read when plain CLIP weights are loaded: the caption length of the release (Long-CLIP's 20 + 57 * 4).
-CAPTION_TOKENS = 248
+CAPTION_TOKENS = 248  # default caption length of a model that starts from plain CLIP: Long-CLIP's 20 + 57 * 4
+UNCHANGED_TEXT_POSITIONS = 20
 
 
 def rogle_weights(
     name: str, clip: CLIPModel, fields: dict[str, Any], tokens: int | None = None
 ) -> tuple[RogleConfig, dict[str, torch.Tensor]]:
-    """Configuration and weights of a [`RogleModel`] that starts from CLIP; says in one log line what it did.
+    """Configuration and weights of a [`RogleModel`] that starts from CLIP. One log line reports the changes.
 
     Args:
-        name: of the checkpoint, for messages.
-        fields: of [`RogleConfig`] to set.
-        tokens: caption length; None for `CAPTION_TOKENS`, or the checkpoint's if that is more.
+        name: name of the checkpoint, for messages.
+        clip: the model whose weights are used.
+        fields: fields of [`RogleConfig`] to set.
+        tokens: caption length; 248, or the checkpoint's if that is longer, by default.
 
     Returns:
-        Configuration, and every weight but those of `config.head`, which starts anew.
+        The configuration, and all weights except those of `config.head`, which is newly initialised.
 
     Raises:
-        ValueError: fewer text positions than the checkpoint has.
+        ValueError: `tokens` is less than the number of the checkpoint's text positions.
     """
     state, source = clip.state_dict(), clip.config.to_dict()
     for key in ("model_type", "architectures", "transformers_version", "auto_map"):
@@ -46,17 +47,86 @@ def rogle_weights(
         state[VISION_POSITIONS], config.patch_grid, (old_side // patch, old_side // patch)
     )
     state[TEXT_POSITIONS] = lengthen_text_positions(state[TEXT_POSITIONS], config.text_config.max_position_embeddings)
-    # What every Rogle has is filled here as well: nothing is left for the loader to report missing.
+    # Set here as well, so that the loader reports no missing weights.
     state["region_head.logit_scale"] = torch.tensor([config.region_logit_scale_init_value])
     if config.num_identities:
         shape = (config.num_identities, config.projection_dim)
         state["identity_classifier.weight"] = torch.randn(shape) * config.initializer_range
     logger.warning_once(
-        f"{name}: CLIP weights read into RogleModel: image positions {old_side} x {old_side} -> "
+        f"{name}: CLIP weights loaded into RogleModel: image positions {old_side} x {old_side} -> "
         f"{config.image_size[0]} x {config.image_size[1]} px (bicubic), text positions {old_tokens} -> "
         f"{config.text_config.max_position_embeddings} (stretched); new: region_head.logit_scale"
     )
     return config, state
 
 
-__all__ = ["CAPTION_TOKENS", "TEXT_POSITIONS", "VISION_POSITIONS", "rogle_weights"]
+def lengthen_text_positions(table: torch.Tensor, length: int) -> torch.Tensor:
+    """Lengthens a text position table by knowledge-preserved stretching (Long-CLIP, arXiv 2403.15378).
+
+    The first 20 rows are kept, so that a caption of at most 20 tokens embeds exactly as before. The other `n - 20` rows
+    are stretched linearly over the rest: 77 -> 20 + 57 * 4 = 248. The last few rows are extrapolated.
+
+    Args:
+        table: `[n, d]` learnt positions (77 in CLIP).
+        length: the new number of positions, at least n.
+
+    Returns:
+        `[length, d]` in the dtype of `table`.
+
+    Raises:
+        ValueError: `length` is shorter than the table, or the table has fewer than 22 rows.
+    """
+    n = table.shape[0]
+    if length == n:
+        return table.clone()
+    if length < n:
+        raise ValueError(f"cannot shorten a table of {n} text positions to {length}")
+    kept = UNCHANGED_TEXT_POSITIONS
+    tail = n - kept
+    if tail < 2:
+        raise ValueError(f"stretching keeps {kept} positions and needs 2 more, the table has {n}")
+    wide = table.float()
+    # New row 20 + k lies at old row 20 + k / ratio; past the last old row the last difference continues.
+    ratio = (length - kept) / tail
+    position = torch.arange(length - kept, dtype=torch.float64) / ratio
+    low = position.floor().long().clamp(max=tail - 2)
+    share = (position - low).to(wide.dtype)[:, None]
+    old = wide[kept:]
+    rows = torch.cat([wide[:kept], old[low] + share * (old[low + 1] - old[low])])
+    return rows.to(table.dtype)
+
+
+def resize_image_positions(table: torch.Tensor, grid: tuple[int, int], old_grid: tuple[int, int]) -> torch.Tensor:
+    """Resizes an image position table to another grid by bicubic interpolation; the class token's row is kept.
+
+    It is the interpolation of `CLIPModel(interpolate_pos_encoding=True)`.
+
+    Args:
+        table: `[1 + old_rows * old_columns, d]`, the class token first.
+        grid: new (rows, columns).
+        old_grid: (rows, columns) of the table.
+
+    Returns:
+        `[1 + rows * columns, d]` in the dtype of `table`.
+
+    Raises:
+        ValueError: the table does not have `1 + old_rows * old_columns` rows.
+    """
+    if table.shape[0] != 1 + old_grid[0] * old_grid[1]:
+        raise ValueError(f"{table.shape[0]} image positions do not fit a grid of {old_grid[0]} x {old_grid[1]} + 1")
+    if tuple(grid) == tuple(old_grid):
+        return table.clone()
+    patches = table[1:].float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)
+    patches = nn.functional.interpolate(patches, size=tuple(grid), mode="bicubic", align_corners=False)
+    return torch.cat([table[:1], patches[0].permute(1, 2, 0).reshape(grid[0] * grid[1], -1).to(table.dtype)])
+
+
+__all__ = [
+    "CAPTION_TOKENS",
+    "TEXT_POSITIONS",
+    "UNCHANGED_TEXT_POSITIONS",
+    "VISION_POSITIONS",
+    "lengthen_text_positions",
+    "resize_image_positions",
+    "rogle_weights",
+]

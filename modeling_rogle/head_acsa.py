@@ -1,35 +1,43 @@
 """ACSA's local similarity: cross-attention between an image's stripes and a caption's phrases, without weights.
 
-After ACSA (IEEE Transactions on Multimedia, 2022): its abstract and its public code's facts are all that this rests
-on; the attention is that of SCAN (arXiv 1803.08024), from which ACSA takes it. The rest of ACSA is `global_loss="cmpm"`
-with `id_loss="cmpc"`. Known gaps: ACSA reads Swin and BERT where this reads the two towers of CLIP; it cuts phrases
-with a noun-phrase chunker, here a phrase is a sentence; its windows and stage features are left out, only body stripes
-and the whole image stay; the temperature of its local loss is not known to us, and its neighbour re-ranking is left
-out.
+After ACSA (IEEE Transactions on Multimedia, 2022), of which only the abstract and facts stated in its public code are
+used. The attention is that of SCAN (arXiv 1803.08024), from which ACSA takes it. The rest of ACSA is
+`global_loss="cmpm"` with `id_loss="cmpc"`. Known differences:
+- ACSA uses Swin and BERT; this uses the two encoders of CLIP.
+- ACSA finds phrases with a noun-phrase chunker; here a phrase is a sentence.
+- Its windows and stage features are left out; only body stripes and the whole image are used.
+- The temperature of its local loss is not public, and its neighbour re-ranking is left out.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
+from transformers import CLIPModel
 
-from .box_ops import slots
+from .box_ops import positions_in_image
 from .configuration_rogle import RogleConfig
-from .losses import label_divergence
+from .losses import at_least_float32, label_divergence
+from .objective import Head, Step
 
-# Head, upper body, lower body and feet in sixths of the height, and the whole image behind them.
+# Head, upper body, lower body and feet in sixths of the height.
 STRIPES = ((0.0, 0.0, 1.0, 1 / 6), (0.0, 1 / 6, 1.0, 3 / 6), (0.0, 3 / 6, 1.0, 5 / 6), (0.0, 5 / 6, 1.0, 1.0))
-TEMPERATURE = 20.0  # ACSA's and SCAN's: similarities are multiplied by it
-MOST_PHRASES = 10  # of a caption in training, ACSA's
+TEMPERATURE = 20.0  # factor of the similarities, as in ACSA and SCAN
+MAX_PHRASES = 10  # of a caption in training, as in ACSA
 
 
-class StripePhraseAttention(nn.Module):
-    """The local branch of ACSA. No weights: it reads the embeddings of stripes, image and sentences.
+class StripePhraseAttention(Head):
+    """The local branch of ACSA. It has no weights and reads the embeddings of stripes, image and sentences.
 
-    Training: KL divergence of the batch's local similarities to its identities. Test: a re-ranker, see `reranking.py`.
+    Training: KL divergence of the batch's local similarities to its identities. Inference: a re-ranker, see
+    `evaluation/head_similarity.py`.
+
+    Args:
+        config: `head_config["head_temperature"]` is the temperature of the loss.
     """
 
-    # What it wants to be given of a training step, see `RogleModel.forward`.
-    reads = ("stripes", "phrases")
-    masks_words = False
+    reads = frozenset({"regions"})
+    part_counts = (len(STRIPES) + 1, 0)
 
     def __init__(self, config: RogleConfig):
         super().__init__()
@@ -43,72 +51,93 @@ class StripePhraseAttention(nn.Module):
         sentence_embeds: torch.Tensor | None,
         sentence_image: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
-        """Rows of [`RogleModel.losses`].
+        """Puts the regions of each image and the phrases of each caption into tables.
 
         Args:
-            stripe_embeds: `[b, 4, d]`; image_embeds, text_embeds: `[b, d]`, unit vectors.
-            sentence_embeds: `[n, d]`; sentence_image: `[n]` int64, the image of each; or None.
+            stripe_embeds: `[b, 4, d]` unit vectors.
+            image_embeds: `[b, d]` unit vectors.
+            text_embeds: `[b, d]` unit vectors.
+            sentence_embeds: `[n, d]` unit vectors, or None.
+            sentence_image: `[n]` int64, the image of each sentence, or None.
 
         Returns:
-            `head_regions` `[b, 5, d]`, the whole image last; `head_phrases` `[b, MOST_PHRASES, d]` and
-            `head_phrase_kept` `[b, MOST_PHRASES]` bool. A caption without sentences is its own only phrase.
+            `head_regions` `[b, 5, d]`, the whole image last; `head_phrases` `[b, MAX_PHRASES, d]`; `head_phrase_kept`
+            `[b, MAX_PHRASES]` bool. A caption without sentences is its own only phrase.
         """
-        table = text_embeds.new_zeros(len(text_embeds), MOST_PHRASES, text_embeds.shape[1])
+        table = text_embeds.new_zeros(len(text_embeds), MAX_PHRASES, text_embeds.shape[1])
         kept = torch.zeros(table.shape[:2], dtype=torch.bool, device=table.device)
         if sentence_embeds is not None and len(sentence_embeds):
-            slot, _ = slots(sentence_image, len(text_embeds))
-            few = slot < MOST_PHRASES
-            at = sentence_image[few], slot[few]
-            table = table.index_put(at, sentence_embeds[few].to(table.dtype))
-            kept = kept.index_put(at, torch.ones_like(slot[few], dtype=torch.bool))
-        alone = ~kept.any(1)
-        table = torch.cat([torch.where(alone[:, None], text_embeds, table[:, 0])[:, None], table[:, 1:]], dim=1)
-        kept = torch.cat([kept[:, :1] | alone[:, None], kept[:, 1:]], dim=1)
+            position, _ = positions_in_image(sentence_image, len(text_embeds))
+            fits = position < MAX_PHRASES
+            index = sentence_image[fits], position[fits]
+            table = table.index_put(index, sentence_embeds[fits].to(table.dtype))
+            kept = kept.index_put(index, torch.ones_like(position[fits], dtype=torch.bool))
+        empty = ~kept.any(1)
+        table = torch.cat([torch.where(empty[:, None], text_embeds, table[:, 0])[:, None], table[:, 1:]], dim=1)
+        kept = torch.cat([kept[:, :1] | empty[:, None], kept[:, 1:]], dim=1)
         regions = torch.cat([stripe_embeds, image_embeds[:, None]], dim=1)
         return {"head_regions": regions, "head_phrases": table, "head_phrase_kept": kept}
 
-    def losses(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`loss_head` of the rows of a batch, with `person_ids` and `caption_weight` `[b]` as far as given."""
+    def loss_inputs(self, step: Step) -> dict[str, torch.Tensor]:
+        """See [`StripePhraseAttention.forward`]."""
+        count = len(step.image_embeds)
+        stripes = step.embed_regions(*_stripe_boxes(count, step.image_embeds.device)).unflatten(0, (count, -1))
+        return self(stripes, step.image_embeds, step.text_embeds, step.sentence_embeds, step.batch["box_image"])
+
+    def loss(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The scalar loss of the tables, and of `person_ids` and `caption_weight` `[b]` if they are there."""
         similarity = every_pair(inputs["head_regions"], inputs["head_phrases"], inputs["head_phrase_kept"])
-        ids, weight = inputs.get("person_ids"), inputs.get("caption_weight")
-        return {"loss_head": label_divergence(similarity, ids, weight, self.temperature)}
+        return label_divergence(similarity, inputs.get("person_ids"), inputs.get("caption_weight"), self.temperature)
+
+    def encode_image_parts(self, model: CLIPModel, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`[b, 5, d]` unit vectors of the stripes and, last, of the whole image."""
+        images, regions = model.encode_images(pixel_values, *_stripe_boxes(len(pixel_values), pixel_values.device))
+        return torch.cat([regions.unflatten(0, (len(images), -1)), images[:, None]], dim=1)
+
+
+def _stripe_boxes(images: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[4 * images, 4]` boxes and `[4 * images]` int64, the image of each."""
+    boxes = torch.tensor(STRIPES, device=device).repeat(images, 1)
+    return boxes, torch.arange(images, device=device).repeat_interleave(len(STRIPES))
 
 
 def attention(similarity: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
     """SCAN's attention of queries over keys, from their cosines.
 
-    Negative cosines count a tenth (LeakyReLU), each key's row over the queries is brought to unit length, so that a key
-    which all queries like does not win them all, and the softmax over the keys is taken at [`TEMPERATURE`].
+    Negative cosines count a tenth (LeakyReLU). The values of each key over the queries are scaled to unit length, so
+    that a key that is similar to every query does not dominate all of them. The softmax over the keys is taken at
+    [`TEMPERATURE`].
 
     Args:
         similarity: `[..., q, k]` cosines.
-        kept: `[..., q, k]` bool, broadcastable: which queries and keys there are; None for all.
+        kept: `[..., q, k]` bool, broadcastable, False for queries and keys that are padding; None if there are none.
 
     Returns:
-        `[..., q, k]`; the row of a query sums to 1, or is 0 where there is no such query.
+        `[..., q, k]`. The row of a query sums to 1, or is 0 for padding.
     """
-    liked = nn.functional.leaky_relu(similarity, 0.1)
+    logits = nn.functional.leaky_relu(similarity, 0.1)
     if kept is not None:
-        liked = liked * kept
-    liked = TEMPERATURE * nn.functional.normalize(liked, dim=-2)
+        logits = logits * kept
+    logits = TEMPERATURE * nn.functional.normalize(logits, dim=-2)
     if kept is None:
-        return liked.softmax(-1)
-    kept = kept.expand_as(liked)
-    return liked.masked_fill(~kept, torch.finfo(liked.dtype).min).softmax(-1) * kept.any(-1, keepdim=True)
+        return logits.softmax(-1)
+    kept = kept.expand_as(logits)
+    return logits.masked_fill(~kept, torch.finfo(logits.dtype).min).softmax(-1) * kept.any(-1, keepdim=True)
 
 
 def attended_cosine(similarity: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
-    """Cosine of each query and the mean of the keys that it attends to.
+    """Cosine of each query with the mean of the keys that it attends to.
 
-    The mean itself is never made: its product with the query is that of attention and similarity, its length that of
-    the attention in the keys' Gram matrix. So all pairs of a batch cost no `[..., q, d]`.
+    The mean itself is not computed. Its product with the query is the product of attention and similarity, and its
+    length follows from the keys' Gram matrix. So all pairs of a batch need no tensor `[..., q, d]`.
 
     Args:
-        similarity: `[..., q, k]` cosines; gram: `[..., k, k]` products of the keys, broadcastable.
+        similarity: `[..., q, k]` cosines.
+        gram: `[..., k, k]` products of the keys, broadcastable.
         kept: as in [`attention`].
 
     Returns:
-        `[..., q]`, 0 where there is no such query.
+        `[..., q]`, 0 for padding.
     """
     weights = attention(similarity, kept)
     square = ((weights @ gram) * weights).sum(-1)
@@ -116,46 +145,45 @@ def attended_cosine(similarity: torch.Tensor, gram: torch.Tensor, kept: torch.Te
 
 
 def local_similarity(regions: torch.Tensor, phrases: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """ACSA's local similarity of pairs: both directions' mean cosine of what attends and what is attended to.
+    """ACSA's local similarity of pairs: the mean attended cosine of both directions.
 
     Args:
-        regions: `[..., r, d]`, phrases: `[..., p, d]` unit vectors, leading sizes broadcastable.
-        kept: `[..., p]` bool, which phrases there are; at least one.
+        regions: `[..., r, d]` unit vectors.
+        phrases: `[..., p, d]` unit vectors; the leading sizes are broadcastable.
+        kept: `[..., p]` bool, False for padding; at least one phrase is kept.
 
     Returns:
-        `[...]`, fp32 (at least).
+        `[...]`, float32 or float64.
     """
     with torch.autocast(regions.device.type, enabled=False):
-        regions, phrases = _wide(regions), _wide(phrases)
-        return _both_ways(phrases @ regions.mT, regions @ regions.mT, phrases @ phrases.mT, kept)
+        regions, phrases = at_least_float32(regions), at_least_float32(phrases)
+        return _both_directions(phrases @ regions.mT, regions @ regions.mT, phrases @ phrases.mT, kept)
 
 
 def every_pair(regions: torch.Tensor, phrases: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """[`local_similarity`] of each of b images with each of c captions.
 
     Args:
-        regions: `[b, r, d]`; phrases: `[c, p, d]`; kept: `[c, p]` bool.
+        regions: `[b, r, d]` unit vectors.
+        phrases: `[c, p, d]` unit vectors.
+        kept: `[c, p]` bool, False for padding.
 
     Returns:
-        `[b, c]`.
+        `[b, c]`, float32 or float64.
     """
     with torch.autocast(regions.device.type, enabled=False):
-        regions, phrases = _wide(regions), _wide(phrases)
+        regions, phrases = at_least_float32(regions), at_least_float32(phrases)
         cosine = torch.einsum("cpd,brd->bcpr", phrases, regions)
-        return _both_ways(cosine, (regions @ regions.mT)[:, None], (phrases @ phrases.mT)[None], kept[None])
+        return _both_directions(cosine, (regions @ regions.mT)[:, None], (phrases @ phrases.mT)[None], kept[None])
 
 
-def _both_ways(
-    cosine: torch.Tensor, of_regions: torch.Tensor, of_phrases: torch.Tensor, kept: torch.Tensor
+def _both_directions(
+    cosine: torch.Tensor, region_gram: torch.Tensor, phrase_gram: torch.Tensor, kept: torch.Tensor
 ) -> torch.Tensor:
-    by_phrase = attended_cosine(cosine, of_regions, kept[..., None])
-    by_region = attended_cosine(cosine.mT, of_phrases, kept[..., None, :])
+    by_phrase = attended_cosine(cosine, region_gram, kept[..., None])
+    by_region = attended_cosine(cosine.mT, phrase_gram, kept[..., None, :])
     counts = kept.sum(-1).clamp(min=1)
     return ((by_phrase * kept).sum(-1) / counts + by_region.mean(-1)) / 2
-
-
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 __all__ = ["StripePhraseAttention", "attended_cosine", "attention", "every_pair", "local_similarity"]

@@ -1,26 +1,33 @@
-"""IRRA's implicit relation reasoning: masked words of a caption are told from its image; in training only.
+"""IRRA's implicit relation reasoning: masked words of a caption are predicted from its image, in training only.
 
-After IRRA (arXiv 2303.12501): 15 % of the words are masked (of these 80 % by the mask, 10 % by another word, 10 % left
-as they are), words attend once to patches, a few more blocks among themselves follow, and the masked words are
-predicted. No test similarity: what is left of it are the two towers. Ours: CLIP's vocabulary has no mask token and IRRA
-gives one up for it; here the start of text, which never stands inside a text, takes that place. IRRA's further blocks
-are 4, here `head_layers`.
+After IRRA (arXiv 2303.12501): 15 % of the words are drawn; of these, 80 % are masked, 10 % replaced by another word
+and 10 % left as they are. Words attend once to patches, a few blocks of self-attention follow, and the drawn words are
+predicted. There is no similarity at inference, where only the two encoders are used. Known differences: CLIP's
+vocabulary has no mask token and IRRA gives up one token for it; here the start of text, which never occurs inside a
+text, is the mask. IRRA has 4 blocks of self-attention; here `head_layers`.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from .configuration_rogle import RogleConfig
-from .head_parts import Attention
+from .layers import Attention, SelfBlock
+from .objective import Head, Step
+from .text_packing import text_lengths, token_mask
 
 IGNORED = -100
 
 
-class ImplicitRelations(nn.Module):
-    """Masked words and patches -> the cross-entropy of each masked word."""
+class ImplicitRelations(Head):
+    """Masked words and patches -> the cross-entropy of each masked word.
 
-    reads = ("patches",)
-    masks_words = True
+    Args:
+        config: reads the widths of both encoders and `head_config`: `mask_probability` and `head_layers`.
+    """
+
+    reads = frozenset({"patches"})
 
     def __init__(self, config: RogleConfig):
         super().__init__()
@@ -36,20 +43,21 @@ class ImplicitRelations(nn.Module):
         self.exit = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.vocabulary = nn.Linear(width, self.vocab_size)
 
-    def mask(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws words to be masked, from torch's own generator.
+    def mask_words(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draws the words to mask, from torch's global generator.
 
         Args:
-            input_ids: `[b, l]`, padded on the right; lengths: `[b]` tokens of each, start and end of text among them.
+            input_ids: `[b, l]`, padded on the right.
 
         Returns:
-            `[b, l]` ids with the drawn words masked, and `[b, l]` the words to tell, `IGNORED` elsewhere.
+            `[b, l]` ids with the drawn words masked, and `[b, l]` the words to predict, `IGNORED` elsewhere.
         """
+        lengths = torch.tensor(text_lengths(input_ids, self.eos), device=input_ids.device)
         position = torch.arange(input_ids.shape[1], device=input_ids.device)
         word = (position > 0) & (position < lengths[:, None] - 1)
         drawn = word & (torch.rand(input_ids.shape, device=input_ids.device) < self.mask_probability)
         fate = torch.rand(input_ids.shape, device=input_ids.device)
-        # Neither start nor end of text may be drawn as another word: the text would end there.
+        # The replacement must be neither the start nor the end of text: the text would end there.
         another = torch.randint_like(input_ids, self.vocab_size)
         special = (another == self.bos) | (another == self.eos) | (another == self.vocab_size - 1)
         another = torch.where(special, input_ids, another)
@@ -60,44 +68,36 @@ class ImplicitRelations(nn.Module):
     def forward(
         self, patches: torch.Tensor, words: torch.Tensor, kept: torch.Tensor, targets: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Cross-entropies of the masked words, which are rows of their own: no other pair has a say in them.
+        """Cross-entropies of the masked words. Each word is a row of its own and independent of other captions.
 
         Args:
             patches: `[b, p, vision hidden]` after the last layer norm.
-            words: `[b, l, text hidden]`, final states of the masked captions; kept: `[b, l]` bool, false behind an end.
+            words: `[b, l, text hidden]`, final states of the masked captions.
+            kept: `[b, l]` bool, False for padding.
             targets: `[b, l]` int64, `IGNORED` where nothing is masked.
 
         Returns:
-            `head_word_losses` `[m]`, fp32.
+            `head_word_losses` `[m]`, float32.
         """
         states = self.word_entrance(words)
         states = states + self.cross(self.word_norm(states), self.patch_norm(self.patch_entrance(patches)))
         for block in self.blocks:
             states = block(states, kept)
-        asked = targets != IGNORED
-        logits = self.vocabulary(self.exit(states[asked]))
-        return {"head_word_losses": nn.functional.cross_entropy(logits.float(), targets[asked], reduction="none")}
+        predicted = targets != IGNORED
+        logits = self.vocabulary(self.exit(states[predicted]))
+        losses = nn.functional.cross_entropy(logits.float(), targets[predicted], reduction="none")
+        return {"head_word_losses": losses}
 
-    def losses(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`loss_head`: mean of `head_word_losses` `[m]`, 0 without any."""
-        each = inputs["head_word_losses"]
-        return {"loss_head": each.mean() if len(each) else each.sum()}
+    def loss_inputs(self, step: Step) -> dict[str, torch.Tensor]:
+        """See [`ImplicitRelations.forward`]."""
+        patches = step.model.vision_model.post_layernorm(step.vision.last_hidden_state[:, 1:])
+        kept = token_mask(step.batch["input_ids"], self.eos)
+        return self(patches, step.text_states["masked"], kept, step.masked_targets)
 
-
-class SelfBlock(nn.Module):
-    """A block of words that attend to each other, both ways: attention and MLP, each normed before and added."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.norm, self.own = nn.LayerNorm(width), Attention(width, heads)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, states: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-        normed = self.norm(states)
-        states = states + self.own(normed, normed, kept)
-        return states + self.mlp(states)
+    def loss(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The mean of `head_word_losses` `[m]`, 0 if there are none."""
+        losses = inputs["head_word_losses"]
+        return losses.mean() if len(losses) else losses.sum()
 
 
-__all__ = ["IGNORED", "ImplicitRelations", "SelfBlock"]
+__all__ = ["IGNORED", "ImplicitRelations"]

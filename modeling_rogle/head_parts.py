@@ -1,36 +1,53 @@
-"""Part-level correspondence: slots that images and captions share, and a margin that gives way where parts are common.
+"""Part-level correspondence: slots shared by images and captions, and a margin that shrinks for common parts.
 
-After "part-level cross-modal correspondence" (arXiv 2501.00318), of which the abstract alone is public to us: learnable
-tokens shared by both modalities are the queries of a decoder, so that slot k of an image answers to slot k of a caption
-with no supervision but identities; and a ranking loss whose margin is adapted to how common a part is. Ours, since not
-public: the decoder's depth and what the modalities share of it (all but the entrance of their tokens), the number of
-slots, the formula of the loss, and the test similarity, a weighted mean of coarse and part cosines.
+After "part-level cross-modal correspondence" (arXiv 2501.00318), of which only the abstract is public. Learnable tokens
+shared by both modalities are the queries of a decoder, so that slot k of an image corresponds to slot k of a caption
+with identities as the only supervision. A ranking loss adapts its margin to how common a part is. Ours, since not
+public: the decoder's depth and what the modalities share of it (everything but the input projection), the number of
+slots, the formula of the loss, and the similarity at inference, a weighted mean of global and part cosines.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
+from transformers import CLIPModel
+from transformers import initialization as init
 
 from .configuration_rogle import RogleConfig
+from .layers import CrossBlock
 from .losses import cosines
+from .objective import Head, Step
+from .text_packing import token_mask
 
 
-class PartDecoder(nn.Module):
-    """K slot tokens that read the patches of an image or the words of a caption: `[b, l, hidden]` -> `[b, K, d]`."""
+class PartDecoder(Head):
+    """K slot tokens that attend to the patches of an image or the words of a caption.
 
-    reads = ("patches", "words")
-    masks_words = False
+    Args:
+        config: reads the widths of both encoders and `head_config`: `part_slots` (K), `head_layers`, `part_margin` and
+            `commonality`.
+    """
+
+    reads = frozenset({"patches", "words"})
 
     def __init__(self, config: RogleConfig):
         super().__init__()
-        width = config.projection_dim
-        self.margin, self.commonality = config.head_config["part_margin"], config.head_config["commonality"]
-        self.slots = nn.Parameter(torch.empty(config.head_config["part_slots"], width))
+        width, options = config.projection_dim, config.head_config
+        self.margin, self.commonality = options["part_margin"], options["commonality"]
+        self.eos = config.text_config.eos_token_id
+        self.part_counts = (options["part_slots"], options["part_slots"])
+        self.slots = nn.Parameter(torch.empty(options["part_slots"], width))
         self.patch_entrance = nn.Linear(config.vision_config.hidden_size, width)
         self.word_entrance = nn.Linear(config.text_config.hidden_size, width)
         heads = max(1, width // 64)
-        self.blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.head_config["head_layers"]))
+        self.blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(options["head_layers"]))
         self.norm = nn.LayerNorm(width)
         self.exit = nn.Linear(width, width, bias=False)
+
+    def init_weights(self, std: float) -> None:
+        """Draws the slots from a normal distribution."""
+        init.normal_(self.slots, std=std)
 
     def forward(
         self,
@@ -38,21 +55,22 @@ class PartDecoder(nn.Module):
         words: torch.Tensor | None = None,
         kept: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Unit part embeddings of what is given.
+        """Unit part embeddings of images, captions or both.
 
         Args:
-            patches: `[b, p, vision hidden]` after the last layer norm.
-            words: `[c, l, text hidden]`; kept: `[c, l]` bool, false behind the end of a text.
+            patches: `[b, p, vision hidden]` after the last layer norm, or None.
+            words: `[c, l, text hidden]`, or None.
+            kept: `[c, l]` bool, False for padding.
 
         Returns:
-            `image_parts` `[b, K, d]`, `text_parts` `[c, K, d]`, as far as asked for.
+            `image_parts` `[b, K, d]` and `text_parts` `[c, K, d]`, each if its input is given.
         """
-        found = {}
+        parts = {}
         if patches is not None:
-            found["image_parts"] = self._decode(self.patch_entrance(patches), None)
+            parts["image_parts"] = self._decode(self.patch_entrance(patches), None)
         if words is not None:
-            found["text_parts"] = self._decode(self.word_entrance(words), kept)
-        return found
+            parts["text_parts"] = self._decode(self.word_entrance(words), kept)
+        return parts
 
     def _decode(self, tokens: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
         states = self.slots.to(tokens.dtype).expand(len(tokens), -1, -1)
@@ -60,54 +78,31 @@ class PartDecoder(nn.Module):
             states = block(states, tokens, kept)
         return nn.functional.normalize(self.exit(self.norm(states)), dim=-1)
 
-    def losses(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`loss_head` of `image_parts`, `text_parts` `[b, K, d]`, `person_ids` and `caption_weight` as far as given."""
-        return {
-            "loss_head": commonality_margin_ranking(
-                inputs["image_parts"],
-                inputs["text_parts"],
-                inputs.get("person_ids"),
-                inputs.get("caption_weight"),
-                self.margin,
-                self.commonality,
-            )
-        }
+    def loss_inputs(self, step: Step) -> dict[str, torch.Tensor]:
+        """See [`PartDecoder.forward`]."""
+        patches = step.model.vision_model.post_layernorm(step.vision.last_hidden_state[:, 1:])
+        return self(patches, step.text_states["caption"], token_mask(step.batch["input_ids"], self.eos))
 
-
-class CrossBlock(nn.Module):
-    """A decoder block: attention among the queries, attention to the tokens, MLP; each normed before and added."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.own_norm, self.own = nn.LayerNorm(width), Attention(width, heads)
-        self.cross_norm, self.token_norm, self.cross = nn.LayerNorm(width), nn.LayerNorm(width), Attention(width, heads)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+    def loss(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The scalar loss of `image_parts`, `text_parts`, and of `person_ids` and `caption_weight` if given."""
+        return commonality_margin_ranking(
+            inputs["image_parts"],
+            inputs["text_parts"],
+            inputs.get("person_ids"),
+            inputs.get("caption_weight"),
+            self.margin,
+            self.commonality,
         )
 
-    def forward(self, states: torch.Tensor, tokens: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-        normed = self.own_norm(states)
-        states = states + self.own(normed, normed)
-        states = states + self.cross(self.cross_norm(states), self.token_norm(tokens), kept)
-        return states + self.mlp(states)
+    def encode_image_parts(self, model: CLIPModel, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`[b, K, d]` unit vectors of the slots, float32."""
+        states = model.vision_model(pixel_values=pixel_values).last_hidden_state
+        return self(patches=model.vision_model.post_layernorm(states[:, 1:]))["image_parts"].float()
 
-
-class Attention(nn.Module):
-    """Multi-head attention of `[b, q, width]` queries to `[b, l, width]` tokens, of which `kept` `[b, l]` are there."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value, self.exit = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(self, queries: torch.Tensor, tokens: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
-        q, k, v = (
-            linear(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for linear, x in ((self.query, queries), (self.key, tokens), (self.value, tokens))
-        )
-        mask = None if kept is None else kept[:, None, None]
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.exit(mixed.transpose(1, 2).flatten(2))
+    def encode_text_parts(self, model: CLIPModel, input_ids: torch.Tensor) -> torch.Tensor:
+        """`[n, K, d]` unit vectors of the slots, float32."""
+        words = model.encode_tokens(input_ids, keep_tokens=True)[1]
+        return self(words=words, kept=token_mask(input_ids, self.eos))["text_parts"].float()
 
 
 def commonality_margin_ranking(
@@ -120,25 +115,26 @@ def commonality_margin_ranking(
 ) -> torch.Tensor:
     """Commonality-based margin ranking (the idea of arXiv 2501.00318; its formula is not public, this one is ours).
 
-    For part k of pair i and another identity j: `[m_ij^k - s_ii^k + s_ij^k]_+` in both directions, s the cosine of an
-    image's and a caption's part, and the margin `m_ij^k = margin * (1 - commonality * c_ij^k)`: two people in black
-    shoes need not be told apart by them. c in [0, 1] is the (detached) mean of the two images' and the two captions'
-    cosine of that part, rescaled so that the batch's mean over other identities is 0 and equality is 1; without the
-    rescaling all margins would be gone at the start, when all parts are alike.
+    For part k of pair i and another identity j, the term is `[m_ij^k - s_ii^k + s_ij^k]_+` in both directions. s is the
+    cosine of an image's and a caption's part, and the margin is `m_ij^k = margin * (1 - commonality * c_ij^k)`: two
+    people in black shoes need not differ by their shoes. c in [0, 1] is the (detached) mean of the two images' and the
+    two captions' cosine of that part. It is rescaled so that the batch's mean over other identities is 0 and equality
+    is 1. Without the rescaling all margins would be 0 at the start, when all parts are similar.
 
     Args:
-        image_parts, text_parts: `[b, K, d]` unit vectors, row i one pair.
+        image_parts: `[b, K, d]` unit vectors.
+        text_parts: `[b, K, d]` unit vectors, row i describing image i.
         person_ids: `[b]` int64, or None for one identity a row.
-        weight: `[b]` trust in each image-caption pair, which weighs the terms in which it is the positive.
-        margin: in units of cosine.
-        commonality: in [0, 1]; 0 is the ordinary margin ranking loss.
+        weight: `[b]` reliability of each image-caption pair in [0, 1], for the terms in which it is the positive.
+        margin: in units of cosine, 0.2 by default.
+        commonality: in [0, 1], 1 by default; 0 is the ordinary margin ranking loss.
 
     Returns:
-        Scalar, fp32 (at least): mean over the terms that are not yet 0, so that many easy ones do not water it down.
+        Scalar, float32 or float64: the mean over the terms that are not 0, so that easy negatives do not dilute it.
     """
     b, parts, _ = image_parts.shape
     images, texts = image_parts.transpose(0, 1), text_parts.transpose(0, 1)
-    similar = torch.stack([cosines(v, t) for v, t in zip(images, texts, strict=True)])  # [K, b, b] image, caption
+    similar = torch.stack([cosines(v, t) for v, t in zip(images, texts, strict=True)])  # [K, image, caption]
     ids = torch.arange(b, device=similar.device) if person_ids is None else person_ids
     other = (ids[:, None] != ids[None, :]).expand(parts, -1, -1)
     margins = margin * (1 - commonality * part_commonality(image_parts, text_parts, ids))
@@ -154,19 +150,25 @@ def commonality_margin_ranking(
 
 @torch.no_grad()
 def part_commonality(image_parts: torch.Tensor, text_parts: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """How alike part k of i and of j is, `[K, b, b]` in [0, 1], symmetric: 0 at the batch's mean over other identities.
+    """How similar part k of pair i and part k of pair j are.
 
-    Arguments as of [`commonality_margin_ranking`].
+    Args:
+        image_parts: `[b, K, d]` unit vectors.
+        text_parts: `[b, K, d]` unit vectors.
+        ids: `[b]` int64 identities.
+
+    Returns:
+        `[K, b, b]` in [0, 1], symmetric; 0 is the batch's mean over other identities.
     """
-    alike = torch.stack(
+    similar = torch.stack(
         [
             (cosines(v, v) + cosines(t, t)) / 2
             for v, t in zip(image_parts.transpose(0, 1), text_parts.transpose(0, 1), strict=True)
         ]
     )
     other = ids[:, None] != ids[None, :]
-    mean = (alike * other).sum((1, 2), keepdim=True) / other.sum().clamp(min=1)
-    return ((alike - mean) / (1 - mean).clamp(min=1e-6)).clamp(0, 1)
+    mean = (similar * other).sum((1, 2), keepdim=True) / other.sum().clamp(min=1)
+    return ((similar - mean) / (1 - mean).clamp(min=1e-6)).clamp(0, 1)
 
 
-__all__ = ["Attention", "CrossBlock", "PartDecoder", "commonality_margin_ranking", "part_commonality"]
+__all__ = ["PartDecoder", "commonality_margin_ranking", "part_commonality"]

@@ -1,63 +1,104 @@
-"""Region features that walk CLIP's last vision blocks anew: each patch by itself, or the class token within a box."""
-
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+"""Embeddings of bounding boxes: from the patches of one forward pass of the image, or of the cropped boxes."""
 
 import torch
-from torch import nn
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPEncoderLayer
+from transformers import CLIPModel
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+from .box_ops import check_box_image, crop_boxes, mean_patch_tokens, roi_align
+from .vision_rogle import LastBlock, maybe_checkpointed
 
 
-@dataclass
-class BlockInputs:
-    """What enters the last `keep` blocks in one dense forward, first block first, `[b, 1 + patches, hidden]` each.
+def last_block_for(feature: str | None, last_states: bool = False) -> LastBlock:
+    """What the image's forward pass has to compute and keep of the last block.
 
-    Handed to the tower and filled by it. No list: what moves inputs between devices copies lists. With `class_only` the
-    last block computes the class token alone, and the tower's last states are `[b, 1, hidden]`: the same embedding
-    without the queries and the MLP of patches that nobody reads, 5/6 of a block.
+    Args:
+        feature: `RogleConfig.region_feature`, or None if no region is embedded.
+        last_states: the final states of all patches are needed for something else.
     """
-
-    keep: int = 0
-    class_only: bool = False
-    states: list[torch.Tensor] = field(default_factory=list)
+    return LastBlock(feature == "dense_roi", class_token_only=not last_states and feature != "patch_mean")
 
 
-class RogleVisionEncoder(CLIPEncoder):
-    """CLIP's vision blocks (the same modules, the same names), which can hand over what enters the last of them."""
+def region_features(
+    model: CLIPModel,
+    pixel_values: torch.Tensor,
+    states: torch.Tensor,
+    last_block: LastBlock,
+    boxes: torch.Tensor,
+    box_image: torch.Tensor,
+) -> torch.Tensor:
+    """Region embeddings of the kind `config.region_feature`.
 
-    def __init__(self, encoder: CLIPEncoder):
-        nn.Module.__init__(self)
-        self.config, self.layers, self.gradient_checkpointing = encoder.config, encoder.layers, False
+    Args:
+        model: the [`RogleModel`].
+        pixel_values: `[b, 3, height, width]`, normalised by the processor.
+        states: `[b, 1 + patches, hidden]`, final states of these images; `"patch_mean"` reads them.
+        last_block: what the forward pass kept; `"dense_roi"` reads it.
+        boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
+        box_image: `[n]` int64, the image of each box.
 
-    def forward(
-        self,
-        inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        block_inputs: BlockInputs | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutput:
-        states = inputs_embeds
-        for i, layer in enumerate(self.layers):
-            if block_inputs is not None and i >= len(self.layers) - block_inputs.keep:
-                block_inputs.states.append(states)
-            if block_inputs is not None and block_inputs.class_only and i == len(self.layers) - 1:
-                states = _maybe_checkpointed(layer, _class_block(layer, 1), states, None)
-            else:
-                states = layer(states, attention_mask, **kwargs)
-        return BaseModelOutput(last_hidden_state=states)
+    Returns:
+        `[n, d]`, not normalised.
+
+    Raises:
+        ValueError: a box without area in its image, or a box_image that names no image.
+    """
+    check_box_image(box_image, len(pixel_values))
+    if not len(boxes):
+        return states.new_zeros(0, model.projection_dim)
+    feature = model.config.region_feature
+    if feature == "crop":
+        crops = crop_boxes(pixel_values, boxes, box_image)
+        # Without gradients a few crops at a time save memory; a training step needs all activations anyway.
+        count = len(crops) if torch.is_grad_enabled() else max(len(pixel_values), 16)
+        return model.visual_projection(torch.cat([_pooled_images(model, part) for part in crops.split(count)]))
+    patch = model.config.vision_config.patch_size
+    grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
+    if feature == "patch_mean":
+        pooled = mean_patch_tokens(states[:, 1:], boxes, box_image, grid)
+    else:
+        tokens = value_only_block(model.vision_model.encoder.layers[-1], last_block.input[:, 1:])
+        pooled = roi_align(tokens, boxes, box_image, grid)[:, 0, 0]
+    return model.visual_projection(model.vision_model.post_layernorm(pooled))
+
+
+def one_crop_per_image(
+    model: CLIPModel,
+    pixel_values: torch.Tensor,
+    region_embeds: torch.Tensor,
+    boxes: torch.Tensor,
+    box_image: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crops the first box of each image, which costs one more forward pass a step (GOAL crops the best box).
+
+    Args:
+        model: the [`RogleModel`].
+        pixel_values: `[b, 3, height, width]`.
+        region_embeds: `[n, d]`, returned as they are if there is no box.
+        boxes: `[n, 4]` x0, y0, x1, y1 in [0, 1].
+        box_image: `[n]` int64.
+
+    Returns:
+        `[k]` int64, the rows of the cropped boxes, and `[k, d]`, the embeddings of the crops, not normalised.
+    """
+    order = box_image.argsort(stable=True)
+    first = torch.ones_like(box_image, dtype=torch.bool)
+    first[1:] = box_image[order][1:] != box_image[order][:-1]
+    rows = order[first]
+    if not len(rows):
+        return rows, region_embeds
+    crops = crop_boxes(pixel_values, boxes[rows], box_image[rows])
+    return rows, model.visual_projection(_pooled_images(model, crops))
 
 
 def value_only_block(layer: CLIPEncoderLayer, states: torch.Tensor) -> torch.Tensor:
-    """A block in which each token attends to itself alone (MaskCLIP, arXiv 2112.01071).
+    """A block in which each token attends to itself only (MaskCLIP, arXiv 2112.01071).
 
-    Queries and keys are left out; values, output projection, both residuals and the MLP stay: it is the block with the
-    identity for its attention matrix, so what follows it reads the kind of sum that it was trained on.
+    Queries and keys are not used. Values, output projection, both residuals and the MLP stay. The result equals the
+    block with the identity as its attention matrix, so the following layers read sums of the kind they were trained on.
 
     Args:
         layer: one vision block.
-        states: `[b, l, hidden]` that enter it.
+        states: `[b, l, hidden]`, its input.
 
     Returns:
         `[b, l, hidden]`.
@@ -68,44 +109,14 @@ def value_only_block(layer: CLIPEncoderLayer, states: torch.Tensor) -> torch.Ten
         states = states + attention.out_proj(attention.v_proj(layer.layer_norm1(states)))
         return states + layer.mlp(layer.layer_norm2(states))
 
-    return _maybe_checkpointed(layer, block, states)
+    return maybe_checkpointed(layer, block, states)
 
 
-def _class_block(layer: CLIPEncoderLayer, m: int) -> Callable[..., torch.Tensor]:
-    """The block for the first m of `[b, m + p, hidden]` states alone, with a bias `[b, 1, m, m + p]` or None.
-
-    Its own SDPA call, whatever the tower's attention is: flash attention takes no mask, eager is not asked for maps.
-    """
-
-    def block(states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        attention, tokens = layer.self_attn, states[:, :m]
-        states = layer.layer_norm1(states)
-        q, k, v = (
-            linear(x).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
-            for linear, x in (
-                (attention.q_proj, states[:, :m]),
-                (attention.k_proj, states),
-                (attention.v_proj, states),
-            )
-        )
-        read = nn.functional.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=None if bias is None else bias.to(q.dtype),
-            dropout_p=attention.dropout if layer.training else 0.0,
-            scale=attention.scale,
-        )
-        tokens = tokens + attention.out_proj(read.transpose(1, 2).flatten(2))
-        return tokens + layer.mlp(layer.layer_norm2(tokens))
-
-    return block
+def _pooled_images(model: CLIPModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """`[n, hidden]` class tokens of images of the model's own size or of any other."""
+    last_block = LastBlock(class_token_only=True)
+    vision = model.vision_model(pixel_values=pixel_values, interpolate_pos_encoding=True, last_block=last_block)
+    return vision.pooler_output
 
 
-def _maybe_checkpointed(
-    layer: CLIPEncoderLayer, function: Callable[..., torch.Tensor], *args: torch.Tensor | None
-) -> torch.Tensor:
-    """What goes through a block's weights is recomputed on the way back whenever the block itself is."""
-    if layer.gradient_checkpointing and layer.training:
-        return layer._gradient_checkpointing_func(function, *args)
-    return function(*args)
+__all__ = ["last_block_for", "one_crop_per_image", "region_features", "value_only_block"]

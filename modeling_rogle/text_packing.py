@@ -1,6 +1,6 @@
-"""Texts of unequal length through CLIP's text tower without paying for padding: packed, or in buckets of like length.
+"""Texts of unequal length through CLIP's text model without computing their padding: packed, or in length buckets.
 
-Both rest on the tower being causal and pooled at the end-of-text token: what follows that token cannot matter.
+Both rely on the text model being causal and pooled at the end-of-text token: later tokens have no influence.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ import torch
 from torch import nn
 from transformers.models.clip.modeling_clip import CLIPAttention, CLIPTextModel
 
-# What one more call of the tower costs, in tokens, where buckets are used: an estimate from kernel launches on a GPU.
+# Cost of one more call of the text model, in tokens: an estimate from kernel launches on a GPU.
 CALL_TOKENS = 2048
-# Tokens of a pack when no gradient is kept: its activations stay in a CPU's cache.
+# Tokens of a pack without gradients: the activations then fit into a CPU's cache.
 PACK_TOKENS = 1024
 
 
 def text_lengths(input_ids: torch.Tensor, eos_token_id: int) -> list[int]:
-    """Tokens of each text up to its first end-of-text, which counts.
+    """Number of tokens of each text, up to and including its first end-of-text token.
 
     Args:
         input_ids: `[n, l]`, padded on the right.
-        eos_token_id: the text configuration's; 2 stands for CLIP's old configurations, in which the greatest id ends
-            the text.
+        eos_token_id: of the text configuration. 2 means one of CLIP's old configurations, in which the largest id
+            ends the text.
     """
     if input_ids.numel() == 0:
         return []
@@ -31,17 +31,23 @@ def text_lengths(input_ids: torch.Tensor, eos_token_id: int) -> list[int]:
     return (ends + 1).tolist()
 
 
+def token_mask(input_ids: torch.Tensor, eos_token_id: int) -> torch.Tensor:
+    """`[n, l]` bool, False for padding; arguments as in [`text_lengths`]."""
+    lengths = torch.tensor(text_lengths(input_ids, eos_token_id), device=input_ids.device)
+    return torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
+
+
 def stack_texts(*tables: torch.Tensor) -> torch.Tensor:
-    """Tables `[n, l]` of ids one upon another, `[sum of n, longest l]`; zeros pad behind the end of text."""
+    """Concatenates tables `[n, l]` of ids to `[sum of n, longest l]`; zeros pad after the end of text."""
     longest = max(table.shape[1] for table in tables)
     return torch.cat([nn.functional.pad(table, (0, longest - table.shape[1])) for table in tables])
 
 
 class PackedAttention(CLIPAttention):
-    """CLIP's attention, and the same for texts laid end to end: block-diagonal and causal.
+    """CLIP's attention, which can also read packed texts: block-diagonal and causal.
 
-    A dense mask would compute every text against every other one; here each run of texts of equal length is one
-    causal call without a mask, and all that is not attention sees one long row.
+    A dense mask would compute every text against every other one. Here each run of texts of equal length is one causal
+    call without a mask, and all layers except attention see one long row.
     """
 
     def forward(
@@ -51,12 +57,13 @@ class PackedAttention(CLIPAttention):
         runs: Sequence[tuple[int, int]] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As CLIP's; with `runs`, pairs (texts, length of each), `hidden_states` is `[1, tokens, hidden]`, packed."""
+        """As CLIP's. With `runs`, pairs (number of texts, their length), `hidden_states` is packed:
+        `[1, tokens, hidden]`."""
         if runs is None:
             return super().forward(hidden_states, attention_mask, **kwargs)
         dropout = self.dropout if self.training else 0.0
         sizes = [texts * length for texts, length in runs]
-        # Split, not sliced: the gradient of a slice is a whole pack of zeros.
+        # split, not slices: the gradient of a slice is a whole pack of zeros.
         parts = [projection(hidden_states[0]).split(sizes) for projection in (self.q_proj, self.k_proj, self.v_proj)]
         mixed = []
         for (texts, length), *projected in zip(runs, *parts, strict=True):
@@ -71,30 +78,30 @@ class PackedAttention(CLIPAttention):
 def encode_packed(
     text_model: CLIPTextModel, input_ids: torch.Tensor, lengths: Sequence[int], keep: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Encodes texts laid end to end, positions starting again at each.
+    """Encodes texts that are concatenated into packs; positions restart at each text.
 
-    Measured on a CPU, one thread, text encoder of ViT-B/16
-    (`benchmarks/speed/encode.py --packing`): 1.04 to 1.14 times as fast
-    as the best buckets in inference and 1.19 times in training, where every bucket adds a gradient of the whole
-    embedding table; 1.3 to 2.5 times as fast as one dense mask.
+    Measured with the text model of ViT-B/16 on one CPU thread (`benchmarks/speed/encode.py --packing`): 1.04 to 1.14
+    times as fast as the best buckets in inference, and 1.3 to 2.5 times as fast as one dense mask. In training it is
+    1.19 times as fast as buckets, each of which adds a gradient of the whole embedding table.
 
     Args:
         text_model: its attention modules become [`PackedAttention`], with the same parameters and names.
-        input_ids: `[n, l]`; lengths: n of `text_lengths`.
-        keep: return the token states of the first `keep` texts.
+        input_ids: `[n, l]`.
+        lengths: n lengths, from [`text_lengths`].
+        keep: number of leading texts whose token states are returned; 0 by default.
 
     Returns:
         `[n, hidden]` pooled states, and `[keep, l, hidden]` final states, zero after each text's end, or None.
     """
     for layer in text_model.encoder.layers:
-        # As torch's fully_shard does: parameters, names and hooks stay what they are.
+        # Changing the class keeps parameters, names and hooks; torch's fully_shard does the same.
         if type(layer.self_attn) is CLIPAttention:
             layer.self_attn.__class__ = PackedAttention
     if not all(isinstance(layer.self_attn, PackedAttention) for layer in text_model.encoder.layers):
-        return encode_buckets(text_model, input_ids, lengths, keep)  # somebody else's attention knows no runs
+        return encode_buckets(text_model, input_ids, lengths, keep)  # a replaced attention module does not accept runs
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     limit = sum(lengths) if torch.is_grad_enabled() else PACK_TOKENS
-    pooled, kept = [], []
+    pooled, kept_states = [], []
     for pack in _packs(order, lengths, limit):
         runs = [(len(list(same)), length) for length, same in groupby(lengths[text] for text in pack)]
         rows = torch.tensor(pack, device=input_ids.device)
@@ -102,7 +109,7 @@ def encode_packed(
         ends = sizes.cumsum(0)
         text = rows.repeat_interleave(sizes)
         position = torch.arange(len(text), device=input_ids.device) - (ends - sizes).repeat_interleave(sizes)
-        # As texts of one token each: the tower's own check of the length is of a text's, not of the pack's.
+        # Embedded as texts of one token each: the embeddings check the length of a text, and a pack is longer.
         states = text_model.embeddings(
             input_ids=input_ids[text, position][:, None], position_ids=position[:, None]
         ).transpose(0, 1)
@@ -111,11 +118,11 @@ def encode_packed(
         states = states[0]
         pooled.append(text_model.final_layer_norm(states[ends - 1]))
         if keep:
-            wanted = text < keep
-            kept.append((text[wanted], position[wanted], text_model.final_layer_norm(states[wanted])))
+            kept = text < keep
+            kept_states.append((text[kept], position[kept], text_model.final_layer_norm(states[kept])))
     tokens = None
     if keep:
-        row, column, states = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        row, column, states = (torch.cat(parts) for parts in zip(*kept_states, strict=True))
         tokens = states.new_zeros(keep, input_ids.shape[1], states.shape[1]).index_put((row, column), states)
     return torch.cat(pooled)[_inverse(order, input_ids.device)], tokens
 
@@ -127,12 +134,20 @@ def encode_buckets(
     keep: int = 0,
     call_tokens: int = CALL_TOKENS,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Encodes texts of like length together, each bucket cut to its longest; for devices on which a call is dear.
+    """Encodes texts in buckets of similar length, for devices on which a call is expensive.
 
-    Arguments and result as of [`encode_packed`]; call_tokens: see [`length_buckets`].
+    Args:
+        text_model: as in [`encode_packed`].
+        input_ids: as in [`encode_packed`].
+        lengths: as in [`encode_packed`].
+        keep: as in [`encode_packed`].
+        call_tokens: see [`length_buckets`]; 2048 by default.
+
+    Returns:
+        As [`encode_packed`].
     """
     buckets = length_buckets(lengths, call_tokens)
-    pooled, kept = [], []
+    pooled, kept_states = [], []
     for bucket in buckets:
         rows = torch.tensor(bucket, device=input_ids.device)
         longest = lengths[bucket[-1]]
@@ -140,25 +155,30 @@ def encode_buckets(
         pooled.append(output.pooler_output)
         if keep:
             sizes = torch.tensor([lengths[text] for text in bucket], device=input_ids.device)
-            behind = torch.arange(longest, device=input_ids.device) >= sizes[:, None]
-            states = output.last_hidden_state.masked_fill(behind[:, :, None], 0.0)
-            wanted = rows < keep
-            states = nn.functional.pad(states[wanted], (0, 0, 0, input_ids.shape[1] - longest))
-            kept.append((rows[wanted], states))
+            padding = torch.arange(longest, device=input_ids.device) >= sizes[:, None]
+            states = output.last_hidden_state.masked_fill(padding[:, :, None], 0.0)
+            kept = rows < keep
+            states = nn.functional.pad(states[kept], (0, 0, 0, input_ids.shape[1] - longest))
+            kept_states.append((rows[kept], states))
     tokens = None
     if keep:
-        tokens = torch.cat([states for _, states in kept])[torch.cat([rows for rows, _ in kept]).argsort()]
+        tokens = torch.cat([states for _, states in kept_states])
+        tokens = tokens[torch.cat([rows for rows, _ in kept_states]).argsort()]
     return torch.cat(pooled)[_inverse([text for bucket in buckets for text in bucket], input_ids.device)], tokens
 
 
 def length_buckets(lengths: Sequence[int], call_tokens: int) -> list[list[int]]:
-    """Groups texts so that tokens computed, padding included, plus `call_tokens` a group are the fewest.
+    """Groups texts so that the computed tokens, including padding, plus `call_tokens` a group are the fewest.
+
+    Args:
+        lengths: tokens of each text.
+        call_tokens: cost of one more group, in tokens.
 
     Returns:
         Indices into `lengths`, ascending in length within a bucket and from bucket to bucket.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    # A bucket never ends inside a run of equal lengths. best[i]: the least cost of the first edges[i] texts.
+    # A bucket never ends within texts of equal length. best[i]: the lowest cost of the first edges[i] texts.
     edges = [i for i in range(len(order)) if i == 0 or lengths[order[i]] != lengths[order[i - 1]]] + [len(order)]
     best, previous = [0], [0]
     for i in range(1, len(edges)):
@@ -189,4 +209,12 @@ def _inverse(order: Sequence[int], device: torch.device) -> torch.Tensor:
     return torch.tensor(order, device=device).argsort()
 
 
-__all__ = ["PackedAttention", "encode_buckets", "encode_packed", "length_buckets", "stack_texts", "text_lengths"]
+__all__ = [
+    "PackedAttention",
+    "encode_buckets",
+    "encode_packed",
+    "length_buckets",
+    "stack_texts",
+    "text_lengths",
+    "token_mask",
+]

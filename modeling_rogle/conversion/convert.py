@@ -18,11 +18,17 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPImageProcessorPil, CLIPTokenizer
 
+from modeling_rogle.clip_weights import (
+    CAPTION_TOKENS,
+    TEXT_POSITIONS,
+    VISION_POSITIONS,
+    lengthen_text_positions,
+    resize_image_positions,
+)
 from modeling_rogle.configuration_rogle import RogleConfig
 from modeling_rogle.conversion.checkpoint_files import ConvertError, read_state_dict
 from modeling_rogle.conversion.layouts import Layout, recognise, source_grid
-from modeling_rogle.modeling_rogle import CAPTION_TOKENS, TEXT_POSITIONS, VISION_POSITIONS, RogleModel
-from modeling_rogle.positions import lengthen_text_positions, resize_image_positions
+from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 
 PERSON_SIZE = (384, 128)  # pixels; for models that were not trained for person search

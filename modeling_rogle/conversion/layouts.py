@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from modeling_rogle.clip_weights import UNCHANGED_TEXT_POSITIONS
 from modeling_rogle.conversion.checkpoint_files import ConvertError
-from modeling_rogle.positions import KEPT_TEXT_POSITIONS
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 CLIP_PIXELS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -171,7 +171,7 @@ def _long_clip(state: Mapping[str, torch.Tensor], name: str) -> Layout:
     if old is None or old.shape != trained.shape or old.ndim != 2:
         shape = "missing" if old is None else list(old.shape)
         raise ConvertError(f"{name}: 'positional_embedding' is {shape}, unlike 'positional_embedding_res'")
-    encoders["positional_embedding"] = torch.cat([old[:KEPT_TEXT_POSITIONS], trained[KEPT_TEXT_POSITIONS:]])
+    encoders["positional_embedding"] = torch.cat([old[:UNCHANGED_TEXT_POSITIONS], trained[UNCHANGED_TEXT_POSITIONS:]])
     return Layout("Long-CLIP", encoders, {key: key for key in encoders}, {})
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from modeling_rogle import RogleConfig, RogleModel
 from modeling_rogle.head_acsa import (
-    MOST_PHRASES,
+    MAX_PHRASES,
     StripePhraseAttention,
     attended_cosine,
     attention,
@@ -74,7 +74,7 @@ def test_gradients() -> None:
 
     def loss(r: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         rows = {"head_regions": r, "head_phrases": p[:3], "head_phrase_kept": KEPT[:3], "person_ids": ids}
-        return head.losses(rows)["loss_head"]
+        return head.loss(rows)
 
     assert torch.autograd.gradcheck(loss, (regions, phrases))
 
@@ -82,13 +82,13 @@ def test_gradients() -> None:
 def test_phrases_are_an_images_sentences_or_the_caption_itself() -> None:
     head = StripePhraseAttention(RogleConfig(vision_config={"patch_size": 16}, head="acsa"))
     text, image = torch.eye(6)[:3], torch.eye(6)[3:]
-    sentences = torch.randn(MOST_PHRASES + 3, 6)
-    owner = torch.tensor([2, 0] + [2] * (MOST_PHRASES + 1))
+    sentences = torch.randn(MAX_PHRASES + 3, 6)
+    owner = torch.tensor([2, 0] + [2] * (MAX_PHRASES + 1))
     rows = head(torch.zeros(3, 4, 6), image, text, sentences, owner)
-    assert rows["head_phrase_kept"].sum(1).tolist() == [1, 1, MOST_PHRASES]
+    assert rows["head_phrase_kept"].sum(1).tolist() == [1, 1, MAX_PHRASES]
     assert torch.equal(rows["head_phrases"][0, 0], sentences[1])
     assert torch.equal(rows["head_phrases"][1, 0], text[1])  # no sentence drawn
-    assert torch.equal(rows["head_phrases"][2], sentences[owner == 2][:MOST_PHRASES])
+    assert torch.equal(rows["head_phrases"][2], sentences[owner == 2][:MAX_PHRASES])
     assert torch.equal(rows["head_regions"][:, 4], image)
     alone = head(torch.zeros(3, 4, 6), image, text, None, None)
     assert torch.equal(alone["head_phrases"][:, 0], text) and alone["head_phrase_kept"].sum() == 3

@@ -25,9 +25,8 @@ def texts_of(head: ImplicitRelations, count: int, words: int) -> torch.Tensor:
 def test_masks_are_bert_s_and_spare_start_end_and_padding(model: RogleModel) -> None:
     head = model.head
     ids = texts_of(head, 400, 40)
-    lengths = torch.tensor([2] + [42] * 399)
     torch.manual_seed(1)
-    masked, targets = head.mask(ids, lengths)
+    masked, targets = head.mask_words(ids)
     drawn = targets != IGNORED
     assert not drawn[0].any() and not drawn[:, 0].any() and not drawn[:, -1].any()
     assert torch.equal(masked[~drawn], ids[~drawn]) and bool((targets[drawn] == 7).all())
@@ -48,9 +47,9 @@ def test_each_masked_word_is_one_row_of_cross_entropy(model: RogleModel) -> None
     assert rows.shape == (3,) and bool((rows > 0).all())
     one = head(patches[1:], words[1:, :3], kept[1:, :3], targets[1:, :3])["head_word_losses"]
     torch.testing.assert_close(one[0], rows[2])  # neither other captions nor padding have a say
-    torch.testing.assert_close(head.losses({"head_word_losses": rows})["loss_head"], rows.mean())
+    torch.testing.assert_close(head.loss({"head_word_losses": rows}), rows.mean())
     none = head(patches, words, kept, torch.full_like(targets, IGNORED))
-    assert head.losses(none)["loss_head"] == 0
+    assert head.loss(none) == 0
 
 
 def test_words_are_told_from_the_image(model: RogleModel) -> None:
@@ -61,12 +60,12 @@ def test_words_are_told_from_the_image(model: RogleModel) -> None:
     targets = torch.tensor([[IGNORED, 5, IGNORED], [IGNORED, 9, IGNORED]])
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
     for _ in range(40):
-        loss = head.losses(head(patches, words, kept, targets))["loss_head"]
+        loss = head.loss(head(patches, words, kept, targets))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
-    swapped = head.losses(head(patches.flip(0), words, kept, targets))["loss_head"]
+    swapped = head.loss(head(patches.flip(0), words, kept, targets))
     assert swapped.item() > 1.0
 
 

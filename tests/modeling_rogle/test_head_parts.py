@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import normalize
 
 from modeling_rogle import RogleConfig, RogleModel
-from modeling_rogle.head_parts import CrossBlock, commonality_margin_ranking, part_commonality
+from modeling_rogle.head_parts import commonality_margin_ranking, part_commonality
+from modeling_rogle.layers import CrossBlock
 
 torch.manual_seed(6)
 IMAGES = normalize(torch.randn(5, 3, 4, dtype=torch.float64), dim=-1)

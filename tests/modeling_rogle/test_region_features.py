@@ -8,7 +8,7 @@ from modeling_rogle import RogleConfig, RogleModel
 from modeling_rogle.box_ops import roi_align
 from modeling_rogle.configuration_rogle import REGION_FEATURES
 from modeling_rogle.evaluation.leakage import leak
-from modeling_rogle.region_features import BlockInputs, value_only_block
+from modeling_rogle.region_features import value_only_block
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 BOXES = torch.tensor(
@@ -130,21 +130,6 @@ def test_bad_boxes_are_named(model: RogleModel, pixels: torch.Tensor) -> None:
         model.encode_images(pixels, torch.tensor([WHOLE, [0.4, 0.4, 0.4, 0.9]]), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="box_image names image 3, there are 3"):
         model.encode_images(pixels, torch.tensor([WHOLE]), torch.tensor([3]))
-
-
-def test_last_block_for_the_class_token_alone_changes_no_value_and_no_gradient(
-    tiny_config: RogleConfig, pixels: torch.Tensor
-) -> None:
-    model = with_feature(tiny_config, "patch_mean")
-    found = []
-    for inputs in (None, BlockInputs(class_only=True)):
-        model.zero_grad()
-        vision = model.vision_model(pixel_values=pixels, block_inputs=inputs)
-        vision.pooler_output[:, :5].sum().backward()
-        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-        found.append((vision.pooler_output.detach(), gradients))
-        assert vision.last_hidden_state.shape == (3, 9 if inputs is None else 1, 32)
-    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
 
 
 def test_states_of_patches_are_there_when_asked_for(model: RogleModel, pixels: torch.Tensor) -> None:

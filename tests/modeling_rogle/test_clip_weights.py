@@ -1,10 +1,10 @@
-"""Position tables: stretched text positions and rectangles."""
+"""Position tables from CLIP: stretched text positions and rectangular images."""
 
 import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from modeling_rogle.positions import lengthen_text_positions, resize_image_positions
+from modeling_rogle.clip_weights import lengthen_text_positions, resize_image_positions
 
 
 def test_stretch_keeps_the_first_20_and_gives_248_from_77() -> None:
