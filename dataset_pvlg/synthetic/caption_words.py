@@ -1,17 +1,19 @@
-"""The words of the caption grammar: synonyms and sentence templates, no logic.
+"""The words of the caption grammar: synonyms and sentence templates, without logic.
 
-A template may be used only where every {slot} in it can be filled from what is visible, so a template never has to
-say what to do when something is missing. Slots that say a field of the identity are listed in `captions.phrases`.
-{he} {his} {him} agree with the person; "a " before a vowel becomes "an " when a sentence is finished.
-Frequencies follow counts over 22,220 short human captions of pedestrians (CUHK-PEDES, CUHK-SYSU and PRW texts).
+A template is used only if every {slot} in it can be filled with visible facts, so templates need no fallback. The
+phrases that fill the slots are written by `caption_writer.CaptionWriter`. {he}, {his} and {him} agree with the person,
+and "a " before a vowel becomes "an " when a sentence is complete. Frequencies follow counts over 22,220 short human
+captions of pedestrians (texts of CUHK-PEDES, CUHK-SYSU and PRW).
+
+Captions of version v1 contain these strings, so none of them may change without a new `GENERATOR_VERSION`.
 """
 
-# One (word, weight) list per value: the first word is the plain one, used where clarity matters most.
+# value of a field -> [(word, weight)], the most common word first.
 COLOUR_WORDS: dict[str, list[tuple[str, float]]] = {
     "grey": [("grey", 0.5), ("gray", 0.5)],
     "purple": [("purple", 0.9), ("violet", 0.1)],
 }
-# "dark" stands in for a colour in 5 % (upper) to 10 % (lower) of short captions; it is true of these only.
+# "dark" replaces a colour in 5 % (upper body) to 10 % (lower body) of short captions; only these colours are dark.
 DARK_COLOURS = frozenset({"black", "brown"})
 HAIR_COLOUR_WORDS: dict[str, list[tuple[str, float]]] = {
     "grey": [("grey", 0.5), ("gray", 0.5)],
@@ -52,7 +54,7 @@ TYPE_WORDS: dict[str, list[tuple[str, float]]] = {
     "bottle": [("bottle", 0.5), ("water bottle", 0.5)],
     "book": [("book", 1.0)],
 }
-# A short caption says less: "shirt" for most tops, "bag" for most bags, "shoes" for most footwear.
+# Short captions are vaguer: "shirt" for most tops, "bag" for most bags, "shoes" for most footwear.
 SHORT_TYPE_WORDS: dict[str, list[tuple[str, float]]] = {
     "t-shirt": [("shirt", 0.6), ("t-shirt", 0.28), ("tee shirt", 0.06), ("top", 0.06)],
     "shirt": [("shirt", 0.9), ("button-up shirt", 0.05), ("top", 0.05)],
@@ -107,13 +109,13 @@ BUILD_WORDS: dict[str, list[str]] = {
     "average": ["an average build", "a medium build"],
     "heavy": ["a heavy build", "a stocky build", "a heavyset figure"],
 }
-BAG_PLACE: dict[str, list[str]] = {
+BAG_POSITIONS: dict[str, list[str]] = {
     "backpack": ["on {his} back", "over both shoulders"],
     "shoulder bag": ["on a shoulder strap", "on a strap at {his} side"],
     "handbag": ["in {his} hand", "at {his} side"],
     "suitcase": ["by {his} side", "at the end of {his} arm"],
 }
-BAG_PLACE_SIDE: dict[str, list[str]] = {
+BAG_POSITIONS_WITH_SIDE: dict[str, list[str]] = {
     "shoulder bag": ["at {his} {side} side", "hanging on {his} {side} side"],
     "handbag": ["in {his} {side} hand", "on {his} {side} side"],
     "suitcase": ["in {his} {side} hand", "on {his} {side} side"],
@@ -125,28 +127,29 @@ NOUNS: dict[str, list[tuple[str, float]]] = {
     "woman": [("woman", 0.86), ("lady", 0.09), ("female", 0.05)],
     "": [("person", 0.8), ("pedestrian", 0.2)],
 }
-WALKING_STRIDE = 0.35  # of a full step; below it the picture shows someone standing
+WALKING_STRIDE = 0.35  # fraction of a full step; a person with a smaller one is standing
 WALKING = ["is walking", "is walking", "is walking", "is striding", "is stepping forward"]
 STANDING = ["is standing", "is standing still"]
-TOWARD = {  # while walking
+WALKING_DIRECTIONS = {
     "front": ["toward the camera", "towards the camera", "straight toward the viewer"],
     "back": ["away from the camera", "away from the viewer"],
     "left": ["past the camera, seen from the side", "across the picture"],
     "right": ["past the camera, seen from the side", "across the picture"],
 }
-TURNED = {  # while standing
+STANDING_DIRECTIONS = {
     "front": ["with {his} face to the camera", "facing the camera"],
     "back": ["with {his} back to the camera", "turned away from the camera"],
     "left": ["with {his} side to the camera", "turned to the side"],
     "right": ["with {his} side to the camera", "turned to the side"],
 }
-SEEN = {
+VIEWS = {
     "front": ["is seen from the front", "is facing the camera"],
     "back": ["is seen from behind", "is seen from the back"],
     "left": ["is seen from the side", "is shown in profile"],
     "right": ["is seen from the side", "is shown in profile"],
 }
-PLACES: dict[str, tuple[list[str], list[str], list[str]]] = {  # after a walking verb, after a standing one, as a thing
+# Phrases after a verb of walking, phrases after a verb of standing, and nouns.
+SCENES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "street": (["on a street", "along a road"], ["on a street", "on a road"], ["a street", "a road"]),
     "grass": (["on the grass", "across a lawn"], ["on the grass", "on a lawn"], ["grass", "a lawn"]),
     "mall": (["in a mall", "through a mall"], ["in a mall", "in a shopping mall"], ["the inside of a mall"]),
@@ -272,7 +275,7 @@ LONG: dict[str, list[str]] = {
     ],
 }
 
-# Sentences of the verbose style: more of the same facts, so that some captions run past 248 tokens.
+# Sentences of the verbose style. They repeat facts, so that some captions exceed 248 tokens.
 VERBOSE_WHOLE = [
     "Taken as a whole, the outfit is made of {a_upper}, {a_lower} and {shoes}.",
     "All in all, the picture shows a {noun} dressed in {a_upper} together with {a_lower}.",
@@ -288,12 +291,12 @@ VERBOSE_WHOLE = [
     "The colours that stay in mind are those of {his} {upper} and of {his} {lower}.",
 ]
 
-SECOND_ONLY = frozenset(  # these lean on a sentence before them
+SECOND_ONLY = frozenset(  # sentences that refer to the one before them
     t for region in LONG.values() for t in region if t.startswith(("It is", "Looking closer", "The sleeves of"))
 )
 
 # ------------------------------------------------------------------------------------------- short captions
-# Openers take the clothes ("{wear}"), the rest of the slots follow as clauses or as sentences of their own.
+# The opener names the clothes ("{wear}"); the other slots follow as clauses or as sentences of their own.
 SHORT_OPENERS: list[tuple[str, float]] = [
     ("The {noun} is wearing {wear}", 24),
     ("A {noun} wearing {wear}", 17),
@@ -311,7 +314,7 @@ SHORT_OPENERS: list[tuple[str, float]] = [
     ("The {hair_adj} haired {noun} is wearing {wear}", 8),
     ("The {noun} with {hair} wears {wear}", 6),
 ]
-# (slot, the phrase it needs, share of captions that fill it where it can be filled)
+# (slot, the phrase that it needs, the share of captions that fill it if the phrase exists)
 SHORT_RATES: list[tuple[str, str, float]] = [
     ("upper", "a_upper_short", 0.96),
     ("lower", "a_lower", 0.92),
@@ -323,7 +326,7 @@ SHORT_RATES: list[tuple[str, str, float]] = [
     ("carried", "a_carried", 0.85),
     ("pose", "gait", 0.2),
 ]
-SHORT_SENTENCES = [0.59, 0.88, 0.965]  # cumulative share of 1, 2 and 3 sentences aimed at; the rest have 4
+SHORT_SENTENCES = [0.59, 0.88, 0.965]  # cumulative target shares of 1, 2 and 3 sentences; the rest have 4
 SHORT_ORDER = ("hair", "head", "bag", "carried", "pose")
 SHORT_LOWER = [
     "{he} wears {lowers}",

@@ -1,9 +1,10 @@
-"""A voice for one caption: what may be said of a person in a picture, and how a template becomes a sentence."""
+"""The writer of one caption: the phrases for what is visible in an image, and the filling of templates."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,25 +13,36 @@ from dataset_pvlg.synthetic.identities import Identity
 from dataset_pvlg.synthetic.render import View
 
 PLURAL_LOWER = frozenset({"pants", "jeans", "shorts", "leggings"})
-NEUTRAL_SHARE = 0.05  # short captions that say "person"
-SIDE_SHARE = 0.32  # of bag sentences whose side is visible say left or right, so that about 8 % of captions do
+NEUTRAL_SHARE = 0.05  # share of short captions with "person" instead of a gender
+# Share of sentences about a bag with a visible side that name left or right; about 8 % of all captions do then.
+SIDE_SHARE = 0.32
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _PRONOUN = re.compile(r"\{(he|his|him)\}")
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])")
-_VOICE = frozenset({"he", "his", "him", "noun"})
+_PRONOUN_SLOTS = frozenset({"he", "his", "him", "noun"})
 
 
 def slot_keys(template: str) -> frozenset[str]:
-    """The phrases that a template needs, pronouns left out."""
-    return frozenset(_SLOT.findall(template)) - _VOICE
+    """The phrases that a template needs, without pronouns and the noun."""
+    return frozenset(_SLOT.findall(template)) - _PRONOUN_SLOTS
 
 
-class Speaker:
-    """Turns fields that can be seen into phrases, and templates into sentences.
+class CaptionWriter:
+    """Turns visible fields into phrases, and templates into sentences.
 
-    `repainted`: colour fields of `identity` -> the colour to say instead. All draws are those of `identity`, so that
-    two captions from the same generator state differ in these colours alone.
+    Args:
+        identity: the person.
+        view: how the person is seen.
+        visible: names of the visible fields of `identity`.
+        rng: random generator of all choices.
+        short: whether the caption is a short one, which has vaguer words.
+        new_colours: colour field of `identity` -> the colour to name instead. Random choices still follow `identity`,
+            so that two captions from the same generator state differ in these colours only. Default: none.
+
+    Attributes:
+        phrases: key of a phrase -> (a function that writes it, the fields that it names). A phrase that would need an
+            invisible field is missing.
     """
 
     def __init__(
@@ -40,13 +52,13 @@ class Speaker:
         visible: frozenset[str],
         rng: np.random.Generator,
         short: bool,
-        repainted: Mapping[str, str] | None = None,
+        new_colours: Mapping[str, str] | None = None,
     ):
-        self.repainted = repainted or {}
+        self.new_colours = new_colours or {}
         self.identity, self.view, self.visible, self.rng, self.short = identity, view, visible, rng, short
         self.types = {**w.TYPE_WORDS, **w.SHORT_TYPE_WORDS} if short else w.TYPE_WORDS
-        self.colours: dict[str, str] = {}  # one spelling of a colour per caption
-        neutral = not self.sees("gender") or (short and rng.random() < NEUTRAL_SHARE)
+        self.colours: dict[str, str] = {}  # one word for each colour field in a caption
+        neutral = not self.shows("gender") or (short and rng.random() < NEUTRAL_SHARE)
         self.gender = "" if neutral else identity.gender
         self.noun = self.pick(w.NOUNS[self.gender])
         self.he, self.his, self.him = {
@@ -55,17 +67,18 @@ class Speaker:
             "": (f"the {self.noun}", f"the {self.noun}'s", f"the {self.noun}"),
         }[self.gender]
         self.phrases: dict[str, tuple[Callable[[], str], frozenset[str]]] = {}
-        self._clothes()
-        self._head()
-        self._things()
-        self._scene()
+        self._add_clothes()
+        self._add_head()
+        self._add_things()
+        self._add_scene()
 
-    # ---- choosing
+    # ---- random choices
     def chance(self, share: float) -> bool:
+        """True with this probability."""
         return self.rng.random() < share
 
-    def pick(self, options: Sequence) -> str:
-        """One of the options, by weight where they are (option, weight) pairs."""
+    def pick(self, options: Sequence) -> Any:
+        """A random option; options are texts of equal weight, or (option, weight) pairs."""
         if isinstance(options[0], str):
             return options[int(self.rng.random() * len(options))]
         mark = self.rng.random() * sum(weight for _, weight in options)
@@ -75,19 +88,22 @@ class Speaker:
                 return option
         return options[-1][0]
 
-    def sees(self, *fields: str) -> bool:
+    def shows(self, *fields: str) -> bool:
+        """Whether the person has all these things and they are visible."""
         return all(f in self.visible and getattr(self.identity, f) not in ("", "none") for f in fields)
 
     def add(self, key: str, fields: Sequence[str], text: Callable[[], str]) -> None:
-        if self.sees(*fields):
+        """Adds a phrase if all fields that it names are visible."""
+        if self.shows(*fields):
             self.phrases[key] = (text, frozenset(fields))
 
     # ---- words
     def colour(self, field: str, dark: float = 0.0) -> str:
-        said = self._own_colour(field, dark)
-        if field in self.repainted:
-            return self.repainted[field] + (" colored" if said.endswith(" colored") else "")
-        return said
+        """A word for the colour of a field; a dark colour becomes "dark" with probability `dark` in short captions."""
+        word = self._own_colour(field, dark)
+        if field in self.new_colours:
+            return self.new_colours[field] + (" colored" if word.endswith(" colored") else "")
+        return word
 
     def _own_colour(self, field: str, dark: float) -> str:
         name = getattr(self.identity, field)
@@ -101,10 +117,12 @@ class Speaker:
         return self.colours[field]
 
     def type(self, field: str) -> str:
+        """A word for the type of a garment or thing."""
         name = getattr(self.identity, field)
         return self.pick(self.types.get(name, [(name, 1.0)]))
 
     def thing(self, colour: str, kind: str, dark: float = 0.0) -> str:
+        """Colour and type of a garment or thing."""
         return f"{self.colour(colour, dark)} {self.type(kind)}"
 
     # ---- phrases
@@ -113,22 +131,21 @@ class Speaker:
         if "sleeve" in self.visible and i.upper_type != "tank top" and self.chance(sleeve):
             words.append(w.SLEEVE_WORDS[i.sleeve])
         words.append(self.colour("upper_colour", dark=0.16))
-        if self.sees("upper_pattern") and self.chance(pattern):
+        if self.shows("upper_pattern") and self.chance(pattern):
             if i.upper_pattern == "logo":
                 tail = self.pick([" with a logo on the chest", " with a logo on the front", " with a printed logo"])
-            else:  # "plain blue", but "blue striped" as often as "striped blue"
+            else:  # always "plain blue", but "striped blue" or "blue striped"
                 at = len(words) - (i.upper_pattern == "plain" or self.chance(0.3))
                 words.insert(at, self.pick(w.PATTERN_WORDS[i.upper_pattern]))
         return " ".join([*words, self.type("upper_type")]) + tail
 
-    def _clothes(self) -> None:
+    def _add_clothes(self) -> None:
         i = self.identity
         core = ("upper_type", "upper_colour")
         self.add("upper", core, lambda: self.thing("upper_colour", "upper_type", dark=0.16))
         self.add("a_upper", core, lambda: "a " + self.thing("upper_colour", "upper_type", dark=0.16))
         full = [*core, *(f for f in ("sleeve", "upper_pattern") if f in self.visible)]
-        # a tank top is sleeveless by its name
-        if self.sees(*core):
+        if self.shows(*core):
             self.phrases["a_upper_full"] = (lambda: "a " + self._upper(sleeve=1.0, pattern=1.0), frozenset(full))
         self.add("a_upper_short", core, lambda: "a " + self._upper(0.22, 0.06 if i.upper_pattern == "plain" else 0.7))
         self.add("upper_type", ["upper_type"], lambda: self.type("upper_type"))
@@ -136,13 +153,13 @@ class Speaker:
         self.add("pattern", ["upper_pattern"], lambda: self.pick(w.PATTERN_NOUNS[i.upper_pattern]))
         if "sleeve" in self.visible:
             self.phrases["sleeve_word"] = (lambda: w.SLEEVE_WORDS[i.sleeve], frozenset({"sleeve"}))
-        if self.sees("sleeve"):
+        if self.shows("sleeve"):
             self.add("sleeves", ["sleeve"], lambda: w.SLEEVE_NOUNS[i.sleeve])
             self.add("sleeve_is", ["sleeve"], lambda: i.sleeve)
         self.add("inner", ["inner_colour"], lambda: f"a {self.colour('inner_colour')} {self.pick(w.INNER)}")
         if i.upper_type == "dress":
             self.add("dress_colour", core, lambda: self.colour("upper_colour"))
-        if self.sees("lower_type", "lower_colour"):
+        if self.shows("lower_type", "lower_colour"):
             plural = i.lower_type in PLURAL_LOWER
             fields = ("lower_type", "lower_colour")
 
@@ -164,7 +181,7 @@ class Speaker:
         self.add("shoe_type", ["shoe_type"], lambda: self.type("shoe_type"))
         self.add("shoe_colour", ["shoe_colour"], lambda: self.colour("shoe_colour"))
 
-    def _head(self) -> None:
+    def _add_head(self) -> None:
         i = self.identity
         if i.hair_style == "bald":
             self.add("a_bald", ["hair_style"], lambda: self.pick(["a bald head", "a shaved head"]))
@@ -172,11 +189,11 @@ class Speaker:
         else:
             fields = ("hair_style", "hair_colour")
 
-            def say(table: dict[str, list[str]]) -> str:
+            def hair(table: dict[str, list[str]]) -> str:
                 return self.pick(table[i.hair_style]).format(c=self.colour("hair_colour"))
 
-            self.add("hair", fields, lambda: say(w.HAIR_STYLE_WORDS))
-            self.add("hair_is", fields, lambda: say(w.HAIR_IS_WORDS))
+            self.add("hair", fields, lambda: hair(w.HAIR_STYLE_WORDS))
+            self.add("hair_is", fields, lambda: hair(w.HAIR_IS_WORDS))
             if "hair_style" not in self.visible:
                 self.add("hair_only", ["hair_colour"], lambda: f"{self.colour('hair_colour')} hair")
             adjective = self.pick(["{c}", "short {c}"]) if i.hair_style == "short" else "{c}"
@@ -187,53 +204,63 @@ class Speaker:
         self.add("a_hat", fields, lambda: "a " + self.thing("headwear_colour", "headwear"))
         self.add("glasses", ["eyewear"], lambda: self.pick(["", "a pair of "]) + self.type("eyewear"))
 
-    def _things(self) -> None:
+    def _add_things(self) -> None:
         i = self.identity
         fields = ("bag_type", "bag_colour")
         self.add("bag", fields, lambda: self.thing("bag_colour", "bag_type"))
         self.add("a_bag", fields, lambda: "a " + self.thing("bag_colour", "bag_type"))
         self.add("bag_type", ["bag_type"], lambda: self.type("bag_type"))
         self.add("bag_colour", ["bag_colour"], lambda: self.colour("bag_colour"))
-        if self.sees("bag_type"):
-            side = self.sees("bag_side") and i.bag_type in w.BAG_PLACE_SIDE and self.chance(SIDE_SHARE)
-            places = (w.BAG_PLACE_SIDE if side else w.BAG_PLACE)[i.bag_type]
-            place = [p.format(his=self.his, side=i.bag_side) for p in places]
-            self.add("bag_place", ["bag_type", "bag_side"] if side else ["bag_type"], lambda: self.pick(place))
+        if self.shows("bag_type"):
+            side = self.shows("bag_side") and i.bag_type in w.BAG_POSITIONS_WITH_SIDE and self.chance(SIDE_SHARE)
+            templates = (w.BAG_POSITIONS_WITH_SIDE if side else w.BAG_POSITIONS)[i.bag_type]
+            positions = [text.format(his=self.his, side=i.bag_side) for text in templates]
+            self.add("bag_place", ["bag_type", "bag_side"] if side else ["bag_type"], lambda: self.pick(positions))
         fields = ("carried", "carried_colour")
         self.add("a_carried", fields, lambda: "a " + self.thing("carried_colour", "carried"))
         self.add("carried_type", ["carried"], lambda: self.type("carried"))
         self.add("carried_colour", ["carried_colour"], lambda: self.colour("carried_colour"))
 
-    def _scene(self) -> None:
+    def _add_scene(self) -> None:
         view = self.view
         walking = view.stride > w.WALKING_STRIDE
         gaits = w.WALKING if walking else w.STANDING
-        heads = (w.TOWARD if walking else w.TURNED)[view.orientation]
-        strolling, staying, backdrop = w.PLACES[view.background]
-        place = strolling if walking else staying
+        directions = (w.WALKING_DIRECTIONS if walking else w.STANDING_DIRECTIONS)[view.orientation]
+        walking_scenes, standing_scenes, backdrops = w.SCENES[view.background]
+        scenes = walking_scenes if walking else standing_scenes
         self.add("build", ["build"], lambda: self.pick(w.BUILD_WORDS[self.identity.build]))
         self.add("gait", (), lambda: self.pick(gaits))
         self.add("going", (), lambda: self.pick(gaits).removeprefix("is "))
-        self.add("view", (), lambda: self.pick(heads).format(his=self.his))
-        self.add("seen", (), lambda: self.pick(w.SEEN[view.orientation]))
-        self.add("place", (), lambda: self.pick(place))
-        self.add("backdrop", (), lambda: self.pick(backdrop))
+        self.add("view", (), lambda: self.pick(directions).format(his=self.his))
+        self.add("seen", (), lambda: self.pick(w.VIEWS[view.orientation]))
+        self.add("place", (), lambda: self.pick(scenes))
+        self.add("backdrop", (), lambda: self.pick(backdrops))
 
     # ---- sentences
     def fill(self, template: str, by_noun: bool = False) -> str:
-        """The template with its slots said, no final stop added; `by_noun` says "the man" for the first pronoun."""
+        """Fills the slots of a template.
+
+        Args:
+            template: text with slots in braces.
+            by_noun: replace the first pronoun by the noun, such as "the man". Default: False.
+
+        Returns:
+            A text that starts with a capital letter; no full stop is added.
+        """
         if by_noun and "{noun}" not in template:
             template = _PRONOUN.sub(lambda m: f"the {self.noun}" + ("'s" if m[1] == "his" else ""), template, count=1)
 
-        def say(match: re.Match) -> str:
+        def phrase(match: re.Match) -> str:
             key = match[1]
-            return getattr(self, key) if key in _VOICE else self.phrases[key][0]()
+            return getattr(self, key) if key in _PRONOUN_SLOTS else self.phrases[key][0]()
 
-        text = _ARTICLE.sub(r"\1n ", _SLOT.sub(say, template))
+        text = _ARTICLE.sub(r"\1n ", _SLOT.sub(phrase, template))
         return text[0].upper() + text[1:]
 
     def fields(self, keys: frozenset[str]) -> frozenset[str]:
+        """The fields of `Identity` that these phrases name."""
         return frozenset().union(*(self.phrases[k][1] for k in keys))
 
     def usable(self, templates: list[tuple[str, frozenset[str]]]) -> list[tuple[str, frozenset[str]]]:
+        """The (template, keys) pairs whose phrases all exist."""
         return [(t, keys) for t, keys in templates if keys <= self.phrases.keys()]

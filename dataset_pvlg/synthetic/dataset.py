@@ -17,7 +17,7 @@ import numpy as np
 from dataset_pvlg.features import SPLITS
 from dataset_pvlg.synthetic.captions import Captions, write_captions
 from dataset_pvlg.synthetic.identities import RECOLOURED, Identity, recoloured, sample_identities
-from dataset_pvlg.synthetic.noise import Noise, spoil_captions, spoil_image, thin_boxes
+from dataset_pvlg.synthetic.noise import Noise, add_text_faults, encode_with_faults, thin_boxes
 from dataset_pvlg.synthetic.render import Rendering, View, render, sample_view
 
 GENERATOR_VERSION = "v1"  # any change of image or text bumps it, and every table is run again
@@ -195,13 +195,13 @@ def _row(
 
     swapped = text_rng.random() < config.noise.swapped and config.identities(split) > 1
     said = image(split, (index + 1) % config.identities(split), number, config)[2] if swapped else captions
-    short, texts, blank = spoil_captions(said, config.noise, text_rng)
+    short, texts, blank = add_text_faults(said, config.noise, text_rng)
     sentences, at = [], 0
     for text in texts:
         sentences.append({"text": text, "start": at, "end": at + len(text)})
         at += len(text) + len(blank)
 
-    content, suffix = spoil_image(drawn.image, config.noise, image_rng, quality)
+    content, suffix = encode_with_faults(drawn.image, config.noise, image_rng, quality)
     boxes = thin_boxes(drawn.boxes, config.noise, image_rng)
     image_id = format_image_id(split, index, number)
     width, height = drawn.image.size

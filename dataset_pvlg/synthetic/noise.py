@@ -1,6 +1,6 @@
-"""What goes wrong in real pedestrian data, as rates. All zero by default; for tests and robustness studies.
+"""Faults of real pedestrian data as rates, for tests and robustness studies. All rates are zero by default.
 
-Text faults change captions and keep the sentence offsets right; image faults change the stored bytes or the boxes.
+Text faults change captions, and sentence offsets stay correct. Image faults change the stored bytes or the boxes.
 """
 
 from __future__ import annotations
@@ -36,19 +36,23 @@ _WORD = re.compile(r"[A-Za-z-]+")
 
 @dataclass(frozen=True)
 class Noise:
-    """Rates in [0, 1], each the share of images (swapped: of identities' images) that suffer the fault."""
+    """Share of images with each fault, in [0, 1].
 
-    glued: float = 0.0  # sentences joined without a blank
-    double_blanks: float = 0.0  # two blanks between sentences, and before some words
+    Raises:
+        ValueError: a rate is out of range; the message names it.
+    """
+
+    glued: float = 0.0  # no blank between sentences
+    double_blanks: float = 0.0  # two blanks between sentences and before some words
     duplicate: float = 0.0  # the second short caption repeats the first
     contradictory: float = 0.0  # the second short caption contradicts the first
-    swapped: float = 0.0  # all captions are those of another identity
-    misspelt: float = 0.0
+    swapped: float = 0.0  # all captions describe another identity
+    misspelt: float = 0.0  # some words are misspelt
     cjk: float = 0.0  # full-width punctuation
     missing: float = 0.0  # no image, only its path
     odd_mode: float = 0.0  # palette or RGBA PNG, grey BMP, CMYK JPEG
-    exif: float = 0.0  # stored on its side with an EXIF orientation that says so
-    thin_box: float = 0.0  # one box of the image is 1 pixel wide
+    exif: float = 0.0  # rotated by 90 degrees, with an EXIF orientation that undoes it
+    thin_box: float = 0.0  # one box is 1 pixel wide
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -56,26 +60,35 @@ class Noise:
                 raise ValueError(f"noise rate {field.name} must be in [0, 1], got {getattr(self, field.name)}")
 
 
-def _sub(text: str, table: dict[str, str]) -> str:
-    def change(match: re.Match) -> str:
+def _replace_words(text: str, table: dict[str, str]) -> str:
+    def replace(match: re.Match) -> str:
         word = match[0]
         other = table.get(word.lower(), word)
         return other[0].upper() + other[1:] if word[0].isupper() else other
 
-    return _WORD.sub(change, text)
+    return _WORD.sub(replace, text)
 
 
-def spoil_captions(captions: Captions, noise: Noise, rng: np.random.Generator) -> tuple[list[str], list[str], str]:
-    """(short captions, sentence texts, the blank between sentences) with text faults put in."""
+def add_text_faults(captions: Captions, noise: Noise, rng: np.random.Generator) -> tuple[list[str], list[str], str]:
+    """Applies the text faults to the captions of one image.
+
+    Args:
+        captions: captions without faults.
+        noise: rates of all faults.
+        rng: random generator.
+
+    Returns:
+        The short captions, the texts of the sentences, and the blank between two sentences.
+    """
     short, texts, blank = list(captions.short), [text for text, _ in captions.sentences], " "
-    # one draw for each fault in a fixed order: turning one knob does not move the others
+    # One random number for each fault in a fixed order, so that changing one rate does not affect the other faults.
     draw = dict(zip([f.name for f in fields(noise)], rng.random(len(fields(noise))), strict=True))
     if draw["duplicate"] < noise.duplicate:
         short[1] = short[0]
     if draw["contradictory"] < noise.contradictory:
-        short[1] = _sub(short[0], _CONTRARY)
+        short[1] = _replace_words(short[0], _CONTRARY)
     if draw["misspelt"] < noise.misspelt:
-        short, texts = [_sub(t, _MISSPELT) for t in short], [_sub(t, _MISSPELT) for t in texts]
+        short, texts = [_replace_words(t, _MISSPELT) for t in short], [_replace_words(t, _MISSPELT) for t in texts]
     if draw["cjk"] < noise.cjk:
         short, texts = [t.translate(_CJK) for t in short], [t.translate(_CJK) for t in texts]
     if draw["glued"] < noise.glued:
@@ -88,8 +101,20 @@ def spoil_captions(captions: Captions, noise: Noise, rng: np.random.Generator) -
     return short, texts, blank
 
 
-def spoil_image(image: Image.Image, noise: Noise, rng: np.random.Generator, quality: int) -> tuple[bytes | None, str]:
-    """(encoded bytes or None for a missing file, file suffix). Without faults: a JPEG of the given quality."""
+def encode_with_faults(
+    image: Image.Image, noise: Noise, rng: np.random.Generator, quality: int
+) -> tuple[bytes | None, str]:
+    """Encodes an image and applies the image faults.
+
+    Args:
+        image: RGB.
+        noise: rates of all faults.
+        rng: random generator.
+        quality: JPEG quality.
+
+    Returns:
+        The encoded bytes, or None for a missing file, and the suffix of the file. Without faults it is a JPEG.
+    """
     out = io.BytesIO()
     draws = rng.random(3)
     if draws[0] < noise.missing:
@@ -100,7 +125,7 @@ def spoil_image(image: Image.Image, noise: Noise, rng: np.random.Generator, qual
         return out.getvalue(), {"PNG": ".png", "BMP": ".bmp", "JPEG": ".jpg"}[kind]
     if draws[2] < noise.exif:
         exif = Image.Exif()
-        exif[0x0112] = 6  # shown turned clockwise by 90 degrees, so the pixels lie turned the other way
+        exif[0x0112] = 6  # viewers rotate it clockwise by 90 degrees, so the pixels are rotated counterclockwise
         image.transpose(Image.Transpose.ROTATE_90).save(out, "JPEG", quality=quality, exif=exif)
         return out.getvalue(), ".jpg"
     image.save(out, "JPEG", quality=quality)
@@ -108,7 +133,7 @@ def spoil_image(image: Image.Image, noise: Noise, rng: np.random.Generator, qual
 
 
 def thin_boxes(boxes: dict[str, tuple], noise: Noise, rng: np.random.Generator) -> dict[str, tuple]:
-    """The boxes, one of them made 1 pixel wide where the fault strikes."""
+    """The boxes of an image, one of them reduced to a width of 1 pixel with the rate `thin_box`."""
     if not boxes or rng.random() >= noise.thin_box:
         return boxes
     label = sorted(boxes)[int(rng.integers(len(boxes)))]
