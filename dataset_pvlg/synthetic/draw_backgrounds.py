@@ -1,5 +1,4 @@
-"""Places behind the person: ground, walls and clutter in varied colours,
-so that the whole image's colours mislead."""
+"""Backgrounds: ground, walls and clutter in many colours, so that the colours of the whole image are misleading."""
 
 from __future__ import annotations
 
@@ -10,7 +9,15 @@ BACKGROUNDS = ("street", "grass", "mall", "wall", "indoor")
 
 
 def draw_background(image: Image.Image, kind: str, feet: float, scale: float, rng: np.random.Generator) -> None:
-    """Fill an RGBA image (alpha 0: nobody) with a place whose ground the feet touch at pixel row `feet`."""
+    """Fills an image with a background.
+
+    Args:
+        image: RGBA, changed in place. The alpha of all pixels becomes 0, the part number of the background.
+        kind: one of `BACKGROUNDS`.
+        feet: pixel row where the feet touch the ground.
+        scale: height of the person in pixels.
+        rng: random generator of layout and colours.
+    """
     w, h = image.size
     draw = ImageDraw.Draw(image)
 

@@ -1,4 +1,4 @@
-"""Measures of one person's body in one pose: where shoulders, hands, knees and feet are."""
+"""The body of one person in one pose: positions of shoulders, hands, knees and feet."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ _BUILD = {"slim": 0.78, "average": 1.0, "heavy": 1.34}
 
 @dataclass(frozen=True)
 class Body:
-    """A person seen in one way. Side views are drawn facing +x; the canvas mirrors them for the left.
+    """A person in one view. Side views are drawn facing +x; the canvas mirrors them for the left.
 
-    step: -1 to 1, how far and which leg is in front; yaw: small turn of a front or back view, in body units. built_as:
-    whose skin and shades the person has, if not one's own.
+    Args:
+        person: the identity.
+        orientation: front, back, left or right.
+        step: length of the step from -1 to 1; the sign is the leg in front.
+        yaw: small turn of a front or back view, in body units.
+        built_as: identity that determines skin and shades. None: `person`.
     """
 
     person: Identity
@@ -46,13 +50,13 @@ class Body:
 
     @cached_property
     def trait(self) -> int:
-        """A number of this person that no caption names (skin, shades): the same in every image."""
+        """A number that determines what no caption names (skin, shades). It is the same in all images of a person."""
         return crc32(repr(self.built_as or self.person).encode())
 
     @cached_property
     def skin(self) -> Colour:
         tones = (0, 0, 0, 1, 1, 1, 2, 2, 3, 4)
-        if self.person.hair_colour not in ("black", "grey"):  # lest brown hair on brown skin look like a bald head
+        if self.person.hair_colour not in ("black", "grey"):  # brown hair on brown skin would look like a bald head
             tones = (0, 0, 1)
         return SKINS[tones[self.trait % len(tones)]]
 
@@ -61,7 +65,7 @@ class Body:
         return HAIR_COLOURS[self.person.hair_colour]
 
     def shade(self, colour: Colour) -> Colour:
-        """This person's own lot of a colour: a little darker or lighter."""
+        """A slightly darker or lighter variant of a colour, which depends on the person."""
         return tint(colour, 0.9 + 0.1 * ((self.trait >> 8) % 16) / 15)
 
     # ---- half-widths (front and back) and depths (side)
@@ -86,11 +90,12 @@ class Body:
         return 0.047 * self.build**0.9
 
     def sign(self, side: str) -> int:
-        """Image direction of the person's own left or right in a front or back view."""
+        """Direction in the image, 1 or -1, of the person's own left or right in a front or back view."""
         return 1 if (side == "left") != self.back else -1
 
-    # ---- outlines of the trunk: (left edge x, right edge x) at a height
+    # ---- outlines of the trunk
     def edges(self, y: float) -> tuple[float, float]:
+        """x of the left and of the right edge at height y."""
         t = min(max((y - SHOULDER) / (HIP - SHOULDER), 0.0), 1.6)
         if self.side:
             depth = 0.066 * self.build**0.85
@@ -109,7 +114,7 @@ class Body:
         return -half, half
 
     def trunk(self, top: float, bottom: float, wider: float = 0.0, flare: float = 0.0) -> list[Point]:
-        """Outline of a garment on the trunk from height `top` to `bottom`; flare widens it downwards from the hip."""
+        """Outline of a garment on the trunk from height `top` to `bottom`; `flare` widens it from the hip down."""
         steps = 9
         ys = [top + (bottom - top) * n / steps for n in range(steps + 1)]
         grow = [wider + flare * max(0.0, y - HIP + 0.06) for y in ys]
@@ -117,7 +122,7 @@ class Body:
         right = [(self.edges(y)[1] + g, y) for y, g in zip(ys, grow, strict=True)]
         return [*left, *reversed(right)]
 
-    # ---- limbs; which = +1 for the limb at the image's right (front/back) or the near one (side)
+    # ---- limbs; `which` is 1 for the limb at the right of the image (front, back) or the near one (side), else -1
     def leg(self, which: int) -> tuple[Point, Point, Point]:
         """Hip, knee and ankle."""
         if self.side:
@@ -133,7 +138,7 @@ class Body:
         return hip, (which * (apart + 0.004), 0.71 - lift * 0.3), (which * apart, ANKLE - lift)
 
     def hand_arm(self, which: int, hold: str = "") -> tuple[Point, Point, Point]:
-        """Shoulder, elbow and hand; hold is "", "down" (carries something heavy) or "up" (before the chest)."""
+        """Shoulder, elbow and hand; `hold` is "", "down" (holds something heavy) or "up" (before the chest)."""
         if self.side:
             shoulder = (-0.006, SHOULDER + 0.03)
             swing = -0.42 * self.step * which

@@ -1,4 +1,4 @@
-"""Six cameras: each has its own cast, contrast, sharpness, noise and compression; light changes with every image."""
+"""Six cameras with different colour cast, contrast, sharpness, noise and compression."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image, ImageFilter
 
 @dataclass(frozen=True)
 class Camera:
-    """Gains of red, green and blue; gamma over 1 darkens; blur and noise at a height of 270 pixels."""
+    """Properties of a camera."""
 
-    gains: tuple[float, float, float]
-    gamma: float
-    blur: float
-    noise: float
+    gains: tuple[float, float, float]  # of red, green and blue
+    gamma: float  # a value over 1 darkens
+    blur: float  # radius in pixels of an image 270 pixels high
+    noise: float  # standard deviation at a height of 270 pixels
     jpeg: int  # quality of the camera's own compression; 0: none
 
 
@@ -30,8 +30,18 @@ CAMERAS: dict[str, Camera] = {
 }
 
 
-def photograph(image: Image.Image, name: str, light: float, rng: np.random.Generator) -> Image.Image:
-    """The RGB image that a camera makes of an RGB scene; `light` is the exposure, about 1."""
+def apply_camera(image: Image.Image, name: str, light: float, rng: np.random.Generator) -> Image.Image:
+    """Converts a scene into the image of a camera.
+
+    Args:
+        image: RGB scene.
+        name: a key of `CAMERAS`.
+        light: exposure, about 1.
+        rng: random generator of noise and blur.
+
+    Returns:
+        An RGB image of the same size.
+    """
     camera = CAMERAS[name]
     ramp = np.arange(256) / 255.0
     gains = np.array(camera.gains) * light * rng.uniform(0.98, 1.02, 3)

@@ -1,6 +1,6 @@
-"""A canvas that remembers which part of the person every pixel shows, and the colours used on it.
+"""A canvas that stores the part of the person that each pixel shows, and the colours of the generator.
 
-Pixels are RGBA where alpha holds the part number: one drawing gives the image, the boxes and what is hidden.
+Pixels are RGBA, and alpha holds the part number. One drawing gives the image, the boxes and the hidden parts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARTS_OF = {
     "bag": (BAG, BAG_DETAIL),
     "carried item": (ITEM, ITEM_DETAIL),
 }
-LABEL_INDEX = np.zeros(256, dtype=np.uint8)  # part number -> 1 + place in LABELS, 0 for none
+LABEL_INDEX = np.zeros(256, dtype=np.uint8)  # part number -> 1 + index in LABELS, or 0 for none
 for _n, _label in enumerate(LABELS):
     LABEL_INDEX[list(PARTS_OF[_label])] = _n + 1
 
@@ -57,36 +57,38 @@ SKINS: tuple[Colour, ...] = ((241, 205, 177), (226, 180, 146), (198, 148, 112), 
 
 
 def tint(colour: Colour, factor: float) -> Colour:
-    """Darker below 1; above 1 towards white."""
+    """A darker colour for a factor below 1, a colour nearer to white for a factor above 1."""
     if factor <= 1:
         return tuple(int(c * factor) for c in colour)
     return tuple(int(c + (255 - c) * (factor - 1)) for c in colour)
 
 
 def edge(colour: Colour) -> Colour:
-    """A line that shows on `colour`: lighter on dark cloth, darker on light cloth."""
+    """The colour of a line on `colour`: lighter on dark cloth, darker on light cloth."""
     return tuple(c + 44 for c in colour) if sum(colour) < 190 else tint(colour, 0.66)
 
 
 class Canvas:
-    """Shapes in body units (1 is the person's height, y from the top of the head down, x from the middle)."""
+    """Draws shapes in body units: 1 is the height of the person, (0, 0) the top of the head, and y points down."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGBA", (width, height))
         self.draw = ImageDraw.Draw(self.image)
         self.size = (width, height)
-        self.place(0, 0, height, 1)
-        self.expected: dict[int, float] = {}
+        self.set_origin(0, 0, height, 1)
+        self.expected: dict[int, float] = {}  # part -> pixels of its largest shape, for bags and carried items
 
-    def place(self, x: float, y: float, scale: float, mirror: int) -> None:
-        """Body point (0, 0) at pixel (x, y); `scale` pixels per unit; mirror -1 turns x around."""
+    def set_origin(self, x: float, y: float, scale: float, mirror: int) -> None:
+        """Maps body point (0, 0) to pixel (x, y), with `scale` pixels per unit; `mirror` -1 flips x."""
         self.x, self.y, self.scale, self.mirror = x, y, scale, mirror
 
     def at(self, points: Sequence[Point]) -> list[Point]:
+        """Pixel coordinates of points in body units."""
         x, y, s, m = self.x, self.y, self.scale, self.scale * self.mirror
         return [(x + m * px, y + s * py) for px, py in points]
 
     def poly(self, points: Sequence[Point], colour: Colour, part: int, outline: bool = True) -> None:
+        """Draws a filled polygon."""
         spots = self.at(points)
         self.draw.polygon(spots, fill=(*colour, part))
         if outline:
@@ -97,18 +99,20 @@ class Canvas:
             self.expected[part] = max(self.expected.get(part, 0.0), area)
 
     def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour, part: int, outline: bool = True) -> None:
+        """Draws a filled ellipse around (x, y) with half-axes rx and ry."""
         (cx, cy), s = self.at([(x, y)])[0], self.scale
         spot = (cx - rx * s, cy - ry * s, cx + rx * s, cy + ry * s)
         self.draw.ellipse(spot, fill=(*colour, part), outline=(*edge(colour), part) if outline else None, width=2)
 
     def line(self, points: Sequence[Point], colour: Colour, part: int, width: float = 0.008) -> None:
+        """Draws a line through all points."""
         thick = max(2, round(width * self.scale))
         self.draw.line(self.at(points), fill=(*colour, part), width=thick, joint="curve" if thick > 4 else None)
 
     def limb(
         self, points: Sequence[Point], widths: Sequence[float], colour: Colour, part: int, rounded: bool = True
     ) -> None:
-        """A tube along 2 or more points with half-widths `widths`, its ends rounded or cut straight."""
+        """Draws a tube along two or more points with half-widths `widths`; its ends are rounded or straight."""
         left, right = [], []
         for n, (x, y) in enumerate(points):
             (ax, ay), (bx, by) = points[max(n - 1, 0)], points[min(n + 1, len(points) - 1)]
@@ -123,4 +127,5 @@ class Canvas:
         self.poly([*left, *reversed(right)], colour, part)
 
     def rect(self, x0: float, y0: float, x1: float, y1: float, colour: Colour, part: int, outline: bool = True) -> None:
+        """Draws a filled rectangle."""
         self.poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour, part, outline)

@@ -1,4 +1,4 @@
-"""What is printed or woven into cloth: stripes, checks, dots, knit and denim, laid over the parts that show it."""
+"""Patterns and textures of cloth: stripes, checks, dots, knit and denim."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from dataset_pvlg.synthetic.identities import Identity
 
 
 def print_cloth(pixels: np.ndarray, identity: Identity, canvas: Canvas) -> None:
-    """Change the colours of [H, W, 4] pixels (part number last) in place."""
+    """Adds the patterns of a person's clothes, in place.
+
+    Args:
+        pixels: uint8 `[H, W, 4]`; the last channel is the part number.
+        identity: the person.
+        canvas: the canvas of the pixels, for scale and origin.
+    """
     parts, s = pixels[..., 3], canvas.scale
     y, x = np.arange(parts.shape[0])[:, None] - canvas.y, np.arange(parts.shape[1])[None, :] - canvas.x
     pattern, ground = identity.upper_pattern, COLOURS[identity.upper_colour]
     cloth = (parts == UPPER) | (parts == DRESS_SKIRT)
     light = sum(ground) > 520
     mark = (70, 72, 84) if light else (244, 243, 238)
-    if identity.upper_type == "sweater":  # before the pattern, which is knitted over it
+    if identity.upper_type == "sweater":  # before the pattern, which covers it
         knit = (y + np.abs(x % (0.024 * s) - 0.012 * s)) % (0.022 * s) < 0.008 * s
         _shade(pixels, cloth & knit, ground)
     if pattern == "striped":

@@ -1,4 +1,4 @@
-"""Upper garments and arms: every type has a silhouette and marks of its own from the front, the back and the side."""
+"""Upper garments and arms. Each type of garment has its own silhouette and details in front, back and side views."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ METAL = (196, 198, 204)
 
 
 def draw_trunk(canvas: Canvas, body: Body) -> None:
-    """The garment on the trunk, without the arms."""
+    """Draws the garment on the trunk, without the arms."""
     kind, colour = body.person.upper_type, body.shade(COLOURS[body.person.upper_colour])
     hem, line = HEM[kind], edge(colour)
     if not body.back and kind not in ("hoodie", "coat"):
@@ -45,7 +45,7 @@ def draw_trunk(canvas: Canvas, body: Body) -> None:
         wider = {"coat": 0.016, "jacket": 0.012, "hoodie": 0.014, "sweater": 0.01}.get(kind, 0.004)
         flare = 0.1 if kind == "coat" else 0.0
         canvas.poly(body.trunk(SHOULDER - 0.012, hem, wider, flare), colour, UPPER)
-    draw = _side_marks if body.side else _back_marks if body.back else _front_marks
+    draw = _side_details if body.side else _back_details if body.back else _front_details
     draw(canvas, body, kind, colour, line, hem)
 
 
@@ -61,7 +61,7 @@ def _tank(body: Body, hem: float) -> list[Point]:
     ]  # fmt: skip
 
 
-def _front_marks(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Colour, hem: float) -> None:
+def _front_details(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Colour, hem: float) -> None:
     x, top = body.yaw, SHOULDER - 0.014
     left, right = body.edges(hem)
     if kind in ("t-shirt", "sweater", "dress"):
@@ -142,7 +142,7 @@ def _open_front(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Col
             canvas.line([(s * right * 0.6, 0.40), (s * right * 0.92, 0.46)], METAL, UPPER_DETAIL, 0.009)
 
 
-def _back_marks(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Colour, hem: float) -> None:
+def _back_details(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Colour, hem: float) -> None:
     x, top = body.yaw, SHOULDER - 0.014
     left, right = body.edges(hem)
     flap = tint(colour, 1.3) if sum(colour) < 560 else tint(colour, 0.86)
@@ -182,7 +182,7 @@ def _back_marks(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Col
         canvas.line([(x, top), (x, hem)], line, UPPER_DETAIL, 0.006)
 
 
-def _side_marks(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Colour, hem: float) -> None:
+def _side_details(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Colour, hem: float) -> None:
     top, inner = SHOULDER - 0.014, body.person.inner_colour
     left, right = body.edges(hem)
     flap = tint(colour, 1.3) if sum(colour) < 560 else tint(colour, 0.86)
@@ -231,7 +231,7 @@ def _side_marks(canvas: Canvas, body: Body, kind: str, colour: Colour, line: Col
 
 
 def draw_logo(canvas: Canvas, body: Body) -> None:
-    """A patch on the chest: a contrasting disc with a shape in it. Only a front view shows it."""
+    """Draws a logo on the chest: a disc of contrasting colour with a shape in it. Only front views show it."""
     if body.person.upper_pattern != "logo" or body.side or body.back:
         return
     ground = COLOURS[body.person.upper_colour]
@@ -245,7 +245,7 @@ def draw_logo(canvas: Canvas, body: Body) -> None:
 
 
 def draw_arm(canvas: Canvas, body: Body, which: int, hold: str = "", far: bool = False) -> None:
-    """One arm with its sleeve and hand."""
+    """Draws one arm with its sleeve and hand."""
     kind, shade = body.person.upper_type, 0.8 if far else 1.0
     colour, skin = tint(body.shade(COLOURS[body.person.upper_colour]), shade), tint(body.skin, shade)
     shoulder, elbow, hand = body.hand_arm(which, hold)
@@ -269,7 +269,7 @@ def draw_arm(canvas: Canvas, body: Body, which: int, hold: str = "", far: bool =
 
 
 def _band(canvas: Canvas, x0: float, x1: float, y0: float, y1: float, colour: Colour) -> None:
-    """A ribbed hem."""
+    """Draws a ribbed hem."""
     band = tint(colour, 0.76) if sum(colour) > 190 else edge(colour)
     canvas.rect(x0, y0, x1, y1, band, UPPER_DETAIL, outline=False)
     for n in range(1, 9):

@@ -1,16 +1,16 @@
-"""The head: hair from every side, face, headwear and eyewear."""
+"""The head: hair, face, headwear and eyewear in all views."""
 
 from __future__ import annotations
 
 from dataset_pvlg.synthetic.draw_body import SHOULDER, Body
 from dataset_pvlg.synthetic.draw_canvas import COLOURS, EYEWEAR, HAIR, HEADWEAR, SKIN, Canvas, edge, tint
 
-_Y, _RX, _RY = 0.098, 0.058, 0.078  # middle of the skull and half-axes, seen from the front
+_Y, _RX, _RY = 0.098, 0.058, 0.078  # centre and half-axes of the skull in a front view
 FRAME = (30, 28, 32)
 
 
 def draw_hair_behind(canvas: Canvas, body: Body) -> None:
-    """Hair that hangs behind the trunk; for the front and the side."""
+    """Draws long hair that hangs behind the trunk in a front view."""
     if body.back:
         return
     style, x, hair = body.person.hair_style, body.yaw, body.hair
@@ -21,7 +21,7 @@ def draw_hair_behind(canvas: Canvas, body: Body) -> None:
 
 
 def draw_head(canvas: Canvas, body: Body) -> None:
-    """Neck, head, face and what is worn on it."""
+    """Draws neck, head, face, headwear and eyewear."""
     if body.side:
         _side(canvas, body)
     elif body.back:
@@ -37,7 +37,7 @@ def _bare(body: Body) -> bool:
 
 
 def _tail(canvas: Canvas, body: Body, x: float) -> None:
-    s = 1 if body.trait >> 4 & 1 else -1  # the side over which a ponytail falls, seen from the front
+    s = 1 if body.trait >> 4 & 1 else -1  # side of a ponytail in a front view
     spots = [(x + s * 0.035, 0.02), (x + s * 0.085, 0.012), (x + s * 0.118, 0.08), (x + s * 0.112, 0.18),
         (x + s * 0.09, 0.235),
              (x + s * 0.078, 0.18), (x + s * 0.08, 0.09), (x + s * 0.062, 0.055)]  # fmt: skip
@@ -131,7 +131,7 @@ def _back(canvas: Canvas, body: Body) -> None:
         canvas.poly(
             [(x - 0.045, 0.12), (x + 0.045, 0.12), (x + 0.034, 0.172), (x - 0.034, 0.172)], hair, HAIR, outline=False
         )
-        for offset in (-0.036, -0.012, 0.012, 0.036):  # locks, lest cut hair pass for a bald head
+        for offset in (-0.036, -0.012, 0.012, 0.036):  # locks, so that short hair differs from a bald head
             canvas.line(
                 [(x + offset * 0.3, 0.03), (x + offset * 1.2, 0.09), (x + offset, 0.164)], edge(hair), HAIR, 0.004
             )

@@ -19,12 +19,12 @@ from dataset_pvlg.synthetic.draw_canvas import (
 )  # fmt: skip
 
 STITCH = (226, 168, 84)
-# half-widths at hip, knee and ankle relative to the thigh
+# Half-widths at hip, knee and ankle, relative to the thigh.
 _FIT = {"pants": (1.06, 0.84, 0.8), "jeans": (1.0, 0.7, 0.6), "leggings": (0.92, 0.55, 0.4)}
 
 
 def draw_legs(canvas: Canvas, body: Body) -> None:
-    """Both legs with garment and shoes; the leg behind first."""
+    """Draws both legs with garment and shoes, the rear leg first."""
     first = 1 if body.step > 0 and not body.side else -1
     for which in (first, -first):
         far = body.side and which == -1

@@ -1,4 +1,4 @@
-"""Bags and things in the hand, and what stands in the way of the camera."""
+"""Bags, carried items, and objects that occlude the person."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from dataset_pvlg.synthetic.draw_canvas import (
 METAL = (188, 190, 196)
 
 
-def bag_which(body: Body) -> int:
-    """The arm (see Body.leg) on the bag's side."""
+def bag_arm(body: Body) -> int:
+    """The arm on the side of the bag, numbered as in `Body.leg`."""
     side = body.person.bag_side or "left"
     if body.side:
         return 1 if side == body.orientation else -1
     return body.sign(side)
 
 
-def item_which(body: Body) -> int:
-    """The arm that holds the carried thing: never the one that holds a bag or a suitcase."""
+def item_arm(body: Body) -> int:
+    """The arm that holds the carried item. It never holds the bag."""
     if body.person.bag_type in ("handbag", "suitcase", "shoulder bag"):
-        return -bag_which(body)
+        return -bag_arm(body)
     return 1 if body.side else body.sign("right" if body.trait >> 5 & 1 else "left")
 
 
 def holds(body: Body) -> dict[int, str]:
-    """What each arm does."""
-    found = {1: "", -1: ""}
+    """arm -> "down" (holds something heavy), "up" (holds something before the chest) or ""."""
+    hold = {1: "", -1: ""}
     if body.person.bag_type in ("handbag", "suitcase"):
-        found[bag_which(body)] = "down"
+        hold[bag_arm(body)] = "down"
     if body.person.carried:
-        found[item_which(body)] = "up" if body.person.carried in ("phone", "book") and not body.back else "down"
-    return found
+        hold[item_arm(body)] = "up" if body.person.carried in ("phone", "book") and not body.back else "down"
+    return hold
 
 
 def _cloth(body: Body) -> tuple[Colour, Colour, Colour]:
@@ -52,7 +52,7 @@ def _cloth(body: Body) -> tuple[Colour, Colour, Colour]:
 
 
 def draw_bag_behind(canvas: Canvas, body: Body) -> None:
-    """What hangs behind the person: a backpack seen from the front or the side, a bag at the far side."""
+    """Draws what is behind the person: a backpack in a front or side view, or a bag at the far side."""
     kind = body.person.bag_type
     if kind == "backpack" and not body.back:
         colour, _, dark = _cloth(body)
@@ -73,12 +73,12 @@ def draw_bag_behind(canvas: Canvas, body: Body) -> None:
                 colour,
                 BAG_DETAIL,
             )
-    elif kind in ("handbag", "suitcase") and body.side and bag_which(body) == -1:
+    elif kind in ("handbag", "suitcase") and body.side and bag_arm(body) == -1:
         _hand_bag(canvas, body, kind, -1)
 
 
 def draw_straps(canvas: Canvas, body: Body) -> None:
-    """Straps over the trunk, before the arms are drawn."""
+    """Draws straps over the trunk. The arms are drawn later."""
     kind = body.person.bag_type
     if not kind:
         return
@@ -112,7 +112,7 @@ def draw_straps(canvas: Canvas, body: Body) -> None:
                     BAG_DETAIL,
                 )
     elif kind == "shoulder bag":
-        which = bag_which(body)
+        which = bag_arm(body)
         if body.side:
             if which == 1:
                 canvas.line([(0.0, SHOULDER - 0.012), (0.02, 0.34), (0.012, 0.46)], dark, BAG_DETAIL, 0.022)
@@ -123,12 +123,12 @@ def draw_straps(canvas: Canvas, body: Body) -> None:
 
 
 def draw_bag(canvas: Canvas, body: Body) -> None:
-    """The bag in front of the person."""
+    """Draws the bag in front of the person."""
     kind = body.person.bag_type
     if not kind:
         return
     colour, line, dark = _cloth(body)
-    which = bag_which(body)
+    which = bag_arm(body)
     if kind == "backpack" and body.back:
         w = min(body.shoulder * 0.9, 0.1)
         canvas.line([(-0.025, 0.205), (-0.02, 0.18), (0.02, 0.18), (0.025, 0.205)], dark, BAG_DETAIL, 0.014)
@@ -203,13 +203,13 @@ def _hand_bag(canvas: Canvas, body: Body, kind: str, which: int) -> None:
 
 
 def draw_item(canvas: Canvas, body: Body) -> None:
-    """The thing in the hand. From behind, a phone or a book is hidden by the body."""
+    """Draws the carried item. In a back view the body hides a phone or a book."""
     kind = body.person.carried
     if not kind or body.back and kind in ("phone", "book"):
         return
     colour = body.shade(COLOURS[body.person.carried_colour])
     line, dark = edge(colour), tint(colour, 0.78) if sum(colour) > 190 else (60, 60, 66)
-    which = item_which(body)
+    which = item_arm(body)
     x, y = body.hand_arm(which, holds(body)[which])[2]
     if kind == "phone":
         x, y = x + (0.012 if body.side else 0.0), y - 0.036
@@ -268,10 +268,16 @@ def draw_item(canvas: Canvas, body: Body) -> None:
 
 
 def draw_occluder(canvas: Canvas, kind: str, rng: np.random.Generator) -> None:
-    """Something between camera and person, in pixels of the canvas: a pole, a box, a bush, an arm or a car's corner."""
+    """Draws an object between camera and person.
+
+    Args:
+        canvas: a canvas of the size of the crop; its origin is changed.
+        kind: pole, box, bush, arm or car.
+        rng: random generator of position, size and colour.
+    """
     width, height = canvas.size
     base = tuple(int(c) for c in rng.integers(40, 210, 3))
-    canvas.place(0, 0, height, 1)
+    canvas.set_origin(0, 0, height, 1)
     u, side = width / height, bool(rng.random() < 0.5)
 
     def flip(x: float) -> float:

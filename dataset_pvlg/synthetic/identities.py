@@ -1,7 +1,7 @@
-"""Synthetic identities: attribute tuples drawn by the frequencies that real pedestrian captions show.
+"""Synthetic identities: tuples of attributes, sampled at the frequencies of real pedestrian captions.
 
-Priors are ours, rounded from counts over CUHK-PEDES, CUHK-SYSU and PRW descriptions. Colours that a camera cast would
-make equal (tan and beige, navy and black) are left out, so that every colour a caption names can be seen.
+The priors are rounded counts over descriptions of CUHK-PEDES, CUHK-SYSU and PRW. Colours that a camera cast would make
+indistinguishable (tan and beige, navy and black) are left out, so that each named colour is recognisable.
 """
 
 from dataclasses import dataclass, replace
@@ -68,7 +68,7 @@ HAIR_STYLES = {
 JEANS_COLOURS = {"blue": 62, "black": 22, "grey": 16}
 PATTERNS = {"plain": 56, "striped": 18, "plaid": 8, "dotted": 6, "logo": 12}
 
-# What may be worn or carried in another colour by an otherwise equal person. Hair is not among it: skin goes with it.
+# Fields that a colour edit may change. The colour of hair is not one of them, because the skin depends on it.
 RECOLOURED = {
     "upper_colour": UPPER_COLOURS,
     "inner_colour": UPPER_COLOURS,
@@ -81,7 +81,7 @@ RECOLOURED = {
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that a caption may name. Empty strings: the person has no such thing."""
+    """Everything that a caption may name. An empty string means that the person has no such thing."""
 
     gender: str  # man, woman
     build: str  # slim, average, heavy
@@ -94,7 +94,7 @@ class Identity:
     upper_colour: str
     upper_pattern: str  # plain, striped, plaid, dotted, logo
     sleeve: str  # short, long, none
-    inner_colour: str  # of the shirt under an open jacket or coat
+    inner_colour: str  # colour of the shirt under an open jacket or coat
     lower_type: str  # empty for a dress
     lower_colour: str
     shoe_type: str
@@ -106,8 +106,9 @@ class Identity:
     carried_colour: str
 
 
-def _draw(rng: np.random.Generator, weights: dict[str, float], but: str = "") -> str:
-    names = [name for name in weights if name != but]
+def _draw(rng: np.random.Generator, weights: dict[str, float], exclude: str = "") -> str:
+    """A random name by weight."""
+    names = [name for name in weights if name != exclude]
     shares = np.array([weights[name] for name in names], dtype=float)
     return str(rng.choice(names, p=shares / shares.sum()))
 
@@ -131,7 +132,7 @@ def _draw_upper(rng: np.random.Generator, gender: str) -> dict[str, str]:
         "upper_colour": colour,
         "upper_pattern": pattern,
         "sleeve": sleeve.get(kind) or _draw(rng, {"short": 50, "long": 42, "none": 8 if kind == "dress" else 0}),
-        "inner_colour": _draw(rng, UPPER_COLOURS, but=colour) if layered and rng.random() < 0.75 else "",
+        "inner_colour": _draw(rng, UPPER_COLOURS, exclude=colour) if layered and rng.random() < 0.75 else "",
     }
 
 
@@ -159,7 +160,7 @@ def _draw_carried(rng: np.random.Generator) -> dict[str, str]:
 
 
 def draw_identity(rng: np.random.Generator) -> Identity:
-    """One identity by the priors."""
+    """Samples one identity from the priors."""
     gender = _draw(rng, {"man": 55, "woman": 45})
     headwear = _draw(rng, {"none": 86, "cap": 8, "hat": 3, "beanie": 3})
     upper = _draw_upper(rng, gender)
@@ -181,52 +182,62 @@ def draw_identity(rng: np.random.Generator) -> Identity:
 
 
 def near_duplicate(rng: np.random.Generator, identity: Identity) -> Identity:
-    """The same clothes but for one thing: shoes, lower garment's colour, the bag, or the upper garment's colour."""
+    """Changes one thing of an identity: shoes, the bag, or the colour of the lower or the upper garment."""
     change = _draw(rng, {"shoes": 30, "lower": 25, "bag": 25, "upper": 20})
     if change == "lower" and identity.lower_type:
         colours = JEANS_COLOURS if identity.lower_type == "jeans" else LOWER_COLOURS
-        return replace(identity, lower_colour=_draw(rng, colours, but=identity.lower_colour))
+        return replace(identity, lower_colour=_draw(rng, colours, exclude=identity.lower_colour))
     if change == "bag":
         bag = _draw_bag(rng, identity.gender)
         while bag["bag_type"] == identity.bag_type:
             bag = _draw_bag(rng, identity.gender)
         return replace(identity, **bag)
     if change == "upper":
-        return replace(identity, upper_colour=_draw(rng, UPPER_COLOURS, but=identity.upper_colour))
-    return replace(identity, shoe_colour=_draw(rng, SHOE_COLOURS, but=identity.shoe_colour))
+        return replace(identity, upper_colour=_draw(rng, UPPER_COLOURS, exclude=identity.upper_colour))
+    return replace(identity, shoe_colour=_draw(rng, SHOE_COLOURS, exclude=identity.shoe_colour))
 
 
-def recoloured(rng: np.random.Generator, identity: Identity, field: str) -> Identity:
-    """The same person but for the colour of one thing, a field of `RECOLOURED` that the person has."""
+def recolour(rng: np.random.Generator, identity: Identity, field: str) -> Identity:
+    """Changes the colour of one thing of an identity.
+
+    Args:
+        rng: random generator of the new colour.
+        identity: the person.
+        field: a field of `RECOLOURED` that is not empty.
+
+    Returns:
+        The edited identity.
+    """
     colours = RECOLOURED[field]
     if field == "lower_colour" and identity.lower_type == "jeans":
         colours = JEANS_COLOURS
-    over = {"upper_colour": identity.inner_colour, "inner_colour": identity.upper_colour}.get(field)
-    colours = {name: weight for name, weight in colours.items() if name != over}
-    return replace(identity, **{field: _draw(rng, colours, but=getattr(identity, field))})
+    other = {"upper_colour": identity.inner_colour, "inner_colour": identity.upper_colour}.get(field)
+    colours = {name: weight for name, weight in colours.items() if name != other}
+    return replace(identity, **{field: _draw(rng, colours, exclude=getattr(identity, field))})
 
 
 def sample_identities(seed: int, start: int, count: int) -> list[Identity]:
-    """`count` different identities of a seed; each sixth is a near-duplicate of the one before it.
+    """Samples different identities; each sixth is a near-duplicate of the one before it.
 
-    The same arguments give the same identities. Different calls may draw the same one by chance: whoever splits people
-    over calls leaves out what an earlier call drew (`synthetic.split_identities` does).
+    Equal arguments give equal identities. Calls with different `start` may sample the same identity by chance;
+    `dataset.split_identities` removes such duplicates.
 
     Args:
-        seed: of the draws.
-        start: where in the seed's endless sequence of draws this stretch begins; count: how many.
+        seed: random seed.
+        start: index of the first identity in the seed's infinite sequence.
+        count: number of identities.
     """
-    found: list[Identity] = []
-    seen: set[Identity] = set()
+    identities: list[Identity] = []
+    existing: set[Identity] = set()
     for index in range(start, start + count):
         attempt = 0
         while True:
             rng = np.random.default_rng((seed, index, attempt))
-            twin = found and index % NEAR_DUPLICATE_EVERY == NEAR_DUPLICATE_EVERY - 1
-            identity = near_duplicate(rng, found[-1]) if twin else draw_identity(rng)
-            if identity not in seen:
+            is_duplicate = identities and index % NEAR_DUPLICATE_EVERY == NEAR_DUPLICATE_EVERY - 1
+            identity = near_duplicate(rng, identities[-1]) if is_duplicate else draw_identity(rng)
+            if identity not in existing:
                 break
             attempt += 1
-        found.append(identity)
-        seen.add(identity)
-    return found
+        identities.append(identity)
+        existing.add(identity)
+    return identities

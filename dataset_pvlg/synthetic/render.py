@@ -1,6 +1,6 @@
-"""One image of a synthetic person: the crop, exact region boxes, and what of the person can be seen in it.
+"""Rendering of one image of a synthetic person: the crop, exact region boxes, and the visible attributes.
 
-Procedural (polygons and ellipses, no assets), deterministic from identity, view and generator.
+Images are drawn from polygons and ellipses, without assets. Identity, view and random generator determine the result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL import Image
 from dataset_pvlg.synthetic import draw_canvas as c
 from dataset_pvlg.synthetic.draw_backgrounds import BACKGROUNDS, draw_background
 from dataset_pvlg.synthetic.draw_body import Body
-from dataset_pvlg.synthetic.draw_camera import CAMERAS, photograph
+from dataset_pvlg.synthetic.draw_camera import CAMERAS, apply_camera
 from dataset_pvlg.synthetic.draw_canvas import LABELS, Canvas
 from dataset_pvlg.synthetic.draw_cloth import print_cloth
 from dataset_pvlg.synthetic.draw_clothes import draw_arm, draw_logo, draw_trunk
@@ -33,31 +33,37 @@ ORIENTATIONS = {"front": 0.38, "back": 0.26, "left": 0.18, "right": 0.18}
 OCCLUDERS = ("pole", "box", "bush", "arm", "car")
 OCCLUDED_SHARE = 0.15
 SMALL_SHARE = 0.1  # images stored at 64x160
-SEEN = 0.35  # a region of which less is left has no box
-KNOWN = 0.45  # a thing of which less is left is not recognised
-_SUPER = 2  # drawn at twice the stored size
-_MARGIN = 0.1  # of the height, drawn around the crop, so that what is cut off is known
+MIN_REGION_SHARE = 0.35  # a region with a smaller visible share has no box
+MIN_THING_SHARE = 0.45  # a thing with a smaller visible share is not recognisable
+_SUPER = 2  # factor of supersampling
+_MARGIN = 0.1  # fraction of the height that is drawn around the crop, to measure what the crop cuts off
 
 
 @dataclass(frozen=True)
 class View:
-    """How a person is seen. `orientation` left: facing the image's left, so that the left side is near."""
+    """Pose, camera and scene of one image."""
 
-    orientation: str  # front, back, left, right
-    stride: float  # 0 standing to 1 full step
-    leading: int  # which leg is in front: -1 or 1
-    yaw: float  # small turn of a front or back view, body heights
+    orientation: str  # front, back; left, right: the side of the image that the person faces
+    stride: float  # from 0, standing, to 1, a full step
+    leading: int  # leg in front: -1 or 1
+    yaw: float  # small turn of a front or back view, in body heights
     camera: str  # c1 to c6
     background: str  # street, grass, mall, wall, indoor
-    light: float  # exposure
+    light: float  # exposure, about 1
     occluder: str  # empty, pole, box, bush, arm, car
-    width: int  # of the stored image, pixels
-    height: int
+    width: int  # of the stored image, in pixels
+    height: int  # of the stored image, in pixels
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """image: RGB. boxes: region label -> (x, y, w, h) in its pixels. visible: identity fields one can see."""
+    """A rendered image.
+
+    Args:
+        image: RGB.
+        boxes: region label -> (x, y, w, h) in pixels.
+        visible: the fields of `Identity` that are visible.
+    """
 
     image: Image.Image
     boxes: dict[str, tuple[float, float, float, float]]
@@ -65,7 +71,7 @@ class Rendering:
 
 
 def sample_view(rng: np.random.Generator) -> View:
-    """A view by the frequencies of real crops: sizes with a median near 96x260, a tenth at 64x160."""
+    """Samples a view. Sizes follow real crops, with a median near 96x260; one tenth of the images has 64x160 pixels."""
     if rng.random() < SMALL_SHARE:
         width, height = 64, 160
     else:
@@ -86,24 +92,31 @@ def sample_view(rng: np.random.Generator) -> View:
 
 
 def render(identity: Identity, view: View, rng: np.random.Generator, built_as: Identity | None = None) -> Rendering:
-    """Draw `identity` as seen in `view`; boxes are clipped to the crop and dropped where mostly hidden.
+    """Draws a person.
 
-    `built_as`: the person of whom `identity` is an edited copy. With the same view and generator state the two images
-    then differ by the edit alone.
+    Args:
+        identity: the person.
+        view: pose, camera and scene.
+        rng: random generator of everything that neither of them determines.
+        built_as: the person whose edited copy `identity` is. With the same view and generator state, the images of both
+            differ by the edit only. None: `identity` itself.
+
+    Returns:
+        The image. Boxes are clipped to the crop, and mostly hidden ones are dropped.
     """
     body = Body(identity, view.orientation, view.stride * view.leading, view.yaw, built_as)
     wide, high = view.width * _SUPER, view.height * _SUPER
     margin = int(high * _MARGIN)
     canvas = Canvas(wide + 2 * margin, high + 2 * margin)
-    scale, x, y = _place(identity, body, view, wide, high, rng)
+    scale, x, y = _scale_and_position(identity, body, view, wide, high, rng)
     draw_background(canvas.image, view.background, margin + y + scale, scale, rng)
-    canvas.place(margin + x, margin + y, scale, -1 if view.orientation == "left" else 1)
+    canvas.set_origin(margin + x, margin + y, scale, -1 if view.orientation == "left" else 1)
     _draw_person(canvas, body)
 
     pixels = np.array(canvas.image)
     print_cloth(pixels, identity, canvas)
     crop = (slice(margin, margin + high), slice(margin, margin + wide))
-    whole = np.bincount(pixels[..., 3].reshape(-1), minlength=32)
+    drawn_pixels = np.bincount(pixels[..., 3].reshape(-1), minlength=32)
     if view.occluder:
         front = Canvas(wide, high)
         draw_occluder(front, view.occluder, rng)
@@ -111,18 +124,18 @@ def render(identity: Identity, view: View, rng: np.random.Generator, built_as: I
         pixels[crop] = np.where(over[..., 3:] == c.OCCLUDER, over, pixels[crop])
     pixels = pixels[crop]
     parts = pixels[..., 3]
-    left = np.bincount(parts.reshape(-1), minlength=32)
-    boxes = _boxes(parts, whole, left)
-    visible = _visible(identity, body, view, boxes, whole, left, canvas.expected)
+    visible_pixels = np.bincount(parts.reshape(-1), minlength=32)
+    boxes = _boxes(parts, drawn_pixels, visible_pixels)
+    visible = _visible_fields(identity, body, view, boxes, drawn_pixels, visible_pixels, canvas.expected)
 
     scene = Image.fromarray(np.ascontiguousarray(pixels[..., :3])).reduce(_SUPER)
-    return Rendering(photograph(scene, view.camera, view.light, rng), boxes, visible)
+    return Rendering(apply_camera(scene, view.camera, view.light, rng), boxes, visible)
 
 
-def _place(
+def _scale_and_position(
     identity: Identity, body: Body, view: View, wide: int, high: int, rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """Pixels per body height, and the place of the top of the head in the crop."""
+    """Pixels per body height, and x and y of the top of the head in the crop."""
     tall = {"hat": 0.03, "beanie": 0.05, "cap": 0.02}.get(identity.headwear, 0.0)
     if identity.hair_style == "bun":
         tall = max(tall, 0.03)
@@ -149,7 +162,7 @@ def _place(
 
 
 def _draw_person(canvas: Canvas, body: Body) -> None:
-    """Back to front."""
+    """Draws all parts from back to front."""
     hold = holds(body)
     draw_hair_behind(canvas, body)
     if body.side:
@@ -183,88 +196,91 @@ def _draw_person(canvas: Canvas, body: Body) -> None:
         draw_item(canvas, body)
 
 
-def _boxes(parts: np.ndarray, whole: np.ndarray, left: np.ndarray) -> dict[str, tuple[float, float, float, float]]:
+def _boxes(
+    parts: np.ndarray, drawn_pixels: np.ndarray, visible_pixels: np.ndarray
+) -> dict[str, tuple[float, float, float, float]]:
+    """The boxes of all regions with enough visible pixels."""
     labels = c.LABEL_INDEX[parts]
     boxes = {}
     for n, label in enumerate(LABELS, start=1):
         ids = list(c.PARTS_OF[label])
-        if not left[ids].sum() or left[ids].sum() < SEEN * whole[ids].sum():
+        if not visible_pixels[ids].sum() or visible_pixels[ids].sum() < MIN_REGION_SHARE * drawn_pixels[ids].sum():
             continue
-        spots = labels == n
-        rows, columns = np.flatnonzero(spots.any(axis=1)), np.flatnonzero(spots.any(axis=0))
+        mask = labels == n
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         x, y = columns[0] / _SUPER, rows[0] / _SUPER
         w, h = (columns[-1] + 1) / _SUPER - x, (rows[-1] + 1) / _SUPER - y
         if w >= 1 and h >= 1:
             boxes[label] = (float(x), float(y), float(w), float(h))
     bag, item = [c.BAG, c.BAG_DETAIL], [c.ITEM, c.ITEM_DETAIL]
     for label, ids in (("bag", bag), ("carried item", item)):
-        if label in boxes and left[ids].sum() < 40 * _SUPER**2:
+        if label in boxes and visible_pixels[ids].sum() < 40 * _SUPER**2:
             del boxes[label]
     return boxes
 
 
-def _visible(
+def _visible_fields(
     identity: Identity,
     body: Body,
     view: View,
     boxes: dict,
-    whole: np.ndarray,
-    left: np.ndarray,
+    drawn_pixels: np.ndarray,
+    visible_pixels: np.ndarray,
     expected: dict[int, float],
 ) -> frozenset[str]:
-    """The identity fields that a person would recognise in this image."""
+    """The fields of `Identity` that are recognisable; removes the boxes of things that are not."""
 
-    def kept(*ids: int, least: int = 0) -> bool:
-        """Enough of these parts is left: a share of what is drawn, and `least` stored pixels."""
-        there = left[list(ids)].sum()
-        return there >= KNOWN * whole[list(ids)].sum() and there >= max(1, least * _SUPER**2)
+    def recognisable(*ids: int, min_pixels: int = 0) -> bool:
+        """Whether enough of these parts is visible: a share of the drawn pixels, and `min_pixels` stored pixels."""
+        count = visible_pixels[list(ids)].sum()
+        return count >= MIN_THING_SHARE * drawn_pixels[list(ids)].sum() and count >= max(1, min_pixels * _SUPER**2)
 
-    seen: set[str] = set()
-    front, bare = view.orientation == "front", identity.headwear == "none"
+    fields: set[str] = set()
+    front, bareheaded = view.orientation == "front", identity.headwear == "none"
     if "upper body" in boxes and ("head" in boxes or "lower body" in boxes):
-        seen |= {"gender", "build"}
+        fields |= {"gender", "build"}
     if "head" in boxes:
-        seen.add("headwear")
-        if not bare and kept(c.HEADWEAR, least=20):
-            seen.add("headwear_colour")
-        elif not bare:
-            seen.discard("headwear")
-        if not body.back and (identity.eyewear == "none" or kept(c.EYEWEAR, least=8)):
-            seen.add("eyewear")
+        fields.add("headwear")
+        if not bareheaded and recognisable(c.HEADWEAR, min_pixels=20):
+            fields.add("headwear_colour")
+        elif not bareheaded:
+            fields.discard("headwear")
+        if not body.back and (identity.eyewear == "none" or recognisable(c.EYEWEAR, min_pixels=8)):
+            fields.add("eyewear")
         if identity.eyewear == "glasses" and view.height < 200:
-            seen.discard("eyewear")
+            fields.discard("eyewear")
         if identity.hair_style == "bald":
-            seen |= {"hair_style"} if bare else set()
-        elif kept(c.HAIR, least=60 if bare else 45):
-            seen.add("hair_colour")
+            fields |= {"hair_style"} if bareheaded else set()
+        elif recognisable(c.HAIR, min_pixels=60 if bareheaded else 45):
+            fields.add("hair_colour")
             tied = identity.hair_style in ("ponytail", "bun")
-            if bare or identity.hair_style in ("long", "short") or (tied and not front):
-                seen.add("hair_style")
+            if bareheaded or identity.hair_style in ("long", "short") or (tied and not front):
+                fields.add("hair_style")
     cloth = (c.UPPER, c.DRESS_SKIRT) if identity.upper_type == "dress" else (c.UPPER,)
-    if "upper body" in boxes and kept(*cloth, least=150):
-        seen |= {"upper_type", "upper_colour"}
-        if kept(c.UPPER, c.ARM, least=150):
-            seen.add("sleeve")
+    if "upper body" in boxes and recognisable(*cloth, min_pixels=150):
+        fields |= {"upper_type", "upper_colour"}
+        if recognisable(c.UPPER, c.ARM, min_pixels=150):
+            fields.add("sleeve")
         if identity.upper_pattern != "logo":
-            seen.add("upper_pattern")
-        elif kept(c.LOGO, least=40):
-            seen.add("upper_pattern")
-        if identity.inner_colour and kept(c.INNER, least=60):
-            seen.add("inner_colour")
-    if "lower body" in boxes and identity.lower_type and kept(c.LOWER, least=150):
-        seen |= {"lower_type", "lower_colour"}
-    if "feet" in boxes and kept(c.SHOE, least=40):
-        seen |= {"shoe_type", "shoe_colour"}
+            fields.add("upper_pattern")
+        elif recognisable(c.LOGO, min_pixels=40):
+            fields.add("upper_pattern")
+        if identity.inner_colour and recognisable(c.INNER, min_pixels=60):
+            fields.add("inner_colour")
+    if "lower body" in boxes and identity.lower_type and recognisable(c.LOWER, min_pixels=150):
+        fields |= {"lower_type", "lower_colour"}
+    if "feet" in boxes and recognisable(c.SHOE, min_pixels=40):
+        fields |= {"shoe_type", "shoe_colour"}
     if "bag" in boxes:
-        there = left[c.BAG] + left[c.BAG_DETAIL]
-        if there >= KNOWN * expected.get(c.BAG, 0.0) and kept(c.BAG, c.BAG_DETAIL, least=60):
-            seen |= {"bag_type", "bag_colour", "bag_side"}
+        count = visible_pixels[c.BAG] + visible_pixels[c.BAG_DETAIL]
+        if count >= MIN_THING_SHARE * expected.get(c.BAG, 0.0) and recognisable(c.BAG, c.BAG_DETAIL, min_pixels=60):
+            fields |= {"bag_type", "bag_colour", "bag_side"}
         else:
             del boxes["bag"]
     if "carried item" in boxes:
-        there = left[c.ITEM] + left[c.ITEM_DETAIL]
-        if there >= KNOWN * expected.get(c.ITEM, 0.0) and kept(c.ITEM, c.ITEM_DETAIL, least=35):
-            seen |= {"carried", "carried_colour"}
+        count = visible_pixels[c.ITEM] + visible_pixels[c.ITEM_DETAIL]
+        if count >= MIN_THING_SHARE * expected.get(c.ITEM, 0.0) and recognisable(c.ITEM, c.ITEM_DETAIL, min_pixels=35):
+            fields |= {"carried", "carried_colour"}
         else:
             del boxes["carried item"]
-    return frozenset(seen)
+    return frozenset(fields)
