@@ -85,10 +85,10 @@ def coloured_things(texts: Sequence[str]) -> dict[str, tuple[str, str]]:
             noun = next((other for other in [*after, *before] if other in NOUNS), None)
             owners.setdefault(colour, set()).add((NOUNS[noun], noun) if noun else None)
     things = {}
-    for colour, found in owners.items():
-        kinds = {owner and owner[0] for owner in found}
+    for colour, colour_owners in owners.items():
+        kinds = {owner and owner[0] for owner in colour_owners}
         if len(kinds) == 1 and (kind := kinds.pop()) in _EDITABLE_KINDS:
-            things[colour] = (kind, min(noun for _, noun in found))
+            things[colour] = (kind, min(noun for _, noun in colour_owners))
     return things
 
 

@@ -133,8 +133,8 @@ def parse_proposer(text: str) -> Proposer:
     """The proposer that a `--proposer` option names.
 
     Args:
-        text: `places` (the same 48 boxes for every image), one of `dataset_pvlg.proposals.proposers.PROPOSER_NAMES`,
-            or `NAME=MODEL` for a proposer that loads weights.
+        text: `anchors` (the same 48 boxes for every image), one of
+            `dataset_pvlg.proposals.proposers.PROPOSER_NAMES`, or `NAME=MODEL` for a proposer that loads weights.
 
     Returns:
         A function of an image and its sentences, see [`dataset_pvlg.proposals.base.Proposer`].
@@ -142,13 +142,13 @@ def parse_proposer(text: str) -> Proposer:
     Raises:
         ValueError: an unknown name, missing or unused weights, or a missing library.
     """
-    if text == "places":
+    if text in ("anchors", "places"):  # `places` is the earlier name
         return propose_anchors
     name, _, weights = text.partition("=")
     try:
         return load_proposer(name, weights or None)
     except (ValueError, ImportError) as error:
-        hint = "" if name in PROPOSER_NAMES else ", places"
+        hint = "" if name in PROPOSER_NAMES else ", anchors"
         raise ValueError(f"--proposer {text}: {error}{hint}") from error
 
 

@@ -71,11 +71,11 @@ def _propose(
     texts: Sequence[str],
     max_boxes: int,
 ) -> Proposals:
-    found = find_boxes(run, image, texts)
+    labelled = find_boxes(run, image, texts)
     templates = propose_templates(max_boxes)
     size = np.array([*image.size, *image.size], dtype=np.float64)
-    boxes = np.array([box for box, _ in found], dtype=np.float64).reshape(-1, 4) / size
-    labels = [label for _, label in found]
+    boxes = np.array([box for box, _ in labelled], dtype=np.float64).reshape(-1, 4) / size
+    labels = [label for _, label in labelled]
     all_boxes = np.concatenate([boxes, templates.boxes[:-1]])
     return select_boxes(all_boxes, [*labels, *templates.labels[:-1]], max_boxes)
 

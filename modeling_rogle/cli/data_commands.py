@@ -40,7 +40,7 @@ def add_mine(commands: argparse._SubParsersAction) -> None:
         "--proposer",
         default="templates+felzenszwalb",
         metavar="NAME",
-        help="source of candidate regions: templates+felzenszwalb, templates, grid, places (the same boxes for every "
+        help="source of candidate regions: templates+felzenszwalb, templates, grid, anchors (the same boxes for every "
         "image), sam=MODEL, open_vocabulary=MODEL or parser=MODEL (default: templates+felzenszwalb)",
     )
     parser.add_argument(
