@@ -360,7 +360,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--proposer",
         metavar="NAME[=MODEL]",
-        help=f"source of the candidate regions: places, {', '.join(PROPOSER_NAMES)} (default: {DEFAULT_PROPOSER})",
+        help=f"source of the candidate regions: anchors, {', '.join(PROPOSER_NAMES)} (default: {DEFAULT_PROPOSER})",
     )
     parser.add_argument(
         "--batch-size", "--batch_size", type=int, default=32, metavar="N", help="images in a forward pass (default 32)"

@@ -28,38 +28,40 @@ from dataset_pvlg.synthetic.identities import RECOLOURED
 from tests.helpers.commands import one_line, run_data_command
 
 SMALL = SyntheticConfig(24, 4, 4, 2)
-# The boxes that show a thing, and how far from them a blur or a block of JPEG carries its colour.
-PLACES = {"upper": "upper body", "inner": "upper body", "lower": "lower body", "shoe": "feet", "headwear": "head"}
+# Field -> the region that shows it; a blur or a JPEG block spreads its colour by up to REACH pixels.
+REGIONS = {"upper": "upper body", "inner": "upper body", "lower": "lower body", "shoe": "feet", "headwear": "head"}
 REACH = 18
 
 
-# ---------------------------------------------------------------------------------------------- the renderer's pair
-def test_an_edited_pair_differs_in_one_garment_alone() -> None:
+# ---------------------------------------------------------------------------------------------- edits by the renderer
+def test_an_edited_pair_differs_in_one_garment_only() -> None:
     tried = 0
     for index in range(14):
-        field, edited, view, drawn, said = edited_image("train", index, 0, SMALL)
+        field, edited, view, drawn, new_captions = edited_image("train", index, 0, SMALL)
         own = split_identities("train", SMALL)[index]
         assert {f for f in vars(own) if vars(own)[f] != vars(edited)[f]} == {field}
         own_view, before, captions = image("train", index, 0, SMALL)
         assert view == own_view and drawn.boxes == before.boxes and drawn.visible == before.visible
 
-        # Words: the same but for the colour, in all captions; sentences about other regions are equal.
+        # Words: in all captions only the colour differs; sentences about other regions are equal.
         changed = set()
-        for old, new in zip([captions.long, *captions.short], [said.long, *said.short], strict=True):
+        for old, new in zip([captions.long, *captions.short], [new_captions.long, *new_captions.short], strict=True):
             old, new = old.split(), new.split()
             assert len(old) == len(new)
             changed |= {(a.strip(".,"), b.strip(".,")) for a, b in zip(old, new, strict=True) if a != b}
         assert {new for _, new in changed} - {"a", "an", "A", "An"} == {getattr(edited, field)}
-        for (old, label), (new, again), named in zip(captions.sentences, said.sentences, captions.named, strict=True):
+        for (old, label), (new, again), named in zip(
+            captions.sentences, new_captions.sentences, captions.named, strict=True
+        ):
             assert label == again and (field in named or old == new)
 
-        # Pixels: outside of what changed they are the same, up to what the camera's own compression makes of it.
+        # Pixels: only those of the garment differ, up to the compression of the camera.
         part = field.removesuffix("_colour")
         there = np.abs(np.asarray(drawn.image).astype(int) - np.asarray(before.image)).max(axis=2)
         assert there.max() > 30
-        if part not in PLACES or (part == "upper" and own.upper_type == "dress"):
+        if part not in REGIONS or (part == "upper" and own.upper_type == "dress"):
             continue
-        x, y, w, h = before.boxes[PLACES[part]]
+        x, y, w, h = before.boxes[REGIONS[part]]
         top, left = max(0, int(y) - REACH), max(0, int(x) - REACH)
         inside = there[top : int(y + h) + REACH, left : int(x + w) + REACH].copy()
         there[top : int(y + h) + REACH, left : int(x + w) + REACH] = 0
@@ -68,20 +70,20 @@ def test_an_edited_pair_differs_in_one_garment_alone() -> None:
     assert tried >= 5
 
 
-def test_edits_make_nobody_who_is_there_already_and_are_the_same_for_all_images_of_a_person() -> None:
-    everybody = {p for split in ("train", "validation", "test") for p in split_identities(split, SMALL)}
+def test_edits_give_new_identities_and_are_shared_by_all_images_of_a_person() -> None:
+    existing = {p for split in ("train", "validation", "test") for p in split_identities(split, SMALL)}
     for index in range(24):
         edits = possible_edits("train", index, SMALL)
-        assert not everybody & {edited for _, edited in edits}
+        assert not existing & {edited for _, edited in edits}
         assert {field for field, _ in edits} <= set(RECOLOURED)
         if index < 4:
             both = [edited_image("train", index, number, SMALL)[:2] for number in range(2)]
-            assert all(found in edits for found in both)
+            assert all(edit in edits for edit in both)
         for _, edited in edits:
             assert edited.upper_colour != edited.inner_colour
 
 
-def test_an_edited_row_fits_the_schema_and_says_whose_it_is() -> None:
+def test_an_edited_row_fits_the_schema_and_names_its_parent() -> None:
     what, row = edited_row("train", 3, 1, SMALL)
     kind, colour = what.split("-")
     assert list(row) == list(FEATURES) and FEATURES.encode_example(row)["source"] == "generated"
@@ -98,9 +100,9 @@ def test_an_edited_row_fits_the_schema_and_says_whose_it_is() -> None:
         edited_row("train", 24, 0, SMALL)
 
 
-# ---------------------------------------------------------------------------------------------- the stage
+# ---------------------------------------------------------------------------------------------- a whole data set
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pdg") / "data"
     report = generate("synthetic-tiny", out)
     assert report["counts"]["parents"] == 48 and report["rows"]["validation"] == 16
@@ -108,11 +110,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(made: Path) -> DatasetDict:
-    return load_rows("pvlg", made)[0]
+def rows(generated_folder: Path) -> DatasetDict:
+    return load_rows("pvlg", generated_folder)[0]
 
 
-def test_generated_rows_are_added_to_train_alone(rows: DatasetDict) -> None:
+def test_generated_rows_are_added_to_train_only(rows: DatasetDict) -> None:
     before = load_rows("synthetic-tiny")[0]
     for split in ("validation", "test"):
         assert rows[split].remove_columns("image")[:] == before[split].remove_columns("image")[:]
@@ -124,26 +126,28 @@ def test_generated_rows_are_added_to_train_alone(rows: DatasetDict) -> None:
     assert set(new["parent"]) <= set(own["image_id"]) and len(set(new["image_id"])) == len(new)
 
 
-def test_new_people_are_nobody_else_and_one_change_of_one_person_is_one_of_them(rows: DatasetDict) -> None:
+def test_each_edit_of_a_person_is_one_new_identity(rows: DatasetDict) -> None:
     text = rows["train"].remove_columns("image")
     old = {person for split in rows.values() for person, source in zip(split["person_id"], split["source"], strict=True)
            if source == "synthetic"}  # fmt: skip
     parents = dict(zip(text["image_id"], text["person_id"], strict=True))
-    whose: dict[int, set] = {}
+    edits: dict[int, set] = {}
     for row in text:
         if row["source"] == "generated":
             assert row["person_id"] > max(old)
-            whose.setdefault(row["person_id"], set()).add((parents[row["parent"]], row["image_id"].rpartition("_")[2]))
-    keys = [key for keys in whose.values() for key in keys]
-    assert all(len(keys) == 1 for keys in whose.values()) and len(set(keys)) == len(keys)
+            edits.setdefault(row["person_id"], set()).add((parents[row["parent"]], row["image_id"].rpartition("_")[2]))
+    keys = [key for keys in edits.values() for key in keys]
+    assert all(len(keys) == 1 for keys in edits.values()) and len(set(keys)) == len(keys)
 
 
-def test_half_of_the_captions_are_approximate_and_sentences_stay_true(rows: DatasetDict, made: Path) -> None:
+def test_half_of_the_captions_are_approximate_and_offsets_stay_correct(
+    rows: DatasetDict, generated_folder: Path
+) -> None:
     generated = [row for row in rows["train"].remove_columns("image") if row["source"] == "generated"]
     for row in generated:
         assert all(row["caption"][s["start"] : s["end"]] == s["text"] for s in row["sentences"])
         assert all(-1 <= region["sentence"] < len(row["sentences"]) for region in row["regions"])
-    counts = json.loads((made / "generate_report.json").read_text())["counts"]
+    counts = json.loads((generated_folder / "generate_report.json").read_text())["counts"]
     assert 0.25 * len(generated) < counts["approximate long captions"] < 0.75 * len(generated)
     few = generated[:12]
     same = sum(row["caption"] == edited_row(*parse_image_id(row["parent"]), _tiny())[1]["caption"] for row in few)
@@ -154,9 +158,9 @@ def _tiny() -> SyntheticConfig:
     return SyntheticConfig(24, 8, 8, 2)
 
 
-def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = Options(share=0.3)
-    straight = generate("synthetic-tiny", tmp_path / "straight", few)
+    uninterrupted = generate("synthetic-tiny", tmp_path / "uninterrupted", few)
     monkeypatch.setattr(module, "SHARD_SIZE", 4)
     edit_rows, calls = module._edit_rows, []
 
@@ -172,11 +176,11 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "again").exists()
     with pytest.raises(ValueError, match="settings.json: share is 0.3"):
         generate("synthetic-tiny", tmp_path / "again", Options(share=0.5))
-    assert generate("synthetic-tiny", tmp_path / "again", few) == straight
-    assert sum(calls) - calls[2] == straight["counts"]["parents"] > 8 and not (tmp_path / "again.part").exists()
+    assert generate("synthetic-tiny", tmp_path / "again", few) == uninterrupted
+    assert sum(calls) - calls[2] == uninterrupted["counts"]["parents"] > 8 and not (tmp_path / "again.part").exists()
     name = "data/train-00001-of-00002.parquet"
     whole, again = (load_dataset("parquet", data_files=str(folder / name), split="train", cache_dir=str(tmp_path / "c"))
-                    for folder in (tmp_path / "straight", tmp_path / "again"))  # fmt: skip
+                    for folder in (tmp_path / "uninterrupted", tmp_path / "again"))  # fmt: skip
     assert whole.remove_columns("image")[:] == again.remove_columns("image")[:]
 
 
@@ -187,7 +191,7 @@ def test_a_share_of_the_images_and_no_approximate_text(tmp_path: Path) -> None:
     assert row["caption"] == edited_row(*parse_image_id(row["parent"]), _tiny())[1]["caption"]
 
 
-def test_a_diffusion_model_edits_any_folder(made: Path, pipeline: Path, tmp_path: Path) -> None:
+def test_a_diffusion_model_edits_a_folder(generated_folder: Path, pipeline: Path, tmp_path: Path) -> None:
     few = tmp_path / "few" / "data"
     few.mkdir(parents=True)
     load_rows("synthetic-tiny")[0]["train"].select(range(4)).to_parquet(few / "train-00000-of-00001.parquet")
@@ -207,7 +211,7 @@ def test_a_diffusion_model_edits_any_folder(made: Path, pipeline: Path, tmp_path
         assert [r["bbox"] for r in row["regions"]] == [r["bbox"] for r in parent["regions"]]
         at = {r["sentence"]: r["bbox"] for r in row["regions"]}
         named = [n for n, s in enumerate(row["sentences"]) if colour in s["text"] and n in at]
-        if named:  # outside the boxes of the sentences that name it the image is the parent's, stored again
+        if named:  # outside the boxes of these sentences only JPEG compression changes the image
             there = np.abs(np.asarray(row["image"]).astype(int) - np.asarray(parent["image"])).max(axis=2)
             for n in named:
                 x, y, w, h = at[n]
@@ -221,7 +225,9 @@ def test_images_that_do_not_decode_are_counted() -> None:
             error = (Image.DecompressionBombError, ValueError, struct.error)[number]
             raise error("no image")
 
-    generated, counts = module._edit_rows(Hostile(range(3)), lambda row: pytest.fail("it was edited"), Options())
+    generated, counts = module._edit_rows(
+        Hostile(range(3)), lambda row: pytest.fail("a broken image was edited"), Options()
+    )
     assert generated == [] and counts == {"broken image": 3}
 
 
@@ -241,6 +247,6 @@ def test_wrong_arguments_are_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-def test_the_renderer_draws_synthetic_people_alone(made: Path, tmp_path: Path) -> None:
+def test_the_renderer_edits_synthetic_images_only(generated_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--editor renderer"):
-        generate(str(made), tmp_path / "o")
+        generate(str(generated_folder), tmp_path / "o")

@@ -20,7 +20,7 @@ from modeling_rogle.sentences import split_sentences
 JACKET = ColourEdit("red", "orange", "upper", "jacket")
 
 
-def test_a_colour_belongs_to_the_noun_after_it_or_to_the_one_before() -> None:
+def test_a_colour_belongs_to_the_noun_after_it_or_before_it() -> None:
     assert coloured_things(["A man in a red striped jacket. His shoes are white."]) == {
         "red": ("upper", "jacket"),
         "white": ("shoes", "shoes"),
@@ -33,16 +33,16 @@ def test_a_colour_belongs_to_the_noun_after_it_or_to_the_one_before() -> None:
     [
         "A red jacket and a red bag.",  # two things
         "A red jacket. Something red is there.",  # something unknown
-        "She has red hair.",  # hair stays
-        "A jacket. It is red.",  # of another sentence
+        "She has red hair.",  # hair is not edited
+        "A jacket. It is red.",  # in another sentence
     ],
 )
-def test_a_colour_that_is_not_of_one_thing_alone_stays(text: str) -> None:
+def test_a_colour_of_several_or_unknown_things_stays(text: str) -> None:
     assert "red" not in coloured_things([text])
     assert choose_edit([text], np.random.default_rng(0)) is None
 
 
-def test_the_new_colour_is_one_that_no_caption_names() -> None:
+def test_no_caption_names_the_new_colour() -> None:
     texts = ["A red jacket over blue jeans and black shoes.", "The jacket is red, his bag is pink."]
     for seed in range(40):
         edit = choose_edit(texts, np.random.default_rng(seed))
@@ -58,7 +58,7 @@ def test_articles_capitals_and_spellings_follow() -> None:
     assert swap_colour("Gray and grey shoes", ColourEdit("grey", "blue", "shoes", "shoes")) == "Blue and blue shoes"
 
 
-def test_sentences_of_a_row_stay_where_they_say() -> None:
+def test_offsets_of_a_row_stay_correct() -> None:
     caption = "A man wears a red jacket.His red jacket is open.  Blue jeans."
     sentences = [{"text": t, "start": a, "end": b} for t, a, b in split_sentences(caption)]
     row = swap_row_colour({"caption": caption, "sentences": sentences, "captions": ["a red jacket"]}, JACKET)
@@ -76,7 +76,7 @@ def test_nothing_outside_the_boxes_changes() -> None:
     assert not pasted.any()
 
 
-def test_a_pipeline_edits_inside_the_boxes_and_repeats_itself(pipeline: Path) -> None:
+def test_a_pipeline_edits_inside_the_boxes_and_is_deterministic(pipeline: Path) -> None:
     editor = ImageEditor(str(pipeline), steps=3, device="cpu")
     assert editor.follows_instructions == (pipeline.name == "instruction")
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 40, 3), dtype=np.uint8))
@@ -91,7 +91,7 @@ def test_a_pipeline_edits_inside_the_boxes_and_repeats_itself(pipeline: Path) ->
     assert editor.edit(image, JACKET, [box], seed=2).tobytes() != edited.tobytes()
 
 
-def test_a_model_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_model_is_reported_in_one_line(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     with pytest.raises(ValueError, match="--editor .*nowhere") as caught:
         ImageEditor(str(tmp_path / "nowhere"))

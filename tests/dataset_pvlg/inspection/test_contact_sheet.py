@@ -32,17 +32,17 @@ def pixels_of(path, colour: str) -> int:
     return int((np.asarray(Image.open(path).convert("RGB")) == rgb).all(-1).sum())
 
 
-def test_sheet_shows_the_image_twice_and_the_frame_once(tmp_path):
+def test_a_sheet_shows_the_image_with_and_without_frames(tmp_path):
     path = draw_sheet([row()], tmp_path / "deep" / "sheet.png")
     colour = region_colours(row()["regions"])[(10.0, 30.0, 40.0, 50.0)]
     framed = pixels_of(path, colour)
     bare = pixels_of(draw_sheet([row(regions=[])], tmp_path / "bare.png"), colour)
-    assert framed > 600 and bare == 0  # the frame's rim alone is over 600 pixels
+    assert framed > 600 and bare == 0  # the frame has over 600 pixels
     green = pixels_of(path, "#5ac85a")
     assert 1.5 * 136 * 340 < green < 2 * 136 * 340
 
 
-def test_sentences_take_the_colour_of_their_region(tmp_path):
+def test_sentences_have_the_colour_of_their_region(tmp_path):
     unpaired = [{**row()["regions"][0], "sentence": -1}]
     colour = region_colours(unpaired)[(10.0, 30.0, 40.0, 50.0)]
     paired = pixels_of(draw_sheet([row()], tmp_path / "paired.png"), colour)
@@ -78,7 +78,7 @@ def test_row_without_image_and_boxes_is_drawn(tmp_path):
     assert Image.open(path).size[1] > 340
 
 
-def test_nothing_to_draw_or_no_image_format_leaves_the_old_sheet(tmp_path):
+def test_bad_input_leaves_the_old_sheet(tmp_path):
     old = draw_sheet([row()], tmp_path / "s.png").read_bytes()
     with pytest.raises(ValueError, match="no rows"):
         draw_sheet([], tmp_path / "s.png")
@@ -104,7 +104,7 @@ def test_command_writes_a_sheet(tmp_path, capsys):
     assert Image.open(out).size[0] > 900 and [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
 
 
-def test_images_of_a_public_layout_may_lie_elsewhere(tmp_path, capsys):
+def test_images_of_a_public_layout_may_be_in_another_folder(tmp_path, capsys):
     write_source(tmp_path / "set", "cuhk_pedes", people=3)
     (tmp_path / "set" / "imgs").rename(tmp_path / "images")
     out = tmp_path / "sheet.png"

@@ -44,7 +44,7 @@ def mine(checkpoint, data, out, options=OPTIONS):
 
 @pytest.fixture(scope="module")
 def mined(rows, tiny_checkpoint, tmp_path_factory):
-    """A folder, and what mining makes of it undisturbed."""
+    """A folder, and what mining makes of it without interruption."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("folder")
     write_folder(root / "in", rows)
@@ -52,7 +52,7 @@ def mined(rows, tiny_checkpoint, tmp_path_factory):
     return root / "in", root / "out"
 
 
-def test_a_folder_is_mined_without_its_pairs_and_loads(mined):
+def test_a_folder_is_mined_without_its_pairs_and_can_be_loaded(mined):
     data, out = mined
     old, new = load_rows("pvlg", data)[0], load_rows("pvlg", out)[0]
     report = json.loads((out / "mine_report.json").read_text())
@@ -60,9 +60,9 @@ def test_a_folder_is_mined_without_its_pairs_and_loads(mined):
     counts = report["splits"]["train"]
     assert counts["images"] == 24 and counts["kept"] == 0 and counts["assigned"] > 0
     assert counts["assigned"] + counts["unassigned"] == counts["sentences"]
-    found = [region for regions in new["train"]["regions"] for region in regions]
-    assert len(found) == counts["assigned"] and {region["origin"] for region in found} == {"rsm"}
-    assert new["validation"]["regions"][:] == old["validation"]["regions"][:]  # copied: not asked for
+    mined_regions = [region for regions in new["train"]["regions"] for region in regions]
+    assert len(mined_regions) == counts["assigned"] and {region["origin"] for region in mined_regions} == {"rsm"}
+    assert new["validation"]["regions"][:] == old["validation"]["regions"][:]  # copied, because the split is not mined
     other = [name for name in old["train"].column_names if name not in ("image", "regions")]
     assert new["train"].select_columns(other).to_list() == old["train"].select_columns(other).to_list()
     assert [a.tobytes() for a in new["train"]["image"]] == [a.tobytes() for a in old["train"]["image"]]
@@ -80,7 +80,7 @@ def test_two_processes_mine_the_same_bytes_as_one(mined, tmp_path, tiny_checkpoi
     assert checksums(tmp_path / "two") == checksums(out)
 
 
-def test_mining_that_was_killed_goes_on_to_the_same_bytes(mined, tmp_path, tiny_checkpoint):
+def test_killed_mining_resumes_to_the_same_bytes(mined, tmp_path, tiny_checkpoint):
     data, out = mined
     parts = tmp_path / ".again.mining"
     first = Run(tmp_path / "log", mine, tiny_checkpoint, data, tmp_path / "again")
@@ -93,15 +93,15 @@ def test_mining_that_was_killed_goes_on_to_the_same_bytes(mined, tmp_path, tiny_
     mine(tiny_checkpoint, data, tmp_path / "again")
     assert checksums(tmp_path / "again") == checksums(out) and not parts.exists()
 
-    # Marks in the judge and in a finished group come out at the end: neither was made again.
-    judge = RegionMatcher.load(tmp_path / ".marked.mining" / "judge.safetensors")
-    judge.bias.add_(0.5)
-    judge.save(tmp_path / ".marked.mining" / "judge.safetensors")
+    # Changes of the scorer and of a finished group are in the result, so neither was computed again.
+    scorer = RegionMatcher.load(tmp_path / ".marked.mining" / "judge.safetensors")
+    scorer.bias.add_(0.5)
+    scorer.save(tmp_path / ".marked.mining" / "judge.safetensors")
     marked = sorted((tmp_path / ".marked.mining").glob("*.parquet"))[0]
     table = pq.read_table(marked)
     pq.write_table(table.set_column(0, "regions", pa.array([[]] * len(table), table["regions"].type)), marked)
     mine(tiny_checkpoint, data, tmp_path / "marked")
-    assert torch.equal(RegionMatcher.load(tmp_path / "marked" / "judge.safetensors").bias, judge.bias)
+    assert torch.equal(RegionMatcher.load(tmp_path / "marked" / "judge.safetensors").bias, scorer.bias)
     assert not any(load_rows("pvlg", tmp_path / "marked")[0]["train"]["regions"][: len(table)])
 
 
@@ -109,7 +109,7 @@ def test_wrong_options_are_reported_before_a_model_is_loaded(mined, tmp_path):
     data, out = mined
     for options, where, message in (
         (MineOptions(splits=("test",)), tmp_path, "--split test: .* has only train, validation"),
-        (MineOptions(proposer="x"), tmp_path, "proposer 'x' is not known; known are .*places"),
+        (MineOptions(proposer="x"), tmp_path, "proposer 'x' is not known; known are .*anchors"),
         (MineOptions(proposer="sam"), tmp_path, "proposer 'sam'"),
         (MineOptions(sample=0), tmp_path, "--sample must be at least 1"),
         (MineOptions(threshold=2.0), tmp_path, "--threshold must lie in"),

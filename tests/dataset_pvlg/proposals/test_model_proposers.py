@@ -146,37 +146,40 @@ def segmenter(tmp_path_factory) -> Path:
     return folder
 
 
-def check(found, most: int) -> None:
-    assert found.boxes.dtype == np.float32 and found.boxes.shape == (len(found.labels), 4)
-    assert 2 <= len(found.boxes) <= most
-    assert found.boxes[-1].tolist() == [0, 0, 1, 1] and found.labels[-1] == "whole person"
-    assert (found.boxes >= 0).all() and (found.boxes <= 1).all()
-    areas = (found.boxes[:-1, 2:] - found.boxes[:-1, :2]).prod(axis=1)
+def check(proposals, max_boxes: int) -> None:
+    assert proposals.boxes.dtype == np.float32 and proposals.boxes.shape == (len(proposals.labels), 4)
+    assert 2 <= len(proposals.boxes) <= max_boxes
+    assert proposals.boxes[-1].tolist() == [0, 0, 1, 1] and proposals.labels[-1] == "whole person"
+    assert (proposals.boxes >= 0).all() and (proposals.boxes <= 1).all()
+    areas = (proposals.boxes[:-1, 2:] - proposals.boxes[:-1, :2]).prod(axis=1)
     assert (areas > 0.00499).all() and (areas < 0.80001).all()
 
 
 def test_a_detector_searches_for_the_noun_phrases(detector, image):
     propose = load_proposer("open_vocabulary", detector, max_boxes=60)
-    found = propose(image, TEXTS)
-    check(found, 60)
+    proposals = propose(image, TEXTS)
+    check(proposals, 60)
     named = {"red jacket", "black pants", "shoes"}
-    assert set(found.labels[:2]) <= named
-    assert named & set(found.labels) and "head" in found.labels  # the templates follow
+    assert set(proposals.labels[:2]) <= named
+    assert named & set(proposals.labels) and "head" in proposals.labels  # the templates are added
     again = propose(image, TEXTS)
-    assert again.labels == found.labels
-    np.testing.assert_array_equal(again.boxes, found.boxes)
+    assert again.labels == proposals.labels
+    np.testing.assert_array_equal(again.boxes, proposals.boxes)
 
 
 def test_sentences_without_noun_phrases_leave_the_templates(detector, image):
-    found, templates = load_proposer("open_vocabulary", detector)(image, ["He is tall."]), load_proposer("templates")
-    assert found.labels == templates(image, []).labels
+    proposals, templates = (
+        load_proposer("open_vocabulary", detector)(image, ["He is tall."]),
+        load_proposer("templates"),
+    )
+    assert proposals.labels == templates(image, []).labels
 
 
 def test_a_parser_proposes_parts_and_pairs_of_parts(parser, image):
-    found = load_proposer("parser", parser)(image.convert("L"), [])
-    check(found, 120)
-    of_model = [label for label in found.labels if label.split(" and ")[0] in PARTS]
-    assert of_model and found.labels[: len(of_model)] == tuple(of_model)
+    proposals = load_proposer("parser", parser)(image.convert("L"), [])
+    check(proposals, 120)
+    of_model = [label for label in proposals.labels if label.split(" and ")[0] in PARTS]
+    assert of_model and proposals.labels[: len(of_model)] == tuple(of_model)
     assert not any("Background" in label for label in of_model)
 
 

@@ -16,13 +16,13 @@ WEIGHT_FREE = ("templates", "templates+felzenszwalb", "grid")
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU by the definition, pair by pair."""
-    found = np.zeros((len(boxes), len(others)))
+    """Intersection over union by its definition, pair by pair."""
+    iou = np.zeros((len(boxes), len(others)))
     for n, (a, b, c, d) in enumerate(boxes.tolist()):
         for m, (e, f, g, h) in enumerate(others.tolist()):
             shared = max(0.0, min(c, g) - max(a, e)) * max(0.0, min(d, h) - max(b, f))
-            found[n, m] = shared / ((c - a) * (d - b) + (g - e) * (h - f) - shared)
-    return found
+            iou[n, m] = shared / ((c - a) * (d - b) + (g - e) * (h - f) - shared)
+    return iou
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,15 @@ def proposer(request):
 
 def test_boxes_have_allowed_areas_and_the_whole_image_is_last(proposer, persons):
     for person in persons[:4]:
-        found = proposer(person.image, [])
-        assert found.boxes.dtype == np.float32 and found.boxes.shape == (len(found.labels), 4)
-        assert 20 < len(found.boxes) <= 120
-        assert found.boxes[-1].tolist() == [0, 0, 1, 1] and found.labels[-1] == "whole person"
-        assert (found.boxes >= 0).all() and (found.boxes <= 1).all()
-        areas = (found.boxes[:-1, 2:] - found.boxes[:-1, :2]).prod(axis=1)
+        proposals = proposer(person.image, [])
+        assert proposals.boxes.dtype == np.float32 and proposals.boxes.shape == (len(proposals.labels), 4)
+        assert 20 < len(proposals.boxes) <= 120
+        assert proposals.boxes[-1].tolist() == [0, 0, 1, 1] and proposals.labels[-1] == "whole person"
+        assert (proposals.boxes >= 0).all() and (proposals.boxes <= 1).all()
+        areas = (proposals.boxes[:-1, 2:] - proposals.boxes[:-1, :2]).prod(axis=1)
         assert areas.min() >= 0.00499 and areas.max() <= 0.80001
-        alike = overlaps(found.boxes, found.boxes) - np.eye(len(found.boxes))
-        assert alike.max() <= 0.9001
+        others = overlaps(proposals.boxes, proposals.boxes) - np.eye(len(proposals.boxes))
+        assert others.max() <= 0.9001
 
 
 def test_the_same_image_gives_the_same_boxes(proposer, persons):
@@ -61,8 +61,8 @@ def test_the_same_image_gives_the_same_boxes(proposer, persons):
 @pytest.mark.parametrize("size", [(1, 1), (13, 34), (400, 20), (20, 900)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "RGBA"])
 def test_any_image_is_taken(proposer, size, mode):
-    found = proposer(Image.new(mode, size), [])
-    assert found.boxes[-1].tolist() == [0, 0, 1, 1]
+    proposals = proposer(Image.new(mode, size), [])
+    assert proposals.boxes[-1].tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("most", [2, 10, 60])
@@ -78,9 +78,9 @@ def test_no_more_boxes_than_asked_for(name, most, persons):
 
 def test_templates_have_the_labels_of_the_schema_and_ignore_the_image():
     propose = load_proposer("templates")
-    found = propose(Image.new("RGB", (50, 120)), [])
-    assert set(found.labels[:-1]) == set(REGION_LABELS)
-    np.testing.assert_array_equal(found.boxes, propose(Image.new("RGB", (70, 200), "red"), []).boxes)
+    proposals = propose(Image.new("RGB", (50, 120)), [])
+    assert set(proposals.labels[:-1]) == set(REGION_LABELS)
+    np.testing.assert_array_equal(proposals.boxes, propose(Image.new("RGB", (70, 200), "red"), []).boxes)
 
 
 def test_templates_are_symmetric():
@@ -102,7 +102,7 @@ def test_a_salient_thing_is_found_anywhere():
     assert overlaps(load_proposer("templates")(image, []).boxes, thing).max() < 0.5
 
 
-def test_parts_of_synthetic_persons_are_among_the_proposals(persons):
+def test_proposals_cover_the_parts_of_synthetic_persons(persons):
     pytest.importorskip("skimage")
     propose, best = load_proposer("templates+felzenszwalb"), []
     for person in persons:
@@ -114,9 +114,9 @@ def test_parts_of_synthetic_persons_are_among_the_proposals(persons):
 
 def test_selected_boxes_are_clipped_and_keep_their_order():
     boxes = [(-0.5, 0.2, 0.5, 0.6), (0, 0.2, 0.5, 0.61), (0.1, 0.1, 0.1, 0.9), (0.9, 0.9, 0.2, 0.2), (0, 0, 1, 0.9)]
-    found = select_boxes([*boxes, (0.5, 0.5, 1.5, 0.7)], ["a", "b", "c", "d", "e", "f"], max_boxes=10)
-    assert found.labels == ("a", "f", "whole person")
-    assert found.boxes == pytest.approx(np.array([[0, 0.2, 0.5, 0.6], [0.5, 0.5, 1, 0.7], [0, 0, 1, 1]]), abs=1e-6)
+    proposals = select_boxes([*boxes, (0.5, 0.5, 1.5, 0.7)], ["a", "b", "c", "d", "e", "f"], max_boxes=10)
+    assert proposals.labels == ("a", "f", "whole person")
+    assert proposals.boxes == pytest.approx(np.array([[0, 0.2, 0.5, 0.6], [0.5, 0.5, 1, 0.7], [0, 0, 1, 1]]), abs=1e-6)
     assert select_boxes([], [], max_boxes=5).boxes.tolist() == [[0, 0, 1, 1]]
 
 

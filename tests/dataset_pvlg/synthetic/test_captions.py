@@ -1,4 +1,4 @@
-"""Captions say what is visible, truly, grammatically and at human lengths."""
+"""Captions name visible facts only, are grammatical, and have human lengths."""
 
 import re
 from dataclasses import fields, replace
@@ -27,12 +27,12 @@ TYPE_OF = {word: name for name, options in w.TYPE_WORDS.items() for word, _ in o
 
 
 def types_named(text: str) -> set[str]:
-    text, found = text.lower(), set()
+    text, names = text.lower(), set()
     for word in sorted(TYPE_OF, key=len, reverse=True):
         text, count = re.subn(rf"\b{re.escape(word)}\b", " ", text)
         if count:
-            found.add(TYPE_OF[word])
-    return found
+            names.add(TYPE_OF[word])
+    return names
 
 
 def labels_of(identity: Identity) -> frozenset[str]:

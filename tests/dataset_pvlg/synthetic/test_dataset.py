@@ -1,4 +1,4 @@
-"""Synthetic rows: determined by seed and index, true to their boxes, faults only on request."""
+"""Synthetic rows: determined by seed and index, with correct boxes, and with faults only on request."""
 
 import hashlib
 import io
@@ -159,7 +159,7 @@ def test_thin_box_is_one_pixel_wide(clean):
         assert len(row["regions"]) == len(before["regions"])
 
 
-# Images before JPEG as 2 x 4 pixels, RGB, row by row: a moved limb or another colour shows, other rounding does not.
+# Images before JPEG compression as 2 x 4 RGB pixels: sensitive to a moved limb or another colour, not to rounding.
 FROZEN_IMAGES = {
     ("train", 1234, 2): [
         [125, 109, 144, 170, 117, 161],
@@ -182,22 +182,22 @@ FROZEN_IMAGES = {
 }
 
 
-@pytest.mark.parametrize("place", FROZEN_IMAGES)
-def test_v1_images_are_frozen(place):
+@pytest.mark.parametrize("key", FROZEN_IMAGES)
+def test_v1_images_are_frozen(key):
     """See `test_v1_is_frozen`."""
-    small = image(*place, SyntheticConfig())[1].image.resize((2, 4), Image.Resampling.BOX)
-    np.testing.assert_allclose(np.asarray(small, float).reshape(4, 6), FROZEN_IMAGES[place], rtol=0, atol=2)
+    small = image(*key, SyntheticConfig())[1].image.resize((2, 4), Image.Resampling.BOX)
+    np.testing.assert_allclose(np.asarray(small, float).reshape(4, 6), FROZEN_IMAGES[key], rtol=0, atol=2)
 
 
 def test_v1_is_frozen():
-    """Every table was measured on these rows: if this changes, bump GENERATOR_VERSION and measure all of them again.
+    """All published results use these rows: a change needs a new GENERATOR_VERSION and new measurements.
 
-    Bytes of the JPEGs are left out, as another libjpeg may write others for the same image; images are above.
+    JPEG bytes are left out, because they depend on the version of libjpeg; the images are compared above.
     """
     digest = hashlib.sha256()
     for row in rows("test", 0, 20, SyntheticConfig()):
-        said = [row["image_id"], row["camera"], row["caption"], *row["captions"]]
+        texts = [row["image_id"], row["camera"], row["caption"], *row["captions"]]
         boxes = [(r["label"], r["sentence"], [round(v) for v in r["bbox"]]) for r in row["regions"]]
-        digest.update(repr((said, row["width"], row["height"], boxes)).encode())
+        digest.update(repr((texts, row["width"], row["height"], boxes)).encode())
     assert GENERATOR_VERSION == "v1"
     assert digest.hexdigest()[:16] == "34974b293fa90d9f"

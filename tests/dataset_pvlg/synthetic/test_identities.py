@@ -1,4 +1,4 @@
-"""Identities follow the priors, never repeat, and come with hard negatives."""
+"""Identities follow the priors, are unique, and include hard negatives."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -20,43 +20,45 @@ def test_same_seed_and_start_give_the_same_people_and_others_do_not(people):
     assert sample_identities(0, 5000, 50) != people[:50]
 
 
-def test_no_two_people_agree_in_everything(people):
+def test_no_two_identities_are_equal(people):
     assert len(set(people)) == len(people)
 
 
 def test_every_sixth_is_a_near_duplicate_of_the_one_before(people):
     def differing(n):
-        one, other = asdict(people[n - 1]), asdict(people[n])
-        return {name for name in one if one[name] != other[name]}
+        before, after = asdict(people[n - 1]), asdict(people[n])
+        return {name for name in before if before[name] != after[name]}
 
-    twins = [differing(n) for n in range(1, len(people)) if n % NEAR_DUPLICATE_EVERY == NEAR_DUPLICATE_EVERY - 1]
+    duplicates = [differing(n) for n in range(1, len(people)) if n % NEAR_DUPLICATE_EVERY == NEAR_DUPLICATE_EVERY - 1]
     others = [differing(n) for n in range(1, len(people)) if n % NEAR_DUPLICATE_EVERY != NEAR_DUPLICATE_EVERY - 1]
     # a bag counts as one thing: kind, colour and side
-    assert all(1 <= len({name.split("_")[0] for name in twin}) <= 2 for twin in twins)
+    assert all(1 <= len({name.split("_")[0] for name in fields}) <= 2 for fields in duplicates)
     assert sum(map(len, others)) / len(others) > 6
 
 
 def test_parts_of_a_person_agree_with_each_other(people):
-    for one in people:
-        assert (one.lower_type == "") == (one.lower_colour == "") == (one.upper_type == "dress")
-        assert (one.bag_type == "") == (one.bag_colour == "")
-        assert (one.bag_side != "") == (one.bag_type not in ("", "backpack"))
-        assert (one.carried == "") == (one.carried_colour == "")
-        assert (one.headwear == "none") == (one.headwear_colour == "")
-        assert one.inner_colour == "" or one.upper_type in ("jacket", "coat")
-        assert (one.sleeve == "none") <= (one.upper_type in ("tank top", "dress"))
-        if one.gender == "man":
+    for person in people:
+        assert (person.lower_type == "") == (person.lower_colour == "") == (person.upper_type == "dress")
+        assert (person.bag_type == "") == (person.bag_colour == "")
+        assert (person.bag_side != "") == (person.bag_type not in ("", "backpack"))
+        assert (person.carried == "") == (person.carried_colour == "")
+        assert (person.headwear == "none") == (person.headwear_colour == "")
+        assert person.inner_colour == "" or person.upper_type in ("jacket", "coat")
+        assert (person.sleeve == "none") <= (person.upper_type in ("tank top", "dress"))
+        if person.gender == "man":
             assert (
-                one.upper_type != "dress" and one.lower_type not in ("skirt", "leggings") and one.shoe_type != "heels"
+                person.upper_type != "dress"
+                and person.lower_type not in ("skirt", "leggings")
+                and person.shoe_type != "heels"
             )
 
 
-def test_an_inner_shirt_is_told_apart_from_its_jacket(people):
+def test_an_inner_shirt_has_another_colour_than_its_jacket(people):
     drawn = [p for n, p in enumerate(people) if n % NEAR_DUPLICATE_EVERY != NEAR_DUPLICATE_EVERY - 1 and p.inner_colour]
-    assert len(drawn) > 50 and all(p.inner_colour != p.upper_colour for p in drawn)  # a near-duplicate may lose this
+    assert len(drawn) > 50 and all(p.inner_colour != p.upper_colour for p in drawn)  # a near-duplicate may not
 
 
-def test_colours_are_those_of_real_captions_and_can_be_drawn(people):
+def test_colours_follow_real_captions_and_can_be_drawn(people):
     upper, lower = Counter(p.upper_colour for p in people), Counter(p.lower_colour for p in people if p.lower_type)
     assert {name for name, _ in upper.most_common(2)} == {"white", "black"}
     assert lower.most_common(1)[0][0] == "black" and lower["black"] / lower.total() > 0.25

@@ -1,4 +1,4 @@
-"""Images of synthetic people: deterministic, boxes exact, and `visible` says what can be seen."""
+"""Images of synthetic people: deterministic, with exact boxes and the visible fields."""
 
 from dataclasses import fields, replace
 
@@ -76,7 +76,7 @@ def test_boxes_lie_in_the_image_and_fields_have_a_box(many):
         assert ("carried item" in drawn.boxes) <= (person.carried != "")
 
 
-def test_boxes_have_about_the_areas_and_places_of_hand_placed_ones(many):
+def test_boxes_have_the_areas_and_order_of_annotated_ones(many):
     area = {label: [] for label in LABELS}
     for _, view, drawn in many:
         for label, (_, _, w, h) in drawn.boxes.items():
@@ -89,14 +89,14 @@ def test_boxes_have_about_the_areas_and_places_of_hand_placed_ones(many):
     assert 0.14 < mean["lower body"] < 0.3 and 0.03 < mean["feet"] < 0.08
 
 
-def test_most_of_a_person_can_be_seen_in_most_images(many):
+def test_most_attributes_are_visible_in_most_images(many):
     for name in ("upper_colour", "lower_colour", "shoe_colour", "hair_colour"):
         worn = [name in drawn.visible for p, _, drawn in many if getattr(p, name) and p.hair_style != "bald"]
         assert np.mean(worn) > 0.85, name
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_boxes_hold_the_colours_of_what_they_frame(orientation):
+def test_boxes_contain_the_colours_of_their_parts(orientation):
     drawn = draw(view={"orientation": orientation})
     assert share(inside(drawn, "upper body"), "red") > 0.3
     assert share(inside(drawn, "lower body"), "blue") > 0.25
@@ -104,7 +104,7 @@ def test_boxes_hold_the_colours_of_what_they_frame(orientation):
     assert share(inside(drawn, "upper body"), "blue") < 0.1
 
 
-def test_the_back_hides_what_is_in_front():
+def test_a_back_view_hides_what_is_in_front():
     person = {"eyewear": "glasses", "upper_pattern": "logo", "carried": "phone", "carried_colour": "black"}
     front, back = draw(**person), draw(view={"orientation": "back"}, **person)
     hidden = {"eyewear", "upper_pattern", "carried", "carried_colour"}
@@ -126,7 +126,7 @@ def test_headwear_hides_a_bald_head_and_a_bun_from_the_front():
 
 @pytest.mark.parametrize("orientation", ["front", "back"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_bag_hangs_on_the_persons_own_side(orientation, side):
+def test_a_bag_is_on_the_persons_own_side(orientation, side):
     for kind in ("handbag", "suitcase"):
         drawn = draw(view={"orientation": orientation}, bag_type=kind, bag_colour="purple", bag_side=side)
         x, _, w, _ = drawn.boxes["bag"]
@@ -179,5 +179,5 @@ def test_patterns_show_on_the_cloth():
 def test_cameras_and_backgrounds_change_the_whole_image():
     means = [np.asarray(draw(view={"camera": f"c{n}"}).image).mean(axis=(0, 1)) for n in range(1, 7)]
     assert min(np.abs(a - b).max() for n, a in enumerate(means) for b in means[:n]) > 1.5
-    places = [np.asarray(draw(seed).image)[:, :12].mean(axis=(0, 1)) for seed in range(12)]
-    assert np.std(places, axis=0).min() > 12  # of 255
+    backgrounds = [np.asarray(draw(seed).image)[:, :12].mean(axis=(0, 1)) for seed in range(12)]
+    assert np.std(backgrounds, axis=0).min() > 12  # of 255
