@@ -1,4 +1,4 @@
-"""What a killed run goes on from: files written beside and put in place, each checkpoint with its own checksums."""
+"""Checkpoints of a run: written next to their place and then renamed, each with checksums of its files."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,62 @@ MANIFEST = "manifest.json"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
+@dataclass
+class Progress:
+    """Where a run stands; a part of every checkpoint.
+
+    Args:
+        step (`int`): steps done.
+        epoch (`int`): epochs done.
+        position (`int`): steps done in the current epoch.
+        best (`float`): best validation R@1 of long captions, in percent; -1 before the first validation.
+        best_epoch (`int`): its epoch, counted from 1.
+        bad_steps (`int`): steps skipped because of a NaN or infinite value.
+        bad_images (`list[str]`): image ids of these steps.
+        seconds (`float`): time of training and validation, waiting included.
+        cpu_seconds (`float`): CPU time of the training steps alone.
+        waited (`float`): seconds of this epoch spent waiting for data.
+        steps_seconds (`float`): seconds of this epoch's steps, waiting included.
+        sums (`dict[str, float]`): sum of each loss over this epoch's finite steps.
+        finite (`int`): number of these steps.
+        history (`list[dict]`): log entry of each epoch done.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    bad_steps: int = 0
+    bad_images: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    waited: float = 0.0
+    steps_seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    finite: int = 0
+    history: list[dict] = field(default_factory=list)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Atomically: a killed run leaves the old file or the new one."""
+    """Writes a file atomically: a killed run leaves the old file or the new one."""
     part = path.with_suffix(path.suffix + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
 
 def write_json(path: Path, content: object) -> None:
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def save_folder(target: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a folder beside `target`, then puts it in its place; a run killed in between finds the old one."""
+    """Replaces a folder. A run killed between the two renames leaves the old one as `<target>.old`.
+
+    Args:
+        target: folder to create or replace.
+        write: called with an empty folder to fill.
+    """
     part, old = target.with_name(target.name + ".part"), target.with_name(target.name + ".old")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -53,30 +97,30 @@ def save_folder(target: Path, write: Callable[[Path], Any]) -> None:
 
 
 class Checkpoints:
-    """The last few checkpoints of a run, `step-00000200` and so on, each whole or not there.
+    """The newest checkpoints of a run, folders `step-00000200` and so on. Each is complete or does not exist.
 
     Args:
-        folder: holds nothing else.
-        keep: how many; older ones go when a new one is in place.
+        folder: contains nothing else.
+        keep (`int`, defaults to 2): number of checkpoints to keep; older ones are deleted after a new one is written.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = folder, keep
 
     def all(self) -> list[Path]:
-        """Newest first."""
+        """All checkpoints, newest first."""
         return sorted(self.folder.glob("step-" + "[0-9]" * 8), reverse=True)
 
     def save(self, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
-        """Writes one checkpoint.
+        """Writes a checkpoint.
 
         Args:
-            step: names it.
-            tensors: for each file name, without suffix, its tensors.
-            state: all else, JSON.
+            step: its number.
+            tensors: tensors by name, for each file name without suffix.
+            state: everything else, JSON.
 
         Raises:
-            OSError: it could not be written; those before are untouched, and nothing of it is left.
+            OSError: it could not be written. Older checkpoints are unchanged, and no part of the new one is left.
         """
         part, target = self.folder / "new.part", self.folder / f"step-{step:08d}"
         shutil.rmtree(part, ignore_errors=True)
@@ -85,31 +129,35 @@ class Checkpoints:
             for name, values in tensors.items():
                 save_file({key: value.contiguous() for key, value in values.items()}, part / f"{name}.safetensors")
             (part / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
-            files = {path.name: [path.stat().st_size, checksum(path)] for path in sorted(part.iterdir())}
+            files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(part.iterdir())}
             (part / MANIFEST).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
             for path in [*part.iterdir(), part]:
-                _to_disk(path)
-            shutil.rmtree(target, ignore_errors=True)  # there only if it was found broken, see `newest`
+                _sync_to_disk(path)
+            shutil.rmtree(target, ignore_errors=True)  # exists only if it is broken, see `newest`
             os.replace(part, target)
-            _to_disk(self.folder)
+            _sync_to_disk(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            whole = self.all()
+            existing = self.all()
             raise OSError(
                 f"checkpoint {target} cannot be written: {error}; "
-                f"{f'the newest whole one is {whole[0]}' if whole else 'there is none before it'}"
+                f"{f'the newest complete one is {existing[0]}' if existing else 'there is no earlier one'}"
             ) from error
         for old in self.all()[self.keep :]:
-            # First out of the way: half deleted it would look like a broken checkpoint.
-            gone = old.with_name("old.part")
-            shutil.rmtree(gone, ignore_errors=True)
-            os.replace(old, gone)
-            shutil.rmtree(gone)
+            # Renamed first: a partly deleted folder would look like a broken checkpoint.
+            deleted = old.with_name("old.part")
+            shutil.rmtree(deleted, ignore_errors=True)
+            os.replace(old, deleted)
+            shutil.rmtree(deleted)
 
     def newest(self, say: Callable[[str], None] = print) -> Path | None:
-        """The newest checkpoint whose files are what was written; says which ones are not. None if there is none."""
+        """The newest checkpoint whose files match their checksums; None if there is none.
+
+        Args:
+            say (defaults to `print`): reports each broken checkpoint.
+        """
         for path in self.all():
-            fault = broken(path)
+            fault = find_fault(path)
             if fault is None:
                 return path
             say(f"{path} is broken, the checkpoint before it is used: {fault}")
@@ -117,32 +165,32 @@ class Checkpoints:
 
     @staticmethod
     def load(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
-        """`tensors` and `state` as given to [`Checkpoints.save`], on the CPU."""
+        """The `tensors` and the `state` of [`Checkpoints.save`], on the CPU."""
         tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
         return tensors, json.loads((path / "state.json").read_text(encoding="utf-8"))
 
 
-def broken(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if it is whole."""
+def find_fault(path: Path) -> str | None:
+    """A message about the first fault of a checkpoint; None if it is complete."""
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         for name, (size, digest) in files.items():
-            found = (path / name).stat().st_size
-            if found != size:
-                return f"{name} has {found} bytes of {size}"
-            if checksum(path / name) != digest:
-                return f"{name} has another checksum than when it was written"
+            actual = (path / name).stat().st_size
+            if actual != size:
+                return f"{name} has {actual} bytes of {size}"
+            if _checksum(path / name) != digest:
+                return f"{name} does not match its checksum"
     except (OSError, ValueError, AttributeError, TypeError) as error:
         return " ".join(str(error).split())
     return None
 
 
-def checksum(path: Path) -> str:
+def _checksum(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _to_disk(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -151,14 +199,14 @@ def _to_disk(path: Path) -> None:
 
 
 class TrainingState:
-    """All that a run goes on from, of all its processes.
+    """Everything that a run needs to be resumed, of all its processes.
 
     Args:
-        accelerator, model, optimizer: the model and the optimizer as prepared; every process takes part.
+        accelerator, model, optimizer: model and optimizer as prepared; every process takes part.
         schedule: a torch scheduler, not prepared.
-        extra: for each name, an object with `state_dict` and `load_state_dict` of plain tensors, the same in every
-            process.
-        global_batch: images a step of all processes, which decides what a step is.
+        extra: objects with `state_dict` and `load_state_dict` of plain tensors, by file name. Their state is the same
+            in every process.
+        global_batch: images per step of all processes, which defines a step.
     """
 
     def __init__(
@@ -174,15 +222,15 @@ class TrainingState:
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
         self.global_batch = global_batch
 
-    def save(self, checkpoints: Checkpoints, progress: dict) -> None:
-        """In all processes; the main one writes.
+    def save(self, checkpoints: Checkpoints, progress: Progress) -> None:
+        """Writes a checkpoint in the main process; every process must call.
 
         Raises:
             OSError: see [`Checkpoints.save`].
         """
         model = self.accelerator.get_state_dict(self.model)
         moments = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE)
-        others = {name: each.state_dict() for name, each in self.extra.items()}
+        extra = {name: each.state_dict() for name, each in self.extra.items()}
         random_states = gather_object([_random_state(self.accelerator.device)])
         if self.accelerator.is_main_process:
             tensors = {
@@ -190,24 +238,24 @@ class TrainingState:
                 "optimizer": {
                     f"{name}/{key}": value for name, each in moments["state"].items() for key, value in each.items()
                 },
-                **others,
+                **extra,
             }
             state = {
-                "progress": progress,
+                "progress": asdict(progress),
                 "groups": moments["param_groups"],
                 "schedule": self.schedule.state_dict(),
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
                 "random": random_states,
                 "global_batch": self.global_batch,
             }
-            checkpoints.save(progress["step"], tensors, state)
+            checkpoints.save(progress.step, tensors, state)
         self.accelerator.wait_for_everyone()
 
-    def load(self, path: Path) -> dict:
-        """Puts everything back, in all processes, and returns the progress.
+    def load(self, path: Path) -> Progress:
+        """Restores everything; every process must call. The random states are restored if their number is equal.
 
         Raises:
-            ValueError: a checkpoint of another global batch, or of another model.
+            ValueError: a checkpoint of another global batch or another model.
         """
         tensors, state = Checkpoints.load(path)
         if state["global_batch"] != self.global_batch:
@@ -239,21 +287,21 @@ class TrainingState:
             each.load_state_dict(tensors[name])
         if len(state["random"]) == self.accelerator.num_processes:
             _set_random_state(state["random"][self.accelerator.process_index], self.accelerator.device)
-        return state["progress"]
+        return Progress(**state["progress"])
 
 
 def _random_state(device: torch.device) -> dict:
-    """Of python, numpy and torch, on the CPU and the accelerator, as JSON."""
+    """Random states of Python, NumPy and torch, on the CPU and the accelerator, as JSON."""
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
-    found = {
+    state = {
         "python": [version, list(words), gauss],
         "numpy": [name, keys.tolist(), *rest],
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
     }
     if device.type != "cpu":
-        found["device"] = getattr(torch, device.type).get_rng_state().numpy().tobytes().hex()
-    return found
+        state["device"] = getattr(torch, device.type).get_rng_state().numpy().tobytes().hex()
+    return state
 
 
 def _set_random_state(state: dict, device: torch.device) -> None:
@@ -269,4 +317,4 @@ def _set_random_state(state: dict, device: torch.device) -> None:
         getattr(torch, device.type).set_rng_state(as_bytes(state["device"]))
 
 
-__all__ = ["Checkpoints", "TrainingState", "broken", "save_folder", "write_json", "write_text"]
+__all__ = ["Checkpoints", "Progress", "TrainingState", "find_fault", "save_folder", "write_json", "write_text"]

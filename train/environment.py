@@ -1,4 +1,4 @@
-"""What a run ran on, for whoever repeats it, and where its log goes besides train_log.jsonl."""
+"""Software and hardware of a run, for its reproduction, and the experiment trackers of Accelerate."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "peft")
 
 
 def describe_environment(accelerator: Accelerator) -> dict:
-    """Versions, device, processes, threads and the commit, as JSON; nothing that names the user or the machine."""
+    """Versions, device, processes, threads and commit, as JSON. Nothing in it names the user or the machine."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -42,22 +42,26 @@ def describe_environment(accelerator: Accelerator) -> dict:
     }
 
 
-def tracker_names(wanted: str) -> list[str] | None:
-    """`--trackers` as Accelerate wants it: names with commas, `auto` for TensorBoard where it is installed, `none`.
+def tracker_names(option: str) -> list[str] | None:
+    """Names of the trackers, for Accelerate.
+
+    Args:
+        option: value of `--trackers`: names separated by commas, `"auto"` (TensorBoard if it is installed) or
+            `"none"`.
 
     Raises:
-        ImportError: one that is not installed; Accelerate would leave it out without a word.
-        ValueError: one that Accelerate does not know.
+        ImportError: a tracker that is not installed; Accelerate would skip it silently.
+        ValueError: a tracker that Accelerate does not know.
     """
-    if wanted == "auto":
+    if option == "auto":
         return ["tensorboard"] if is_tensorboard_available() else None
-    if wanted == "none":
+    if option == "none":
         return None
-    names, there = [name.strip() for name in wanted.split(",")], [str(each) for each in get_available_trackers()]
+    names, installed = [name.strip() for name in option.split(",")], [str(each) for each in get_available_trackers()]
     for name in names:
         if name not in LoggerType.list():
-            raise ValueError(f"--trackers {name}: known are {', '.join(LoggerType.list())}")
-        if name != "all" and name not in there:
+            raise ValueError(f"--trackers {name}: known trackers are {', '.join(LoggerType.list())}")
+        if name != "all" and name not in installed:
             raise ImportError(f"--trackers {name}: it is not installed")
     return names
 

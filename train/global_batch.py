@@ -1,52 +1,56 @@
 """Losses over the global batch: rows of all processes gathered with their gradient, and exact gradient caching.
 
-Every process takes the same loss of the same gathered rows. So the gradient of the rows is in each process the whole
-one, and its own slice, times the number of processes, is what averages to the gradient of one large batch once data
-parallelism takes the mean over processes (`accelerate`'s own gather has no gradient; gathering with the others' rows
-detached halves it for two processes).
+Every process computes the same loss of the same gathered rows. So each process has the whole gradient of all rows. Its
+own slice, multiplied by the number of processes, averages to the gradient of one large batch when data parallelism
+takes the mean over processes. (The gather of `accelerate` has no gradient. Gathering with the other processes' rows
+detached gives half of the gradient with two processes.)
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import distributed
 
-# Of what `PairDataset.collate` gives, that which has a row for each pair instead of for each image.
-PAIR_FIELDS = (
-    "boxes", "box_image", "sentence_input_ids", "sentence_spans", "sentence_ids", "part_ids", "pair_weight",
-)  # fmt: skip
+from train.data.batch import split_inputs
 
 
 class GlobalBatch:
     """Gathers the rows of all processes, each name by itself, in the order of the processes.
 
-    Also agrees on stopping: what one process has been told, all know after the next step.
+    It also makes all processes stop together: a request to stop in one process is known to all after the next step.
 
     Args:
-        processes, rank: of the default process group; one process gathers nothing.
+        processes (`int`, defaults to 1), rank (`int`, defaults to 0): those of the default process group. One process
+            gathers nothing.
     """
 
     def __init__(self, processes: int = 1, rank: int = 0):
         self.processes, self.rank = processes, rank
-        self.asked_to_stop = self.stop = False
+        self.stop_requested = self.stop = False
 
-    def ask_to_stop(self) -> None:
-        self.asked_to_stop = True
+    def request_stop(self) -> None:
+        """Makes `stop` true in all processes after the next call."""
+        self.stop_requested = True
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`[n, ...]` of this process, n its own for every name -> `[sum of all n, ...]`, floats in fp32.
+        """Gathers tensors with their gradient. Every process must call with the same names.
 
-        Every process must call with the same names.
+        Args:
+            inputs: `[n, ...]` tensors of this process; n may differ by name and process.
+
+        Returns:
+            `[sum of all n, ...]` by name, floating-point tensors in float32. With one process `inputs` itself.
         """
         if self.processes == 1:
-            self.stop = self.asked_to_stop
+            self.stop = self.stop_requested
             return inputs
         names = sorted(inputs)
         device = inputs[names[0]].device
-        mine = torch.tensor([len(inputs[name]) for name in names] + [int(self.asked_to_stop)], device=device)
-        counts = [torch.empty_like(mine) for _ in range(self.processes)]
-        distributed.all_gather(counts, mine)
+        own = torch.tensor([len(inputs[name]) for name in names] + [int(self.stop_requested)], device=device)
+        counts = [torch.empty_like(own) for _ in range(self.processes)]
+        distributed.all_gather(counts, own)
         table = torch.stack(counts).tolist()
         self.stop = any(row[-1] for row in table)
         gathered = {}
@@ -57,21 +61,21 @@ class GlobalBatch:
 
 
 class GatherRows(torch.autograd.Function):
-    """All processes' rows end to end; on the way back each takes its own, times their number."""
+    """Concatenates the rows of all processes; backward returns each its own gradient rows, times the process count."""
 
     @staticmethod
-    def forward(ctx, rows: torch.Tensor, counts: list[int], rank: int) -> torch.Tensor:
+    def forward(ctx: Any, rows: torch.Tensor, counts: list[int], rank: int) -> torch.Tensor:
         ctx.counts, ctx.rank = counts, rank
         if not any(counts):
             return rows
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
-        found = [torch.empty_like(padded) for _ in counts]
-        distributed.all_gather(found, padded)
-        return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
+        parts = [torch.empty_like(padded) for _ in counts]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         start = sum(ctx.counts[: ctx.rank])
         return gradient[start : start + ctx.counts[ctx.rank]] * len(ctx.counts), None, None
 
@@ -79,34 +83,35 @@ class GatherRows(torch.autograd.Function):
 def forward_step(
     accelerator: Accelerator,
     model: torch.nn.Module,
-    batch: dict[str, torch.Tensor],
+    inputs: dict[str, torch.Tensor],
     gather: GlobalBatch,
     parts: int = 1,
-) -> tuple[object, Callable[[], None]]:
-    """Losses of the global batch, and what back-propagates them.
+) -> tuple[Any, Callable[[], None]]:
+    """Computes the losses of the global batch.
 
-    With more than one part this is gradient caching (GradCache, arXiv 2101.06983): the parts are embedded without a
-    graph, the loss of all embeddings gives each embedding its gradient, and each part is embedded once more to carry
-    its share to the weights. The same gradient for the memory of one part and one more forward.
+    With more than one part this is gradient caching (GradCache, arXiv 2101.06983). The parts are embedded without a
+    graph. The loss of all embeddings gives the gradient of each embedding. Each part is embedded again to propagate
+    its share to the weights. The gradient is the same, for the memory of one part and one more forward.
 
     Args:
-        model: as prepared; its output has `loss`, and `loss_inputs` of the global batch.
-        batch: arguments of `RogleModel.forward`.
+        accelerator: runs the backward pass.
+        model: prepared model whose output has `loss`, and `loss_inputs` of the global batch.
+        inputs: arguments of `RogleModel.forward`, see `Batch.model_inputs`.
         gather: called once.
-        parts: at most as many as images.
+        parts (`int`, defaults to 1): at most the number of images.
 
     Returns:
-        Model output, and a function to be called at most once; without it nothing but the forward has happened.
+        The model output, and a function that runs the backward pass, to be called at most once.
     """
     if parts == 1:
-        output = model(**batch, return_loss=True, gather=gather)
+        output = model(**inputs, return_loss=True, gather=gather)
         return output, lambda: accelerator.backward(output.loss)
-    pieces, states, found = split_batch(batch, parts), [], []
+    pieces, random_states, embedded = split_inputs(inputs, parts), [], []
     with torch.no_grad():
         for piece in pieces:
-            states.append(_random_state(accelerator.device))
-            found.append(model(**piece, return_loss_inputs=True).loss_inputs)
-    leaves = {name: torch.cat([each[name] for each in found]) for name in found[0]}
+            random_states.append(_random_state(accelerator.device))
+            embedded.append(model(**piece, return_loss_inputs=True).loss_inputs)
+    leaves = {name: torch.cat([each[name] for each in embedded]) for name in embedded[0]}
     cached = [name for name in leaves if leaves[name].is_floating_point() and not name.endswith("_weight")]
     for name in cached:
         leaves[name] = leaves[name].float().requires_grad_()
@@ -114,42 +119,27 @@ def forward_step(
         output = model(loss_inputs=leaves, gather=gather)
 
     def backward() -> None:
-        found_gradients = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             output.loss, [leaves[name] for name in cached], retain_graph=True, allow_unused=True
         )
         shares = {
-            name: gradient.split([len(each[name]) for each in found])
-            for name, gradient in zip(cached, found_gradients, strict=True)
-            if gradient is not None  # targets of a stopped gradient have none
+            name: gradient.split([len(each[name]) for each in embedded])
+            for name, gradient in zip(cached, gradients, strict=True)
+            if gradient is not None  # detached targets have none
         }
         end = _random_state(accelerator.device)
         for number, piece in enumerate(pieces):
-            _set_random_state(states[number], accelerator.device)  # the same dropout as in the first pass
+            _set_random_state(random_states[number], accelerator.device)  # the same dropout as in the first pass
             last = number == len(pieces) - 1
             with torch.enable_grad() if last else accelerator.no_sync(model):
-                again = model(**piece, return_loss_inputs=True).loss_inputs
-                carried = sum((again[name].float() * shares[name][number]).sum() for name in shares)
-                # The last one takes along what the loss itself trains, such as its temperature: data parallelism
-                # exchanges gradients in one backward, in which every weight has to take part.
+                repeated = model(**piece, return_loss_inputs=True).loss_inputs
+                carried = sum((repeated[name].float() * shares[name][number]).sum() for name in shares)
+                # The last backward includes what the loss itself trains, such as its temperature: data parallelism
+                # exchanges gradients in one backward, in which every weight must take part.
                 accelerator.backward(carried + output.loss if last else carried)
         _set_random_state(end, accelerator.device)
 
     return output, backward
-
-
-def split_batch(batch: dict[str, torch.Tensor], parts: int) -> list[dict[str, torch.Tensor]]:
-    """Batches of consecutive images with their pairs, as equal as can be."""
-    images = len(batch["input_ids"])
-    found = []
-    for rows in torch.arange(images).chunk(parts):
-        start, stop = int(rows[0]), int(rows[-1]) + 1
-        piece = {name: value[start:stop] for name, value in batch.items() if name not in PAIR_FIELDS}
-        if "box_image" in batch:
-            own = (batch["box_image"] >= start) & (batch["box_image"] < stop)
-            piece |= {name: batch[name][own] for name in PAIR_FIELDS if name in batch}
-            piece["box_image"] = piece["box_image"] - start
-        found.append(piece)
-    return found
 
 
 def _random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -163,4 +153,4 @@ def _set_random_state(state: tuple[torch.Tensor, ...], device: torch.device) -> 
         getattr(torch, device.type).set_rng_state(state[1], device)
 
 
-__all__ = ["GatherRows", "GlobalBatch", "forward_step", "split_batch"]
+__all__ = ["GatherRows", "GlobalBatch", "forward_step"]

@@ -1,6 +1,6 @@
-"""Low-rank adapters by peft: a few MB are trained, saved alone, and laid over any CLIP or Rogle base.
+"""Low-rank adapters by peft: a few MB of trained weights that can be saved alone and added to a base model.
 
-from lora import load_adapters
+from train.lora import load_adapters
 model = load_adapters("openai/clip-vit-base-patch16", "runs/lora/best/adapter")
 """
 
@@ -21,22 +21,20 @@ TARGETS = {
 TARGETS["both"] = f"({TARGETS['vision']})|({TARGETS['text']})"
 
 
-def add_adapters(
-    model: RogleModel, rank: int, alpha: int = 0, targets: str = "both", dora: bool = False, base: str | None = None
-) -> "PeftModel":
-    """Puts adapters into the model, in place, and freezes all else but the heads that CLIP does not have.
+def add_adapters(model: RogleModel, rank: int, targets: str = "both", base: str | None = None) -> "PeftModel":
+    """Adds adapters to a model in place and freezes all other weights, except the heads that CLIP does not have.
 
-    The global temperature stays that of the base: peft saves modules, and CLIP's is a bare parameter.
+    The global temperature stays that of the base: peft saves modules, and CLIP's temperature is a bare parameter.
 
     Args:
-        rank: of the update of each matrix.
-        alpha: the update counts `alpha / rank`; 0 takes twice the rank.
-        targets: `"vision"`, `"text"` or `"both"`: attention, MLP and projection of these towers.
-        dora: directions and magnitudes apart (DoRA, arXiv 2402.09353).
-        base: name to be kept beside the adapters.
+        model: changed in place.
+        rank: rank of each matrix's update; the update is scaled by 2 (`lora_alpha = 2 * rank`).
+        targets (`str`, defaults to `"both"`): towers to adapt, `"vision"`, `"text"` or `"both"`: attention, MLP and
+            projection.
+        base (`str`, defaults to `None`): name of the base model, saved with the adapters.
 
     Returns:
-        peft's wrapper around the model, which saves the adapters.
+        peft's wrapper of the model, which saves the adapters.
 
     Raises:
         ValueError: unknown targets.
@@ -44,41 +42,40 @@ def add_adapters(
     """
     if targets not in TARGETS:
         raise ValueError(f"targets must be one of {', '.join(sorted(TARGETS))}, not {targets!r}")
-    peft = _peft()
+    peft = _import_peft()
     config = peft.LoraConfig(
         r=rank,
-        lora_alpha=alpha or 2 * rank,
+        lora_alpha=2 * rank,
         target_modules=TARGETS[targets],
         modules_to_save=["region_head"] + (["identity_classifier"] if model.identity_classifier is not None else []),
-        use_dora=dora,
         base_model_name_or_path=base,
     )
-    wrapped = peft.get_peft_model(model, config)
-    config.base_model_name_or_path = base  # get_peft_model writes down the folder of this machine
-    return wrapped
+    adapted = peft.get_peft_model(model, config)
+    config.base_model_name_or_path = base  # get_peft_model sets the local folder
+    return adapted
 
 
 def merged(adapted: "PeftModel") -> RogleModel:
-    """A copy with the adapters added to the weights, which needs no peft any more."""
+    """A copy of the model with the adapters added to the weights; it works without peft."""
     return copy.deepcopy(adapted).merge_and_unload()
 
 
 def load_adapters(base: str | Path, adapters: str | Path, **fields: Any) -> RogleModel:
-    """A Rogle or CLIP checkpoint with adapters added to its weights.
+    """Loads a Rogle or CLIP checkpoint and adds adapters to its weights.
 
     Args:
-        base: folder or Hub name; sizes must be those of the base that the adapters were trained on.
+        base: folder or Hub name; its sizes must be those of the base that the adapters were trained on.
         adapters: folder or Hub name.
-        **fields: of [`RogleModel.from_pretrained`], such as `image_size` for CLIP weights.
+        **fields: arguments of [`RogleModel.from_pretrained`], such as `image_size` for CLIP weights.
 
     Raises:
         ImportError: peft is not installed.
     """
-    peft = _peft()
+    peft = _import_peft()
     return peft.PeftModel.from_pretrained(RogleModel.from_pretrained(base, **fields), str(adapters)).merge_and_unload()
 
 
-def _peft():
+def _import_peft() -> Any:
     try:
         import peft
     except ImportError:

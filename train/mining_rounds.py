@@ -1,4 +1,4 @@
-"""Region-to-Sentence Matching between epochs: when pairs are mined with the model in training, and what was found."""
+"""Region-to-Sentence Matching during training: when pairs are mined with the current model, and the mined regions."""
 
 import json
 from collections.abc import Callable
@@ -17,62 +17,72 @@ Regions = list[list[dict[str, Any]]]
 
 
 class MiningRounds:
-    """The training rows' regions, mined anew after some epochs, each round from the pairs of the one before.
+    """The training rows' regions, mined again after some epochs. Each round starts from the pairs of the last one.
 
-    Each round is a file in the run's folder, so that a run that goes on in the middle of an epoch draws the same pairs.
+    Each round is a file in the run's folder, so that a run resumed within an epoch uses the same pairs.
 
     Args:
-        folder: of the rounds, `epoch-N.json` each.
-        first: epochs done before the first round; before it there are no pairs.
-        every: epochs from one round to the next; 0: there is one.
-        say: prints in one process.
+        folder: folder of the rounds, one file `epoch-N.json` each.
+        first: epochs before the first round; until then there are no pairs.
+        every: epochs from one round to the next; 0 mines once.
+        say (defaults to `print`): reports each round, in one process.
     """
 
     def __init__(self, folder: Path, first: int, every: int, say: Callable[[str], None] = print):
         self.folder, self.first, self.every, self.say = folder, first, every, say
-        self._held: tuple[int | None, Regions] = (None, [])
+        self._last: tuple[int | None, Regions] = (None, [])
 
-    def of_epoch(self, epoch: int) -> int | None:
-        """The epochs done when the pairs of this one are mined; None where there are none yet."""
+    def round_of(self, epoch: int) -> int | None:
+        """The round that an epoch's pairs come from, as the number of epochs before it; None before the first."""
         if epoch < self.first:
             return None
         return self.first if not self.every else epoch - (epoch - self.first) % self.every
 
-    def enter(
+    def regions_of(
         self, epoch: int, accelerator: Accelerator, model: RogleModel, processor: RogleProcessor, rows: Dataset
     ) -> Regions:
-        """The regions of an epoch that begins or is resumed, the same in every process.
+        """The regions of an epoch that begins or is resumed, equal in every process.
 
-        The main process mines, for rounding elsewhere could make other pairs; the others are told the regions.
+        Only the main process mines, because rounding in another process could give other pairs. It sends the regions
+        to the others.
 
         Args:
-            model: as it is after that many epochs, or any when the round's file is there.
+            epoch: epochs done.
+            accelerator: every process must call.
+            model: model after that many epochs; not used if the round's file exists.
+            processor: its processor.
             rows: P-VLG rows.
+
+        Returns:
+            A list of regions for each row.
         """
-        round_ = self.of_epoch(epoch)
-        if round_ is None:
+        number = self.round_of(epoch)
+        if number is None:
             return [[] for _ in range(len(rows))]  # `in rows` would decode every image
-        if round_ == self._held[0]:
-            return self._held[1]
-        told: list[Any] = [None]
+        if number == self._last[0]:
+            return self._last[1]
+        regions: list[Any] = [None]
         if accelerator.is_main_process:
-            file = self.folder / f"epoch-{round_}.json"
+            file = self.folder / f"epoch-{number}.json"
             if not file.exists():
-                was_training = model.training
-                model.eval()
-                last = self.folder / f"epoch-{round_ - self.every}.json"
-                known = rows
-                if self.every and last.exists():
-                    known = with_regions(rows, json.loads(last.read_text(encoding="utf-8")))
-                judge = fit_matching(model, processor, known)
-                mined, counts = mine_rows(model, processor, rows, scorer=judge)
-                model.train(was_training)
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_text(file, json.dumps(mined["regions"][:]))
-                self.say(f"mined after {round_} epochs: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
-            told = [json.loads(file.read_text(encoding="utf-8"))]
-        self._held = round_, broadcast_object_list(told)[0]
-        return self._held[1]
+                self._mine(number, file, model, processor, rows)
+            regions = [json.loads(file.read_text(encoding="utf-8"))]
+        self._last = number, broadcast_object_list(regions)[0]
+        return self._last[1]
+
+    def _mine(self, number: int, file: Path, model: RogleModel, processor: RogleProcessor, rows: Dataset) -> None:
+        was_training = model.training
+        model.eval()
+        previous = self.folder / f"epoch-{number - self.every}.json"
+        known = rows
+        if self.every and previous.exists():
+            known = with_regions(rows, json.loads(previous.read_text(encoding="utf-8")))
+        scorer = fit_matching(model, processor, known)
+        mined, counts = mine_rows(model, processor, rows, scorer=scorer)
+        model.train(was_training)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(mined["regions"][:]))
+        self.say(f"mined after {number} epochs: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 __all__ = ["MiningRounds"]

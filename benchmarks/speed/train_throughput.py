@@ -36,7 +36,8 @@ from dataset_pvlg.features import FEATURES  # noqa: E402
 from dataset_pvlg.loading import load_rows  # noqa: E402
 from modeling_rogle import RogleModel, RogleProcessor  # noqa: E402
 from train.data.image_cache import image_cache  # noqa: E402
-from train.data.pairs import UNREAD, PairDataset, normalize_images  # noqa: E402
+from train.data.batch import Batch  # noqa: E402
+from train.data.pairs import PairDataset, normalize_images  # noqa: E402
 from train.global_batch import GlobalBatch, forward_step  # noqa: E402
 from train.small_model import build_small_model  # noqa: E402
 
@@ -99,9 +100,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         def batch_of(pairs: PairDataset, first: int) -> dict:
             return tensors_of(pairs.collate([pairs[n % len(pairs)] for n in range(first, first + args.batch)]))
 
-        def tensors_of(batch: dict) -> dict:
-            batch["pixel_values"] = normalize_images(batch.pop("images"), processor)
-            return {k: v for k, v in batch.items() if k not in UNREAD}
+        def tensors_of(batch: Batch) -> dict:
+            return batch.model_inputs(normalize_images(batch.images, processor))
 
         def on_disk_rows(name: str) -> PairDataset:
             cache = image_cache(rows, processor, Path(folder, name))

@@ -260,7 +260,8 @@ def mean_leak(
 
 def report_features(out: Path, seed: int, dataset: str) -> tuple[str, dict[str, dict[str, float]]]:
     """Leak before and after training, retrieval and grounding of each region feature."""
-    from train.train import prepare_model, read_recipe
+    from train.recipe import read_recipe
+    from train.run_setup import prepare_model
 
     data, _ = load_rows(dataset)
     rows = data["validation"]

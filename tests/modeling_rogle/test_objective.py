@@ -6,8 +6,7 @@ from accelerate import Accelerator
 
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
-from train.both_captions import BothCaptions
-from train.data.pairs import UNREAD, normalize_images
+from train.data.pairs import PairDataset, normalize_images
 from train.global_batch import GlobalBatch, forward_step
 
 # Fields of each system, and the weights of its terms.
@@ -33,14 +32,14 @@ SYSTEMS = {
 @pytest.fixture(scope="module")
 def batch(tiny_processor: RogleProcessor) -> dict:
     """Nine synthetic images of four identities, with pairs of unequal number; the first has none."""
-    pairs = BothCaptions(load_rows("synthetic-tiny")[0]["train"].select(range(9)), tiny_processor)
+    rows = load_rows("synthetic-tiny")[0]["train"].select(range(9))
+    pairs = PairDataset(rows, tiny_processor, short_captions=True)
     pairs.pairs[0] = []
-    found = pairs.collate([pairs[n] for n in range(9)])
-    found["pixel_values"] = normalize_images(found.pop("images"), tiny_processor)
-    found["person_ids"] = torch.arange(9) % 4
-    found["identities"] = torch.arange(9) % 4
-    found["caption_weight"] = torch.linspace(0.2, 1, 9)
-    return {k: v for k, v in found.items() if k not in UNREAD}
+    batch = pairs.collate([pairs[n] for n in range(9)])
+    batch.person_ids = torch.arange(9) % 4
+    batch.identity_classes = torch.arange(9) % 4
+    batch.caption_weight = torch.linspace(0.2, 1, 9)
+    return batch.model_inputs(normalize_images(batch.images, tiny_processor))
 
 
 def model_of(config: RogleConfig, name: str) -> RogleModel:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the one before a broken one, and runs killed at any moment end in the same bits."""
+"""Checkpoints are complete or missing, and runs killed at any moment end in the same bits."""
 
 import json
 import multiprocessing
@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from tests.helpers.processes import Run, newest_step
 from train import train
-from train.checkpoints import Checkpoints, broken
+from train.checkpoints import Checkpoints, find_fault
 
 
-def some(value: float, size: int = 10) -> dict:
+def tensors_of(value: float, size: int = 10) -> dict:
     return {"model": {"weight": torch.full((size,), value), "step": torch.tensor(value)}}
 
 
@@ -26,68 +26,68 @@ def test_the_last_few_are_kept_and_come_back_as_saved(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     assert checkpoints.newest() is None
     for step in (1, 2, 30):
-        checkpoints.save(step, some(step), {"step": step, "loss": 0.1})
+        checkpoints.save(step, tensors_of(step), {"step": step, "loss": 0.1})
     assert [path.name for path in sorted(checkpoints.folder.iterdir())] == ["step-00000002", "step-00000030"]
     tensors, state = Checkpoints.load(checkpoints.newest())
     assert torch.equal(tensors["model"]["weight"], torch.full((10,), 30.0)) and state == {"step": 30, "loss": 0.1}
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "fault"),
     [
         ("model.safetensors", "has 50 bytes of"),
         ("state.json", "has 5 bytes of"),
         ("manifest.json", "Unterminated"),
     ],
 )
-def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path: Path, name: str, said: str) -> None:
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path: Path, name: str, fault: str) -> None:
     checkpoints, heard = Checkpoints(tmp_path), []
-    checkpoints.save(1, some(1), {})
-    checkpoints.save(2, some(2), {"long enough": 1})
+    checkpoints.save(1, tensors_of(1), {})
+    checkpoints.save(2, tensors_of(2), {"long enough": 1})
     whole = (tmp_path / "step-00000002" / name).read_bytes()
     (tmp_path / "step-00000002" / name).write_bytes(whole[: 50 if name.startswith("model") else 5])
     assert checkpoints.newest(heard.append) == tmp_path / "step-00000001"
     assert len(heard) == 1 and "step-00000002 is broken, the checkpoint before it is used" in heard[0]
-    assert said in heard[0]
-    checkpoints.save(2, some(2), {})  # the run comes there again
-    assert broken(tmp_path / "step-00000002") is None
+    assert fault in heard[0]
+    checkpoints.save(2, tensors_of(2), {})  # the resumed run reaches this step again
+    assert find_fault(tmp_path / "step-00000002") is None
 
 
-def test_one_changed_bit_is_found(tmp_path: Path) -> None:
+def test_one_changed_bit_is_reported(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, some(1), {})
+    checkpoints.save(1, tensors_of(1), {})
     path = tmp_path / "step-00000001" / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert "another checksum" in broken(path.parent)
+    assert "model.safetensors" in find_fault(path.parent)
     path.unlink()
-    assert "No such file" in broken(path.parent)
+    assert "No such file" in find_fault(path.parent)
 
 
 def _save_with_little_room(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
     try:
-        Checkpoints(folder).save(2, some(2, size=10_000), {})
+        Checkpoints(folder).save(2, tensors_of(2, size=10_000), {})
     except OSError as error:
-        (folder / "said").write_text(str(error))
+        (folder / "message").write_text(str(error))
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, some(1), {})
+    checkpoints.save(1, tensors_of(1), {})
     child = multiprocessing.get_context("fork").Process(target=_save_with_little_room, args=(tmp_path,))
     child.start()
     child.join()
-    said = (tmp_path / "said").read_text()
-    assert "step-00000002 cannot be written" in said and "File too large" in said
-    assert f"the newest whole one is {tmp_path / 'step-00000001'}" in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["said", "step-00000001"]
+    message = (tmp_path / "message").read_text()
+    assert "step-00000002 cannot be written" in message and "File too large" in message
+    assert str(tmp_path / "step-00000001") in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["message", "step-00000001"]
     assert checkpoints.newest() == tmp_path / "step-00000001"
 
 
 def flags(model: Path, out: Path, *more: str) -> list[str]:
-    learnt = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus", "--ema-decay", "0.9"]
+    learnt = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
     given = ["--dataset", "synthetic-tiny", "--model", str(model), "--out", str(out), "--trackers", "none"]
     return [*given, "--batch-size", "8", "--threads", "1", "--save-steps", "2", *learnt, *more]
 
@@ -96,7 +96,7 @@ def last(run: Path) -> dict[str, torch.Tensor]:
     step = newest_step(run)
     return {
         f"{name}/{key}": value
-        for name in ("model", "optimizer", "average", "trust_local")
+        for name in ("model", "optimizer", "trust_local", "trust_global")
         for key, value in load_file(run / "checkpoints" / f"step-{step:08d}" / f"{name}.safetensors").items()
     }
 
@@ -146,7 +146,7 @@ def test_sigterm_saves_and_a_truncated_checkpoint_is_passed_over(tiny_checkpoint
     os.kill(run.process.pid, signal.SIGTERM)
     assert run.join() == 128 + signal.SIGTERM
     step = newest_step(killed)
-    assert f"SIGTERM: saved after step {step} of 12; go on with --resume auto" in output.read_text()
+    assert f"SIGTERM: saved after step {step} of 12; continue with --resume auto" in output.read_text()
     os.truncate(killed / "checkpoints" / f"step-{step:08d}" / "optimizer.safetensors", 1000)
     assert Run(output, train.main, given).join() == 0
     assert "optimizer.safetensors has 1000 bytes of" in output.read_text()

@@ -14,9 +14,9 @@ from torch import distributed
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from tests.helpers.processes import in_processes
-from train import train
-from train.data.pairs import UNREAD, PairDataset, normalize_images
-from train.global_batch import GlobalBatch, forward_step, split_batch
+from train import train, trainer
+from train.data.pairs import PairDataset, normalize_images
+from train.global_batch import GlobalBatch, forward_step
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,9 @@ def batch(tiny_processor: RogleProcessor) -> dict:
     """Ten synthetic images, with pairs of unequal number: the first image has none."""
     pairs = PairDataset(load_rows("synthetic-tiny")[0]["train"].select(range(10)), tiny_processor)
     pairs.pairs[0] = []
-    found = pairs.collate([pairs[n] for n in range(10)])
-    found["pixel_values"] = normalize_images(found.pop("images"), tiny_processor)
-    found["caption_weight"] = torch.linspace(0, 1, 10)
-    return {k: v for k, v in found.items() if k not in UNREAD}
+    batch = pairs.collate([pairs[n] for n in range(10)])
+    batch.caption_weight = torch.linspace(0, 1, 10)
+    return batch.model_inputs(normalize_images(batch.images, tiny_processor))
 
 
 def gradients(model: RogleModel, batch: dict, parts: int) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -75,18 +74,6 @@ def test_what_is_embedded_twice_drops_the_same_both_times(tiny_model: RogleModel
     ).image_embeds)  # fmt: skip
 
 
-def test_a_batch_is_split_with_its_pairs(batch: dict) -> None:
-    pieces = split_batch(batch, 4)
-    assert [len(piece["input_ids"]) for piece in pieces] == [3, 3, 3, 1]
-    assert sum(len(piece["boxes"]) for piece in pieces) == len(batch["boxes"])
-    start = 0
-    for piece in pieces:
-        assert not len(piece["box_image"]) or int(piece["box_image"].max()) < len(piece["input_ids"])
-        owner = piece["box_image"] + start
-        torch.testing.assert_close(piece["boxes"], batch["boxes"][torch.isin(batch["box_image"], owner)])
-        start += len(piece["input_ids"])
-
-
 def _gather_unequal_rows(folder: Path) -> None:
     state = PartialState(cpu=True)
     assert state.num_processes == distributed.get_world_size() == 2
@@ -94,7 +81,7 @@ def _gather_unequal_rows(folder: Path) -> None:
     whole = torch.arange(6.0).view(3, 2)
     mine = (whole if rank == 0 else whole[:0]).clone().requires_grad_()
     if rank == 1:
-        gather.ask_to_stop()
+        gather.request_stop()
     found = gather({"a": mine, "ids": torch.full((rank + 1,), rank), "none": torch.zeros(0, 2)})
     assert torch.equal(found["a"], whole) and found["ids"].tolist() == [0, 1, 1] and len(found["none"]) == 0
     assert gather.stop
@@ -110,20 +97,20 @@ def test_rows_of_unequal_number_are_gathered_with_their_gradient(tmp_path: Path)
 
 def _train(model: Path, out: Path, batch_size: int, epochs: int, processes: int, *more: str) -> None:
     """train.main, writing every loss; scores of validation are left out until the end, the last epoch is the best."""
-    step, losses = train.forward_step, []
+    step, losses = trainer.forward_step, []
 
     def forward_step(*args, **kwargs):
         output, backward = step(*args, **kwargs)
         losses.append(output.loss.item())
         return output, backward
 
-    def validated(accelerator, *args):
-        assert accelerator.num_processes == processes  # the obvious launch silently runs one
+    def validate(self):
+        assert self.accelerator.num_processes == processes  # the obvious launch silently runs one
         return {"global/long/R@1": float(len(losses))}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "forward_step", forward_step)
-        patch.setattr(train, "_validated", validated)
+        patch.setattr(trainer, "forward_step", forward_step)
+        patch.setattr(trainer.Trainer, "validate", validate)
         results = train.main([
             "--dataset", "synthetic-tiny", "--model", str(model), "--out", str(out), "--threads", "1",
             "--batch-size", str(batch_size), "--epochs", str(epochs), "--trackers", "none", *more,
@@ -139,8 +126,14 @@ def read(run: Path) -> tuple[np.ndarray, dict, dict[str, torch.Tensor]]:
 
 
 def test_two_processes_train_as_one_does_on_batches_twice_as_large(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    learnt = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
-    learnt += ["--images-per-identity", "2"]
+    learnt = [
+        "--reliability-local",
+        "gmm_consensus",
+        "--reliability-global",
+        "gmm_consensus",
+        "--images-per-identity",
+        "2",
+    ]
     _train(tiny_checkpoint, tmp_path / "one", 16, 17, 1, *learnt)
     in_processes(2, _train, tiny_checkpoint, tmp_path / "two", 8, 17, 2, *learnt)
     (one, scores, _), (two, others, _) = read(tmp_path / "one"), read(tmp_path / "two")

@@ -1,4 +1,4 @@
-"""The fault table: what each fault says, and what the run does."""
+"""Faults that a run survives: its message, and what the run does."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from tests.helpers.processes import in_processes
-from train import train
+from train import train, trainer
 from train.data.pairs import PairDataset
 from train.guards import batches
 
@@ -38,8 +38,8 @@ def test_a_broken_image_in_the_middle_of_an_epoch(
     train.main(flags(tiny_checkpoint, tmp_path / "run"))
     named = json.loads((tmp_path / "run" / "bad_images.json").read_text())
     assert len(named) == 3 and all("OSError: image file is truncated" in fault for fault in named.values())
-    said = capsys.readouterr().out
-    assert said.count("cannot be read, the next image takes its place: OSError: image file is truncated") == 3
+    output = capsys.readouterr().out
+    assert output.count("OSError: image file is truncated") == 3
     with pytest.raises(SystemExit, match="images cannot be read: .*bad_images.json"):
         train.main(flags(tiny_checkpoint, tmp_path / "two", "--max-bad-images", "2"))
 
@@ -53,15 +53,15 @@ def test_bytes_that_are_no_image_give_their_place_to_the_next_row(
     broken[1]["image"] = {"path": str(tmp_path / "broken.png"), "bytes": None}
     pairs = PairDataset(type(rows).from_list(broken, features=rows.features), tiny_processor)
     item = pairs[1]
-    assert item["row_number"] == 2 and list(item["faults"]) == [pairs.image_ids[1]]
-    assert pairs[2]["faults"] == {}
+    assert item.row == 2 and list(item.faults) == [pairs.image_ids[1]]
+    assert pairs[2].faults == {}
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_nan_is_left_out_counted_and_named(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    step, calls = train.forward_step, []
+    step, calls = trainer.forward_step, []
 
     def forward_step(accelerator, model, *args):
         output, backward = step(accelerator, model, *args)
@@ -78,7 +78,7 @@ def test_a_nan_is_left_out_counted_and_named(
 
         return output, backward
 
-    monkeypatch.setattr(train, "forward_step", forward_step)
+    monkeypatch.setattr(trainer, "forward_step", forward_step)
     train.main(flags(tiny_checkpoint, tmp_path / "run"))
     named = json.loads((tmp_path / "run" / "bad_steps.json").read_text())
     assert len(named["image_ids"]) == 16 and named["last"] == {"step": 3, what: "nan"}
@@ -133,7 +133,7 @@ def test_a_killed_worker_costs_no_batch(tmp_path: Path, times: int) -> None:
 
 
 def _lose_a_rank(model: Path, out: Path, how: str) -> None:
-    step, calls = train.forward_step, []
+    step, calls = trainer.forward_step, []
 
     def forward_step(accelerator, *args):
         calls.append(1)
@@ -143,7 +143,7 @@ def _lose_a_rank(model: Path, out: Path, how: str) -> None:
             raise ValueError("image-7: something is wrong")
         return step(accelerator, *args)
 
-    train.forward_step = forward_step
+    trainer.forward_step = forward_step
     train.main(flags(model, out, "--batch-size", "4"))
 
 

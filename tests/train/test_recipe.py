@@ -1,4 +1,4 @@
-"""The recipe: flags, files and defaults, and the folder that a run claims."""
+"""The recipe: flags, files, defaults and old files, and the folder of a run."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from modeling_rogle import RogleModel
 from train import train
-from train.recipe import Recipe, claim_folder, read_recipe
+from train.recipe import MODEL_FIELDS, Recipe, claim_folder, flat_fields, read_recipe
+from train.run_setup import prepare_model
 
 ROOT = Path(__file__).parents[2]
 # The other systems of the field: each recipe's own term of the loss, and the field that makes it another system.
@@ -36,26 +37,51 @@ def test_a_wrong_recipe_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("epoch: 3\n")
     with pytest.raises(SystemExit, match="unknown field 'epoch'"):
         read_recipe(["--config", str(tmp_path / "r.yaml")])
-    for wrong, said in (("--epochs 0", "from 1"), ("--flip 2", r"\[0, 1\]"), ("--config nowhere.yaml", "nowhere.yaml")):
-        with pytest.raises(SystemExit, match=said):
-            read_recipe(wrong.split())
-    for wrong, said in (
-        ("--lora-targets head", "both, vision or text"),
-        ("--lora-rank 2 --ema-decay 0.9", "whole weights"),
-        ("--lora-rank 2 --head parts", "two towers alone"),
-        ("--mix 1.5", r"\[0, 1\]"),
+    for wrong, named in (
+        ("--epochs 0", "--epochs"),
+        ("--flip 2", "--flip"),
+        ("--config nowhere.yaml", "nowhere.yaml"),
+        ("--lora-targets head", "--lora-targets"),
+        ("--lora-rank 2 --head parts", "--lora-rank .* --head parts"),
+        ("--mix 1.5", "--mix"),
+        ("--mix 0.5 --id-loss-weight 1", "--mix .* --id-loss-weight"),
+        ("--regions all", "--regions"),
     ):
-        with pytest.raises(SystemExit, match=said):
+        with pytest.raises(SystemExit, match=named) as error:
             read_recipe(wrong.split())
-    with pytest.raises(SystemExit, match="--regions must be rows, mined or none"):
-        read_recipe(["--regions", "all"])
+        assert "\n" not in str(error.value)
+
+
+def test_help_states_what_each_flag_does(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        read_recipe(["--help"])
+    shown = capsys.readouterr().out
+    for name in [*Recipe.__dataclass_fields__, *MODEL_FIELDS]:
+        assert ("--" + name.replace("_", "-") in shown) == (name != "model_config")
+    assert "picture" not in shown and "learning_rate" not in shown
+
+
+def test_old_flags_are_read(tmp_path: Path) -> None:
+    assert read_recipe(["--picture-cache", "none", "--learning_rate", "0.5"]) == read_recipe(
+        ["--image-cache", "none", "--learning-rate", "0.5"]
+    )
+
+
+def test_keys_of_an_old_file_are_read_and_a_deleted_one_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("picture_cache: none\nema_decay: 0.0\ndistill_weight: null\nglobal_loss: sdm\nhead: null\n")
+    recipe = read_recipe(["--config", str(file)])
+    assert recipe.image_cache == "none" and recipe.model_config == {"global_loss": "sdm"}
+    file.write_text("ema_decay: 0.9\n")
+    with pytest.raises(SystemExit, match="r.yaml: ema_decay = 0.9"):
+        read_recipe(["--config", str(file)])
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "train" / "configs").glob("*.yaml")))
 def test_shipped_recipes_are_read(name: str) -> None:
     given = yaml.safe_load((ROOT / "train" / "configs" / name).read_text())
     recipe = read_recipe(["--config", str(ROOT / "train" / "configs" / name)])
-    assert {key: getattr(recipe, key) for key in given} == given
+    assert {key: flat_fields(recipe)[key] for key in given} == given
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -81,8 +107,8 @@ def test_systems_without_a_head_have_rogles_weights(tiny_checkpoint: Path) -> No
     for name in SYSTEMS:
         recipe = read_recipe(["--config", str(ROOT / "train" / "configs" / f"{name}.yaml"), "--model", "x"])
         recipe.model = str(tiny_checkpoint)
-        more = {key.split(".")[0] for key in set(train.prepare_model(recipe, [], 4)[0].state_dict()) - names}
-        expected = {"identity_classifier"} if recipe.id_loss_weight else set()
+        more = {key.split(".")[0] for key in set(prepare_model(recipe, [], 4)[0].state_dict()) - names}
+        expected = {"identity_classifier"} if recipe.model_config.get("id_loss_weight") else set()
         assert more == expected | ({"head"} if name in ("parts", "irra") else set()), name
 
 
@@ -104,11 +130,18 @@ def test_a_folder_is_claimed_by_the_same_recipe_alone(tmp_path: Path) -> None:
     claim_folder(out, Recipe(out=str(out)))
     (out / "checkpoints").mkdir()
     claim_folder(out, Recipe(out=str(out), resume="auto", save_steps=9, workers=2, threads=3))  # free to change
-    with pytest.raises(SystemExit, match="has ema_decay = 0.0, this command 0.5"):
-        claim_folder(out, Recipe(out=str(out), resume="auto", ema_decay=0.5))
+    with pytest.raises(SystemExit, match="has erase = 0.0, this command 0.5"):
+        claim_folder(out, Recipe(out=str(out), resume="auto", erase=0.5))
+    with pytest.raises(SystemExit, match="has global_loss = None, this command 'sdm'"):
+        claim_folder(out, Recipe(out=str(out), resume="auto", model_config={"global_loss": "sdm"}))
     saved = yaml.safe_load((out / "recipe.yaml").read_text())
     del saved["lora_rank"]  # a run from before there were adapters
+    saved |= {"picture_cache": saved.pop("image_cache"), "global_loss": None, "lora_alpha": 0, "layer_decay": 1.0}
     (out / "recipe.yaml").write_text(yaml.safe_dump(saved))
     claim_folder(out, Recipe(out=str(out), resume="auto"))
+    assert "picture_cache" not in yaml.safe_load((out / "recipe.yaml").read_text())
+    (out / "recipe.yaml").write_text(yaml.safe_dump(saved | {"layer_decay": 0.8}))
+    with pytest.raises(SystemExit, match="recipe.yaml: layer_decay = 0.8"):
+        claim_folder(out, Recipe(out=str(out), resume="auto"))
     with pytest.raises(SystemExit, match="is not empty: pass --resume"):
         claim_folder(out, Recipe(out=str(out)))

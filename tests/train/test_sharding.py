@@ -1,4 +1,4 @@
-"""FSDP2 on the CPU: Accelerate offers it to accelerators alone, so these tests call the processes of gloo such."""
+"""FSDP2 on the CPU: Accelerate supports it on accelerators only, so these tests declare gloo processes as such."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from modeling_rogle import RogleModel, text_packing
 from tests.helpers.processes import in_processes
 from train import train
-from train.sharding import as_in_run, as_published, before_sharding, gathered, scattered, without_scalars
+from train.sharding import as_in_run, as_published, before_sharding, gathered, without_scalars
 
 STEPS_AN_EPOCH = 3
 FSDP = {
@@ -51,8 +51,8 @@ def refused(arguments: list[str], said: str) -> None:
 def flags(model: Path, out: Path, *more: str) -> list[str]:
     given = ["--dataset", "synthetic-tiny", "--model", str(model), "--out", str(out), "--trackers", "none"]
     given += ["--epochs", "2", "--batch-size", "8", "--threads", "1", "--resume", "auto"]
-    # All that reads weights beside the forward: trust in pairs, the average, gradient caching.
-    given += ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus", "--ema-decay", "0.9"]
+    # Everything that reads weights outside the forward: reliability of pairs and gradient caching.
+    given += ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
     return [*given, "--micro-batches", "2", *more]
 
 
@@ -95,7 +95,7 @@ def test_weights_in_shards_train_as_whole_ones_do_and_resume_to_the_bit(tiny_che
 
 @pytest.mark.parametrize("more", [["--lora-rank", "2"], ["--regions", "mined"]])
 def test_what_needs_whole_weights_is_refused_under_fsdp(tiny_checkpoint: Path, tmp_path: Path, more: list[str]) -> None:
-    given = [f for f in flags(tiny_checkpoint, tmp_path / "out", *more) if f not in ("--ema-decay", "0.9")]
+    given = flags(tiny_checkpoint, tmp_path / "out", *more)
     in_processes(2, refused, given, str(tmp_path / "said"))
     assert "under FSDP" in (tmp_path / "said").read_text()
 
@@ -126,7 +126,6 @@ def test_the_temperature_is_a_vector_in_shards_and_a_scalar_where_it_is_publishe
         assert found[name].shape == value.shape and torch.equal(found[name], value)
 
 
-def test_whole_weights_are_left_as_they_are() -> None:
+def test_weights_without_shards_are_not_copied() -> None:
     weight = torch.arange(3.0)
-    assert gathered(weight) is weight and torch.equal(scattered(weight, torch.zeros(3)), weight)
-    assert scattered(torch.tensor(2.0), torch.zeros(1)).shape == (1,)
+    assert gathered(weight) is weight

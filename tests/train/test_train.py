@@ -79,6 +79,7 @@ def test_the_best_epoch_on_validation_is_kept(
         return save(model, folder, *args, **kwargs)
 
     save = RogleModel.save_pretrained
+    monkeypatch.setattr("train.trainer.both_protocols", scripted)
     monkeypatch.setattr("train.train.both_protocols", scripted)
     monkeypatch.setattr(RogleModel, "save_pretrained", remember)
     main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "3"))
@@ -112,7 +113,7 @@ def test_noise_is_made_and_what_is_trusted_is_logged(tiny_checkpoint: Path, tmp_
     for side in ("local", "global"):
         assert log[-1][f"trust/{side}/observed"] > 0
         assert all(0 <= log[-1][f"trust/{side}/{name}"] <= 1 for name in ("precision", "recall", "mean_weight"))
-    assert 0 < log[-1]["trust/local/mean_weight"] < 1  # margins of an untrained model trust nothing wholly
+    assert 0 < log[-1]["trust/local/mean_weight"] < 1  # words and positions disagree in some pairs
     weights = last_weights(tmp_path / "run")
     main(flags(tiny_checkpoint, tmp_path / "none", *noise))
     none = last_weights(tmp_path / "none")
@@ -134,16 +135,13 @@ def test_several_seeds_give_mean_and_spread(
 
 
 def test_the_whole_recipe_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    more = ["--layer-decay", "0.8", "--ema-decay", "0.5", "--crop", "0.5", "--erase", "0.5", "--drop-sentences", "0.3"]
-    more += ["--reorder-sentences", "0.5", "--images-per-identity", "2", "--micro-batches", "2", "--workers", "1"]
+    more = ["--crop", "0.5", "--erase", "0.5", "--approximate", "0.3", "--mix", "0.1"]
+    more += ["--images-per-identity", "2", "--micro-batches", "2", "--workers", "1"]
     main(flags(tiny_checkpoint, tmp_path / "run", *more))
     log = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
     assert log[1]["loss"] < log[0]["loss"]
-    best = load_file(tmp_path / "run" / "best" / "model.safetensors")
-    last = last_weights(tmp_path / "run")
-    assert not torch.equal(best["visual_projection.weight"], last["visual_projection.weight"])  # the average's
-    told = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert told["packages"]["torch"] and told["processes"] == 1 and told["device"] == "cpu"
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["packages"]["torch"] and environment["processes"] == 1 and environment["device"] == "cpu"
 
 
 @pytest.mark.parametrize("more", [["--id-loss-weight", "0.5"], ["--global-loss", "tal"]])
@@ -168,7 +166,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_checkpoint: Path, tmp_path: P
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    # Trust in pairs is learnt over the epochs: it has to be part of what is resumed.
+    # The reliability of pairs is learnt over the epochs and must be resumed too.
     learnt = ["--epochs", "4", "--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
     main(flags(tiny_checkpoint, tmp_path / "whole", *learnt))
     arguments = flags(tiny_checkpoint, tmp_path / "killed", *learnt)

@@ -1,4 +1,4 @@
-"""Changes of image and caption in training that keep boxes, spans and words true."""
+"""Changes of image and caption in training that keep bounding boxes and sentence spans correct."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,23 +8,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Probabilities, each 0 for never.
+    """Probabilities of the changes; each defaults to 0.0, never.
 
-    crop: the image is shifted by up to 1/16 of its height and width (the field's padding and random crop); what
-        comes in is of the image's mean colour.
-    erase: a rectangle of 2 to 20 % of the image is painted in its mean colour (Random Erasing, arXiv 1708.04896).
-    drop: of each sentence to leave the long caption; one always stays.
-    reorder: the sentences of the long caption are shuffled.
-    approximate: of a caption to be approximate text (`dataset_pvlg/generation/text_edits.py`), where it was not reordered.
-    mix: of an image to be averaged with another's, under both captions joined; such a pair has no regions and is
-        nobody else's. With `approximate` 0.5 the batch side of PDG (arXiv 2311.09084), which mixes features half of the
-        time: averaged pixels are averaged patch embeddings, the first features of a ViT, for those are linear.
+    Args:
+        crop (`float`): shift the image by up to 1/16 of its height and width (the field's padding and random crop).
+            The border is filled with the image's mean colour.
+        erase (`float`): paint a rectangle of 2 to 20 % of the image in its mean colour (Random Erasing,
+            arXiv 1708.04896).
+        approximate (`float`): make a caption approximate (`dataset_pvlg/generation/text_edits.py`).
+        mix (`float`): average the image with one of another person and join both captions. A mixed pair has no
+            regions, and its identity is its own. With `approximate=0.5` this is the batch side of PDG
+            (arXiv 2311.09084), which mixes features half of the time. Averaged pixels are averaged patch embeddings,
+            the first features of a ViT, because these are linear.
     """
 
     crop: float = 0.0
     erase: float = 0.0
-    drop: float = 0.0
-    reorder: float = 0.0
     approximate: float = 0.0
     mix: float = 0.0
 
@@ -37,21 +36,22 @@ class Augmentation:
         """Crops and erases.
 
         Args:
-            image: `[3, h, w]` uint8, left as it is.
+            image: `[3, height, width]` uint8, not modified.
             boxes: `[n, 4]` float32 x0, y0, x1, y1 in [0, 1].
+            rng: source of the draws.
 
         Returns:
-            Image, boxes, and `[n]` bool: false for a box of which less than half is still to be seen, whose sentence
-            would no longer be true of it.
+            The new image, the new boxes, and `[n]` bool: whether at least half of the box is still visible. The
+            sentence of any other box no longer describes it.
         """
-        seen = np.ones(len(boxes))
+        visible = np.ones(len(boxes))
         if rng.random() < self.crop:
             _, h, w = image.shape
             down, right = (int(rng.integers(-(size // 16), size // 16 + 1)) for size in (h, w))
             image = _shift(image, down, right)
             moved = boxes + np.array([right / w, down / h, right / w, down / h], dtype=np.float32)
             before, boxes = _area(boxes), moved.clip(0, 1)
-            seen = _area(boxes) / np.maximum(before, 1e-12)
+            visible = _area(boxes) / np.maximum(before, 1e-12)
         if rng.random() < self.erase:
             _, h, w = image.shape
             area, ratio = rng.uniform(0.02, 0.2), np.exp(rng.uniform(-1, 1))
@@ -61,65 +61,31 @@ class Augmentation:
             columns = slice(int(left * w), max(int(left * w) + 1, round((left + width) * w)))
             image = image.copy()
             image[:, rows, columns] = _mean_colour(image)
-            hole = np.array([columns.start / w, rows.start / h, columns.stop / w, rows.stop / h], dtype=np.float32)
-            common = np.concatenate([np.maximum(boxes[:, :2], hole[:2]), np.minimum(boxes[:, 2:], hole[2:])], axis=1)
-            common[:, 2:] = np.maximum(common[:, 2:], common[:, :2])
-            seen = seen * (1 - _area(common) / np.maximum(_area(boxes), 1e-12))
-        return image, boxes, seen >= 0.5
-
-    def order_of_sentences(self, count: int, rng: np.random.Generator) -> list[int] | None:
-        """Which sentences the caption keeps, in which order; None: the caption stays as it is."""
-        kept = np.flatnonzero(rng.random(count) >= self.drop)
-        if count and not len(kept):
-            kept = rng.integers(count, size=1)
-        if rng.random() < self.reorder:
-            kept = rng.permutation(kept)
-        order = kept.tolist()
-        return None if order == list(range(count)) else order
+            erased = np.array([columns.start / w, rows.start / h, columns.stop / w, rows.stop / h], dtype=np.float32)
+            hidden = np.concatenate(
+                [np.maximum(boxes[:, :2], erased[:2]), np.minimum(boxes[:, 2:], erased[2:])], axis=1
+            )
+            hidden[:, 2:] = np.maximum(hidden[:, 2:], hidden[:, :2])
+            visible = visible * (1 - _area(hidden) / np.maximum(_area(boxes), 1e-12))
+        return image, boxes, visible >= 0.5
 
 
-def rebuild_caption(
-    sentences: Sequence[Sequence[int]], order: Sequence[int], limit: int
-) -> tuple[list[int], dict[int, tuple[int, int]]]:
-    """A caption of some of its sentences, from their tokens: CLIP's tokenizer never joins words.
+def mix_images(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The mean of two uint8 images of equal size."""
+    return ((first.astype(np.uint16) + second) // 2).astype(np.uint8)
+
+
+def join_captions(first: Sequence[int], second: Sequence[int], limit: int) -> list[int]:
+    """Joins the tokens of two captions. If the result is too long, each caption keeps at most half of the limit.
 
     Args:
-        sentences: token ids of each, with start and end of text.
-        order: of those to take.
-        limit: of tokens; the first sentence that does not fit ends the caption, unless it is the first of all.
-
-    Returns:
-        Token ids, with start and end of text, and for each sentence in it first and past-last token.
+        first, second: token ids, with start and end of text.
+        limit: maximum number of tokens of the result.
     """
-    start, end = sentences[order[0]][0], sentences[order[0]][-1]
-    caption, places = [start], {}
-    for number in order:
-        words = list(sentences[number][1:-1])
-        if len(caption) + len(words) + 1 > limit:
-            if not places:
-                caption += words[: limit - 2]
-            break
-        places[number] = (len(caption), len(caption) + len(words))
-        caption += words
-    return [*caption, end], places
-
-
-def mix_images(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The mean of two uint8 images of one size."""
-    return ((one.astype(np.uint16) + other) // 2).astype(np.uint8)
-
-
-def join_captions(one: Sequence[int], other: Sequence[int], limit: int) -> list[int]:
-    """Two captions' tokens after each other, within `limit`: where both are too long, each keeps its half of the room.
-
-    Args:
-        one, other: token ids, with start and end of text.
-    """
-    first, second = list(one[1:-1]), list(other[1:-1])
-    room = limit - 2
-    keep = max(room - len(second), (room + 1) // 2)
-    first = first[:keep]
-    return [one[0], *first, *second[: room - len(first)], one[-1]]
+    head, tail = list(first[1:-1]), list(second[1:-1])
+    available = limit - 2
+    head = head[: max(available - len(tail), (available + 1) // 2)]
+    return [first[0], *head, *tail[: available - len(head)], first[-1]]
 
 
 def _shift(image: np.ndarray, down: int, right: int) -> np.ndarray:
@@ -140,4 +106,4 @@ def _area(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-__all__ = ["Augmentation", "join_captions", "mix_images", "rebuild_caption"]
+__all__ = ["Augmentation", "join_captions", "mix_images"]

@@ -1,9 +1,9 @@
-"""P-VLG rows -> training batches: one image, one of its captions, and some of its region-sentence pairs."""
+"""Training samples from P-VLG rows: one image, one of its captions and some of its region-sentence pairs."""
 
 import io
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,39 +14,54 @@ from torch.utils.data import Dataset
 
 from dataset_pvlg.generation.text_edits import approximate
 from modeling_rogle import RogleProcessor
-from train.data.augment import Augmentation, join_captions, mix_images, rebuild_caption
+from train.data.augment import Augmentation, join_captions, mix_images
+from train.data.batch import Batch, Sample, pad_rows
 from train.data.image_cache import ImageCache
 
 if TYPE_CHECKING:
     from train.data.streaming import ShardImages
 
-MOST_FAULTS = 100  # of broken images in a row
-SIDES = re.compile(r"\b(left(?! open)|right)\b", re.IGNORECASE)  # a jacket "left open" has no side
+MAX_UNREADABLE = 100  # unreadable images in a row that one sample may skip
+SIDES = re.compile(r"\b(left(?! open)|right)\b", re.IGNORECASE)  # a jacket "left open" names no side
+# Lower bound of a pair's weight in the draw: a pair that is never drawn could never become reliable again.
+MIN_DRAW_WEIGHT = 0.05
+NO_SPAN = (-1, -1)
 
-LEAST_TRUST = 0.05  # pairs that nobody draws could never win trust back
-# What a batch holds beside what `RogleModel.forward` reads, the images once they are normalised.
-UNREAD = ("image_ids", "faults", "row_numbers", "caption_rows", "pair_numbers")
+
+class Pair(NamedTuple):
+    """A region-sentence pair: its number in the split, its region, and the row and index of its sentence."""
+
+    number: int
+    region: dict
+    text_row: int
+    sentence: int
 
 
 class PairDataset(Dataset):
-    """Rows of a training split, tokenised once, with draws keyed by seed, epoch and row.
+    """Rows of a training split, tokenised once. All draws depend only on seed, epoch and row.
+
+    An image that cannot be decoded is replaced by the next row and reported in the sample's `faults`.
 
     Args:
         rows: P-VLG rows (see `dataset_pvlg.features`).
         processor: resizes images and tokenises.
-        long_share: probability of the long caption; else one of the source's own short ones.
-        max_pairs: region-sentence pairs drawn from an image in a step; 0 leaves the local branch out.
-        flip: probability of a mirror image, skipped where the caption or a drawn sentence says left or right.
-        seed: of all draws.
-        cache_bytes: keep resized images in memory when the whole split fits; 0 never does.
-        augmentation: more changes of image and caption; none by default.
-        cache: keeps resized images on disk, where they are not kept in memory.
-        images: of rows that have none themselves: `images[row]["image"]`, see `streaming.py`.
-
-    An image that cannot be decoded gives its place to the next row, and is named in the item's `faults`.
+        long_share (`float`, defaults to 0.6): probability of the long caption; otherwise a short one is drawn.
+        max_pairs (`int`, defaults to 4): region-sentence pairs drawn from an image per step; 0 turns the local branch
+            off.
+        flip (`float`, defaults to 0.5): probability of a mirrored image; never applied if the caption or a drawn
+            sentence names left or right.
+        seed (`int`, defaults to 0): seed of all draws.
+        cache_bytes (`int`, defaults to 2 GiB): resized images are kept in memory if the whole split fits into this
+            size; 0 keeps none.
+        augmentation: further changes of image and caption, none by default.
+        cache: file of resized images, used if they are not kept in memory.
+        images: source of the images if `rows` has none: `images[row]["image"]`, see `streaming.py`.
+        short_captions (`bool`, defaults to `False`): add a short caption to each sample, beside the drawn one
+            (Long-CLIP, arXiv 2403.15378). It is drawn from the row's short captions; without any it is the first
+            sentence of the long caption, and without sentences the long caption.
 
     Raises:
-        ValueError: a region whose sentence does not exist or whose box lies outside its image; names image_id and
+        ValueError: a region whose sentence does not exist or whose box lies outside its image; names `image_id` and
             field.
     """
 
@@ -62,17 +77,18 @@ class PairDataset(Dataset):
         augmentation: Augmentation | None = None,
         cache: ImageCache | None = None,
         images: "ShardImages | None" = None,
+        short_captions: bool = False,
     ):
         self.augmentation = augmentation or Augmentation()
-        self.rows, self.processor = rows, processor
+        self.rows, self.processor, self.short_captions = rows, processor, short_captions
         self.long_share, self.max_pairs, self.flip, self.seed = long_share, max_pairs, flip, seed
         self.epoch = 0
         text = rows if images else rows.remove_columns("image")
         self.files = images or rows.select_columns("image").cast_column("image", ImageFile(decode=False))
         self.person_ids, self.image_ids = text["person_id"][:], text["image_id"][:]
-        people = {person: n for n, person in enumerate(sorted(set(self.person_ids)))}
-        self.identities = [people[person] for person in self.person_ids]  # classes of the identity loss
-        # Generated near copies and those whom they copy are one family, so that a batch can hold both.
+        class_of = {person: n for n, person in enumerate(sorted(set(self.person_ids)))}
+        self.identity_classes = [class_of[person] for person in self.person_ids]
+        # A generated image has its own identity but the family of its source image, so that a batch can hold both.
         families = dict(zip(self.image_ids, self.person_ids, strict=True))
         self.families = [
             families.get(parent, person) for parent, person in zip(text["parent"][:], self.person_ids, strict=True)
@@ -84,42 +100,45 @@ class PairDataset(Dataset):
         self.short_ids = self._tokenize_nested(self.short)
         self.sentence_texts = [[s["text"] for s in parts] for parts in self.sentences]
         self.sentence_ids = self._tokenize_nested(self.sentence_texts)
-        # Row i is trained with the captions of row `caption_row[i]`, its own unless noise was asked for (noise.py).
-        self.caption_row = np.arange(len(rows))
-        # Rows with doubted captions -> rows of the same person to draw a caption from instead (trust.py).
-        self.stand_ins: dict[int, np.ndarray] = {}
-        self.doubted: set[int] = set()  # with and without
-        self.trust: np.ndarray | None = None  # [n_pairs] in [0, 1]: what is trusted is drawn more often
+        # Row i is trained with the captions of row `caption_rows[i]`: its own, unless noise was added (noise.py).
+        self.caption_rows = np.arange(len(rows))
+        # Rows with unreliable captions -> rows of the same person whose captions replace them (reliability.py).
+        self.replacement_rows: dict[int, np.ndarray] = {}
+        self.unreliable_rows: set[int] = set()  # with or without replacement
+        self.pair_reliability: np.ndarray | None = None  # [n_pairs] in [0, 1]; reliable pairs are drawn more often
         self.set_regions(text["regions"][:])
         numbers: dict[str, int] = {}
-        self.text_number = [[numbers.setdefault(t, len(numbers)) for t in texts] for texts in self.sentence_texts]
+        self.sentence_group = [[numbers.setdefault(t, len(numbers)) for t in texts] for texts in self.sentence_texts]
         size = processor.image_processor.size
         self.pixels: dict[int, np.ndarray] | None = None
         if len(rows) * size["height"] * size["width"] * 3 <= cache_bytes:
             self.pixels = {}
         self.cache = cache if self.pixels is None else None
 
-    def set_regions(self, regions: Sequence[Sequence[dict]], one_a_sentence: bool = False) -> None:
-        """Puts these regions, a list for each row, in place of the rows' own.
+    def set_regions(self, regions: Sequence[Sequence[dict]], number_by_sentence: bool = False) -> None:
+        """Replaces the rows' regions.
 
         Args:
-            one_a_sentence: number the pairs as the sentences, paired or not, so that a pair that is mined anew keeps
-                its number; without it they are counted.
+            regions: a list of regions for each row.
+            number_by_sentence (`bool`, defaults to `False`): number the pairs like the sentences of the split, paired
+                or not, so that a sentence's pair keeps its number when pairs are mined again. Otherwise the pairs are
+                counted.
 
         Raises:
             ValueError: see the class.
         """
         self.regions = regions
         self._check_regions()
-        # For each row its trusted pairs: (number of the pair, region, row and index of the sentence).
-        self.pairs: list[list[tuple[int, dict, int, int]]] = []
+        self.pairs: list[list[Pair]] = []  # for each row its pairs of non-zero reliability
         self.n_pairs = 0
-        for row, mine in enumerate(regions):
-            usable = [region for region in mine if region["sentence"] >= 0 and region["reliability"] > 0]
-            places = [r["sentence"] if one_a_sentence else k for k, r in enumerate(usable)]
-            self.pairs.append([(self.n_pairs + k, r, row, r["sentence"]) for k, r in zip(places, usable, strict=True)])
-            self.n_pairs += len(self.sentences[row]) if one_a_sentence else len(usable)
-        labels = sorted({r["label"] for mine in regions for r in mine})
+        for row, row_regions in enumerate(regions):
+            usable = [region for region in row_regions if region["sentence"] >= 0 and region["reliability"] > 0]
+            slots = [r["sentence"] if number_by_sentence else k for k, r in enumerate(usable)]
+            self.pairs.append(
+                [Pair(self.n_pairs + slot, r, row, r["sentence"]) for slot, r in zip(slots, usable, strict=True)]
+            )
+            self.n_pairs += len(self.sentences[row]) if number_by_sentence else len(usable)
+        labels = sorted({region["label"] for row_regions in regions for region in row_regions})
         self.label_number = {label: i for i, label in enumerate(labels)}
 
     def _check_regions(self) -> None:
@@ -139,169 +158,195 @@ class PairDataset(Dataset):
         return [[next(ids) for _ in group] for group in texts]
 
     def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, which all draws depend on."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _image(self, index: int) -> np.ndarray:
-        if self.pixels is not None and index in self.pixels:
-            return self.pixels[index]
-        image = self.cache.read(index) if self.cache else None
-        if image is None:
-            image = read_image(self.files[index]["image"], self.processor, self.image_ids[index])
-            if self.cache:
-                self.cache.write(index, image)
-        if self.pixels is not None:
-            self.pixels[index] = image
-        return image
-
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, row: int) -> Sample:
         faults: dict[str, str] = {}
-        for _ in range(min(len(self), MOST_FAULTS)):
+        for _ in range(min(len(self), MAX_UNREADABLE)):
             try:
-                return self._item(index) | {"faults": faults}
-            except (OSError, SyntaxError) as error:  # PIL's for broken files; SyntaxError is that of a broken PNG
-                faults[self.image_ids[index]] = " ".join(f"{type(error).__name__}: {error}".split())
-                index = (index + 1) % len(self)
+                sample = self._sample(row)
+            except (OSError, SyntaxError) as error:  # PIL's errors of broken files; a broken PNG raises SyntaxError
+                faults[self.image_ids[row]] = " ".join(f"{type(error).__name__}: {error}".split())
+                row = (row + 1) % len(self)
+            else:
+                sample.faults = faults
+                return sample
         raise ValueError(f"{len(faults)} images in a row cannot be read, the first is {next(iter(faults))}")
 
-    def _caption_of(self, index: int) -> int:
-        """The row whose captions a row is trained with in this epoch, but for noise its own."""
-        others = self.stand_ins.get(index)
-        if others is None:
-            return index
-        return int(np.random.default_rng((self.seed, self.epoch, index, 3)).choice(others))
+    def _image(self, row: int) -> np.ndarray:
+        if self.pixels is not None and row in self.pixels:
+            return self.pixels[row]
+        image = self.cache.read(row) if self.cache else None
+        if image is None:
+            image = read_image(self.files[row]["image"], self.processor, self.image_ids[row])
+            if self.cache:
+                self.cache.write(row, image)
+        if self.pixels is not None:
+            self.pixels[row] = image
+        return image
 
-    def _item(self, index: int) -> dict:
-        rng = np.random.default_rng((self.seed, self.epoch, index))
-        source = self._caption_of(index)
-        told = int(self.caption_row[source])
-        short = self.short_ids[told]
+    def _source_row(self, row: int) -> int:
+        """The row whose caption a row is trained with in this epoch: itself, or one of its replacement rows."""
+        replacements = self.replacement_rows.get(row)
+        if replacements is None:
+            return row
+        return int(np.random.default_rng((self.seed, self.epoch, row, 3)).choice(replacements))
+
+    def _sample(self, row: int) -> Sample:
+        rng = np.random.default_rng((self.seed, self.epoch, row))
+        source_row = self._source_row(row)
+        caption_row = int(self.caption_rows[source_row])
+        short = self.short_ids[caption_row]
         is_long = not short or rng.random() < self.long_share
         choice = 0 if is_long else int(rng.integers(len(short)))
-        words = [self.captions[told] if is_long else self.short[told][choice]]
-
-        usable = self.pairs[index]
-        order = rng.permutation(len(usable))
-        if self.trust is not None:
-            # Exponential races: drawn without replacement in proportion to trust, the untrusted now and then.
-            trust = self.trust[[number for number, _, _, _ in usable]]
-            order = np.argsort(rng.exponential(size=len(usable)) / np.maximum(trust, LEAST_TRUST))
-        drawn = [usable[i] for i in sorted(order[: self.max_pairs])]
-        width, height = self.sizes[index]
-        boxes = self.processor.normalize_boxes([region["bbox"] for _, region, _, _ in drawn], width, height)
-        words += [self.sentence_texts[row][sentence] for _, _, row, sentence in drawn]
-        image = self._image(index)
-        if rng.random() < self.flip and not any(SIDES.search(w) for w in words):
+        caption_text = self.captions[caption_row] if is_long else self.short[caption_row][choice]
+        pairs = self._draw_pairs(row, rng)
+        boxes = self.processor.normalize_boxes([pair.region["bbox"] for pair in pairs], *self.sizes[row])
+        image = self._image(row)
+        texts = [caption_text, *(self.sentence_texts[pair.text_row][pair.sentence] for pair in pairs)]
+        if rng.random() < self.flip and not any(SIDES.search(text) for text in texts):
             image = image[:, :, ::-1]
             boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
-        caption, person = self.long_ids[told] if is_long else short[choice], self.person_ids[index]
-        # The tokens of a sentence in the caption, where it is this caption that holds it.
-        spans = [self.spans[row][k] if is_long and row == told else (-1, -1) for _, _, row, k in drawn]
-        if self.augmentation:
-            # Draws of their own: without augmentation all others are what they were.
-            rng = np.random.default_rng((self.seed, self.epoch, index, 1))
-            image, boxes, seen = self.augmentation.change_image(image, boxes, rng)
-            drawn, boxes = [pair for pair, kept in zip(drawn, seen, strict=True) if kept], boxes[seen]
-            spans = [span for span, kept in zip(spans, seen, strict=True) if kept]
-            order = self.augmentation.order_of_sentences(len(self.sentence_ids[told]), rng) if is_long else None
-            if order is not None:
-                limit = self.processor.tokenizer.model_max_length
-                caption, places = rebuild_caption(self.sentence_ids[told], order, limit)
-                spans = [places.get(k, (-1, -1)) if row == told else (-1, -1) for _, _, row, k in drawn]
-            elif rng.random() < self.augmentation.approximate:
-                said, parts, kept = approximate(words[0], self.sentences[told] if is_long else [], rng)
-                (caption,), (found,) = self.processor.caption_spans([said], [parts])
-                places = dict(zip(kept, found, strict=True))
-                spans = [places.get(k, (-1, -1)) if row == told else (-1, -1) for _, _, row, k in drawn]
-            if rng.random() < self.augmentation.mix:
-                mixed = self._mixed(index, image, caption, is_long, rng)
-                if mixed is not None:
-                    (image, caption), person = mixed, -1 - index
-                    drawn, boxes, spans = [], boxes[:0], []
-        return {
-            "image": image,
-            "person_id": person,
-            "image_id": self.image_ids[index],
-            "row_number": index,
-            "caption_row": source,
-            "caption": caption,
-            "boxes": boxes,
-            "pair_numbers": [number for number, _, _, _ in drawn],
-            "sentences": [self.sentence_ids[row][sentence] for _, _, row, sentence in drawn],
-            "spans": spans,
-            "text_numbers": [self.text_number[row][sentence] for _, _, row, sentence in drawn],
-            "labels": [self.label_number[region["label"]] for _, region, _, _ in drawn],
-            # What a doubted caption says of regions weighs nothing either.
-            "reliability": [
-                0.0 if index in self.doubted and row == self.caption_row[index] else region["reliability"]
-                for _, region, row, _ in drawn
+        sample = Sample(
+            row=row,
+            image_id=self.image_ids[row],
+            image=image,
+            person_id=self.person_ids[row],
+            source_row=source_row,
+            caption=self.long_ids[caption_row] if is_long else short[choice],
+            boxes=boxes,
+            pair_numbers=[pair.number for pair in pairs],
+            sentences=[self.sentence_ids[pair.text_row][pair.sentence] for pair in pairs],
+            spans=[
+                self.spans[pair.text_row][pair.sentence] if is_long and pair.text_row == caption_row else NO_SPAN
+                for pair in pairs
             ],
-        }
+            sentence_groups=[self.sentence_group[pair.text_row][pair.sentence] for pair in pairs],
+            labels=[self.label_number[pair.region["label"]] for pair in pairs],
+            pair_weights=[self._pair_weight(row, pair) for pair in pairs],
+            short_caption=self._short_caption(row, caption_row) if self.short_captions else None,
+        )
+        if self.augmentation:
+            self._augment(sample, pairs, caption_row, caption_text, is_long)
+        return sample
 
-    def _mixed(
-        self, index: int, image: np.ndarray, caption: Sequence[int], is_long: bool, rng: np.random.Generator
-    ) -> tuple[np.ndarray, list[int]] | None:
-        """The image and caption mixed with those of a row drawn; None if that shows the same person or is broken."""
+    def _draw_pairs(self, row: int, rng: np.random.Generator) -> list[Pair]:
+        """At most `max_pairs` pairs of a row, in their order."""
+        pairs = self.pairs[row]
+        order = rng.permutation(len(pairs))
+        if self.pair_reliability is not None:
+            # Exponential races: drawn without replacement, in proportion to the reliability.
+            reliability = self.pair_reliability[[pair.number for pair in pairs]]
+            order = np.argsort(rng.exponential(size=len(pairs)) / np.maximum(reliability, MIN_DRAW_WEIGHT))
+        return [pairs[i] for i in sorted(order[: self.max_pairs])]
+
+    def _pair_weight(self, row: int, pair: Pair) -> float:
+        """The region's reliability; 0 if its sentence belongs to an unreliable caption of its row."""
+        if row in self.unreliable_rows and pair.text_row == self.caption_rows[row]:
+            return 0.0
+        return pair.region["reliability"]
+
+    def _short_caption(self, row: int, caption_row: int) -> list[int]:
+        short = self.short_ids[caption_row] or self.sentence_ids[caption_row][:1] or [self.long_ids[caption_row]]
+        # A generator of its own, so that all other draws are the same with and without short captions.
+        choice = np.random.default_rng((self.seed, self.epoch, row, 2)).integers(len(short))
+        return short[int(choice)]
+
+    def _augment(
+        self, sample: Sample, pairs: Sequence[Pair], caption_row: int, caption_text: str, is_long: bool
+    ) -> None:
+        """Changes image and caption of a sample in place, and its boxes and spans with them."""
+        # A generator of its own, so that all other draws are the same with and without augmentation.
+        rng = np.random.default_rng((self.seed, self.epoch, sample.row, 1))
+        sample.image, sample.boxes, visible = self.augmentation.change_image(sample.image, sample.boxes, rng)
+        sample.keep_pairs(visible)
+        if is_long:
+            # Unused draws of an earlier version: without them the same seed would give other captions below.
+            rng.random(len(self.sentence_ids[caption_row]) + 1)
+        if rng.random() < self.augmentation.approximate:
+            text, parts, numbers = approximate(caption_text, self.sentences[caption_row] if is_long else [], rng)
+            (sample.caption,), (spans,) = self.processor.caption_spans([text], [parts])
+            span_of = dict(zip(numbers, spans, strict=True))
+            visible_pairs = [pair for pair, kept in zip(pairs, visible, strict=True) if kept]
+            sample.spans = [
+                span_of.get(pair.sentence, NO_SPAN) if pair.text_row == caption_row else NO_SPAN
+                for pair in visible_pairs
+            ]
+        if rng.random() < self.augmentation.mix:
+            self._mix(sample, is_long, rng)
+
+    def _mix(self, sample: Sample, is_long: bool, rng: np.random.Generator) -> None:
+        """Mixes image and caption in place with those of a drawn row, and removes all pairs.
+
+        Nothing is changed if the drawn row shows the same person, has only unreliable captions, or cannot be read.
+        """
         other = int(rng.integers(len(self)))
-        if self.person_ids[other] == self.person_ids[index] or (other in self.doubted and other not in self.stand_ins):
-            return None
+        unreliable = other in self.unreliable_rows and other not in self.replacement_rows
+        if self.person_ids[other] == self.person_ids[sample.row] or unreliable:
+            return
         try:
-            image = mix_images(image, self._image(other))
+            sample.image = mix_images(sample.image, self._image(other))
         except (OSError, SyntaxError):
-            return None
-        told = int(self.caption_row[self._caption_of(other)])
-        short = [] if is_long else self.short_ids[told]
-        theirs = short[int(rng.integers(len(short)))] if short else self.long_ids[told]
-        return image, join_captions(caption, theirs, self.processor.tokenizer.model_max_length)
+            return
+        caption_row = int(self.caption_rows[self._source_row(other)])
+        short = [] if is_long else self.short_ids[caption_row]
+        other_caption = short[int(rng.integers(len(short)))] if short else self.long_ids[caption_row]
+        sample.caption = join_captions(sample.caption, other_caption, self.processor.tokenizer.model_max_length)
+        sample.person_id = -1 - sample.row
+        sample.keep_pairs([False] * len(sample.spans))
 
-    def collate(self, items: Sequence[dict]) -> dict:
-        """Items -> `RogleModel.forward` arguments, plus what it does not read: `images` `[b, 3, h, w]` uint8,
-        `image_ids`, `faults` (message of each image that could not be read), `row_numbers`, `caption_rows` `[b]`
-        and `pair_numbers` `[n]`: the rows of the split, those whose captions they are trained with, and its pairs."""
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Puts samples together into a batch."""
         pad = self.processor.tokenizer.pad_token_id
-        batch = {
-            "images": torch.from_numpy(np.stack([item["image"] for item in items])),
-            "image_ids": [item["image_id"] for item in items],
-            "faults": {name: fault for item in items for name, fault in item["faults"].items()},
-            "row_numbers": torch.tensor([item["row_number"] for item in items]),
-            "caption_rows": torch.tensor([item["caption_row"] for item in items]),
-            "pair_numbers": torch.tensor([n for item in items for n in item["pair_numbers"]], dtype=torch.long),
-            "person_ids": torch.tensor([item["person_id"] for item in items]),
-            "identities": torch.tensor([self.identities[item["row_number"]] for item in items]),
-            "input_ids": pad_rows([item["caption"] for item in items], pad),
-        }
-        counts = [len(item["sentences"]) for item in items]
-        if self.max_pairs and self.n_pairs:  # a batch without any has them too, none: processes gather the same names
-            owner = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(counts))
-            labels = torch.tensor([label for item in items for label in item["labels"]], dtype=torch.long)
-            batch |= {
-                "boxes": torch.from_numpy(np.concatenate([item["boxes"] for item in items])),
-                "box_image": owner,
-                "sentence_input_ids": pad_rows([s for item in items for s in item["sentences"]], pad),
-                "sentence_spans": torch.from_numpy(
-                    np.array([s for item in items for s in item["spans"]], dtype=np.int64).reshape(-1, 2)
-                ),
-                "sentence_ids": torch.tensor([n for item in items for n in item["text_numbers"]], dtype=torch.long),
-                "part_ids": batch["person_ids"][owner] * len(self.label_number) + labels,
-                "pair_weight": torch.tensor([r for item in items for r in item["reliability"]], dtype=torch.float32),
-            }
+        batch = Batch(
+            images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+            image_ids=[sample.image_id for sample in samples],
+            faults={name: fault for sample in samples for name, fault in sample.faults.items()},
+            rows=torch.tensor([sample.row for sample in samples]),
+            source_rows=torch.tensor([sample.source_row for sample in samples]),
+            person_ids=torch.tensor([sample.person_id for sample in samples]),
+            identity_classes=torch.tensor([self.identity_classes[sample.row] for sample in samples]),
+            caption_input_ids=pad_rows([sample.caption for sample in samples], pad),
+            pair_numbers=torch.tensor([n for sample in samples for n in sample.pair_numbers], dtype=torch.long),
+        )
+        if self.short_captions:
+            batch.short_input_ids = pad_rows([sample.short_caption for sample in samples], pad)
+        if self.max_pairs and self.n_pairs:  # even if this batch has no pair: processes gather equal names
+            counts = torch.tensor([len(sample.sentences) for sample in samples])
+            spans = np.array([span for sample in samples for span in sample.spans], dtype=np.int64)
+            groups = [group for sample in samples for group in sample.sentence_groups]
+            labels = torch.tensor([label for sample in samples for label in sample.labels], dtype=torch.long)
+            weights = [weight for sample in samples for weight in sample.pair_weights]
+            batch.boxes = torch.from_numpy(np.concatenate([sample.boxes for sample in samples]))
+            batch.box_image = torch.repeat_interleave(torch.arange(len(samples)), counts)
+            batch.sentence_input_ids = pad_rows([ids for sample in samples for ids in sample.sentences], pad)
+            batch.sentence_spans = torch.from_numpy(spans.reshape(-1, 2))
+            batch.sentence_groups = torch.tensor(groups, dtype=torch.long)
+            batch.part_groups = batch.person_ids[batch.box_image] * len(self.label_number) + labels
+            batch.pair_weight = torch.tensor(weights, dtype=torch.float32)
         return batch
 
 
 def read_image(stored: dict | None, processor: RogleProcessor, image_id: str) -> np.ndarray:
-    """A stored image as the processor resizes it, before it is made fp32: `[3, h, w]` uint8.
+    """Reads a stored image and resizes it like the processor, without normalising it.
 
-    A JPEG is decoded at the smallest of its draft sizes that is at least twice what is wanted.
+    A JPEG is decoded at the smallest of its draft sizes that is at least twice the target size.
 
     Args:
-        stored: `path` and `bytes`, as `datasets` keeps images.
-        image_id: for the message.
+        stored: `path` and `bytes`, as `datasets` stores images.
+        processor: its size and its resampling filter are used.
+        image_id: named in the error message.
+
+    Returns:
+        `[3, height, width]` uint8.
 
     Raises:
         ValueError: there is no image.
-        OSError, SyntaxError: it cannot be decoded.
+        OSError, SyntaxError: the image cannot be decoded.
     """
     if stored is None:
         raise ValueError(f"{image_id}: image is null; join the annotations with the images first")
@@ -313,17 +358,12 @@ def read_image(stored: dict | None, processor: RogleProcessor, image_id: str) ->
         return np.asarray(image.resize((width, height), Image.Resampling(settings.resample))).transpose(2, 0, 1)
 
 
-def pad_rows(rows: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
-    """`[n, l]` int64, padded on the right; l is the longest row's length."""
-    out = torch.full((len(rows), max(map(len, rows), default=1)), pad, dtype=torch.long)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(row)
-    return out
-
-
 def normalize_images(images: torch.Tensor, processor: RogleProcessor) -> torch.Tensor:
-    """uint8 `[b, 3, h, w]` -> what the processor gives: fp32, mean and standard deviation removed, on its device."""
+    """Normalises `[b, 3, height, width]` uint8 images like the processor, on their device; returns float32."""
     settings = processor.image_processor
     mean = torch.tensor(settings.image_mean, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(settings.image_std, device=images.device).view(1, 3, 1, 1)
     return (images.float() * settings.rescale_factor - mean) / std
+
+
+__all__ = ["Pair", "PairDataset", "normalize_images", "read_image"]

@@ -1,4 +1,4 @@
-"""Which rows make a step: one order for all processes, from seed and epoch alone, entered at any step."""
+"""Which rows make a step: one order for all processes, which depends only on seed and epoch."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,25 +9,25 @@ from torch.utils.data import Sampler
 class GlobalBatchSampler(Sampler[list[int]]):
     """Batches of row numbers; every process gets its part of the same global batch.
 
-    With `blocks` (streaming) the rows lie in blocks of these lengths, which are taken in a new order in each epoch; as
-    many as have `buffer` rows are shuffled with each other, and only then come the next ones: images are read from
-    few places at a time.
+    With `blocks` (streaming), the blocks are taken in a new order in each epoch. Rows are shuffled within windows of
+    consecutive blocks that together have at least `buffer` rows, so that few parts of the data are read at a time.
 
-    With `images_per_identity` K the images of each identity are put into groups of K (the rest of an identity makes a
-    smaller one), new ones in every epoch, and a group is parted between two batches only where no other fills the
-    step: a batch holds more true pairs, which the losses know by identity.
+    With `images_per_identity=K`, images of an identity are put into groups of K, drawn again in every epoch. The rest
+    of an identity makes a smaller group. A group is divided between two batches only if no other group fits into the
+    step. So a batch holds more positive pairs, which the losses know by identity.
 
     Args:
-        person_ids: of each row.
-        batch_size: rows of one process and step.
-        seed: of the order.
-        images_per_identity: 1 draws rows alone.
-        blocks: rows of each block, in their order; none: all rows are shuffled with each other.
-        buffer: least rows that are shuffled with each other, where there are blocks.
-        rank, processes: the share of this process; the order of the rows of a global batch hangs on neither.
+        person_ids: identity of each row.
+        batch_size: rows per process and step.
+        seed: seed of the order.
+        images_per_identity (`int`, defaults to 1): size of the groups; 1 makes none.
+        rank (`int`, defaults to 0), processes (`int`, defaults to 1): this process's part. The order of the rows of a
+            global batch depends on neither.
+        blocks (defaults to `None`): number of rows of each block, in their order; None shuffles all rows together.
+        buffer (`int`, defaults to 2048): minimum number of rows that are shuffled together, if there are blocks.
 
     Raises:
-        ValueError: more rows a step than there are, or groups that are larger than a batch.
+        ValueError: a step has more rows than the data, or a group has more rows than a step.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
         blocks: Sequence[int] | None = None,
         buffer: int = 2048,
     ):
-        self.person_ids, self.seed, self.group = np.asarray(person_ids), seed, images_per_identity
+        self.person_ids, self.seed, self.group_size = np.asarray(person_ids), seed, images_per_identity
         self.batch_size, self.rank, self.global_batch = batch_size, rank, batch_size * processes
         if not 0 < self.global_batch <= len(self.person_ids):
             raise ValueError(f"--batch-size: {self.global_batch} images a step, the data have {len(self.person_ids)}")
@@ -51,11 +51,11 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """`start`: steps of the epoch to leave out, which an earlier run has done."""
+        """Sets the epoch, and the number of its steps to skip because they have been done."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        """Steps of a whole epoch; the rows that are left over take their turn in another one."""
+        """Steps of a whole epoch. Remaining rows are left out; the next epoch leaves out others."""
         return len(self.person_ids) // self.global_batch
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -65,43 +65,43 @@ class GlobalBatchSampler(Sampler[list[int]]):
             yield order[first : first + self.batch_size]
 
     def _order(self) -> list[int]:
-        draw = np.random.default_rng((self.seed, self.epoch))
+        rng = np.random.default_rng((self.seed, self.epoch))
         if self.blocks is None:
-            return self._grouped(draw.permutation(len(self.person_ids)), draw, self.global_batch)
+            return self._grouped(rng.permutation(len(self.person_ids)), rng, self.global_batch)
         order: list[int] = []
         ends = np.cumsum(self.blocks)
         window: list[int] = []
-        for n, block in enumerate(draw.permutation(len(ends)).tolist()):
+        for n, block in enumerate(rng.permutation(len(ends)).tolist()):
             window += range(int(ends[block]) - self.blocks[block], int(ends[block]))
             if len(window) >= self.buffer or n == len(ends) - 1:
-                room = self.global_batch - len(order) % self.global_batch
-                order += self._grouped(draw.permutation(window), draw, room)
+                free = self.global_batch - len(order) % self.global_batch
+                order += self._grouped(rng.permutation(window), rng, free)
                 window = []
         return order
 
-    def _grouped(self, rows: np.ndarray, draw: np.random.Generator, room: int) -> list[int]:
-        """The rows with their identities put together; `room`: rows that the step which is begun still takes."""
-        if self.group == 1:
+    def _grouped(self, rows: np.ndarray, rng: np.random.Generator, free: int) -> list[int]:
+        """The rows with images of an identity put together; `free` rows still fit into the current step."""
+        if self.group_size == 1:
             return rows.tolist()
         groups: list[list[int]] = []
         unfinished: dict[int, list[int]] = {}
         for row in rows.tolist():
             group = unfinished.setdefault(int(self.person_ids[row]), [])
             group.append(row)
-            if len(group) == self.group:
+            if len(group) == self.group_size:
                 groups.append(unfinished.pop(int(self.person_ids[row])))
         groups += unfinished.values()
-        waiting = [groups[n] for n in draw.permutation(len(groups))]
+        waiting = [groups[n] for n in rng.permutation(len(groups))]
         order: list[int] = []
         while waiting:
-            # The first that fits; where none does, one is parted rather than a step left short.
-            n = next((n for n, group in enumerate(waiting) if len(group) <= room), None)
+            # The first group that fits. If none fits, one is divided, so that every step is full.
+            n = next((n for n, group in enumerate(waiting) if len(group) <= free), None)
             if n is None:
-                group, waiting[0] = waiting[0][:room], waiting[0][room:]
+                group, waiting[0] = waiting[0][:free], waiting[0][free:]
             else:
                 group = waiting.pop(n)
             order += group
-            room = room - len(group) or self.global_batch
+            free = free - len(group) or self.global_batch
         return order
 
 

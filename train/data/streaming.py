@@ -1,4 +1,4 @@
-"""Training from Parquet shards: images are read row group by row group as their turn comes, never all of them."""
+"""Training from Parquet shards: images are read row group by row group, and only a few groups are held in memory."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -14,19 +14,19 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.row_groups import FolderRows, Group, as_dataset
 
-WORDS = tuple(name for name in FEATURES if name != "image")
+TEXT_COLUMNS = tuple(name for name in FEATURES if name != "image")
 
 
 class ShardImages:
-    """`images[row]["image"]`, as `datasets` keeps images, of the rows of Parquet files one after the other.
+    """`images[row]["image"]`, in the form in which `datasets` stores images, for the rows of Parquet files in order.
 
-    The row groups that were read last are kept, as they lie in the files.
+    The most recently read row groups stay in memory, as they are in the files.
 
     Args:
-        rows: of the folder.
-        groups: those whose images are wanted, in the order of the rows.
-        lengths: rows of each.
-        keep: groups are kept until they have this many rows, in each process that reads.
+        rows: rows of the folder.
+        groups: row groups whose images are needed, in the order of the rows.
+        lengths: number of rows of each group.
+        keep: number of rows up to which groups stay in memory, in each process that reads.
     """
 
     def __init__(self, rows: FolderRows, groups: Sequence[Group], lengths: Sequence[int], keep: int):
@@ -34,9 +34,9 @@ class ShardImages:
         self.ends = np.cumsum(self.lengths)
         self._held: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
 
-    def __getitem__(self, index: int) -> dict:
-        """Raises OSError: the row group cannot be read."""
-        number = int(np.searchsorted(self.ends, index, side="right"))
+    def __getitem__(self, row: int) -> dict:
+        """Raises OSError if the row group cannot be read."""
+        number = int(np.searchsorted(self.ends, row, side="right"))
         if number not in self._held:
             group = self.groups[number]
             try:
@@ -47,21 +47,21 @@ class ShardImages:
             while len(self._held) > 1 and sum(map(len, self._held.values())) > self.keep:
                 self._held.popitem(last=False)
         self._held.move_to_end(number)
-        return {"image": self._held[number][index - int(self.ends[number]) + self.lengths[number]].as_py()}
+        return {"image": self._held[number][row - int(self.ends[number]) + self.lengths[number]].as_py()}
 
 
 def stream_rows(root: str, buffer: int) -> tuple[dict[str, Dataset], ShardImages]:
-    """The splits of a P-VLG folder; the training rows without their images, and those apart.
+    """The splits of a P-VLG folder; the training rows without their images, and these images separately.
 
-    Words, boxes and numbers of the training rows are held in memory (with their tokens in a [`PairDataset`] 50 kB a
-    row); the images of validation and test are copied once to the cache of `datasets`, from which they are mapped.
+    Texts, boxes and numbers of the training rows are held in memory: 50 kB a row, with the tokens of a `PairDataset`.
+    The images of validation and test are copied once to the cache of `datasets` and mapped into memory from there.
 
     Args:
-        root: folder of Parquet, or the Hub name of such a data set, whose Parquet is downloaded once.
-        buffer: rows that are shuffled with each other, see [`GlobalBatchSampler`]; twice as many are kept.
+        root: folder of Parquet files, or the Hub name of such a data set, whose Parquet files are downloaded once.
+        buffer: number of rows that are shuffled together, see `GlobalBatchSampler`; twice as many images are held.
 
     Raises:
-        ValueError: neither a folder nor a data set on the Hub, no P-VLG, or files that cannot be read; one line.
+        ValueError: `root` is neither a folder nor a data set on the Hub, is not P-VLG, or has unreadable files.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
@@ -74,10 +74,11 @@ def stream_rows(root: str, buffer: int) -> tuple[dict[str, Dataset], ShardImages
     groups = [group for group in rows.groups if group.split == "train"]
     data = {}
     for split in sorted({group.split for group in rows.groups} - {"train"}):
+        # The facts of the files are part of the cache key of `datasets`.
         facts = {file: fact for file, fact in rows.facts["files"].items() if Path(file).name.startswith(split)}
-        given = {"root": str(folder), "split": split, "facts": facts}  # other files have another cache
-        data[split] = Dataset.from_generator(_rows_of, features=FEATURES, gen_kwargs=given)
-    tables = [rows.table(group, WORDS) for group in groups]
+        arguments = {"root": str(folder), "split": split, "facts": facts}
+        data[split] = Dataset.from_generator(_rows_of, features=FEATURES, gen_kwargs=arguments)
+    tables = [rows.table(group, TEXT_COLUMNS) for group in groups]
     if not tables:
         return data, ShardImages(rows, [], [], 0)
     data["train"] = as_dataset(pa.concat_tables(tables))

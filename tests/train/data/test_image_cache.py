@@ -26,13 +26,13 @@ def kept(rows: Dataset, processor: RogleProcessor, folder: Path) -> PairDataset:
 def test_workers_fill_it_and_the_next_epoch_opens_no_image(
     rows: Dataset, tiny_processor: RogleProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = [PairDataset(rows, tiny_processor, flip=0.0)[n]["image"] for n in range(6)]
+    wanted = [PairDataset(rows, tiny_processor, flip=0.0)[n].image for n in range(6)]
     pairs = kept(rows, tiny_processor, tmp_path)
     for _ in DataLoader(pairs, batch_size=2, num_workers=2, collate_fn=pairs.collate):
         pass
     monkeypatch.setattr("train.data.pairs.read_image", lambda *given: pytest.fail("an image was read again"))
     again = kept(rows, tiny_processor, tmp_path)
-    assert all(np.array_equal(again[n]["image"], wanted[n]) for n in range(6))
+    assert all(np.array_equal(again[n].image, wanted[n]) for n in range(6))
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -43,7 +43,7 @@ def test_what_is_half_written_is_not_there(tmp_path: Path) -> None:
     for index in (3, 0):
         cache.write(index, image)
     assert np.array_equal(cache.read(3), image) and cache.read(1) is None and cache.read(9) is None
-    os.truncate(cache.file, 3 * cache.place + 20)
+    os.truncate(cache.file, 3 * cache.record_bytes + 20)
     assert cache.read(3) is None and np.array_equal(cache.read(0), image)
     with open(cache.file, "r+b") as file:
         file.seek(20)
@@ -74,6 +74,6 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(
     if not full.file.exists():
         pytest.skip("this system has no /dev/full")
     pairs = PairDataset(rows, tiny_processor, flip=0.0, cache_bytes=0, cache=full)
-    shapes = {pairs[n]["image"].shape for n in range(3)}
+    shapes = {pairs[n].image.shape for n in range(3)}
     assert shapes == {(3, 32, 16)}
-    assert capsys.readouterr().out.count("No space left on device; the images are not kept") == 1
+    assert capsys.readouterr().out.count("No space left on device") == 1

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleProcessor
 from tests.helpers.processes import in_processes
-from train import train
+from train import train, trainer
 from train.data.pairs import PairDataset
 from train.data.sampling import GlobalBatchSampler
 from train.data.streaming import stream_rows
@@ -41,7 +41,7 @@ def test_rows_and_images_are_those_of_the_folder(folder: Path, tiny_processor: R
     at_hand = PairDataset(whole["train"], tiny_processor)
     for n in (0, 47, 15, 16, 3):
         one, two = streamed[n], at_hand[n]
-        assert one["image_id"] == two["image_id"] and np.array_equal(one["image"], two["image"])
+        assert one.image_id == two.image_id and np.array_equal(one.image, two.image)
         assert sum(len(group) for group in shards._held.values()) <= 16
 
 
@@ -81,8 +81,8 @@ def test_a_broken_row_group_costs_its_rows_and_is_named(folder: Path, tmp_path: 
     content[start : start + 40] = b"\xff" * 40
     file.write_bytes(content)
     item = PairDataset(data["train"], tiny_processor, cache_bytes=0, images=shards)[4]
-    assert item["row_number"] == 8 and len(item["faults"]) == 4
-    assert all("train-00000-of-00003.parquet, row group 1: " in fault for fault in item["faults"].values())
+    assert item.row == 8 and len(item.faults) == 4
+    assert all("train-00000-of-00003.parquet, row group 1: " in fault for fault in item.faults.values())
 
 
 def _train(folder: Path, model: Path, out: Path, *more: str) -> None:
@@ -102,7 +102,7 @@ def test_a_run_streams_resumes_to_the_same_bits_and_two_processes_do_as_one(
     one, two, cut = tmp_path / "one", tmp_path / "two", tmp_path / "cut"
     _train(folder, tiny_checkpoint, one, "--batch-size", "8")
     in_processes(2, _train, folder, tiny_checkpoint, two, "--batch-size", "4")
-    step, calls = train.forward_step, []
+    step, calls = trainer.forward_step, []
 
     def forward_step(*given):
         calls.append(1)
@@ -111,7 +111,7 @@ def test_a_run_streams_resumes_to_the_same_bits_and_two_processes_do_as_one(
         return step(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "forward_step", forward_step)
+        patch.setattr(trainer, "forward_step", forward_step)
         with pytest.raises(KeyboardInterrupt):
             _train(folder, tiny_checkpoint, cut, "--batch-size", "8", "--save-steps", "1")
     _train(folder, tiny_checkpoint, cut, "--batch-size", "8", "--resume", "auto")
@@ -124,9 +124,9 @@ def test_a_run_streams_resumes_to_the_same_bits_and_two_processes_do_as_one(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--dataset", "synthetic-tiny", "--stream"], "--stream reads the Parquet of P-VLG"),
-        (["--dataset", "pvlg", "--data-root", "x", "--stream", "--mix", "0.5"], "not with --stream"),
-        (["--dataset", "pvlg", "--data-root", "x", "--stream", "--regions", "mined"], "not with --stream"),
+        (["--dataset", "synthetic-tiny", "--stream"], "--stream .* --dataset pvlg"),
+        (["--dataset", "pvlg", "--data-root", "x", "--stream", "--mix", "0.5"], "--mix .* --stream"),
+        (["--dataset", "pvlg", "--data-root", "x", "--stream", "--regions", "mined"], "--regions mined .* --stream"),
         (["--dataset", "pvlg", "--data-root", "no/where/at/all", "--stream"], "no data set on the Hub"),
         (["--dataset", "pvlg", "--data-root", "me/nothing", "--stream"], "no data set on the Hub"),
     ],
