@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 
 from modeling_rogle import RogleModel
 
@@ -76,11 +75,6 @@ def reshard(model: RogleModel) -> None:
             module.reshard()
 
 
-def gathered(weight: torch.Tensor) -> torch.Tensor:
-    """The whole weight, gathered from its shards; every process must call."""
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
-
-
 __all__ = [
-    "after_sharding", "as_in_run", "as_published", "before_sharding", "gathered", "is_sharded", "reshard",
+    "after_sharding", "as_in_run", "as_published", "before_sharding", "is_sharded", "reshard",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The small default model, trained from scratch in minutes on a CPU, and its tokenizer, trained on the captions."""
+"""The small default model, which trains from scratch in minutes on a CPU, and its tokenizer."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,22 +13,23 @@ SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int = 2048, max_length: int = 248) -> CLIPTokenizer:
-    """Trains CLIP's kind of byte-level BPE tokenizer on captions.
+    """Trains a byte-level BPE tokenizer like CLIP's on captions.
 
     Args:
         captions: texts.
-        vocab_size: upper bound of the vocabulary, at least 514 (512 bytes and 2 special tokens).
-        max_length: the model's number of text positions; longer captions are cut there.
+        vocab_size (`int`, defaults to 2048): upper bound of the vocabulary, at least 514 (512 bytes and 2 special
+            tokens).
+        max_length (`int`, defaults to 248): number of text positions of the model; longer captions are cut.
 
     Returns:
-        A `CLIPTokenizer` that knows every byte, so that no text becomes an unknown token (which is the end-of-text
-        token in CLIP, and would cut the caption).
+        A `CLIPTokenizer` with a token for every byte, so that no text becomes an unknown token. CLIP's unknown token
+        is the end-of-text token and would cut the caption.
     """
     clip = CLIPTokenizer().backend_tokenizer
     backend = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     backend.normalizer, backend.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
-    # Bytes that end a word get their numbers here: the trainer would number those that it meets in the order of a
-    # random hash, and break ties between merges by number; those that it does not meet would be unknown for ever.
+    # Bytes at the end of a word get their ids here. The trainer would order those in the captions by a random hash, and
+    # break ties between merges by id. Those that are not in the captions would be unknown.
     word_ends = [byte + "</w>" for byte in sorted(ByteLevel.alphabet())]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -38,23 +39,23 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 2048, max_length:
         show_progress=False,
     )
     backend.train_from_iterator(captions, trainer)
-    learnt = json.loads(backend.to_str())["model"]
-    vocab, merges = dict(learnt["vocab"]), [tuple(pair) for pair in learnt["merges"]]
+    model = json.loads(backend.to_str())["model"]
+    vocab, merges = dict(model["vocab"]), [tuple(pair) for pair in model["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
 
 
 def build_small_model(
     captions: Iterable[str], image_size: Sequence[int] = (192, 64), **fields: float | str
 ) -> tuple[RogleModel, RogleProcessor]:
-    """A random small model and its processor.
+    """Builds the small model with random weights, and its processor.
 
     Args:
         captions: texts to train the tokenizer on.
-        image_size: height and width in pixels.
-        **fields: fields of [`RogleConfig`] to set.
+        image_size (defaults to `(192, 64)`): height and width in pixels.
+        **fields: fields of [`RogleConfig`].
 
     Returns:
-        Model (about 1.5 M parameters; patches of 16 px, 248 text positions) and processor.
+        The model (about 1.5 M parameters, patches of 16 px, 248 text positions) and the processor.
     """
     tokenizer = train_tokenizer(captions)
     config = RogleConfig(
@@ -87,3 +88,6 @@ def build_small_model(
         size={"height": image_size[0], "width": image_size[1]}, do_center_crop=False, do_convert_rgb=True
     )
     return RogleModel(config), RogleProcessor(images, tokenizer)
+
+
+__all__ = ["SPECIAL_TOKENS", "build_small_model", "train_tokenizer"]

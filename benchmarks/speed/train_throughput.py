@@ -35,8 +35,8 @@ from benchmarks.speed.step import configurations, random_batch  # noqa: E402
 from dataset_pvlg.features import FEATURES  # noqa: E402
 from dataset_pvlg.loading import load_rows  # noqa: E402
 from modeling_rogle import RogleModel, RogleProcessor  # noqa: E402
-from train.data.image_cache import image_cache  # noqa: E402
 from train.data.batch import Batch  # noqa: E402
+from train.data.image_cache import image_cache  # noqa: E402
 from train.data.pairs import PairDataset, normalize_images  # noqa: E402
 from train.global_batch import GlobalBatch, forward_step  # noqa: E402
 from train.small_model import build_small_model  # noqa: E402

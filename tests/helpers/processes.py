@@ -1,4 +1,4 @@
-"""Runs of train.py in processes of their own, forked, so that nothing is imported twice."""
+"""Runs of train.py in forked processes, so that nothing is imported twice."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 
 def fresh(function: Callable, *args: object) -> None:
-    """Calls a function as if Accelerate had not been used in this process before."""
+    """Calls a function as if Accelerate had not been used in this process."""
     AcceleratorState._reset_state()
     PartialState._reset_state()
     GradientState._reset_state()
@@ -21,15 +21,17 @@ def fresh(function: Callable, *args: object) -> None:
 
 
 def in_processes(count: int, function: Callable, *args: object) -> None:
-    """Calls a function in `count` processes that talk through gloo; an error in one ends all and is raised here."""
+    """Calls a function in `count` processes connected by gloo; an error in one ends all and is raised here."""
     debug_launcher(fresh, (function, *args), num_processes=count)
 
 
 class Run:
-    """`function(*args)` in the background, in `processes` processes, its output in a file.
+    """`function(*args)` in the background.
 
     Args:
-        output: file of what it prints.
+        output: file of the printed output.
+        function: called with `args` in each process.
+        processes (`int`, defaults to 1): number of processes.
     """
 
     def __init__(self, output: Path, function: Callable, *args: object, processes: int = 1):
@@ -40,7 +42,7 @@ class Run:
             handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
-            sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)  # pytest has put its own there
+            sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)  # instead of pytest's
             if processes == 1:
                 fresh(function, *args)
             else:
@@ -49,15 +51,15 @@ class Run:
         self.process = multiprocessing.get_context("fork").Process(target=call)
         self.process.start()
 
-    def wait_for(self, there: Callable[[], object], seconds: float = 300) -> None:
-        """Until something is there, or the run has ended."""
+    def wait_for(self, condition: Callable[[], object], seconds: float = 300) -> None:
+        """Waits until a condition holds or the run has ended."""
         until = time.monotonic() + seconds
-        while not there() and self.process.is_alive():
+        while not condition() and self.process.is_alive():
             assert time.monotonic() < until, self.output.read_text()[-2000:]
             time.sleep(0.005)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """All of its processes at once."""
+        """Kills all of its processes at once."""
         try:
             os.killpg(self.process.pid, number)
         except ProcessLookupError:
@@ -65,10 +67,11 @@ class Run:
         self.process.join()
 
     def join(self) -> int:
+        """Waits for its end and returns the exit code."""
         self.process.join()
         return self.process.exitcode
 
 
 def newest_step(run: Path) -> int:
-    """Of its checkpoints; 0 without any."""
+    """The newest step of its checkpoints; 0 without any."""
     return max((int(path.name[5:]) for path in (run / "checkpoints").glob("step-*")), default=0)

@@ -41,14 +41,14 @@ def test_the_last_few_are_kept_and_come_back_as_saved(tmp_path: Path) -> None:
     ],
 )
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path: Path, name: str, fault: str) -> None:
-    checkpoints, heard = Checkpoints(tmp_path), []
+    checkpoints, messages = Checkpoints(tmp_path), []
     checkpoints.save(1, tensors_of(1), {})
     checkpoints.save(2, tensors_of(2), {"long enough": 1})
-    whole = (tmp_path / "step-00000002" / name).read_bytes()
-    (tmp_path / "step-00000002" / name).write_bytes(whole[: 50 if name.startswith("model") else 5])
-    assert checkpoints.newest(heard.append) == tmp_path / "step-00000001"
-    assert len(heard) == 1 and "step-00000002 is broken, the checkpoint before it is used" in heard[0]
-    assert fault in heard[0]
+    content = (tmp_path / "step-00000002" / name).read_bytes()
+    (tmp_path / "step-00000002" / name).write_bytes(content[: 50 if name.startswith("model") else 5])
+    assert checkpoints.newest(messages.append) == tmp_path / "step-00000001"
+    assert len(messages) == 1 and "step-00000002 is broken, the checkpoint before it is used" in messages[0]
+    assert fault in messages[0]
     checkpoints.save(2, tensors_of(2), {})  # the resumed run reaches this step again
     assert find_fault(tmp_path / "step-00000002") is None
 
@@ -87,9 +87,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
 
 
 def flags(model: Path, out: Path, *more: str) -> list[str]:
-    learnt = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
-    given = ["--dataset", "synthetic-tiny", "--model", str(model), "--out", str(out), "--trackers", "none"]
-    return [*given, "--batch-size", "8", "--threads", "1", "--save-steps", "2", *learnt, *more]
+    reliability = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
+    arguments = ["--dataset", "synthetic-tiny", "--model", str(model), "--out", str(out), "--trackers", "none"]
+    return [*arguments, "--batch-size", "8", "--threads", "1", "--save-steps", "2", *reliability, *more]
 
 
 def last(run: Path) -> dict[str, torch.Tensor]:
@@ -116,41 +116,43 @@ MINED = ("--regions", "mined", "--mine-epoch", "1", "--mine-every", "1")
 def test_a_run_killed_at_any_moment_ends_in_the_same_bits(
     tiny_checkpoint: Path, tmp_path: Path, processes: int, kills: int, more: tuple[str, ...]
 ) -> None:
-    given = ["--epochs", "3", "--batch-size", str(8 // processes), *more]
-    whole, killed, output = tmp_path / "whole", tmp_path / "killed", tmp_path / "output"
-    assert Run(output, train.main, flags(tiny_checkpoint, whole, *given), processes=processes).join() == 0
+    arguments = ["--epochs", "3", "--batch-size", str(8 // processes), *more]
+    reference, killed, output = tmp_path / "reference", tmp_path / "killed", tmp_path / "output"
+    assert Run(output, train.main, flags(tiny_checkpoint, reference, *arguments), processes=processes).join() == 0
     draw, seen = random.Random(processes), 0
     for _ in range(kills):
-        run = Run(output, train.main, flags(tiny_checkpoint, killed, *given, "--resume", "auto"), processes=processes)
+        run = Run(
+            output, train.main, flags(tiny_checkpoint, killed, *arguments, "--resume", "auto"), processes=processes
+        )
         run.wait_for(lambda seen=seen: newest_step(killed) > seen)
         time.sleep(draw.uniform(0, 0.3))
         run.kill()
         seen = newest_step(killed)
     assert seen < 18 or not (killed / "results.json").exists()
-    run = Run(output, train.main, flags(tiny_checkpoint, killed, *given, "--resume", "auto"), processes=processes)
+    run = Run(output, train.main, flags(tiny_checkpoint, killed, *arguments, "--resume", "auto"), processes=processes)
     assert run.join() == 0, output.read_text()[-2000:]
-    same_bits(whole, killed)
+    same_bits(reference, killed)
     assert f"step {seen} of 18" in output.read_text()
-    mined = [sorted((run / "mined").glob("*.json")) for run in (whole, killed)]
+    mined = [sorted((run / "mined").glob("*.json")) for run in (reference, killed)]
     assert [[file.read_bytes() for file in files] for files in mined] == 2 * [[f.read_bytes() for f in mined[0]]]
     assert len(mined[0]) == 2 * bool(more)
 
 
 def test_sigterm_saves_and_a_truncated_checkpoint_is_passed_over(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    whole, killed, output = tmp_path / "whole", tmp_path / "killed", tmp_path / "output"
-    given = flags(tiny_checkpoint, whole, "--epochs", "2")
-    train.main(given)
-    given = flags(tiny_checkpoint, killed, "--epochs", "2", "--resume", "auto")
-    run = Run(output, train.main, given)
+    reference, killed, output = tmp_path / "reference", tmp_path / "killed", tmp_path / "output"
+    arguments = flags(tiny_checkpoint, reference, "--epochs", "2")
+    train.main(arguments)
+    arguments = flags(tiny_checkpoint, killed, "--epochs", "2", "--resume", "auto")
+    run = Run(output, train.main, arguments)
     run.wait_for(lambda: newest_step(killed) > 0)
     os.kill(run.process.pid, signal.SIGTERM)
     assert run.join() == 128 + signal.SIGTERM
     step = newest_step(killed)
     assert f"SIGTERM: saved after step {step} of 12; continue with --resume auto" in output.read_text()
     os.truncate(killed / "checkpoints" / f"step-{step:08d}" / "optimizer.safetensors", 1000)
-    assert Run(output, train.main, given).join() == 0
+    assert Run(output, train.main, arguments).join() == 0
     assert "optimizer.safetensors has 1000 bytes of" in output.read_text()
-    same_bits(whole, killed)
+    same_bits(reference, killed)
 
 
 def test_another_batch_size_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -39,15 +39,15 @@ def gradients(model: RogleModel, batch: dict, parts: int) -> tuple[dict, dict[st
 def test_gradient_caching_equals_the_full_batch(tiny_model: RogleModel, batch: dict) -> None:
     config = tiny_model.config
     config.tsl_image_weight = 0.5
-    whole, wanted = gradients(tiny_model, batch, 1)
-    cached, found = gradients(tiny_model, batch, 4)
-    names = [name for name in whole if name.startswith("loss") and name != "loss_inputs"]
+    full, expected = gradients(tiny_model, batch, 1)
+    cached, actual = gradients(tiny_model, batch, 4)
+    names = [name for name in full if name.startswith("loss") and name != "loss_inputs"]
     assert {"loss_local", "loss_tsl_text", "loss_tsl_image"} <= set(names)
     for name in names:
-        assert abs(float(whole[name]) - float(cached[name])) < 1e-5, name
-    largest = max(float(each.abs().max()) for each in wanted.values())
-    for name, each in wanted.items():
-        assert float((found[name] - each).abs().max()) < 1e-5 * largest, name
+        assert abs(float(full[name]) - float(cached[name])) < 1e-5, name
+    largest = max(float(each.abs().max()) for each in expected.values())
+    for name, each in expected.items():
+        assert float((actual[name] - each).abs().max()) < 1e-5 * largest, name
 
 
 def test_what_is_embedded_twice_drops_the_same_both_times(tiny_model: RogleModel, batch: dict) -> None:
@@ -78,15 +78,15 @@ def _gather_unequal_rows(folder: Path) -> None:
     state = PartialState(cpu=True)
     assert state.num_processes == distributed.get_world_size() == 2
     rank, gather = state.process_index, GlobalBatch(2, state.process_index)
-    whole = torch.arange(6.0).view(3, 2)
-    mine = (whole if rank == 0 else whole[:0]).clone().requires_grad_()
+    rows = torch.arange(6.0).view(3, 2)
+    own = (rows if rank == 0 else rows[:0]).clone().requires_grad_()
     if rank == 1:
         gather.request_stop()
-    found = gather({"a": mine, "ids": torch.full((rank + 1,), rank), "none": torch.zeros(0, 2)})
-    assert torch.equal(found["a"], whole) and found["ids"].tolist() == [0, 1, 1] and len(found["none"]) == 0
+    gathered = gather({"a": own, "ids": torch.full((rank + 1,), rank), "none": torch.zeros(0, 2)})
+    assert torch.equal(gathered["a"], rows) and gathered["ids"].tolist() == [0, 1, 1] and len(gathered["none"]) == 0
     assert gather.stop
-    (found["a"] ** 2).sum().backward()
-    assert torch.equal(mine.grad, 2 * 2 * mine.detach())  # times the processes, for their mean is taken
+    (gathered["a"] ** 2).sum().backward()
+    assert torch.equal(own.grad, 2 * 2 * own.detach())  # times the number of processes, whose mean is taken
     (folder / f"done-{rank}").touch()
 
 
@@ -126,16 +126,10 @@ def read(run: Path) -> tuple[np.ndarray, dict, dict[str, torch.Tensor]]:
 
 
 def test_two_processes_train_as_one_does_on_batches_twice_as_large(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    learnt = [
-        "--reliability-local",
-        "gmm_consensus",
-        "--reliability-global",
-        "gmm_consensus",
-        "--images-per-identity",
-        "2",
-    ]
-    _train(tiny_checkpoint, tmp_path / "one", 16, 17, 1, *learnt)
-    in_processes(2, _train, tiny_checkpoint, tmp_path / "two", 8, 17, 2, *learnt)
+    arguments = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
+    arguments += ["--images-per-identity", "2"]
+    _train(tiny_checkpoint, tmp_path / "one", 16, 17, 1, *arguments)
+    in_processes(2, _train, tiny_checkpoint, tmp_path / "two", 8, 17, 2, *arguments)
     (one, scores, _), (two, others, _) = read(tmp_path / "one"), read(tmp_path / "two")
     assert len(one) == len(two) == 51 and one[-1] < 0.9 * one[0]
     assert np.abs(one - two).max() < 1e-4

@@ -44,9 +44,7 @@ def test_a_broken_image_in_the_middle_of_an_epoch(
         train.main(flags(tiny_checkpoint, tmp_path / "two", "--max-bad-images", "2"))
 
 
-def test_bytes_that_are_no_image_give_their_place_to_the_next_row(
-    tiny_processor: RogleProcessor, tmp_path: Path
-) -> None:
+def test_an_undecodable_image_is_replaced_by_the_next_row(tiny_processor: RogleProcessor, tmp_path: Path) -> None:
     rows = load_rows("synthetic-tiny")[0]["train"].select(range(4))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     broken = rows.to_list()
@@ -58,7 +56,7 @@ def test_bytes_that_are_no_image_give_their_place_to_the_next_row(
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_nan_is_left_out_counted_and_named(
+def test_a_step_with_nan_is_skipped_counted_and_reported(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     step, calls = trainer.forward_step, []
@@ -70,10 +68,10 @@ def test_a_nan_is_left_out_counted_and_named(
             if what == "loss":
                 output.loss = output.loss * float("nan")
             else:
-                whole = backward
+                real_backward = backward
 
                 def backward() -> None:
-                    whole()
+                    real_backward()
                     next(model.parameters()).grad.fill_(float("nan"))
 
         return output, backward
@@ -90,8 +88,8 @@ def test_a_nan_is_left_out_counted_and_named(
         train.main(flags(tiny_checkpoint, tmp_path / "two", "--max-bad-steps", "1"))
 
 
-class Deadly(Dataset):
-    """Numbers; whoever reads a deadly one is killed, the first `times` times."""
+class KillsItsReader(Dataset):
+    """Numbers; a process that reads number 7 is killed, the first `times` times."""
 
     def __init__(self, folder: Path, times: int):
         self.folder, self.times = folder, times
@@ -103,7 +101,7 @@ class Deadly(Dataset):
         return index
 
 
-class From:
+class Steps:
     """Batches of two, from any step."""
 
     start = 0
@@ -117,19 +115,21 @@ class From:
 
 @pytest.mark.parametrize("times", [2, 9])
 def test_a_killed_worker_costs_no_batch(tmp_path: Path, times: int) -> None:
-    sampler, heard = From(), []
-    loader = DataLoader(Deadly(tmp_path, times), batch_sampler=sampler, num_workers=1)
+    sampler, messages = Steps(), []
+    loader = DataLoader(KillsItsReader(tmp_path, times), batch_sampler=sampler, num_workers=1)
 
     def enter(step: int) -> None:
         sampler.start = step
 
-    found = batches(loader, enter, 0, heard.append)
+    iterator = batches(loader, enter, 0, messages.append)
     if times == 9:
         with pytest.raises(RuntimeError, match="DataLoader worker"):
-            list(found)
+            list(iterator)
         return
-    assert torch.cat(list(found)).tolist() == list(range(16))
-    assert len(heard) == 2 and re.search(r"started again \(1 of 3\): .*(killed by|exited|onnection|EOFError)", heard[0])
+    assert torch.cat(list(iterator)).tolist() == list(range(16))
+    assert len(messages) == 2 and re.search(
+        r"started again \(1 of 3\): .*(killed by|exited|onnection|EOFError)", messages[0]
+    )
 
 
 def _lose_a_rank(model: Path, out: Path, how: str) -> None:
@@ -147,8 +147,8 @@ def _lose_a_rank(model: Path, out: Path, how: str) -> None:
     train.main(flags(model, out, "--batch-size", "4"))
 
 
-@pytest.mark.parametrize(("how", "said"), [("killed", "SIGKILL|closed|reset"), ("raised", "image-7: something")])
-def test_a_lost_rank_ends_all_with_its_error(tiny_checkpoint: Path, tmp_path: Path, how: str, said: str) -> None:
-    with pytest.raises(Exception, match=said):
+@pytest.mark.parametrize(("how", "message"), [("killed", "SIGKILL|closed|reset"), ("raised", "image-7: something")])
+def test_a_lost_rank_ends_all_with_its_error(tiny_checkpoint: Path, tmp_path: Path, how: str, message: str) -> None:
+    with pytest.raises(Exception, match=message):
         in_processes(2, _lose_a_rank, tiny_checkpoint, tmp_path / "run", how)
     assert not (tmp_path / "run" / "results.json").exists()

@@ -1,4 +1,4 @@
-"""Adapters: few weights, saved alone, laid over a base, merged without a difference."""
+"""Adapters: few weights, saved alone, added to a base and merged without a difference."""
 
 import json
 from pathlib import Path
@@ -22,8 +22,8 @@ def outputs(model: RogleModel) -> tuple[torch.Tensor, ...]:
     return *model.eval().encode_images(pixels, boxes, torch.tensor([0])), model.encode_texts(IDS)
 
 
-def shaken(model: RogleModel, **given) -> object:
-    """With adapters that are not the zeros they start as."""
+def adapted_with_noise(model: RogleModel, **given) -> object:
+    """Adds adapters with random values; they start as zeros."""
     adapted = add_adapters(model, rank=2, **given)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -37,7 +37,7 @@ def test_merged_and_loaded_adapters_give_equal_outputs(
     tiny_model: RogleModel, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     before = outputs(tiny_model)
-    adapted = shaken(tiny_model, base="a/base")
+    adapted = adapted_with_noise(tiny_model, base="a/base")
     wanted = outputs(tiny_model)
     assert not torch.allclose(before[0], wanted[0], atol=1e-2) and not torch.allclose(before[2], wanted[2], atol=1e-2)
     adapted.save_pretrained(tmp_path / "adapter")
@@ -63,14 +63,14 @@ def test_one_tower_alone_is_adapted(tiny_model: RogleModel, targets: str) -> Non
         add_adapters(tiny_model, rank=2, targets="head")
 
 
-def test_adapters_lie_over_plain_clip_weights(tiny_model: RogleModel, tmp_path: Path) -> None:
+def test_adapters_are_added_to_plain_clip_weights(tiny_model: RogleModel, tmp_path: Path) -> None:
     config = tiny_model.config
     clip = CLIPModel(type(config).__bases__[0](**{
         name: getattr(config, name).to_dict() for name in ("text_config", "vision_config")
     }, projection_dim=32))  # fmt: skip
     clip.save_pretrained(tmp_path / "clip")
     base = RogleModel.from_pretrained(tmp_path / "clip", image_size=[32, 16], max_position_embeddings=64)
-    adapted = shaken(base)
+    adapted = adapted_with_noise(base)
     wanted = outputs(base)
     adapted.save_pretrained(tmp_path / "adapter")
     fields = {"image_size": [32, 16], "max_position_embeddings": 64}

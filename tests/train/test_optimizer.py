@@ -14,5 +14,5 @@ def test_scales_and_positions_do_not_decay(tiny_model: RogleModel) -> None:
 
 def test_frozen_weights_are_left_out(tiny_model: RogleModel) -> None:
     tiny_model.vision_model.requires_grad_(False)
-    kept = {id(p) for group in parameter_groups(tiny_model, 0.1) for p in group["params"]}
-    assert kept == {id(p) for p in tiny_model.parameters() if p.requires_grad}
+    trained = {id(p) for group in parameter_groups(tiny_model, 0.1) for p in group["params"]}
+    assert trained == {id(p) for p in tiny_model.parameters() if p.requires_grad}

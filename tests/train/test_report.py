@@ -1,4 +1,4 @@
-"""Curves and card: what people see of a run, read back."""
+"""Curves and card of a run."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_curves_show_more_ink_for_more_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "model", "licence", "said"),
+    ("dataset", "model", "licence", "named"),
     [
         ("synthetic", None, "apache-2.0", "no real person was seen"),
         ("synthetic", "some/clip", "other", "fine-tuned from `some/clip`"),
@@ -46,7 +46,7 @@ def test_curves_show_more_ink_for_more_lines(tmp_path: Path) -> None:
     ],
 )
 def test_card_says_what_it_is_trained_on_and_its_numbers(
-    tmp_path: Path, dataset: str, model: str | None, licence: str, said: str
+    tmp_path: Path, dataset: str, model: str | None, licence: str, named: str
 ) -> None:
     if model == "LOCAL":
         (tmp_path / "small").mkdir()
@@ -55,11 +55,11 @@ def test_card_says_what_it_is_trained_on_and_its_numbers(
     write_card(tmp_path / "README.md", recipe, SUMMARY)
     card = ModelCard.load(tmp_path / "README.md")
     first = " ".join(card.content.split("# Rogle")[1].split("\n\n")[1].split())
-    assert "independent implementation" in first and said in first
+    assert "independent implementation" in first and named in first
     assert card.data.license == licence
     assert card.data.base_model == (model if model == "some/clip" else None)
-    found = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    assert found == {k: v for k, v in SUMMARY["results"].items() if k != "local/queries"}
+    listed = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert listed == {k: v for k, v in SUMMARY["results"].items() if k != "local/queries"}
     assert "| epochs | 2 |" in card.content
     assert "train/train.py --out OUT --data-root DATA_ROOT" in card.content
     assert "/home" not in card.content and str(tmp_path) not in card.content  # folders of the machine stay there

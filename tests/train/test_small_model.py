@@ -36,8 +36,8 @@ def test_training_is_deterministic_over_processes() -> None:
     )
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    found = {subprocess.check_output([sys.executable, "-c", code], env=environment) for _ in range(2)}
-    assert len(found) == 1
+    digests = {subprocess.check_output([sys.executable, "-c", code], env=environment) for _ in range(2)}
+    assert len(digests) == 1
 
 
 def test_small_model_is_small_and_knows_its_special_tokens() -> None:

@@ -68,14 +68,14 @@ def test_without_a_model_a_small_one_is_built_and_the_seed_decides(tmp_path: Pat
 def test_the_best_epoch_on_validation_is_kept(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, scores, asked = {}, iter([10.0, 50.0, 20.0, 0.0]), []
+    saved, scores, splits = {}, iter([10.0, 50.0, 20.0, 0.0]), []
 
     def scripted(embeddings, local_weight=0.0):
-        asked.append(embeddings.split)
+        splits.append(embeddings.split)
         return {"global/long/R@1": next(scores)}
 
     def remember(model, folder, *args, **kwargs):
-        kept[len(kept)] = {k: v.clone() for k, v in model.state_dict().items()}
+        saved[len(saved)] = {k: v.clone() for k, v in model.state_dict().items()}
         return save(model, folder, *args, **kwargs)
 
     save = RogleModel.save_pretrained
@@ -83,10 +83,10 @@ def test_the_best_epoch_on_validation_is_kept(
     monkeypatch.setattr("train.train.both_protocols", scripted)
     monkeypatch.setattr(RogleModel, "save_pretrained", remember)
     main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "3"))
-    assert asked == ["validation"] * 3 + ["test"]
+    assert splits == ["validation"] * 3 + ["test"]
     best = load_file(tmp_path / "run" / "best" / "model.safetensors")
-    assert len(kept) == 3  # after epochs 1 and 2, and once more with the fitted weight
-    assert all(torch.equal(best[key], kept[1][key]) for key in best)
+    assert len(saved) == 3  # after epochs 1 and 2, and once more with the fitted weight
+    assert all(torch.equal(best[key], saved[1][key]) for key in best)
     assert "epoch 2 of 3" in json.loads((tmp_path / "run" / "results.json").read_text())["chosen_on"]
 
 
@@ -107,8 +107,8 @@ def test_training_lowers_the_loss_and_moves_both_branches(tiny_checkpoint: Path,
 
 def test_noise_is_made_and_what_is_trusted_is_logged(tiny_checkpoint: Path, tmp_path: Path) -> None:
     noise = ["--shuffle-sentences", "0.5", "--shuffle-captions", "0.5"]
-    trust = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
-    main(flags(tiny_checkpoint, tmp_path / "run", *noise, *trust))
+    reliability = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
+    main(flags(tiny_checkpoint, tmp_path / "run", *noise, *reliability))
     log = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
     for side in ("local", "global"):
         assert log[-1][f"trust/{side}/observed"] > 0
@@ -167,9 +167,9 @@ def test_the_same_seed_gives_the_same_weights(tiny_checkpoint: Path, tmp_path: P
 
 def test_a_killed_run_resumes_to_the_same_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
     # The reliability of pairs is learnt over the epochs and must be resumed too.
-    learnt = ["--epochs", "4", "--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
-    main(flags(tiny_checkpoint, tmp_path / "whole", *learnt))
-    arguments = flags(tiny_checkpoint, tmp_path / "killed", *learnt)
+    arguments = ["--epochs", "4", "--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
+    main(flags(tiny_checkpoint, tmp_path / "whole", *arguments))
+    arguments = flags(tiny_checkpoint, tmp_path / "killed", *arguments)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (tmp_path / "output").open("w") as output:
         child = subprocess.Popen(
@@ -226,8 +226,8 @@ def test_a_set_without_boxes_trains_the_local_branch_by_mining(
         "--dataset", "cuhk_pedes", "--data-root", str(root), "--model", str(tiny_checkpoint),
         "--out", str(tmp_path / "run"), "--epochs", "2", "--mine-epoch", "1", "--batch-size", "4", "--threads", "1",
     ])  # fmt: skip
-    said = capsys.readouterr().out
-    assert "no paired regions in the data: they will be mined (RSM)" in said and "mined after 1 epochs" in said
+    output = capsys.readouterr().out
+    assert "no paired regions in the data: they will be mined (RSM)" in output and "mined after 1 epochs" in output
     first, second = map(json.loads, (tmp_path / "run" / "train_log.jsonl").read_text().splitlines())
     assert first["loss_local"] == 0 and second["loss_local"] > 0
     card = (tmp_path / "run" / "best" / "README.md").read_text()
@@ -235,7 +235,7 @@ def test_a_set_without_boxes_trains_the_local_branch_by_mining(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "named"),
     [
         (["--model", "nowhere/at-all"], "train.py: .*nowhere/at-all"),
         (["--dataset", "cuhk_pedes"], "train.py: .*cuhk_pedes.*data root"),
@@ -243,8 +243,8 @@ def test_a_set_without_boxes_trains_the_local_branch_by_mining(
         (["--dataset", "market"], "train.py: .*market"),
     ],
 )
-def test_a_wrong_source_is_one_line(tiny_checkpoint: Path, tmp_path: Path, given: list[str], said: str) -> None:
-    with pytest.raises(SystemExit, match=said) as error:
+def test_a_wrong_source_is_one_line(tiny_checkpoint: Path, tmp_path: Path, given: list[str], named: str) -> None:
+    with pytest.raises(SystemExit, match=named) as error:
         main([*flags(tiny_checkpoint, tmp_path / "run"), *given])
     assert "\n" not in str(error.value)
 

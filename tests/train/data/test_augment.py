@@ -22,34 +22,34 @@ def marked(h: int, w: int, box: tuple[int, int, int, int]) -> np.ndarray:
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10**6), left=st.integers(0, 24), top=st.integers(0, 48))
-def test_a_crop_takes_its_boxes_along(seed: int, left: int, top: int) -> None:
+def test_boxes_move_with_a_crop(seed: int, left: int, top: int) -> None:
     h, w, box = 64, 32, (left, top, left + 8, top + 16)
     image = marked(h, w, box)
     boxes = np.array([box], dtype=np.float32) / [w, h, w, h]
-    moved, found, seen = Augmentation(crop=1.0).change_image(
+    moved, boxes_after, visible = Augmentation(crop=1.0).change_image(
         image, boxes.astype(np.float32), np.random.default_rng(seed)
     )
     white = np.argwhere(moved[0] == 255)
     inside = np.array([white[:, 1].min(), white[:, 0].min(), white[:, 1].max() + 1, white[:, 0].max() + 1])
-    np.testing.assert_allclose(found[0] * [w, h, w, h], inside, atol=1e-4)
-    assert seen.all() and moved.shape == image.shape and image.max() == 255  # shifts are small, it is still there
+    np.testing.assert_allclose(boxes_after[0] * [w, h, w, h], inside, atol=1e-4)
+    assert visible.all() and moved.shape == image.shape and image.max() == 255  # shifts are small, it is still there
 
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10**6))
-def test_a_box_of_which_half_is_erased_is_not_spoken_of(seed: int) -> None:
+def test_a_box_that_is_more_than_half_erased_is_marked(seed: int) -> None:
     h, w = 64, 32
     box = (8, 16, 16, 24)
     image = marked(h, w, box)
     boxes = (np.array([box], dtype=np.float32) / [w, h, w, h]).astype(np.float32)
-    changed, found, seen = Augmentation(erase=1.0).change_image(image, boxes, np.random.default_rng(seed))
+    changed, boxes_after, visible = Augmentation(erase=1.0).change_image(image, boxes, np.random.default_rng(seed))
     left = (changed[0, 16:24, 8:16] == 255).mean()
-    assert bool(seen[0]) == (left >= 0.5) and np.array_equal(found, boxes)
+    assert bool(visible[0]) == (left >= 0.5) and np.array_equal(boxes_after, boxes)
     assert 0.01 < (changed != image).any(0).mean() + (changed[0] == changed[0, 0, 0]).mean()
     assert np.array_equal(image, marked(h, w, box))  # it may be a cached one
 
 
-def test_an_erased_rectangle_is_of_the_size_asked_for() -> None:
+def test_an_erased_rectangle_has_the_stated_size() -> None:
     image = np.random.default_rng(0).integers(0, 255, (3, 192, 64), dtype=np.uint8)
     none = np.zeros((0, 4), dtype=np.float32)
     shares = []
@@ -59,13 +59,13 @@ def test_an_erased_rectangle_is_of_the_size_asked_for() -> None:
     assert min(shares) > 0.015 and max(shares) < 0.22 and 0.08 < np.mean(shares) < 0.14
 
 
-def test_approximate_captions_keep_the_places_of_their_sentences(tiny_processor: RogleProcessor) -> None:
+def test_approximate_captions_keep_the_spans_of_their_sentences(tiny_processor: RogleProcessor) -> None:
     rows = load_rows("synthetic-tiny")[0]["train"].select(range(8))
     processor = copy.deepcopy(tiny_processor)
     processor.tokenizer.model_max_length = 200
     pairs = PairDataset(rows, processor, long_share=0.7, max_pairs=9, augmentation=Augmentation(approximate=0.5))
     plain = PairDataset(rows, processor, long_share=0.7, max_pairs=9)
-    changed, found = 0, 0
+    changed, checked = 0, 0
     for epoch in range(6):
         pairs.set_epoch(epoch)
         plain.set_epoch(epoch)
@@ -77,11 +77,11 @@ def test_approximate_captions_keep_the_places_of_their_sentences(tiny_processor:
                 if last > first:
                     words = item.caption[first:last]
                     assert len(set(words) & set(sentence[1:-1])) >= len(set(words)) / 3
-                    found += 1
-    assert 10 < changed < 38 and found > 60
+                    checked += 1
+    assert 10 < changed < 38 and checked > 60
 
 
-def test_a_mixed_pair_is_both_and_nobodys(tiny_processor: RogleProcessor) -> None:
+def test_a_mixed_pair_shows_both_images_and_has_its_own_identity(tiny_processor: RogleProcessor) -> None:
     rows = load_rows("synthetic-tiny")[0]["train"].select(range(8))
     mixing = PairDataset(rows, tiny_processor, long_share=0.0, flip=0.0, augmentation=Augmentation(mix=1.0))
     plain = PairDataset(rows, tiny_processor, long_share=0.0, flip=0.0)
@@ -94,9 +94,9 @@ def test_a_mixed_pair_is_both_and_nobodys(tiny_processor: RogleProcessor) -> Non
         mixed += 1
         others = [m for m in range(8) if np.array_equal(item.image, mix_images(own.image, plain._image(m)))]
         assert len(others) == 1 and plain.person_ids[others[0]] != own.person_id
-        said = [*(own.caption[1:-1])]
-        kept = next(k for k in range(len(said), -1, -1) if item.caption[1 : 1 + k] == said[:k])
-        rest = item.caption[1 + kept : -1]
+        own_words = [*(own.caption[1:-1])]
+        length = next(k for k in range(len(own_words), -1, -1) if item.caption[1 : 1 + k] == own_words[:k])
+        rest = item.caption[1 + length : -1]
         assert rest and any(rest == short[1 : 1 + len(rest)] for short in plain.short_ids[others[0]])
         assert item.person_id == -1 - n and not item.sentences and item.boxes.shape == (0, 4)
     assert mixed >= 5
@@ -104,7 +104,7 @@ def test_a_mixed_pair_is_both_and_nobodys(tiny_processor: RogleProcessor) -> Non
     assert len(batch.boxes) == len(batch.box_image) and (batch.person_ids < 0).sum() == mixed
 
 
-def test_joined_captions_share_the_room() -> None:
+def test_joined_captions_share_the_limit() -> None:
     one, other = [0, 5, 5, 5, 5, 1], [0, 6, 6, 6, 6, 6, 6, 1]
     assert join_captions(one, other, 20) == [0, *[5] * 4, *[6] * 6, 1]
     assert join_captions(one, other, 10) == [0, *[5] * 4, *[6] * 4, 1]
@@ -117,7 +117,7 @@ def test_images_are_averaged_without_overflow() -> None:
     assert (mix_images(one, np.full_like(one, 200)) == 225).all() and mix_images(one, one).dtype == np.uint8
 
 
-def test_a_generated_copy_is_of_its_parents_family(tiny_processor: RogleProcessor) -> None:
+def test_a_generated_image_has_the_family_of_its_source(tiny_processor: RogleProcessor) -> None:
     rows = load_rows("synthetic-tiny")[0]["train"].select(range(4))
     changed = [{"image_id": "copy", "person_id": 99, "parent": rows[0]["image_id"]} if n == 3 else {} for n in range(4)]
     rows = rows.map(lambda row, n: row | changed[n], with_indices=True, features=rows.features)
@@ -126,5 +126,5 @@ def test_a_generated_copy_is_of_its_parents_family(tiny_processor: RogleProcesso
 
 
 @pytest.mark.parametrize("name", ["crop", "erase", "approximate", "mix"])
-def test_nothing_is_changed_unless_asked_for(name: str) -> None:
+def test_nothing_is_changed_by_default(name: str) -> None:
     assert not Augmentation() and Augmentation(**{name: 0.1})

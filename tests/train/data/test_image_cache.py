@@ -1,4 +1,4 @@
-"""Images kept on disk: the same pixels, shared by processes and runs, never half of one."""
+"""Images cached on disk: equal pixels, shared by processes and runs, never an incomplete one."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def rows() -> Dataset:
     return load_rows("synthetic-tiny")[0]["train"].select(range(6))
 
 
-def kept(rows: Dataset, processor: RogleProcessor, folder: Path) -> PairDataset:
+def with_cache(rows: Dataset, processor: RogleProcessor, folder: Path) -> PairDataset:
     return PairDataset(rows, processor, flip=0.0, cache_bytes=0, cache=image_cache(rows, processor, folder))
 
 
@@ -27,11 +27,11 @@ def test_workers_fill_it_and_the_next_epoch_opens_no_image(
     rows: Dataset, tiny_processor: RogleProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = [PairDataset(rows, tiny_processor, flip=0.0)[n].image for n in range(6)]
-    pairs = kept(rows, tiny_processor, tmp_path)
+    pairs = with_cache(rows, tiny_processor, tmp_path)
     for _ in DataLoader(pairs, batch_size=2, num_workers=2, collate_fn=pairs.collate):
         pass
     monkeypatch.setattr("train.data.pairs.read_image", lambda *given: pytest.fail("an image was read again"))
-    again = kept(rows, tiny_processor, tmp_path)
+    again = with_cache(rows, tiny_processor, tmp_path)
     assert all(np.array_equal(again[n].image, wanted[n]) for n in range(6))
     assert len(list(tmp_path.iterdir())) == 1
 

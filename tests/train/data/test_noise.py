@@ -1,4 +1,4 @@
-"""Shuffled pairs: the share that was asked for, the same words kept, and the truth returned."""
+"""Shuffled pairs: the requested share is moved, all words stay, and the truth is returned."""
 
 from collections import Counter
 
@@ -25,7 +25,7 @@ def pairs(tiny_processor: RogleProcessor) -> PairDataset:
 
 
 def sentences(pairs: PairDataset) -> list[str]:
-    return [pairs.sentence_texts[row][k] for found in pairs.pairs for _, _, row, k in found]
+    return [pairs.sentence_texts[row][k] for row_pairs in pairs.pairs for _, _, row, k in row_pairs]
 
 
 def test_captions_move_and_identities_tell_which_are_wrong(pairs: PairDataset) -> None:
@@ -33,10 +33,10 @@ def test_captions_move_and_identities_tell_which_are_wrong(pairs: PairDataset) -
     clean = shuffle_captions(pairs, 0.6, seed=3)
     moved = pairs.caption_rows != np.arange(10)
     assert sorted(pairs.caption_rows) == list(range(10)) and 2 <= moved.sum() <= 6
-    assert clean.tolist() == [int(told) // 2 == n // 2 for n, told in enumerate(pairs.caption_rows)]
+    assert clean.tolist() == [int(source) // 2 == n // 2 for n, source in enumerate(pairs.caption_rows)]
     wrong = int(np.flatnonzero(~clean)[0])
     assert pairs[wrong].caption == pairs.long_ids[pairs.caption_rows[wrong]]
-    assert pairs[wrong].sentences == before[wrong]  # region-sentence pairs are left alone
+    assert pairs[wrong].sentences == before[wrong]  # region-sentence pairs do not move
     assert all(span == (-1, -1) for span in pairs[wrong].spans)  # but their sentences are not in that caption
     right = int(np.flatnonzero(~moved)[0])
     assert all(span[0] >= 0 for span in pairs[right].spans)

@@ -1,4 +1,4 @@
-"""The order of the rows: the same for any number of processes, entered anywhere, identities kept together."""
+"""The order of the rows: equal for any number of processes, from any step, with grouped identities."""
 
 from collections import Counter
 
@@ -38,16 +38,17 @@ def test_a_new_epoch_is_another_order_that_can_be_entered_at_any_step() -> None:
 def test_images_of_an_identity_come_together() -> None:
     for batch in global_batches(1, 12, images_per_identity=3):
         groups = Counter(PEOPLE[row] for row in batch)
-        # What is parted ends the step, or begins it.
+        # A divided group ends a step or begins one.
         assert all(count == 3 or {batch[0], batch[-1]} & {3 * person, 3 * person + 1, 3 * person + 2}
                    for person, count in groups.items() if person < 20)  # fmt: skip
-    alone = GlobalBatchSampler([n // 3 for n in range(60)], 12, seed=1, images_per_identity=3)
-    assert all(set(Counter(row // 3 for row in batch).values()) == {3} for batch in alone)
+    complete = GlobalBatchSampler([n // 3 for n in range(60)], 12, seed=1, images_per_identity=3)
+    assert all(set(Counter(row // 3 for row in batch).values()) == {3} for batch in complete)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [({"batch_size": 65}, "65 images a step"), ({"images_per_identity": 9}, "a step has 8 images")]
+    ("given", "message"),
+    [({"batch_size": 65}, "65 images a step"), ({"images_per_identity": 9}, "a step has 8 images")],
 )
-def test_what_does_not_fit_is_one_line(given: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_does_not_fit_is_one_line(given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         GlobalBatchSampler(PEOPLE, **({"batch_size": 8, "seed": 0} | given))

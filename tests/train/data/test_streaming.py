@@ -1,4 +1,4 @@
-"""Training from Parquet shards: same rows, draws and results as with all of them at hand, few images in memory."""
+"""Training from Parquet shards: equal rows, draws and results as with images in memory, of which few are held."""
 
 import json
 from pathlib import Path
@@ -33,14 +33,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rows_and_images_are_those_of_the_folder(folder: Path, tiny_processor: RogleProcessor) -> None:
     data, shards = stream_rows(str(folder), buffer=8)
-    whole = load_rows("pvlg", folder)[0]
-    assert data["train"].column_names == [name for name in whole["train"].column_names if name != "image"]
-    assert data["train"].to_list() == whole["train"].remove_columns("image").to_list()
-    assert data["test"][3]["image"].tobytes() == whole["test"][3]["image"].tobytes() and len(data["validation"]) == 16
+    loaded = load_rows("pvlg", folder)[0]
+    assert data["train"].column_names == [name for name in loaded["train"].column_names if name != "image"]
+    assert data["train"].to_list() == loaded["train"].remove_columns("image").to_list()
+    assert data["test"][3]["image"].tobytes() == loaded["test"][3]["image"].tobytes() and len(data["validation"]) == 16
     streamed = PairDataset(data["train"], tiny_processor, cache_bytes=0, images=shards)
-    at_hand = PairDataset(whole["train"], tiny_processor)
+    in_memory = PairDataset(loaded["train"], tiny_processor)
     for n in (0, 47, 15, 16, 3):
-        one, two = streamed[n], at_hand[n]
+        one, two = streamed[n], in_memory[n]
         assert one.image_id == two.image_id and np.array_equal(one.image, two.image)
         assert sum(len(group) for group in shards._held.values()) <= 16
 
@@ -122,7 +122,7 @@ def test_a_run_streams_resumes_to_the_same_bits_and_two_processes_do_as_one(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "named"),
     [
         (["--dataset", "synthetic-tiny", "--stream"], "--stream .* --dataset pvlg"),
         (["--dataset", "pvlg", "--data-root", "x", "--stream", "--mix", "0.5"], "--mix .* --stream"),
@@ -131,6 +131,6 @@ def test_a_run_streams_resumes_to_the_same_bits_and_two_processes_do_as_one(
         (["--dataset", "pvlg", "--data-root", "me/nothing", "--stream"], "no data set on the Hub"),
     ],
 )
-def test_what_cannot_be_streamed_is_said(tmp_path: Path, given: list[str], said: str) -> None:
-    with pytest.raises(SystemExit, match=said):
+def test_what_cannot_be_streamed_is_named(tmp_path: Path, given: list[str], named: str) -> None:
+    with pytest.raises(SystemExit, match=named):
         train.main([*given, "--out", str(tmp_path / "run")])
