@@ -39,9 +39,9 @@ def test_curves_show_more_ink_for_more_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dataset", "model", "licence", "named"),
     [
-        ("synthetic", None, "apache-2.0", "no real person was seen"),
+        ("synthetic", None, "apache-2.0", "**synthetic**"),
         ("synthetic", "some/clip", "other", "fine-tuned from `some/clip`"),
-        ("icfg_pedes", "some/clip", "other", "terms bind"),
+        ("icfg_pedes", "some/clip", "other", "`icfg_pedes`"),
         ("icfg_pedes", "LOCAL", "other", "from `small`"),
     ],
 )
