@@ -1,4 +1,4 @@
-"""Process a P-VLG data set row group by row group: shared by the processes of Accelerate, resumable, and atomic.
+"""Process a P-VLG data set row group by row group. Processes of Accelerate share the work; it is resumable and atomic.
 
 Finished groups are stored in a hidden folder beside the result until the end. The result depends neither on the number
 of processes nor on how often they were killed.

@@ -1,7 +1,7 @@
 """Find and correct faults in the text of captions: `clean_text`, `clean_row`.
 
-The faults are those of real data sets: stray and double spaces, newlines (CUHK-PEDES), sentences without a space in
-between, CJK characters, escapes and fragments of program code (RSTPReid), and template residue of language models.
+The faults are those of real data sets. CUHK-PEDES has stray and double spaces, newlines, and sentences without a space
+in between. RSTPReid has CJK characters, escapes and fragments of program code.
 """
 
 import html

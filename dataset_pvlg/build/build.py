@@ -93,8 +93,8 @@ def build(
 
     Raises:
         SourceError: (a ValueError) a source cannot be read.
-        ValueError: `out` is not empty or is a mount point, another build uses it, a model cannot be read, no row is
-            left after curation, or an image has changed since it was read.
+        ValueError: `out` is not empty or is a mount point, or another build uses it.
+        ValueError: a model cannot be read, no row is left after curation, or an image has changed since it was read.
         OSError: a worker process died, or writing failed.
     """
     out, options = resolved_out(out), options or Options()
@@ -348,7 +348,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--image-root",
-        "--image_root",
         action="append",
         default=[],
         metavar="[NAME=]PATH",
@@ -363,20 +362,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"source of the candidate regions: anchors, {', '.join(PROPOSER_NAMES)} (default: {DEFAULT_PROPOSER})",
     )
     parser.add_argument(
-        "--batch-size", "--batch_size", type=int, default=32, metavar="N", help="images in a forward pass (default 32)"
+        "--batch-size", type=int, default=32, metavar="N", help="images in a forward pass (default: 32)"
     )
-    parser.add_argument(
-        "--num-proc", "--num_proc", type=int, default=1, metavar="N", help="number of processes (default 1)"
-    )
+    parser.add_argument("--num-proc", type=int, default=1, metavar="N", help="number of processes (default: 1)")
     parser.add_argument(
         "--annotations-only",
-        "--annotations_only",
         action="store_true",
         help="leave the images out; `rogle join` adds them again",
     )
-    parser.add_argument(
-        "--push-to-hub", "--push_to_hub", metavar="USER/NAME", help="upload the result to a private data set on the Hub"
-    )
+    parser.add_argument("--push-to-hub", metavar="USER/NAME", help="upload the result to a private data set on the Hub")
     _add_curation_arguments(parser)
 
 

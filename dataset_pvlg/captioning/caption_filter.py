@@ -109,8 +109,8 @@ def _is_text(caption: str, words: list[str]) -> bool:
 def _repeats(sentences: list[tuple[str, ...]]) -> bool:
     """Whether a caption repeats itself.
 
-    It does if a sentence occurs twice, if three or more words of a sentence are repeated at once (with at most one word
-    in between), if a word occurs four times in a row, or if six words in a row occur three times.
+    A sentence must not occur twice. Within a sentence, three or more words must not be repeated with at most one word
+    in between, and no word may occur four times in a row. Six words in a row must not occur three times.
     """
     if len(set(sentences)) < len(sentences):
         return True

@@ -44,10 +44,11 @@ def duplicate_groups(
         correlation (`float`): smallest correlation of the thumbnails of two copies.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`:
-        - groups, int64 [N]: index of the first image with the same hash that this image is a copy of. It is the
-          image's own index if there is none, or if the image has too little contrast to be a copy of anything.
-        - pairs, int64 [M, 2]: groups, by index, that are copies although their hashes differ; each pair once.
+        `tuple[np.ndarray, np.ndarray]`: groups, int64 [N], and pairs, int64 [M, 2].
+
+        A group is the index of the first image with the same hash that this image is a copy of. It is the image's own
+        index if there is none, or if the image has too little contrast. A pair names two groups that are copies
+        although their hashes differ. Each pair occurs once.
 
     Raises:
         ValueError: `distance` is out of range.

@@ -1,7 +1,7 @@
 """CUHK-PEDES (Li et al., CVPR 2017): `CUHK-PEDES/imgs/` and annotations in one of three forms.
 
-- `reid_raw.json`: records with `split`, `captions` (mostly two), `file_path`, `processed_tokens` (ignored) and `id`,
-  which starts at 1 and is contiguous over train, val and test.
+- `reid_raw.json`: records with `split`, `captions` (mostly two), `file_path`, `processed_tokens` (ignored) and `id`.
+  Ids start at 1 and are contiguous over train, val and test.
 - `caption_all.json`, as the authors send it: the same without `split`. The official splits are ranges of the ids.
 - `annotations/{train,val,test}.json` of TextReID: `{categories, annotations}` with one row a sentence; ids start at 0.
 

@@ -38,9 +38,11 @@ class ImageFile:
 def find_image(root: Path, name: str, first_folder_optional: bool = True) -> tuple[Path, str, str | None] | None:
     """Find the file with a given name under the image root.
 
-    If the name does not exist as written, known differences between copies of the data sets are tried: without its
-    first folder (UFine's `images/`) if the root has no such folder, without surrounding spaces and with slashes instead
-    of backslashes, with a doubled or single suffix (`.jpg.jpg`), and with the suffix in the other case.
+    If the name does not exist as written, known differences between copies of the data sets are tried in this order:
+
+    - without surrounding spaces, and with slashes instead of backslashes;
+    - without its first folder (UFine's `images/`), if the root has no such folder;
+    - with a doubled or single suffix (`.jpg.jpg`), and with the suffix in the other case.
 
     Args:
         root (`Path`): the resolved image root.

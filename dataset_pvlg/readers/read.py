@@ -78,8 +78,8 @@ def read_source(
         has an empty `caption`, no `captions`, and the origin `none`.
 
     Raises:
-        SourceError: (a ValueError) the source as a whole cannot be read: the name is unknown, there is no annotation
-            file, it is not JSON, no record has a split, or no record gives a row. One line names the file and field.
+        SourceError: (a ValueError) the source cannot be read at all; one line names the file and field. Either the name
+            is unknown, there is no valid annotation file, no record has a split, or no record gives a row.
         OSError: a worker process died, or the disk of `work_dir` or of the system's temporary folder is full.
     """
     if unknown := set(splits or ()) - set(SPLITS):

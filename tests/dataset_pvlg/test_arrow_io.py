@@ -67,7 +67,7 @@ def test_image_without_bytes_and_path_is_refused():
         to_table([EMPTY | {"image": {"bytes": None, "path": None}}])
 
 
-def test_files_tell_their_features_and_replace_others(tmp_path):
+def test_files_hold_their_features_and_replace_others(tmp_path):
     (tmp_path / "test.arrow").write_bytes(b"of another time")
     rows = [(split, EMPTY | {"image_id": f"{split}/{n}"}) for n in range(3) for split in ("test", "train")]
     packed = pack_rows(rows, tmp_path)

@@ -49,13 +49,13 @@ def work(rows, out, splits=("train",), settings=None):
 def test_groups_have_the_schema_whatever_the_file_lacks(folder):
     rows = open_rows(folder)
     assert [(g.split, g.number) for g in rows.groups] == [("train", n) for n in range(4)] + [("test", 0)]
-    whole = load_rows("synthetic-tiny")[0]["test"]
-    found = as_dataset(pa.concat_tables([rows.table(group) for group in rows.groups[:4]]))
+    expected = load_rows("synthetic-tiny")[0]["test"]
+    opened = as_dataset(pa.concat_tables([rows.table(group) for group in rows.groups[:4]]))
     assert (
-        found.features == FEATURES
-        and found.remove_columns("image").to_list() == whole.remove_columns("image").to_list()
+        opened.features == FEATURES
+        and opened.remove_columns("image").to_list() == expected.remove_columns("image").to_list()
     )
-    assert [a.tobytes() for a in found["image"]] == [a.tobytes() for a in whole["image"]]
+    assert [a.tobytes() for a in opened["image"]] == [a.tobytes() for a in expected["image"]]
     assert as_dataset(rows.table(rows.groups[4]))["image"][:] == [None] * 16
     assert rows.table(rows.groups[0], ["caption", "regions"]).column_names == ["caption", "regions"]
 
@@ -107,7 +107,7 @@ def test_an_error_of_the_main_process_is_raised(folder, tmp_path):
         fresh(run)
 
 
-def test_two_commands_at_once_are_refused_and_the_lock_goes_with_the_first(folder, tmp_path):
+def test_two_commands_at_once_are_refused_until_the_first_ends(folder, tmp_path):
     def second():
         with Job(open_rows(folder), tmp_path / "out", "testing", {}, ["caption"]):
             pass
@@ -135,14 +135,14 @@ def test_nulls_of_a_folder_are_named_or_become_empty_lists(folder, tmp_path):
     rows[0]["captions"] = rows[0]["regions"] = None
     schema = FEATURES.arrow_schema.remove(0)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "test.parquet")
-    found = open_rows(tmp_path)
-    assert found.table(found.groups[0])["captions"].to_pylist() == [[], rows[1]["captions"]]
-    assert found.table(found.groups[0], ["regions"])["regions"].to_pylist() == [[], rows[1]["regions"]]
+    opened = open_rows(tmp_path)
+    assert opened.table(opened.groups[0])["captions"].to_pylist() == [[], rows[1]["captions"]]
+    assert opened.table(opened.groups[0], ["regions"])["regions"].to_pylist() == [[], rows[1]["regions"]]
     rows[1]["caption_origin"] = None
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "test.parquet")
-    found = open_rows(tmp_path)
+    opened = open_rows(tmp_path)
     with pytest.raises(ValueError, match=f"test.parquet: image_id '{rows[1]['image_id']}': field 'caption_origin' is"):
-        found.table(found.groups[0])
+        opened.table(opened.groups[0])
 
 
 def test_out_that_is_a_link_is_followed_and_a_mount_point_is_refused(folder, tmp_path):

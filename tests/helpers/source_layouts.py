@@ -1,4 +1,4 @@
-"""Small copies of the public sets' on-disk layouts, made of drawn images: what the readers' tests read."""
+"""Small data sets in the layouts of the public sets, with drawn images, for the tests of the readers."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 COLOURS = ("red", "green", "blue", "white", "black", "orange")
 
-# source -> annotation file, key of the path, folder of the images, first id, has a validation split
+# source -> annotation file, key of the path, image folder, first id, whether there is a validation split
 LAYOUTS = {
     "cuhk_pedes": ("reid_raw.json", "file_path", "imgs", 1, True),
     "icfg_pedes": ("ICFG-PEDES.json", "file_path", "imgs", 0, False),
@@ -19,7 +19,7 @@ LAYOUTS = {
 
 
 def image_name(source: str, person: int, k: int) -> str:
-    """In the grammar of the source, relative to the image root as its annotations write it."""
+    """A file name as in the source, relative to the image root."""
     return {
         "cuhk_pedes": f"Market/{person:04d}_c{k + 1}s1_{k:06d}_00.jpg",
         "icfg_pedes": f"test/{person:04d}/{person:04d}_{k:03d}_{k + 5:02d}_0303afternoon_{k:04d}_0.jpg",
@@ -30,6 +30,7 @@ def image_name(source: str, person: int, k: int) -> str:
 
 
 def draw_person(path: Path, person: int, k: int = 0, size: tuple[int, int] = (24, 60)) -> None:
+    """Draw image `k` of a person in the person's colours, and save it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", size, "grey")
     pen = ImageDraw.Draw(image)
@@ -40,9 +41,10 @@ def draw_person(path: Path, person: int, k: int = 0, size: tuple[int, int] = (24
 
 
 def write_source(folder: Path, source: str, people: int = 6, images: int = 2) -> tuple[Path, list[dict[str, Any]]]:
-    """Writes a whole set; the last person is test, the one before validation where the source has such a split.
+    """Write a data set. The last person is test, and the one before is validation if the source has that split.
 
-    Returns its annotation file and the records in it.
+    Returns:
+        The annotation file and its records.
     """
     file, path_key, image_folder, first_id, has_validation = LAYOUTS[source]
     records = []
@@ -65,7 +67,7 @@ def write_source(folder: Path, source: str, people: int = 6, images: int = 2) ->
 
 
 def write_textreid(folder: Path, records: list[dict[str, Any]]) -> None:
-    """CUHK-PEDES' records in TextReID's form: a file for each split, one row a sentence, ids from 0."""
+    """Write records of CUHK-PEDES in the form of TextReID: one file a split, one row a sentence, ids from 0."""
     images = 0
     for split in ("train", "val", "test"):
         rows = []
@@ -79,5 +81,6 @@ def write_textreid(folder: Path, records: list[dict[str, Any]]) -> None:
 
 
 def write_records(file: Path, records: Any) -> None:
+    """Write an annotation file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(records), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A tiny random vision-language model in a folder, as AutoProcessor and AutoModelForImageTextToText read it."""
+"""A tiny random vision-language model that AutoProcessor and AutoModelForImageTextToText load from a folder."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 
 SPECIAL = ("<unk>", "<pad>", "<s>", "</s>", "<image>", "<fake_token_around_image>", "<global-img>")
 SPECIAL += ("<end_of_utterance>",)
-# Whole sentences are the tokens, so that the random model speaks English; what it says of whom is drawn.
+# Tokens are whole sentences, so that the random model writes English.
 SENTENCES = [
     f"{he} {wears} {colour} {garment} that fits {how} and looks rather {age} today."
     for he, wears in (("The man", "has"), ("He also", "wears"))
@@ -24,7 +24,7 @@ TEMPLATE = (
 
 
 def save_tiny_captioner(folder: Path) -> Path:
-    """Idefics3 with one layer each, 32 x 32 px, 4 image tokens; the same weights every time."""
+    """Save Idefics3 with one layer in each tower, 32 x 32 px and 4 image tokens. Its weights are always the same."""
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*SPECIAL, *SENTENCES])}, "<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(

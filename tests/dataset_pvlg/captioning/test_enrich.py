@@ -159,7 +159,7 @@ def test_rows_without_human_captions_are_captioned(captioner):
 
 
 def huge_gif():
-    """An image of a few bytes that says it has 65535 x 65535 pixels."""
+    """An image of a few bytes with 65535 x 65535 pixels in its header."""
     file = io.BytesIO()
     Image.new("P", (1, 1)).save(file, "GIF")
     content = bytearray(file.getvalue())

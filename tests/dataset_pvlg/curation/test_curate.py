@@ -51,7 +51,7 @@ def source(tmp_path: Path) -> tuple[Path, list[dict]]:
     file, records = write_source(tmp_path / "set", "cuhk_pedes", people=6)
     for record in records:
         record["captions"] = [f"A man walks, {record['file_path'][7:20]}."]
-        noise = Image.effect_noise((24, 60), 90)  # an image of its own, unlike all the others
+        noise = Image.effect_noise((24, 60), 90)  # an image that differs from all others
         noise.convert("RGB").save(file.parent / "imgs" / record["file_path"], quality=95)
     write_records(file, records)
     return file, records
@@ -73,7 +73,7 @@ def test_clean_rows_pass_unchanged_through_all_filters(source):
         assert not report.removed and not report.changed and not report.cleaned and not report.noted
 
 
-def test_image_that_no_longer_decodes_goes_from_every_split(source):
+def test_an_undecodable_image_is_removed_from_every_split(source):
     rows = read(source)
     image_file(source, 0).write_bytes(image_file(source, 0).read_bytes()[:-300])
     image_file(source, 11).unlink()
@@ -117,7 +117,7 @@ def test_exif_orientation_is_stored_upright(source):
     assert row["image"].size == (row["width"], row["height"]) == (24, 60)
     assert row["image"].getexif().get(0x0112) is None
     stored = curated["train"].with_format("arrow")[:1]["image"].to_pylist()[0]["bytes"]
-    assert Image.open(io.BytesIO(stored)).size == (24, 60)  # without any reader's help
+    assert Image.open(io.BytesIO(stored)).size == (24, 60)  # as stored, without EXIF
     assert row["image"].tobytes() == rows["train"][0]["image"].tobytes()
 
 
@@ -173,7 +173,7 @@ def test_near_duplicate_across_splits_costs_the_training_row(source):
     assert "same image in validation or test" in str(report)
 
 
-def test_every_training_copy_of_a_test_image_goes(source):
+def test_every_training_copy_of_a_test_image_is_removed(source):
     original = Image.open(image_file(source, 10))
     for number in (0, 2, 11):
         original.save(image_file(source, number), quality=95 - number)
@@ -204,7 +204,7 @@ def test_person_of_an_older_set_is_not_trained_on_in_one_source_and_tested_in_an
 
 
 def test_person_in_two_splits_of_one_source_is_noted(source):
-    """The authors' own split: changing it would make another benchmark."""
+    """The split is that of the authors; a change would make another benchmark."""
     name = "Market/0006_c9s1_000000_00.jpg"
     image_file(source, 0).rename(source[0].parent / "imgs" / name)
     source[1][0]["file_path"] = name
@@ -242,22 +242,22 @@ def test_captions_are_cleaned_beside_the_originals(source):
     assert run(rows)[0]["train"][0]["caption"] == rows["train"][0]["caption"]
 
 
-def test_result_depends_neither_on_processes_nor_on_where_it_is_kept(source, tmp_path):
+def test_result_depends_neither_on_processes_nor_on_the_work_folder(source, tmp_path):
     Image.open(image_file(source, 0)).convert("L").save(image_file(source, 0))
     image_file(source, 1).write_bytes(image_file(source, 10).read_bytes())
     rows = read(source)
     image_file(source, 4).write_bytes(b"x")
     here, report = run(rows, CurationOptions())
-    there, told = run(rows, CurationOptions(), num_proc=2, work_dir=tmp_path / "work")
-    assert told.as_dict() == report.as_dict()
+    there, other_report = run(rows, CurationOptions(), num_proc=2, work_dir=tmp_path / "work")
+    assert other_report.as_dict() == report.as_dict()
     for split, part in here.items():
         assert there[split].to_list() == part.to_list()
         assert there[split].cache_files[0]["filename"] == str(tmp_path / "work" / f"{split}.arrow")
-    assert {path.stem for path in (tmp_path / "work").iterdir()} == set(there)  # and nothing that was kept meanwhile
+    assert {path.stem for path in (tmp_path / "work").iterdir()} == set(there)  # no temporary file is left
 
 
 @pytest.mark.parametrize("bound", ["rows", "bytes"])
-def test_result_does_not_depend_on_what_is_worked_on_at_once(source, monkeypatch, bound):
+def test_result_does_not_depend_on_the_size_of_pieces(source, monkeypatch, bound):
     for number in (0, 1, 5, 9):
         Image.open(image_file(source, number)).convert("L").save(image_file(source, number))
     image_file(source, 2).write_bytes(image_file(source, 10).read_bytes())
@@ -269,17 +269,17 @@ def test_result_does_not_depend_on_what_is_worked_on_at_once(source, monkeypatch
         monkeypatch.setattr(curation_rows, "ROWS_AT_ONCE", 2)
     else:
         monkeypatch.setattr(curation, "_BYTES_AT_ONCE", 24 * 60 * 3)
-    cut, told = run(rows, options)
-    assert told.as_dict() == report.as_dict() and str(told) == str(report)
+    cut, other_report = run(rows, options)
+    assert other_report.as_dict() == report.as_dict() and str(other_report) == str(report)
     assert {s: part.to_list() for s, part in cut.items()} == {s: part.to_list() for s, part in whole.items()}
 
 
 def test_memory_of_a_row_is_bounded(tmp_path, monkeypatch):
-    """A list of their names alone would be over 100 bytes a row."""
+    """A list of the names would take over 100 bytes a row."""
     for module in (curation, curation_rows):
-        monkeypatch.setattr(module, "ROWS_AT_ONCE", 50)  # what is held of a piece must not hide the rest
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 50)  # so that the memory of a piece is small
     rng, peaks = np.random.default_rng(0), []
-    for count in (50, 300, 1500):  # the first time something is loaded
+    for count in (50, 300, 1500):  # the first run loads modules
         rows = []
         for number in range(count):
             image = io.BytesIO()
@@ -341,13 +341,13 @@ def test_all_layouts_together(tmp_path):
     for split, part in read_source("own", tmp_path / "own")[0].items():
         rows.setdefault(split, []).append(part)
     curated, report = run({split: concatenate_datasets(parts) for split, parts in rows.items()}, CurationOptions())
-    assert report.removed["train"]["same file in validation or test"] > 0  # the same drawings stand in all sources
+    assert report.removed["train"]["same file in validation or test"] > 0  # all sources have the same drawings
     people = [set(part["person_id"]) for part in curated.values()]
     assert sum(map(len, people)) == len(set.union(*people))
 
 
 def test_real_images_of_all_four_layouts(test_data):
-    """The four layouts hold the same images: what one holds out to validate, another trains on."""
+    """The four layouts hold the same images: what is validation in one is train in another."""
     folder = test_data / "pedestrians"
     rows: dict[str, list[Dataset]] = {}
     for name in ("cuhk_pedes", "icfg_pedes", "rstpreid", "ufine"):

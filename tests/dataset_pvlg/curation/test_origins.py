@@ -26,13 +26,13 @@ from dataset_pvlg.curation.origins import origin
         ("", None),
     ],
 )
-def test_file_names_tell_the_older_sets_person(path, expected):
+def test_file_names_give_the_person_of_the_older_set(path, expected):
     assert origin(path, "cuhk_pedes") == expected
 
 
 @pytest.mark.parametrize("path", ["p12_s3.jpg", "train_query/p12_s3.jpg", "cam_a/001_2.jpg", "CUHK03/12_1.jpg"])
 @pytest.mark.parametrize("source", ["own", "ufine", None])
-def test_plain_names_do_not_tell_outside_cuhk_pedes(path, source):
+def test_common_names_give_nothing_outside_cuhk_pedes(path, source):
     assert origin(path, source) is None
     assert origin(path, "cuhk_pedes") is not None
     assert origin("0002_c1s1_000451_03.jpg", source) == ("market1501", "0002")

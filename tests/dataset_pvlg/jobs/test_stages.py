@@ -55,12 +55,12 @@ def test_an_incomplete_unit_is_computed_again(tmp_path):
     log, work = tmp_path / "log", tmp_path / "work"
     with Stages(work) as stages:
         folder = stages.run("one", count, {"a": (log, "a"), "b": (log, "b")})["a"].folder
-    torn = folder.with_name("a.part")
-    folder.rename(torn)
-    (torn / RESULT).write_text('{"length"')
+    incomplete = folder.with_name("a.part")
+    folder.rename(incomplete)
+    (incomplete / RESULT).write_text('{"length"')
     with Stages(work) as stages:
         assert stages.run("one", count, {"a": (log, "a"), "b": (log, "b")})["a"].result == {"length": 1}
-    assert log.read_text().split() == ["a", "b", "a"] and not torn.exists()
+    assert log.read_text().split() == ["a", "b", "a"] and not incomplete.exists()
 
 
 def test_new_options_recompute_that_stage_and_the_later_ones(tmp_path):

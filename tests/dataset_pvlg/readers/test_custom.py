@@ -248,7 +248,7 @@ def test_the_highest_id_leaves_ids_for_images_without_identity(folder):
     assert [person - 60_000_000 for person in data["train"]["person_id"]] == [999_999, 0, 1, 2]
 
 
-def test_a_person_of_two_splits_is_kept_in_the_later_one_alone(folder):
+def test_a_person_of_two_splits_stays_in_the_later_one(folder):
     for n in range(4, 6):
         draw_person(folder / f"{n}.jpg", n)
     splits = [

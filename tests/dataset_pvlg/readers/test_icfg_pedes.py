@@ -15,7 +15,7 @@ def test_both_file_names_are_found(tmp_path, name):
     assert row["captions"] == [row["caption"]] == ["A man wears a orange shirt and grey pants."]
 
 
-def test_validation_is_held_out_of_train_by_identity_and_said(tmp_path):
+def test_validation_is_held_out_of_train_by_identity_with_a_warning(tmp_path):
     write_source(tmp_path, "icfg_pedes", people=31)
     data, report = read_source("icfg_pedes", tmp_path)
     people = {split: set(rows["person_id"]) for split, rows in data.items()}
@@ -36,17 +36,17 @@ def test_held_out_identities_do_not_depend_on_the_order_of_records(tmp_path):
 
 def test_held_out_identities_do_not_depend_on_which_images_are_there(tmp_path):
     write_source(tmp_path, "icfg_pedes", people=31)
-    whole = set(read_source("icfg_pedes", tmp_path)[0]["validation"]["person_id"])
-    gone = min(whole)
-    for path in (tmp_path / "imgs").rglob(f"{gone - 20_000_000:04d}_*.jpg"):
+    held_out = set(read_source("icfg_pedes", tmp_path)[0]["validation"]["person_id"])
+    removed = min(held_out)
+    for path in (tmp_path / "imgs").rglob(f"{removed - 20_000_000:04d}_*.jpg"):
         path.unlink()
     data, report = read_source("icfg_pedes", tmp_path)
-    assert set(data["validation"]["person_id"]) == whole - {gone}
+    assert set(data["validation"]["person_id"]) == held_out - {removed}
     assert report.skipped == {"image missing": 2}
     assert any("2 of its 30 training identities" in line for line in report.warnings)
 
 
-def test_validation_as_written_is_kept(tmp_path):
+def test_an_existing_validation_split_stays(tmp_path):
     file, records = write_source(tmp_path, "icfg_pedes")
     for record in records[:2]:
         record["split"] = "VAL"

@@ -16,8 +16,8 @@ def test_paths_resolve_as_written_where_the_folder_images_is(tmp_path):
 
 def test_without_their_first_folder_paths_are_found_and_counted(tmp_path):
     write_source(tmp_path, "ufine")
-    (tmp_path / "images").rename(tmp_path / "pictures")
-    data, report = read_source("ufine", tmp_path, image_root=tmp_path / "pictures")
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    data, report = read_source("ufine", tmp_path, image_root=tmp_path / "elsewhere")
     assert report.repaired == {"image found without the first folder of its path": 12}
     assert data["test"]["path"][:] == ["60.jpg", "61.jpg"]
 
