@@ -12,7 +12,7 @@ import numpy as np
 
 from dataset_pvlg.synthetic.caption_words import TYPE_WORDS
 from dataset_pvlg.synthetic.card import colours_named
-from modeling_rogle.evaluation.protocols import Ranked
+from modeling_rogle.evaluation.protocols import RankedQueries
 
 WORD_STEPS = {"caption": (20, 40, 60, 80, 100, 120, 160), "sentence": (5, 8, 11, 14, 20)}
 # Longest first: "hooded sweatshirt" is no shirt, "tennis shoes" are sneakers.
@@ -80,7 +80,7 @@ def _colours(of: str, text: str) -> set[Group]:
     return {(f"{of}colour", name) for name in colours_named(text)}
 
 
-def breakdown(lines: Mapping[str, Ranked], groups: Mapping[str, Sequence[set[Group]]]) -> list[dict[str, Any]]:
+def breakdown(lines: Mapping[str, RankedQueries], groups: Mapping[str, Sequence[set[Group]]]) -> list[dict[str, Any]]:
     """R@1 and mAP of each line of the table by group.
 
     Args:

@@ -38,7 +38,8 @@ from eval.failures import draw_failures, worst_queries
 from eval.intervals import bootstrap
 from eval.outputs import dropped_lines, query_table, scores_table, texts_of_queries, write_outputs
 from eval.provenance import checkpoint_sha256, code_version, data_fingerprint, model_code_sha256
-from modeling_rogle.evaluation.protocols import PROTOCOLS, Ranked, fit_local_weight, ranked_queries
+from modeling_rogle.evaluation.fusion import fit_local_weight
+from modeling_rogle.evaluation.protocols import PROTOCOLS, RankedQueries, ranked_queries
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, without_images
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import load_model
@@ -177,7 +178,7 @@ class Evaluation:
     """What results.json holds, and what images and tables of single queries are made of."""
 
     found: dict[str, Any]
-    lines: dict[str, Ranked]
+    lines: dict[str, RankedQueries]
     embeddings: SplitEmbeddings
     rows: Dataset
 
@@ -277,7 +278,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, state: PartialState) -> E
     return Evaluation(found, lines, embeddings, rows)
 
 
-def _dropped(lines: Mapping[str, Ranked]) -> dict[str, dict[str, Any]]:
+def _dropped(lines: Mapping[str, RankedQueries]) -> dict[str, dict[str, Any]]:
     counts = {name: int((line.ranking.n_positives == 0).sum()) for name, line in lines.items()}
     return {name: {"queries": count, "why": NO_POSITIVE[lines[name].kind]} for name, count in counts.items() if count}
 

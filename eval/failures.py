@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from modeling_rogle.display.drawing import GREY, INK, PALE, PAPER, RIGHT, WRONG, save_image, wrap_text
-from modeling_rogle.evaluation.protocols import Ranked, caption_similarities
+from modeling_rogle.evaluation.fusion import caption_similarities
+from modeling_rogle.evaluation.protocols import RankedQueries
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings
 from modeling_rogle.late_interaction import fuse
 
@@ -36,7 +37,7 @@ class Failure:
 
 
 def worst_queries(
-    embeddings: SplitEmbeddings, ranked: Ranked, texts: Sequence[str], count: int, local_weight: float = 0.0
+    embeddings: SplitEmbeddings, ranked: RankedQueries, texts: Sequence[str], count: int, local_weight: float = 0.0
 ) -> list[Failure]:
     """The `count` captions whose first right image stands last, of equals the one with the lower average precision.
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eval.breakdown import breakdown_table
-from modeling_rogle.evaluation.protocols import Ranked, format_table
+from modeling_rogle.evaluation.protocols import RankedQueries
+from modeling_rogle.evaluation.tables import format_table
 
 # One line each under the table: what a reader must know before she compares the figures with others.
 TOLD = ("dataset", "dataset_fingerprint", "split", "rows", "identities", "checkpoint_sha256", "code", "command")
@@ -100,7 +101,7 @@ def texts_of_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     return texts
 
 
-def query_table(lines: Mapping[str, Ranked], image_ids: Sequence[str], texts: Mapping[str, Sequence[str]]) -> pa.Table:
+def query_table(lines: Mapping[str, RankedQueries], image_ids: Sequence[str], texts: Mapping[str, Sequence[str]]) -> pa.Table:
     """One row a query and line of the table.
 
     Args:

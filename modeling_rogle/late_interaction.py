@@ -1,5 +1,6 @@
 """Late interaction of a query's sentences with the regions of images, and the int8 regions of an index. NumPy only."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,29 @@ def late_interaction(
                 without = fuse(global_scores, (total - best[:, sentence]) / (sentences - 1), weight)
             moved[:, sentence] = ranks(without) - rank
     return Interaction(score, cosines, moved)
+
+
+def local_similarities(region_cosines: Iterable[np.ndarray], counts: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Local similarities of many captions: the mean over the sentences of the best region's cosine.
+
+    The same formula as [`late_interaction`], for blocks of captions. The regions come one by one, so that the cosines
+    with all regions are never stored together.
+
+    Args:
+        region_cosines: T arrays `[S, n]` (`[n, S]` with axis 1), cosine of each sentence of all captions with one
+            region of each image. The first array is overwritten.
+        counts: `[C]` number of sentences of each caption, at least 1 each; their sum is S.
+        axis: axis of the sentences, 0 by default.
+
+    Returns:
+        `[C, n]`, or `[n, C]` with axis 1.
+    """
+    best = None
+    for cosines in region_cosines:
+        best = cosines if best is None else np.maximum(best, cosines, out=best)
+    first = np.cumsum(counts) - counts
+    sums = np.add.reduceat(best, first, axis=axis)
+    return sums / counts.astype(np.float32).reshape((-1, 1) if axis == 0 else (1, -1))
 
 
 def rerank(
@@ -139,6 +163,7 @@ __all__ = [
     "dequantize_regions",
     "fuse",
     "late_interaction",
+    "local_similarities",
     "quantize_regions",
     "rerank",
     "ranks",

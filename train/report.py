@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-from modeling_rogle.evaluation.protocols import format_table  # noqa: E402
+from modeling_rogle.evaluation.tables import format_table  # noqa: E402
 
 NOT_PERCENT = ("queries", "dropped_queries", "gallery", "grounded", "median_rank")
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"

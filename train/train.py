@@ -21,7 +21,10 @@ if __name__ == "__main__":  # started by path: packages are found from the root,
 from accelerate import PartialState
 
 from modeling_rogle import RogleModel
-from modeling_rogle.evaluation.protocols import both_protocols, encode_split, fit_local_weight, format_table
+from modeling_rogle.evaluation.fusion import fit_local_weight
+from modeling_rogle.evaluation.protocols import both_protocols
+from modeling_rogle.evaluation.split_embeddings import encode_split
+from modeling_rogle.evaluation.tables import format_table
 from train.checkpoints import save_folder, write_json
 from train.recipe import Recipe, flat_fields, read_recipe
 from train.report import draw_curves, write_card

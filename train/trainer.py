@@ -11,7 +11,8 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from modeling_rogle.evaluation.protocols import both_protocols, encode_split
+from modeling_rogle.evaluation.protocols import both_protocols
+from modeling_rogle.evaluation.split_embeddings import encode_split
 from train.checkpoints import save_folder, write_text
 from train.data.batch import Batch
 from train.data.pairs import normalize_images

@@ -29,7 +29,8 @@ from benchmarks.speed.step import configurations, measure_memory, peak_bytes, ra
 from dataset_pvlg.arrow_io import pack_rows  # noqa: E402
 from dataset_pvlg.loading import load_rows  # noqa: E402
 from modeling_rogle import RogleModel, RogleProcessor  # noqa: E402
-from modeling_rogle.evaluation.protocols import both_protocols, encode_split  # noqa: E402
+from modeling_rogle.evaluation.protocols import both_protocols  # noqa: E402
+from modeling_rogle.evaluation.split_embeddings import encode_split  # noqa: E402
 from train.lora import add_adapters  # noqa: E402
 
 SCORE = "global/long/R@1"

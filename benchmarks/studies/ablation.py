@@ -40,7 +40,7 @@ from benchmarks.common.training_runs import (
 from benchmarks.studies.ablation_figures import draw_features, draw_noise, draw_similarity_map, draw_terms
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
-from modeling_rogle.evaluation.leakage import leak
+from modeling_rogle.evaluation.leakage import region_leakage
 
 TRUST = {  # the chosen reliability of each kind of pair
     "region-sentence": ["--reliability-local", "places"],
@@ -251,7 +251,7 @@ def mean_leak(
             owner += [number] * len(corners)
         pixels = processor(images=[row["image"].convert("RGB") for row in batch], return_tensors="pt")["pixel_values"]
         boxes, owner = torch.cat(boxes), torch.tensor(owner)
-        leaks.append(leak(model, pixels, boxes, owner))
+        leaks.append(region_leakage(model, pixels, boxes, owner))
         _, regions = model.encode_images(pixels, boxes, owner)
         other = (owner[:, None] == owner[None, :]) & ~torch.eye(len(owner), dtype=torch.bool)
         spreads.append((1 - regions @ regions.T)[other])

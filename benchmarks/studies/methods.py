@@ -38,12 +38,9 @@ from benchmarks.common.training_runs import (
 from benchmarks.studies.methods_figure import draw_methods
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
-from modeling_rogle.evaluation.protocols import (
-    SplitEmbeddings,
-    caption_similarities,
-    encode_split,
-    joint_protocol,
-)
+from modeling_rogle.evaluation.fusion import caption_similarities
+from modeling_rogle.evaluation.protocols import all_protocols
+from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, encode_split
 from modeling_rogle.late_interaction import fuse
 from modeling_rogle.metrics.retrieval import cosine
 from train.recipe import read_recipe  # noqa: E402
@@ -136,7 +133,7 @@ def score_cell(folder: Path, rows: Dataset) -> None:
     processor = RogleProcessor.from_pretrained(folder / "best")
     embeddings = encode_split(model, processor, rows, progress=False, split="test")
     weight = json.loads((folder / "results.json").read_text(encoding="utf-8"))["local_weight"]
-    found = {f"joint/{name}": value for name, value in joint_protocol(embeddings).items()}
+    found = all_protocols(embeddings, protocols=("joint",))
     found |= query_cost(model, processor, rows, embeddings, weight) | {"gallery": len(rows)}
     write_whole(folder / "scores.json", json.dumps(found, indent=1))
 

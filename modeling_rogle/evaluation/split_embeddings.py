@@ -1,9 +1,9 @@
-"""One split, encoded once: images, regions, captions and sentences as embeddings and integer ids.
+"""The embeddings of one split: images, regions, captions and sentences, with integer ids.
 
-`encode_split` does it in one process. Its three steps can be had apart, so that processes can share the work:
-`plan_split` (every process), `encode_part` (each its share) and `assemble` (one of them). Work is shared in whole
-batches, cut at the same places whatever the number of processes: the last bit of an embedding depends on the shape of
-the batch that it was computed in, and so figures from two processes equal those from one exactly.
+`encode_split` computes them in one process. Its three steps are separate functions, so that processes can share the
+work: `plan_split` (in every process), `encode_part` (its share in each) and `assemble` (in one). Work is shared in
+whole batches, which are the same for any number of processes. The last bit of an embedding depends on the shape of its
+batch, so the figures of two processes equal those of one exactly.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +17,11 @@ from tqdm.auto import tqdm
 from modeling_rogle.inference.image_encoder import encode_with_templates
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
-from modeling_rogle.sentences import split_sentences
+from modeling_rogle.sentences import query_sentences
 from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
-FIELDS = ("image_id", "person_id", "width", "height", "caption", "captions", "sentences", "regions")  # beside `image`
+# Fields of a row that are read, besides `image`.
+FIELDS = ("image_id", "person_id", "width", "height", "caption", "captions", "sentences", "regions")
 
 
 def _no_parts() -> torch.Tensor:
@@ -29,34 +30,44 @@ def _no_parts() -> torch.Tensor:
 
 @dataclass(frozen=True)
 class CaptionSet:
-    """C captions of one kind and their K sentences. Embeddings are unit fp32, indices int64, all on the CPU."""
+    """C captions of one kind and their K sentences. Embeddings are fp32 unit vectors, indices int64, all on the CPU."""
 
     embeds: torch.Tensor  # [C, D]
-    image: torch.Tensor  # [C] the image that each describes
+    image: torch.Tensor  # [C] the image that each caption describes
     sentence_embeds: torch.Tensor  # [K, D]
-    sentence_caption: torch.Tensor  # [K] ascending
-    parts: torch.Tensor = field(default_factory=_no_parts)  # [C, slots, D] of the model's head; none without one
+    sentence_caption: torch.Tensor  # [K] ascending, the caption of each sentence
+    parts: torch.Tensor = field(default_factory=_no_parts)  # [C, slots, D] of the model's head, if it has slots
 
 
 @dataclass(frozen=True)
 class SplitEmbeddings:
-    """I images, R different regions and T template boxes of one split. Unit fp32 and int64, all on the CPU."""
+    """I images, R distinct regions and T template boxes of one split. fp32 unit vectors and int64, all on the CPU."""
 
     split: str | None
     image_embeds: torch.Tensor  # [I, D]
     image_person_ids: torch.Tensor  # [I]
     image_sizes: torch.Tensor  # [I, 2] width, height in pixels of the stored image
-    long: CaptionSet  # `caption` with the row's own sentences
-    short: CaptionSet  # every one of `captions`, split into sentences here
+    long: CaptionSet  # `caption`, with the sentences of the row
+    short: CaptionSet  # each of `captions`, split into sentences here
     sentence_text_ids: torch.Tensor  # [K] of the long captions' sentences; equal texts have equal ids
-    sentence_region: torch.Tensor  # [K] the region paired with each, -1 = none
+    sentence_region: torch.Tensor  # [K] the region paired with each sentence; -1: none
     region_embeds: torch.Tensor  # [R, D]
     region_image: torch.Tensor  # [R]
     region_boxes: torch.Tensor  # [R, 4] x, y, w, h in pixels of the stored image
-    region_texts: torch.Tensor  # [P, 2] region and text id of every sentence that speaks of a region
+    region_texts: torch.Tensor  # [P, 2] region and text id of every sentence that describes a region
     template_embeds: torch.Tensor  # [I, T, D]
     template_boxes: torch.Tensor  # [T, 4] x0, y0, x1, y1 in [0, 1]
-    image_parts: torch.Tensor = field(default_factory=_no_parts)  # [I, slots, D], see `reranking.py`
+    image_parts: torch.Tensor = field(default_factory=_no_parts)  # [I, slots, D], see head_similarity.py
+
+    def captions(self, kind: str) -> CaptionSet:
+        """The captions of one kind, `"long"` or `"short"`.
+
+        Raises:
+            ValueError: another kind.
+        """
+        if kind not in ("long", "short"):
+            raise ValueError(f"captions must be 'long' or 'short', not {kind!r}")
+        return self.long if kind == "long" else self.short
 
 
 def encode_split(
@@ -69,20 +80,27 @@ def encode_split(
     device: torch.device | str | None = None,
     split: str | None = None,
 ) -> SplitEmbeddings:
-    """Encodes images, regions, captions and sentences; every different text once.
+    """Encodes the images, regions, captions and sentences of a split; every distinct text once.
 
     Args:
-        model: moved to `device` if one is given; its training mode is put back afterwards.
-        rows: P-VLG rows with decoded images, a `datasets.Dataset` or any sequence. A row without a caption is no
-            long query, one without `captions` no short one.
-        batch_size: images a forward, a quarter where boxes are encoded as crops; texts go in fours of it.
-        regions: `"true"` also encodes the rows' own regions, `"templates"` only the template boxes (no local
-            protocol then).
-        split: its name, which guards against choosing on test; read from a `datasets.Dataset` if None.
+        model: a model; its training mode is restored afterwards.
+        processor: the model's processor.
+        rows: P-VLG rows with decoded images, a `datasets.Dataset` or any sequence. A row without `caption` adds no long
+            query, a row without `captions` adds no short one.
+        batch_size: images per forward pass, 64 by default. It is divided by 4 if regions are encoded as crops, and
+            multiplied by 4 for texts.
+        progress: show progress bars, on by default.
+        regions: `"true"`, the default, encodes the regions of the rows and the template boxes; `"templates"` encodes
+            the template boxes only, so that the local protocol cannot be scored.
+        device: device that the model is moved to; by default the model stays where it is.
+        split: name of the split, which prevents a choice on the test split; by default that of a `datasets.Dataset`.
+
+    Returns:
+        The embeddings.
 
     Raises:
-        ValueError: no rows, a row without one of its fields or with an image that cannot be read, a region without
-            area in its image or of a sentence that is not there; the message names image_id and field.
+        ValueError: no rows; a row without one of its fields, or with an image that cannot be read; a region without
+            area in its image, or with a sentence that does not exist. The message names image_id and field.
     """
     plan = plan_split(processor, rows, regions, split)
     return assemble(plan, [encode_part(model, processor, rows, plan, batch_size, progress=progress, device=device)])
@@ -90,36 +108,36 @@ def encode_split(
 
 @dataclass
 class _CaptionIndex:
-    """Captions and sentences as rows of the table of different texts, until that is encoded."""
+    """Captions and sentences as rows of the table of distinct texts, before the table is encoded."""
 
     texts: dict[str, int]
     captions: list[int] = field(default_factory=list)
     image: list[int] = field(default_factory=list)
     sentences: list[int] = field(default_factory=list)
-    owner: list[int] = field(default_factory=list)
+    sentence_caption: list[int] = field(default_factory=list)
 
     def add(self, caption: str, image: int, sentences: Sequence[str]) -> None:
-        self.owner += [len(self.captions)] * len(sentences)
+        self.sentence_caption += [len(self.captions)] * len(sentences)
         self.captions.append(self.texts.setdefault(caption, len(self.texts)))
         self.sentences += [self.texts.setdefault(text, len(self.texts)) for text in sentences]
         self.image.append(image)
 
-    def embedded(self, table: torch.Tensor, parts: torch.Tensor) -> CaptionSet:
-        captions, image, sentences, owner = (
-            torch.tensor(values).long() for values in (self.captions, self.image, self.sentences, self.owner)
+    def caption_set(self, text_embeds: torch.Tensor, text_parts: torch.Tensor) -> CaptionSet:
+        captions, image, sentences, sentence_caption = (
+            torch.tensor(values).long() for values in (self.captions, self.image, self.sentences, self.sentence_caption)
         )
-        return CaptionSet(table[captions], image, table[sentences], owner, parts[captions])
+        return CaptionSet(text_embeds[captions], image, text_embeds[sentences], sentence_caption, text_parts[captions])
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """All of a split that is known without a model: everything but the embeddings. The same in every process."""
+    """Everything about a split except the embeddings; the same in every process. No model is needed for it."""
 
     split: str | None
     image_ids: list[str]  # [I]
     person_ids: torch.Tensor  # [I]
     sizes: torch.Tensor  # [I, 2]
-    texts: dict[str, int]  # every different text -> its row in the table of embeddings
+    texts: dict[str, int]  # each distinct text -> its row in the table of text embeddings
     long: _CaptionIndex
     short: _CaptionIndex
     sentence_region: torch.Tensor  # [K]
@@ -132,7 +150,7 @@ class SplitPlan:
 def plan_split(
     processor: RogleProcessor, rows: Sequence[Mapping[str, Any]], regions: str = "true", split: str | None = None
 ) -> SplitPlan:
-    """Reads everything but the images. Arguments and errors: see [`encode_split`]."""
+    """Reads everything except the images. Arguments and errors: see [`encode_split`]."""
     if regions not in ("true", "templates"):
         raise ValueError(f"regions must be 'true' or 'templates', not {regions!r}")
     if len(rows) == 0:
@@ -140,7 +158,7 @@ def plan_split(
     if split is None and getattr(rows, "split", None) is not None:
         split = str(rows.split)
     texts: dict[str, int] = {}
-    long_set, short_set = _CaptionIndex(texts), _CaptionIndex(texts)
+    long_index, short_index = _CaptionIndex(texts), _CaptionIndex(texts)
     image_ids, people, sizes, corners = [], [], [], []
     sentence_region: list[int] = []
     region_image: list[int] = []
@@ -155,26 +173,26 @@ def plan_split(
         sizes.append((row["width"], row["height"]))
         sentences = [sentence["text"] for sentence in row["sentences"]] if row["caption"] else []
         if row["caption"]:
-            long_set.add(row["caption"], n, sentences)
+            long_index.add(row["caption"], n, sentences)
         for caption in row["captions"]:
-            short_set.add(caption, n, [text for text, _, _ in split_sentences(caption, clauses=True)])
+            short_index.add(caption, n, [text for text, _, _ in query_sentences(caption)[0]])
         if regions == "templates":
             sentence_region += [-1] * len(sentences)
             continue
-        found, paired, said = _own_regions(row, len(sentences))
-        region_texts += [(len(region_boxes) + slot, texts[sentences[sentence]]) for slot, sentence in said]
-        sentence_region += [len(region_boxes) + slot if slot >= 0 else -1 for slot in paired]
-        region_boxes += found
-        region_image += [n] * len(found)
-        corners.append(_corners(processor, row, found))
+        boxes, paired_slots, described = _row_regions(row, len(sentences))
+        region_texts += [(len(region_boxes) + slot, texts[sentences[sentence]]) for slot, sentence in described]
+        sentence_region += [len(region_boxes) + slot if slot >= 0 else -1 for slot in paired_slots]
+        region_boxes += boxes
+        region_image += [n] * len(boxes)
+        corners.append(_corners(processor, row, boxes))
     return SplitPlan(
         split=split,
         image_ids=image_ids,
         person_ids=torch.tensor(people).long(),
         sizes=torch.tensor(sizes).long(),
         texts=texts,
-        long=long_set,
-        short=short_set,
+        long=long_index,
+        short=short_index,
         sentence_region=torch.tensor(sentence_region).long(),
         region_image=torch.tensor(region_image).long(),
         region_boxes=torch.tensor(region_boxes).float().reshape(-1, 4),
@@ -184,7 +202,7 @@ def plan_split(
 
 
 def without_images(rows: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
-    """The rows, of a `datasets.Dataset` without the column that would be decoded."""
+    """The rows; of a `datasets.Dataset` without the image column, which reading would decode."""
     return rows.remove_columns("image") if "image" in getattr(rows, "column_names", ()) else rows
 
 
@@ -200,117 +218,159 @@ def encode_part(
     progress: bool = True,
     device: torch.device | str | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The share of one process: every `processes`-th batch of images and of texts, from the `process`-th on.
+    """Encodes the share of one process.
 
-    Other arguments and errors: see [`encode_split`].
+    Args:
+        model: see [`encode_split`].
+        processor: see [`encode_split`].
+        rows: see [`encode_split`].
+        plan: the result of [`plan_split`] for these rows.
+        batch_size: see [`encode_split`].
+        process: number of this process, 0 by default. It encodes every `processes`-th batch of images and of texts,
+            starting with this one.
+        processes: number of processes, 1 by default.
+        progress: see [`encode_split`].
+        device: see [`encode_split`].
 
     Returns:
-        Unit fp32 on the CPU with, for each, the row of the split that it belongs to (int64): `images` `[i, D]`,
-        `templates` `[i, T, D]`, `image_at` `[i]`; `regions` `[r, D]`, `region_at` `[r]`; `texts` `[u, D]`, `text_at`
-        `[u]`, rows of the table of different texts. What a head compares: `image_parts` `[i, slots, D]`, `text_parts`
-        `[u, slots, D]`.
+        fp32 unit vectors on the CPU, each with the int64 rows of the split that it fills: `images` `[i, D]`,
+        `templates` `[i, T, D]` and `image_parts` `[i, slots, D]` with `image_at` `[i]`; `regions` `[r, D]` with
+        `region_at` `[r]`; `texts` `[u, D]` and `text_parts` `[u, slots, D]` with `text_at` `[u]`, rows of the table of
+        distinct texts.
+
+    Raises:
+        ValueError: see [`encode_split`].
     """
     if device is not None:
         model = model.to(device)
-    pictures = rows.select_columns(["image"]) if hasattr(rows, "select_columns") else rows
-    # Of like length together: a batch costs what its longest text costs.
-    texts = sorted(plan.texts, key=len)
-    # Of each image a dozen crops or more are cut out at once, each as large as the image itself.
+    # Crops: a dozen or more are cut from each image, each as large as the image itself.
     step = max(1, batch_size // 4) if model.config.region_feature == "crop" else batch_size
-    image_batches = _batches(len(rows), step)[process::processes]
-    text_batches = _batches(len(texts), 4 * batch_size)[process::processes]
-    image_at = torch.cat([torch.arange(b.start, b.stop) for b in image_batches] or [torch.arange(0)])
+    was_training = model.training
+    model.eval()
+    try:
+        image_batches = _batches(len(rows), step)[process::processes]
+        part = _encode_images(model, processor, rows, plan, image_batches, progress)
+        text_batches = _batches(len(plan.texts), 4 * batch_size)[process::processes]
+        return part | _encode_texts(model, processor, plan, text_batches, progress)
+    finally:
+        model.train(was_training)
+
+
+def _encode_images(
+    model: RogleModel,
+    processor: RogleProcessor,
+    rows: Sequence[Mapping[str, Any]],
+    plan: SplitPlan,
+    batches: Sequence[slice],
+    progress: bool,
+) -> dict[str, torch.Tensor]:
+    """The image part of [`encode_part`]'s result."""
+    images_only = rows.select_columns(["image"]) if hasattr(rows, "select_columns") else rows
+    image_at = torch.cat([torch.arange(b.start, b.stop) for b in batches] or [torch.arange(0)])
     first = torch.searchsorted(plan.region_image, torch.arange(len(rows) + 1))
-    own = [torch.arange(int(first[b.start]), int(first[b.stop])) for b in image_batches]
-    text_at = torch.tensor([plan.texts[text] for b in text_batches for text in texts[b]]).long()
-    width = model.config.projection_dim
+    spans = [slice(int(first[b.start]), int(first[b.stop])) for b in batches]
+    region_at = torch.cat([torch.arange(s.start, s.stop) for s in spans] or [torch.arange(0)])
+    width, slots = model.config.projection_dim, model.part_counts[0]
     part = {
         "images": torch.empty(len(image_at), width),
         "templates": torch.empty(len(image_at), len(TEMPLATE_LABELS), width),
         "image_at": image_at,
-        "regions": torch.empty(sum(len(rows) for rows in own), width),
-        "region_at": torch.cat(own or [torch.arange(0)]),
+        "regions": torch.empty(len(region_at), width),
+        "region_at": region_at,
+        "image_parts": torch.empty(len(image_at), slots, width),
+    }
+    images, regions = 0, 0
+    for batch, span in zip(tqdm(batches, desc="encode images", unit="batch", disable=not progress), spans, strict=True):
+        decoded = [_image(images_only, n, plan.image_ids[n]) for n in range(batch.start, batch.stop)]
+        box_image = plan.region_image[span] - batch.start
+        to_images, to_regions = slice(images, images + len(decoded)), slice(regions, regions + len(box_image))
+        part["images"][to_images], part["templates"][to_images], part["regions"][to_regions] = encode_with_templates(
+            model, processor, decoded, plan.region_corners[span], box_image
+        )
+        if slots:
+            pixels = processor(images=decoded, return_tensors="pt")["pixel_values"].to(model.device)
+            part["image_parts"][to_images] = model.encode_image_parts(pixels).cpu()
+        images, regions = to_images.stop, to_regions.stop
+    return part
+
+
+def _encode_texts(
+    model: RogleModel, processor: RogleProcessor, plan: SplitPlan, batches: Sequence[slice], progress: bool
+) -> dict[str, torch.Tensor]:
+    """The text part of [`encode_part`]'s result."""
+    texts = sorted(plan.texts, key=len)  # texts of similar length together: the longest one sets the cost of a batch
+    text_at = torch.tensor([plan.texts[text] for b in batches for text in texts[b]]).long()
+    width, slots = model.config.projection_dim, model.part_counts[1]
+    part = {
         "texts": torch.empty(len(text_at), width),
         "text_at": text_at,
-        "image_parts": torch.empty(len(image_at), model.part_counts[0], width),
-        "text_parts": torch.empty(len(text_at), model.part_counts[1], width),
+        "text_parts": torch.empty(len(text_at), slots, width),
     }
-    was_training = model.training
-    model.eval()
-    try:
-        images, regions = 0, 0
-        for batch in tqdm(image_batches, desc="encode images", unit="batch", disable=not progress):
-            span = slice(int(first[batch.start]), int(first[batch.stop]))
-            decoded = [_image(pictures, n, plan.image_ids[n]) for n in range(batch.start, batch.stop)]
-            box_image = plan.region_image[span] - batch.start
-            found = encode_with_templates(model, processor, decoded, plan.region_corners[span], box_image)
-            part["images"][images : images + len(decoded)] = found[0]
-            part["templates"][images : images + len(decoded)] = found[1]
-            part["regions"][regions : regions + len(box_image)] = found[2]
-            if model.part_counts[0]:
-                pixels = processor(images=decoded, return_tensors="pt")["pixel_values"].to(model.device)
-                part["image_parts"][images : images + len(decoded)] = model.encode_image_parts(pixels).cpu()
-            images, regions = images + len(decoded), regions + len(box_image)
-        done = 0
-        for batch in tqdm(text_batches, desc="encode texts", unit="batch", disable=not progress):
-            tokens = processor(text=texts[batch], return_tensors="pt")
-            found = model.encode_texts(tokens["input_ids"].to(model.device), tokens["attention_mask"].to(model.device))
-            part["texts"][done : done + len(found)] = found.cpu()
-            if model.part_counts[1]:
-                slots = model.encode_text_parts(tokens["input_ids"].to(model.device))
-                part["text_parts"][done : done + len(found)] = slots.cpu()
-            done += len(found)
-    finally:
-        model.train(was_training)
+    done = 0
+    for batch in tqdm(batches, desc="encode texts", unit="batch", disable=not progress):
+        tokens = processor(text=texts[batch], return_tensors="pt")
+        ids, mask = tokens["input_ids"].to(model.device), tokens["attention_mask"].to(model.device)
+        to_rows = slice(done, done + len(ids))
+        part["texts"][to_rows] = model.encode_texts(ids, mask).cpu()
+        if slots:
+            part["text_parts"][to_rows] = model.encode_text_parts(ids).cpu()
+        done = to_rows.stop
     return part
 
 
 def assemble(plan: SplitPlan, parts: Iterable[Mapping[str, torch.Tensor]]) -> SplitEmbeddings:
-    """The parts of all processes -> the split. Parts are read one after another, so that they may come from disk.
+    """Joins the parts of all processes. They are read one after another, so they may come from disk.
+
+    Args:
+        plan: the result of [`plan_split`].
+        parts: at least one result of [`encode_part`].
+
+    Returns:
+        The embeddings of the split.
 
     Raises:
-        ValueError: the parts together are not the split, each row once.
+        ValueError: a row of the split is not in exactly one part.
     """
     parts = iter(parts)
-    one = next(parts)
-    width = one["images"].shape[1]
+    part = next(parts)
+    width = part["images"].shape[1]
     sizes = {"image": len(plan.image_ids), "region": len(plan.region_image), "text": len(plan.texts)}
-    whole = {
+    joined = {
         "images": torch.empty(sizes["image"], width),
-        "templates": torch.empty(sizes["image"], *one["templates"].shape[1:]),
+        "templates": torch.empty(sizes["image"], *part["templates"].shape[1:]),
+        "image_parts": torch.empty(sizes["image"], *part["image_parts"].shape[1:]),
         "regions": torch.empty(sizes["region"], width),
         "texts": torch.empty(sizes["text"], width),
-        "image_parts": torch.empty(sizes["image"], *one["image_parts"].shape[1:]),
-        "text_parts": torch.empty(sizes["text"], *one["text_parts"].shape[1:]),
+        "text_parts": torch.empty(sizes["text"], *part["text_parts"].shape[1:]),
     }
-    rows = {"images": "image", "templates": "image", "image_parts": "image", "regions": "region", "texts": "text"}
-    rows["text_parts"] = "text"
-    times = {name: torch.zeros(size, dtype=torch.int64) for name, size in sizes.items()}
-    while one is not None:
-        for name, at in rows.items():
-            whole[name][one[f"{at}_at"]] = one[name]
-        for name, seen in times.items():
-            seen.index_add_(0, one[f"{name}_at"], torch.ones(len(one[f"{name}_at"]), dtype=torch.int64))
-        one = next(parts, None)
-    for name, seen in times.items():
-        if not bool((seen == 1).all()):
-            raise ValueError(f"{name} {int((seen != 1).nonzero()[0])} was encoded {int(seen[seen != 1][0])} times")
+    item_of = {"images": "image", "templates": "image", "image_parts": "image", "regions": "region"}
+    item_of |= {"texts": "text", "text_parts": "text"}
+    times = {item: torch.zeros(size, dtype=torch.int64) for item, size in sizes.items()}
+    while part is not None:
+        for name, item in item_of.items():
+            joined[name][part[f"{item}_at"]] = part[name]
+        for item, count in times.items():
+            count.index_add_(0, part[f"{item}_at"], torch.ones(len(part[f"{item}_at"]), dtype=torch.int64))
+        part = next(parts, None)
+    for item, count in times.items():
+        if not bool((count == 1).all()):
+            raise ValueError(f"{item} {int((count != 1).nonzero()[0])} was encoded {int(count[count != 1][0])} times")
     return SplitEmbeddings(
         split=plan.split,
-        image_embeds=whole["images"],
+        image_embeds=joined["images"],
         image_person_ids=plan.person_ids,
         image_sizes=plan.sizes,
-        long=plan.long.embedded(whole["texts"], whole["text_parts"]),
-        short=plan.short.embedded(whole["texts"], whole["text_parts"]),
+        long=plan.long.caption_set(joined["texts"], joined["text_parts"]),
+        short=plan.short.caption_set(joined["texts"], joined["text_parts"]),
         sentence_text_ids=torch.tensor(plan.long.sentences).long(),
         sentence_region=plan.sentence_region,
-        region_embeds=whole["regions"],
+        region_embeds=joined["regions"],
         region_image=plan.region_image,
         region_boxes=plan.region_boxes,
         region_texts=plan.region_texts,
-        template_embeds=whole["templates"],
+        template_embeds=joined["templates"],
         template_boxes=torch.from_numpy(template_boxes()),
-        image_parts=whole["image_parts"],
+        image_parts=joined["image_parts"],
     )
 
 
@@ -325,22 +385,25 @@ def _image(rows: Sequence[Mapping[str, Any]], number: int, image_id: str) -> Any
             return image.convert("RGB")
     except KeyError as error:
         raise ValueError(f"{image_id}: field {error} is missing") from error
-    except OSError as error:  # Pillow's, on a file that is gone or damaged
+    except OSError as error:  # Pillow's, of a missing or damaged file
         raise ValueError(f"{image_id}: field 'image' cannot be read: {str(error).splitlines()[0]}") from error
     raise ValueError(f"{image_id}: field 'image' is null; the protocols need the image")
 
 
-def _own_regions(
+def _row_regions(
     row: Mapping[str, Any], n_sentences: int
 ) -> tuple[list[list[float]], list[int], list[tuple[int, int]]]:
-    """The row's different boxes; for each sentence the one paired with it (the best scored of several) or -1; and every
-    pair of a box and a sentence that speaks of it.
+    """The distinct regions of a row.
 
-    One box spoken of by two sentences stands in the row twice. In a gallery it is one region: twice, it would tie with
-    itself and lose.
+    A box that two sentences describe is in the row twice. In a gallery it is one region; two would tie with each other.
+
+    Returns:
+        boxes: the distinct boxes.
+        paired: for each sentence the box paired with it, the one with the highest score of several; -1: none.
+        described: every pair of a box and a sentence that describes it.
     """
     boxes: dict[tuple[float, ...], int] = {}
-    said: dict[tuple[int, int], None] = {}  # an ordered set
+    described: dict[tuple[int, int], None] = {}  # used as an ordered set
     paired, score = [-1] * n_sentences, [-np.inf] * n_sentences
     for number, region in enumerate(row["regions"]):
         slot = boxes.setdefault(tuple(region["bbox"]), len(boxes))
@@ -351,10 +414,10 @@ def _own_regions(
             continue
         if region["score"] is None or not np.isfinite(region["score"]):
             raise ValueError(f"{row['image_id']}: regions[{number}].score is {region['score']}, not a number")
-        said[slot, sentence] = None
+        described[slot, sentence] = None
         if region["score"] > score[sentence]:
             paired[sentence], score[sentence] = slot, region["score"]
-    return [list(box) for box in boxes], paired, list(said)
+    return [list(box) for box in boxes], paired, list(described)
 
 
 def _corners(processor: RogleProcessor, row: Mapping[str, Any], boxes: list[list[float]]) -> torch.Tensor:
@@ -367,6 +430,12 @@ def _corners(processor: RogleProcessor, row: Mapping[str, Any], boxes: list[list
 
 
 __all__ = [
-    "CaptionSet", "SplitEmbeddings", "SplitPlan", "assemble", "encode_part", "encode_split", "plan_split",
+    "CaptionSet",
+    "SplitEmbeddings",
+    "SplitPlan",
+    "assemble",
+    "encode_part",
+    "encode_split",
+    "plan_split",
     "without_images",
-]  # fmt: skip
+]

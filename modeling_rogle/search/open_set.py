@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from modeling_rogle.evaluation.protocols import caption_similarities
+from modeling_rogle.evaluation.fusion import caption_similarities
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings
 from modeling_rogle.late_interaction import fuse
 from modeling_rogle.search.calibration import (

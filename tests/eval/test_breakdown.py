@@ -5,7 +5,7 @@ import pytest
 
 from dataset_pvlg.loading import load_rows
 from eval.breakdown import breakdown, breakdown_table, garments_named, groups_of_queries, length_group
-from modeling_rogle.evaluation.protocols import Ranked
+from modeling_rogle.evaluation.protocols import RankedQueries
 from modeling_rogle.metrics.retrieval import Ranking
 
 
@@ -29,11 +29,11 @@ ROWS = [
 ]
 
 
-def ranked(kind: str, ranks: list[int]) -> Ranked:
+def ranked(kind: str, ranks: list[int]) -> RankedQueries:
     first = np.array(ranks)
     precision = np.divide(1.0, first, out=np.zeros(len(first)), where=first > 0)
     at = np.arange(len(first))
-    return Ranked(Ranking(first, precision, precision, (first > 0).astype(np.int64)), kind, at, at, at, 9)
+    return RankedQueries(Ranking(first, precision, precision, (first > 0).astype(np.int64)), kind, at, at, at, 9)
 
 
 def test_groups_come_from_labels_and_words_of_paired_sentences() -> None:

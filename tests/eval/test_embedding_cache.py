@@ -10,13 +10,13 @@ from accelerate import PartialState
 from eval.embedding_cache import Encoded, cached_split, read_embeddings, write_embeddings
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, encode_split
-from tests.modeling_rogle.evaluation.test_split_embeddings import make_row, tensors
+from tests.helpers.splits import numbered_row, tensors_of
 
 
 @pytest.fixture(scope="module")
 def parts(tiny_checkpoint: Path) -> tuple[RogleModel, RogleProcessor, list[dict]]:
     model, processor = RogleModel.from_pretrained(tiny_checkpoint), RogleProcessor.from_pretrained(tiny_checkpoint)
-    return model, processor, [make_row(n) for n in range(5)]
+    return model, processor, [numbered_row(n) for n in range(5)]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def ask(parts, folder: Path | None, key: dict) -> Encoded:
 
 
 def same(one: SplitEmbeddings, other: SplitEmbeddings) -> bool:
-    others = tensors(other)
-    return one.split == other.split and all(torch.equal(others[name], value) for name, value in tensors(one).items())
+    others = tensors_of(other)
+    return one.split == other.split and all(torch.equal(others[name], value) for name, value in tensors_of(one).items())
 
 
 def test_what_was_written_is_read(embeddings: SplitEmbeddings, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 from dataset_pvlg.loading import load_rows
 from eval.eval import main
 from modeling_rogle import RogleModel, RogleProcessor
-from modeling_rogle.evaluation.protocols import all_protocols, encode_split
+from modeling_rogle.evaluation.protocols import all_protocols
+from modeling_rogle.evaluation.split_embeddings import encode_split
 
 ROOT = Path(__file__).parents[2]
 FILES = {"results.json", "results.csv", "results.md", "queries.parquet", "failures.webp"}

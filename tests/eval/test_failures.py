@@ -11,7 +11,7 @@ from PIL import Image
 from eval.failures import SHOWN, draw_failures, worst_queries
 from modeling_rogle.display.drawing import RIGHT, WRONG
 from modeling_rogle.evaluation.protocols import ranked_queries
-from tests.modeling_rogle.evaluation.test_protocols import random_split, slow_fused
+from tests.helpers.splits import fused_by_loops, random_split
 
 
 @pytest.mark.parametrize(("line", "weight"), [("global/long", 0.0), ("global+local/long", 0.4)])
@@ -22,7 +22,7 @@ def test_the_worst_come_first_and_are_what_they_are(line: str, weight: float) ->
     found = worst_queries(split, ranked, texts, 6, weight)
     ranks = [failure.rank for failure in found]
     assert ranks == sorted(ranked.ranking.first_rank.tolist(), reverse=True)[:6]
-    similarity, people = slow_fused(split, weight), split.image_person_ids.numpy()
+    similarity, people = fused_by_loops(split, weight), split.image_person_ids.numpy()
     for failure in found:
         scores = similarity[failure.image]
         assert failure.text == f"caption {failure.image}"

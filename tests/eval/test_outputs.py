@@ -9,7 +9,7 @@ import pytest
 
 from eval.outputs import query_table, texts_of_queries, write_outputs, write_text
 from modeling_rogle.evaluation.protocols import ranked_queries
-from tests.modeling_rogle.evaluation.test_protocols import random_split
+from tests.helpers.splits import random_split
 
 FOUND = {
     "command": "python eval/eval.py --model runs/x",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_rogle.box_ops import blank_outside, box_iou, box_patch_shares, crop_boxes, mean_patch_tokens, roi_align
-from modeling_rogle.evaluation.leakage import leak
+from modeling_rogle.evaluation.leakage import region_leakage
 
 
 def test_iou_of_known_boxes() -> None:
@@ -217,7 +217,9 @@ def test_leak_is_what_the_surroundings_change() -> None:
     pixels[0, :, :16] = 1.0  # the upper half of the first image
     boxes = torch.tensor([[0.0, 0.5, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], [0.1, 0.1, 0.13, 0.15]])
     image = torch.tensor([0, 0, 1])
-    torch.testing.assert_close(leak(Means(whole=False), pixels, boxes, image), torch.zeros(3), atol=1e-6, rtol=0)
-    found = leak(Means(whole=True), pixels, boxes, image)
+    torch.testing.assert_close(
+        region_leakage(Means(whole=False), pixels, boxes, image), torch.zeros(3), atol=1e-6, rtol=0
+    )
+    found = region_leakage(Means(whole=True), pixels, boxes, image)
     # The lower half is empty: (0.5, 1) with its surroundings, (0, 1) without.
     torch.testing.assert_close(found, torch.tensor([1 - 1 / math.sqrt(1.25), 0.0, 0.0]), atol=1e-6, rtol=0)

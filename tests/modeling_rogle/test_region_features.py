@@ -7,7 +7,7 @@ from torch import nn
 from modeling_rogle import RogleConfig, RogleModel
 from modeling_rogle.box_ops import roi_align
 from modeling_rogle.configuration_rogle import REGION_FEATURES
-from modeling_rogle.evaluation.leakage import leak
+from modeling_rogle.evaluation.leakage import region_leakage
 from modeling_rogle.region_features import value_only_block
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
@@ -151,7 +151,7 @@ def test_states_of_patches_are_there_when_asked_for(model: RogleModel, pixels: t
 
 
 def test_crops_do_not_leak_and_whole_images_cannot(model: RogleModel, pixels: torch.Tensor) -> None:
-    found = leak(model, pixels, BOXES, BOX_IMAGE)
+    found = region_leakage(model, pixels, BOXES, BOX_IMAGE)
     assert found[0].abs() < 1e-5
     if model.config.region_feature == "crop":
         torch.testing.assert_close(found, torch.zeros(5), atol=1e-5, rtol=0)

@@ -1,49 +1,27 @@
-"""A split's encoding in parts: the same bits from any number of processes; rows that cannot be encoded are named."""
+"""Encoding of a split in parts, with equal bits for any number of processes; bad rows are named."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from PIL import Image
 
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from modeling_rogle.evaluation.split_embeddings import (
-    CaptionSet,
-    SplitEmbeddings,
     assemble,
     encode_part,
     encode_split,
     plan_split,
 )
-
-TEXTS = ("A man wears a red jacket.", "His shoes are white.", "She carries a blue bag.", "A man in a green shirt.")
-
-
-def make_row(n: int) -> dict:
-    pixels = np.random.default_rng(n).integers(0, 255, (44, 20, 3), dtype=np.uint8)
-    texts = [TEXTS[n % 4], TEXTS[(n + 1) % 4]] if n % 5 != 4 else []  # some rows have no caption
-    region = {"label": "head", "score": 1.0, "reliability": 1.0, "origin": "human"}
-    return {
-        "image": Image.fromarray(pixels),
-        "image_id": f"made/{n}",
-        "width": 20,
-        "height": 44,
-        "person_id": n // 2,
-        "captions": [TEXTS[n % 3]] * (n % 3),
-        "caption": " ".join(texts),
-        "sentences": [{"text": text, "start": 0, "end": len(text)} for text in texts],
-        "regions": [region | {"bbox": [2.0, 2.0 + n, 9.0, 9.0], "sentence": 0}] if texts and n % 2 else [],
-    }
+from tests.helpers.splits import numbered_row, tensors_of
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
-    return [make_row(n) for n in range(11)]
+    return [numbered_row(n) for n in range(11)]
 
 
 @pytest.fixture(scope="module")
@@ -51,38 +29,27 @@ def model(tiny_checkpoint: Path) -> RogleModel:
     return RogleModel.from_pretrained(tiny_checkpoint)
 
 
-def tensors(embeddings: SplitEmbeddings) -> dict[str, torch.Tensor]:
-    found = {}
-    for field in fields(SplitEmbeddings):
-        value = getattr(embeddings, field.name)
-        if isinstance(value, CaptionSet):
-            found |= {f"{field.name}.{inner.name}": getattr(value, inner.name) for inner in fields(CaptionSet)}
-        elif field.name != "split":
-            found[field.name] = value
-    return found
-
-
 @pytest.mark.parametrize("processes", [2, 3, 8])  # 11 rows in batches of 3: four batches, some processes have none
-def test_parts_of_any_number_of_processes_are_the_whole_to_the_last_bit(model, tiny_processor, rows, processes) -> None:
+def test_parts_of_any_number_of_processes_equal_the_whole_bit_for_bit(model, tiny_processor, rows, processes) -> None:
     whole = encode_split(model, tiny_processor, rows, batch_size=3, progress=False)
     plan = plan_split(tiny_processor, rows)
     parts = [encode_part(model, tiny_processor, rows, plan, 3, n, processes, progress=False) for n in range(processes)]
     assert sum(len(part["image_at"]) for part in parts) == len(rows)
     assert len({int(n) for part in parts for n in part["text_at"]}) == len(plan.texts)
-    joined = tensors(assemble(plan, reversed(parts)))
-    assert all(torch.equal(joined[name], value) for name, value in tensors(whole).items())
+    joined = tensors_of(assemble(plan, reversed(parts)))
+    assert all(torch.equal(joined[name], value) for name, value in tensors_of(whole).items())
 
 
-def test_a_share_decodes_its_own_images_alone(model, tiny_processor, rows) -> None:
-    spoilt = [row | {"image": None} if 3 <= n < 6 else row for n, row in enumerate(rows)]
-    plan = plan_split(tiny_processor, spoilt)
-    part = encode_part(model, tiny_processor, spoilt, plan, 3, process=0, processes=2, progress=False)
+def test_a_process_decodes_only_its_own_images(model, tiny_processor, rows) -> None:
+    broken = [row | {"image": None} if 3 <= n < 6 else row for n, row in enumerate(rows)]
+    plan = plan_split(tiny_processor, broken)
+    part = encode_part(model, tiny_processor, broken, plan, 3, process=0, processes=2, progress=False)
     assert part["image_at"].tolist() == [0, 1, 2, 6, 7, 8]
     with pytest.raises(ValueError, match="made/3: field 'image' is null"):
-        encode_part(model, tiny_processor, spoilt, plan, 3, process=1, processes=2, progress=False)
+        encode_part(model, tiny_processor, broken, plan, 3, process=1, processes=2, progress=False)
 
 
-def test_a_part_that_is_missing_or_doubled_is_not_passed_over(model, tiny_processor, rows) -> None:
+def test_a_missing_or_repeated_part_is_an_error(model, tiny_processor, rows) -> None:
     plan = plan_split(tiny_processor, rows)
     parts = [encode_part(model, tiny_processor, rows, plan, 3, n, 2, progress=False) for n in range(2)]
     with pytest.raises(ValueError, match="image 3 was encoded 0 times"):
@@ -95,32 +62,32 @@ def test_a_part_that_is_missing_or_doubled_is_not_passed_over(model, tiny_proces
 def test_every_kind_of_region_feature_is_encoded(tiny_config: RogleConfig, tiny_processor, rows, feature: str) -> None:
     torch.manual_seed(0)
     model = RogleModel(RogleConfig.from_dict(tiny_config.to_dict() | {"region_feature": feature})).eval()
-    found = encode_split(model, tiny_processor, rows, batch_size=8, progress=False)
+    split = encode_split(model, tiny_processor, rows, batch_size=8, progress=False)
     one = encode_split(model, tiny_processor, rows[:1], batch_size=1, progress=False)
-    norms = torch.linalg.norm(found.region_embeds, dim=-1)
-    torch.testing.assert_close(norms, torch.ones(len(found.region_boxes)), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.template_embeds[0], one.template_embeds[0], rtol=0, atol=1e-5)
+    norms = torch.linalg.norm(split.region_embeds, dim=-1)
+    torch.testing.assert_close(norms, torch.ones(len(split.region_boxes)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(split.template_embeds[0], one.template_embeds[0], rtol=0, atol=1e-5)
 
 
 def test_sizes_follow_the_rows(model, tiny_processor: RogleProcessor, rows) -> None:
-    found = encode_split(model, tiny_processor, rows, progress=False)
-    assert len(found.long.embeds) == sum(bool(row["caption"]) for row in rows)
-    assert len(found.short.embeds) == sum(len(row["captions"]) for row in rows)
-    assert len(found.region_embeds) == sum(len(row["regions"]) for row in rows)
-    assert found.image_person_ids.tolist() == [row["person_id"] for row in rows]
+    split = encode_split(model, tiny_processor, rows, progress=False)
+    assert len(split.long.embeds) == sum(bool(row["caption"]) for row in rows)
+    assert len(split.short.embeds) == sum(len(row["captions"]) for row in rows)
+    assert len(split.region_embeds) == sum(len(row["regions"]) for row in rows)
+    assert split.image_person_ids.tolist() == [row["person_id"] for row in rows]
 
 
-def test_a_short_caption_is_met_clause_by_clause(tiny_processor, rows) -> None:
+def test_a_short_caption_is_split_into_clauses(tiny_processor, rows) -> None:
     row = rows[0] | {"captions": ["A man wears a red shirt, black pants and white shoes."]}
     assert {"A man wears a red shirt", "black pants", "and white shoes."} <= plan_split(
         tiny_processor, [row]
     ).texts.keys()
 
 
-def test_rows_without_regions_or_texts_are_a_gallery_still(model, tiny_processor, rows) -> None:
+def test_rows_without_regions_or_texts_are_still_a_gallery(model, tiny_processor, rows) -> None:
     bare = [row | {"regions": [], "caption": "", "sentences": [], "captions": []} for row in rows]
-    found = encode_split(model, tiny_processor, bare, progress=False)
-    assert (len(found.image_embeds), len(found.long.embeds), len(found.region_embeds)) == (11, 0, 0)
+    split = encode_split(model, tiny_processor, bare, progress=False)
+    assert (len(split.image_embeds), len(split.long.embeds), len(split.region_embeds)) == (11, 0, 0)
 
 
 def without(name: str) -> Callable[[dict], dict]:
@@ -140,7 +107,7 @@ def test_a_missing_field_is_named(model, tiny_processor, rows, change, message: 
         encode_split(model, tiny_processor, [change(rows[0])], progress=False)
 
 
-def test_a_image_that_cannot_be_read_is_named(model, tiny_processor, rows, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_named(model, tiny_processor, rows, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     listed = [row | {"image": {"bytes": None, "path": str(tmp_path / "broken.jpg")}} for row in rows[:2]]
     data = Dataset.from_list(listed).cast_column("image", ImageFeature())
@@ -148,7 +115,7 @@ def test_a_image_that_cannot_be_read_is_named(model, tiny_processor, rows, tmp_p
         encode_split(model, tiny_processor, data, progress=False)
 
 
-def test_the_plan_of_templates_has_no_regions_of_its_own(tiny_processor, rows) -> None:
+def test_the_plan_for_templates_has_no_regions_of_the_rows(tiny_processor, rows) -> None:
     plan = plan_split(tiny_processor, rows, regions="templates", split="train")
     assert len(plan.region_boxes) == 0 and bool((plan.sentence_region == -1).all())
     assert replace(plan, split=None).split is None and plan.split == "train"
