@@ -1,5 +1,6 @@
 """The transformers pipeline "text-based-person-search": a description and candidate images -> a ranked list."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,39 +12,46 @@ from transformers import AutoModel, Pipeline
 from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .late_interaction import late_interaction, quantize_regions, region_cosines
+from .sentences import query_sentences
+from .templates import template_boxes
+
 TASK = "text-based-person-search"
 
 
 @dataclass(frozen=True)
 class EncodedCandidates:
-    """Candidates that were encoded once, to be searched with many queries.
+    """Embeddings of candidates, from [`TextBasedPersonSearchPipeline.encode_candidates`].
 
-    Args:
-        images: `[n, d]` unit vectors of the candidates.
-        regions: for each candidate its boxes `[r, 4]`, x, y, w, h in pixels, and their embeddings `[r, d]`.
+    Attributes:
+        image_embeds: float32 `[n, d]` unit vectors.
+        boxes: for each candidate its regions `[r, 4]`, x, y, w, h in pixels.
+        regions: for each candidate int8 `[r, d]`, see `late_interaction.quantize_regions`.
+        scales: for each candidate float32 `[r]`.
     """
 
-    images: torch.Tensor
-    regions: Sequence[tuple[np.ndarray, torch.Tensor]]
+    image_embeds: np.ndarray
+    boxes: list[np.ndarray]
+    regions: list[np.ndarray]
+    scales: list[np.ndarray]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.image_embeds)
 
 
 class TextBasedPersonSearchPipeline(Pipeline):
-    """Ranks candidate images of persons by how well a description fits them.
+    """Ranks candidate images of persons by their similarity to a description.
 
     ```python
-    >>> import modeling_rogle  # makes the task known
+    >>> import modeling_rogle  # registers the task
     >>> from transformers import pipeline
     >>> search = pipeline("text-based-person-search", model=folder)
     >>> search("a woman in a red coat", candidates=["a.jpg", "b.jpg"], top_k=1)
-    [{'index': 1, 'score': 0.41, 'global_score': 0.41, 'sentences': []}]
+    [{'index': 1, 'score': 0.41, 'global_score': 0.41, 'sentences': [{'sentence': 'a woman in a red coat', ...}]}]
     ```
 
-    With `boxes` the query's sentences meet the regions too: `score = (1 - w) * global + w * mean over sentences of the
-    best region's cosine`, w being `local_weight` of the model's configuration; a candidate without regions keeps its
-    global score.
+    The score is that of `rogle search`: `(1 - w) * global + w * mean over sentences of the best region's cosine`. w is
+    `local_weight` of the model's configuration. Regions are rounded to int8, as in an index.
     """
 
     _load_processor = True
@@ -60,51 +68,94 @@ class TextBasedPersonSearchPipeline(Pipeline):
         local_weight: float | None = None,
         batch_size: int = 32,
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
-        """Ranks the candidates for one query, or for each of several.
+        """Ranks the candidates for one query, or for each of several queries.
 
         Args:
-            queries: a description; or `{"text": description, "sentences": [str, ...]}`, the sentences being what is
-                looked up in the regions (by default the whole description); or a list of these.
+            queries: a description; or `{"text": description, "sentences": [str, ...]}`; or a list of these. By default
+                the sentences are those of the description, or the clauses of its only sentence.
             candidates: images, each a path, a URL, a PIL image or a uint8 array `[h, w, 3]`; or the result of
-                [`encode_candidates`], without boxes.
-            boxes: for each candidate its regions `[r, 4]`, x, y, w, h in pixels of that image; r may be 0.
-            top_k: how many results a query; all by default.
-            local_weight: w in [0, 1].
-            batch_size: candidates a forward pass.
+                [`TextBasedPersonSearchPipeline.encode_candidates`].
+            boxes: for each candidate its regions `[r, 4]`, x, y, w, h in pixels of that image. With r = 0 the candidate
+                keeps its global score. By default the template regions of a pedestrian, the last of which is the whole
+                image.
+            top_k: number of results for each query; all by default.
+            local_weight: w in [0, 1]; by default the one in the model's configuration.
+            batch_size: number of candidates in a forward pass; 32 by default.
 
         Returns:
             For each query a list of dicts, best first: `index` (of the candidate), `score`, `global_score` (cosine of
-            description and image) and `sentences`, empty without boxes: `{sentence, box, score}`, box being the best
-            region's `[x, y, w, h]`.
+            description and image) and `sentences`, empty for a candidate without regions: `{sentence, box, score}`,
+            where box is the best region's `[x, y, w, h]` and score its cosine.
 
         Raises:
-            ValueError: no candidates, an empty description, or boxes that do not fit the candidates; a box that is not
-                finite or lies outside its image is named.
+            ValueError: no candidates, a description without words, or boxes that do not fit the candidates; a box that
+                is not finite or lies outside its image is named.
+
+        Warns:
+            UserWarning: a description has more than 64 sentences; the rest is ignored.
         """
-        several = not isinstance(queries, str | Mapping)
-        asked = list(queries) if several else [queries]
-        if isinstance(candidates, str) or not len(candidates):
-            raise ValueError("candidates: pass a list with at least one image")
-        if boxes is not None and len(boxes) != len(candidates):
-            raise ValueError(f"boxes: {len(boxes)} entries for {len(candidates)} candidates")
+        single = isinstance(queries, str | Mapping)
+        descriptions = [_description(query, i) for i, query in enumerate([queries] if single else queries)]
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k: must be at least 1, not {top_k}")
         if local_weight is not None and not 0.0 <= local_weight <= 1.0:
             raise ValueError(f"local_weight: must lie in [0, 1], not {local_weight}")
-        for i, query in enumerate(asked):
-            _description(query, i)
-        encoded = isinstance(candidates, EncodedCandidates)
-        gallery = candidates if encoded else self.encode_candidates(candidates, boxes, batch_size)
-        results = super().__call__(asked, gallery=gallery, top_k=top_k, local_weight=local_weight)
-        return results if several else results[0]
+        if not isinstance(candidates, EncodedCandidates):
+            candidates = self.encode_candidates(candidates, boxes, batch_size)
+        elif boxes is not None:
+            raise ValueError("boxes: the candidates are encoded already, pass their boxes to encode_candidates")
+        results = super().__call__(descriptions, candidates=candidates, top_k=top_k, local_weight=local_weight)
+        return results[0] if single else results
 
-    def _sanitize_parameters(self, gallery=None, top_k=None, local_weight=None):
-        return {}, {}, {"gallery": gallery, "top_k": top_k, "local_weight": local_weight}
+    def encode_candidates(
+        self, candidates: Sequence[Any], boxes: Sequence[Any] | None = None, batch_size: int = 32
+    ) -> EncodedCandidates:
+        """Encodes candidates once, for several calls of the pipeline.
 
-    def preprocess(self, query):
-        text, sentences = _description(query, 0)
-        encoded = self.processor(text=[text, *sentences], return_tensors="pt")
-        return {"sentences": sentences, "input_ids": encoded["input_ids"]}
+        Args:
+            candidates: as in [`TextBasedPersonSearchPipeline.__call__`].
+            boxes: as in [`TextBasedPersonSearchPipeline.__call__`].
+            batch_size: number of candidates in a forward pass; 32 by default.
+
+        Raises:
+            ValueError: as in [`TextBasedPersonSearchPipeline.__call__`].
+        """
+        if isinstance(candidates, str) or not len(candidates):
+            raise ValueError("candidates: pass a list with at least one image")
+        if boxes is not None and len(boxes) != len(candidates):
+            raise ValueError(f"boxes: {len(boxes)} entries for {len(candidates)} candidates")
+        encoded = EncodedCandidates(np.zeros((0, self.model.config.projection_dim), dtype=np.float32), [], [], [])
+        parts = [encoded.image_embeds]
+        for start in range(0, len(candidates), batch_size):
+            images = [_image(candidate) for candidate in candidates[start : start + batch_size]]
+            pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
+            corners = []
+            for i, image in enumerate(images, start):
+                rows = None if boxes is None else _rows(boxes[i], i)
+                corners.append(template_boxes() if rows is None else self._corners(rows, image, i))
+                encoded.boxes.append(_pixel_boxes(corners[-1], image) if rows is None else rows)
+            counts = torch.tensor([len(each) for each in corners])
+            image_embeds, region_embeds = self.model.encode_images(
+                pixels.to(self.model.device, self.model.dtype),
+                torch.from_numpy(np.concatenate(corners)).to(self.model.device),
+                torch.arange(len(images)).repeat_interleave(counts).to(self.model.device),
+            )
+            parts.append(image_embeds.cpu().numpy())
+            for regions in region_embeds.cpu().split(counts.tolist()):
+                quantized, scales = quantize_regions(regions.numpy())
+                encoded.regions.append(quantized)
+                encoded.scales.append(scales)
+        return EncodedCandidates(np.concatenate(parts), encoded.boxes, encoded.regions, encoded.scales)
+
+    def _sanitize_parameters(self, candidates=None, top_k=None, local_weight=None):
+        return {}, {}, {"candidates": candidates, "top_k": top_k, "local_weight": local_weight}
+
+    def preprocess(self, description):
+        limit = self.processor.tokenizer.model_max_length
+        limit = min(limit, self.model.config.text_config.max_position_embeddings)
+        texts = [description["text"], *description["sentences"]]
+        encoded = self.processor(text=texts, return_tensors="pt", max_length=limit)
+        return {"sentences": description["sentences"], "input_ids": encoded["input_ids"]}
 
     def _forward(self, model_inputs):
         return {
@@ -112,50 +163,26 @@ class TextBasedPersonSearchPipeline(Pipeline):
             "embeds": self.model.encode_texts(model_inputs["input_ids"]),
         }
 
-    def postprocess(self, model_outputs, gallery, top_k=None, local_weight=None):
-        images, regions = gallery.images, gallery.regions
-        embeds, sentences = model_outputs["embeds"].float(), model_outputs["sentences"]
+    def postprocess(self, model_outputs, candidates, top_k=None, local_weight=None):
+        embeds, sentences = model_outputs["embeds"].float().numpy(), model_outputs["sentences"]
         config = self.model.config
-        if local_weight is None:  # of a head that compares it is the head's
+        if local_weight is None:  # with these heads it is the weight of the head's similarity
             local_weight = 0.0 if config.head in ("acsa", "parts") else config.local_weight
-        weight = local_weight
-        global_scores = (images @ embeds[0]).tolist()
-        ranked = []
-        for index, score in enumerate(global_scores):
-            found = []
-            region_boxes, region_embeds = regions[index]
-            if len(region_boxes):
-                best = (embeds[1:] @ region_embeds.T).max(dim=1)
-                for sentence, cosine, row in zip(sentences, best.values.tolist(), best.indices.tolist(), strict=True):
-                    found.append({"sentence": sentence, "box": region_boxes[row].tolist(), "score": cosine})
-            local = np.mean([item["score"] for item in found]) if found else score
-            joined = float((1.0 - weight) * score + weight * local)
-            ranked.append({"index": index, "score": joined, "global_score": score, "sentences": found})
-        ranked.sort(key=lambda item: -item["score"])  # stable: equal scores keep the candidates' order
-        return ranked[:top_k]
-
-    @torch.no_grad()
-    def encode_candidates(
-        self, candidates: Sequence[Any], boxes: Sequence[Any] | None = None, batch_size: int = 32
-    ) -> EncodedCandidates:
-        """Encodes candidates once, to search them with many queries; the arguments are those of a call."""
-        images, regions = [], []
-        for start in range(0, len(candidates), batch_size):
-            batch = [_image(item) for item in candidates[start : start + batch_size]]
-            pixels = self.processor(images=batch, return_tensors="pt")["pixel_values"]
-            rows = [_boxes(boxes, start + i) for i in range(len(batch))]
-            corners = [self._corners(row, batch[i], start + i) for i, row in enumerate(rows)]
-            counts = [len(row) for row in rows]
-            embeds, region_embeds = self.model.encode_images(
-                pixels.to(self.model.device, self.model.dtype),
-                torch.from_numpy(np.concatenate(corners)).to(self.model.device) if sum(counts) else None,
-                torch.arange(len(rows)).repeat_interleave(torch.tensor(counts)).to(self.model.device),
-            )
-            images.append(embeds.cpu())
-            if region_embeds is None:
-                region_embeds = embeds[:0]
-            regions += zip(rows, region_embeds.cpu().split(counts), strict=True)
-        return EncodedCandidates(torch.cat(images), regions)
+        global_scores = candidates.image_embeds @ embeds[0]
+        results = []
+        for index, boxes in enumerate(candidates.boxes):
+            score, matches = global_scores[index : index + 1], []
+            if len(boxes):
+                regions, scales = candidates.regions[index][None], candidates.scales[index][None]
+                cosines = region_cosines(regions, scales, embeds[1:])
+                score = late_interaction(score, cosines, local_weight, explain=False).score
+                for sentence, row in zip(sentences, cosines[0], strict=True):
+                    best = int(row.argmax())
+                    matches.append({"sentence": sentence, "box": boxes[best].tolist(), "score": float(row[best])})
+            result = {"index": index, "score": float(score[0]), "global_score": float(global_scores[index])}
+            results.append(result | {"sentences": matches})
+        results.sort(key=lambda item: -item["score"])  # stable: equal scores keep the candidates' order
+        return results[:top_k]
 
     def _corners(self, boxes: np.ndarray, image: Image.Image, index: int) -> np.ndarray:
         with np.errstate(invalid="ignore"):
@@ -168,20 +195,35 @@ class TextBasedPersonSearchPipeline(Pipeline):
         return corners
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Saves model, processor and this file. `pipeline(task, model=..., trust_remote_code=True)` reads them with
-        this package installed; `hub/release.py` makes a folder that needs nothing of it."""
+        """Saves model, processor and this file.
+
+        `pipeline(task, model=..., trust_remote_code=True)` loads them where this package is installed. `rogle push`
+        makes a repository that does not need it.
+        """
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 
 
-def _description(query: str | Mapping[str, Any], number: int) -> tuple[str, list[str]]:
+def _description(query: str | Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The text to encode, without white space around it or sentences over the limit, and the sentences."""
     text = query.get("text") if isinstance(query, Mapping) else query
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"queries: entry {number} is no description")
     sentences = query.get("sentences") if isinstance(query, Mapping) else None
-    if sentences is not None and (isinstance(sentences, str) or not all(isinstance(item, str) for item in sentences)):
-        raise ValueError(f"queries: 'sentences' of entry {number} must be a list of strings")
-    return text, list(sentences or [text])
+    if sentences:
+        if isinstance(sentences, str) or not all(isinstance(item, str) for item in sentences):
+            raise ValueError(f"queries: 'sentences' of entry {number} must be a list of strings")
+        return {"text": text.strip(), "sentences": list(sentences)}
+    found, omitted = query_sentences(text)
+    if not found:
+        raise ValueError(f"queries: entry {number} is no description")
+    if omitted:
+        warnings.warn(
+            f"queries: entry {number} has {len(found) + omitted} sentences, the last {omitted} are ignored",
+            stacklevel=4,
+        )
+        text = text[: found[-1][2]]
+    return {"text": text.strip(), "sentences": [sentence for sentence, _, _ in found]}
 
 
 def _image(item: Any) -> Image.Image:
@@ -190,9 +232,9 @@ def _image(item: Any) -> Image.Image:
     return load_image(item).convert("RGB")
 
 
-def _boxes(boxes: Sequence[Any] | None, index: int) -> np.ndarray:
+def _rows(boxes: Any, index: int) -> np.ndarray:
     try:
-        rows = np.asarray([] if boxes is None else boxes[index], dtype=np.float32)
+        rows = np.asarray(boxes, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"boxes: entry {index} does not hold rows of four numbers") from error
     if rows.size % 4:
@@ -200,8 +242,14 @@ def _boxes(boxes: Sequence[Any] | None, index: int) -> np.ndarray:
     return rows.reshape(-1, 4)
 
 
+def _pixel_boxes(corners: np.ndarray, image: Image.Image) -> np.ndarray:
+    """`[r, 4]` x0, y0, x1, y1 in [0, 1] -> x, y, w, h in pixels, rounded to hundredths."""
+    pixels = corners.astype(np.float64) * np.array([image.width, image.height] * 2)
+    return np.concatenate([pixels[:, :2], pixels[:, 2:] - pixels[:, :2]], axis=1).round(2)
+
+
 def register() -> None:
-    """Makes the task known to `transformers.pipeline`; calling it again changes nothing."""
+    """Registers the task with `transformers.pipeline`; calling it again changes nothing."""
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
         PIPELINE_REGISTRY.register_pipeline(
             TASK, pipeline_class=TextBasedPersonSearchPipeline, pt_model=AutoModel, type="multimodal"

@@ -1,11 +1,15 @@
 """The transformers pipeline: one query or several, images in any form, plain dicts out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
 
+from modeling_rogle import Gallery
+from modeling_rogle.late_interaction import dequantize_regions, quantize_regions
 from modeling_rogle.pipeline_rogle import TASK, TextBasedPersonSearchPipeline, register
 
 QUERY = "A man wears a red jacket."
@@ -33,6 +37,7 @@ def test_results_equal_the_definition(search, candidates):
         pixels = processor(images=[candidate], return_tensors="pt")["pixel_values"]
         corners = torch.from_numpy(processor.normalize_boxes(boxes, 20, 60))
         image, regions = model.encode_images(pixels, corners, torch.zeros(len(boxes), dtype=torch.long))
+        regions = torch.from_numpy(dequantize_regions(*quantize_regions(regions.numpy())))
         overall = float(texts[0] @ image[0])
         local = float((texts[1:] @ regions.T).max(1).values.mean()) if boxes else overall
         expected[index] = (overall, 0.7 * overall + 0.3 * local)
@@ -44,6 +49,31 @@ def test_results_equal_the_definition(search, candidates):
         assert (item["global_score"], item["score"]) == pytest.approx(expected[item["index"]], abs=1e-5)
         assert [found["sentence"] for found in item["sentences"]] == (sentences if BOXES[item["index"]] else [])
         assert all(found["box"] in BOXES[item["index"]] for found in item["sentences"])
+
+
+def test_scores_equal_those_of_a_gallery(search, candidates, tmp_path):
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(candidates):
+        image.save(tmp_path / "images" / f"{number}.png")
+    gallery = Gallery.build(tmp_path / "images", search.model, search.processor, tmp_path / "index", progress=False)
+    for query in (QUERY, "A man in a red jacket, black pants and carrying a bag", "He walks. His shoes are white. "):
+        expected = {int(Path(match.path).stem): match for match in gallery.search(query, local_weight=0.4)}
+        encoded = search.encode_candidates(candidates)
+        for ranked in (search(query, candidates, local_weight=0.4), search(query, encoded, local_weight=0.4)):
+            for item in ranked:
+                match = expected[item["index"]]
+                assert item["score"] == pytest.approx(match.score, abs=1e-5)
+                assert item["global_score"] == pytest.approx(match.global_score, abs=1e-5)
+                for mine, theirs in zip(item["sentences"], match.sentences, strict=True):
+                    assert mine["sentence"] == theirs.sentence
+                    assert mine["score"] == pytest.approx(theirs.score, abs=1e-5)
+                    assert mine["box"] == pytest.approx(theirs.box or (0, 0, 20, 60), abs=0.01)
+
+
+def test_sentences_over_the_limit_are_ignored_with_a_warning(search, candidates):
+    with pytest.warns(UserWarning, match="entry 0 has 70 sentences"):
+        ranked = search("He walks. " * 70, candidates=candidates)
+    assert len(ranked[0]["sentences"]) == 64
 
 
 def test_several_queries_give_several_lists(search, candidates):
@@ -75,6 +105,7 @@ def test_images_may_be_paths_arrays_or_images(search, candidates, tmp_path):
         ({"queries": QUERY, "candidates": []}, "candidates: pass a list"),
         ({"queries": QUERY, "candidates": "a.jpg"}, "candidates: pass a list"),
         ({"queries": "  "}, "queries: entry 0 is no description"),
+        ({"queries": "?!"}, "queries: entry 0 is no description"),
         ({"queries": [QUERY, {"sentences": ["x"]}]}, "queries: entry 1 is no description"),
         ({"queries": {"text": QUERY, "sentences": "one"}}, "'sentences' of entry 0 must be a list"),
         ({"queries": QUERY, "boxes": [[]]}, "boxes: 1 entries for 4 candidates"),
