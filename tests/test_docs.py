@@ -33,7 +33,7 @@ from dataset_pvlg.inspection.export_images import export_images
 from modeling_rogle import RogleConfig, RogleProcessor
 from modeling_rogle.cli.main import main as rogle
 from tests.helpers.checkpoint_layouts import WIDTH, irra_state
-from tests.helpers.hub_server import StandIn, hub_stand_in, in_this_process
+from tests.helpers.hub_server import HubServer, hub_server, in_this_process
 from tests.helpers.source_layouts import write_source
 from train.small_model import SPECIAL_TOKENS
 from train.train import main as train
@@ -121,8 +121,8 @@ def page_folder(page_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    with hub_stand_in() as found:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with hub_server() as found:
         in_this_process(found, monkeypatch)
         yield found
 
@@ -246,7 +246,7 @@ def test_research(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert "(IRRA)" in printed and (page_folder / "runs/irra-theirs/processor_config.json").is_file()
 
 
-def test_data(page_folder: Path, hub: StandIn, capsys: pytest.CaptureFixture) -> None:
+def test_data(page_folder: Path, hub: HubServer, capsys: pytest.CaptureFixture) -> None:
     run_page("data", page_folder)
     printed = capsys.readouterr().out
     assert "dry run: " in printed and re.search(r"^pushed \d", printed, re.MULTILINE)

@@ -1,7 +1,7 @@
-"""A stand-in for the Hub on 127.0.0.1: repositories of all three kinds in memory, as far as pushing and loading go.
+"""A local Hub server on 127.0.0.1 with model, data set and Space repositories in memory, for pushing and loading.
 
-What it speaks was found by running huggingface_hub 2.4, datasets 5.2 and evaluate 0.4.6 against it with
-`HF_ENDPOINT=<url> HF_HUB_DISABLE_XET=1`; anything else is answered 404 and stands in `requests`.
+It implements the requests of huggingface_hub 2.4, datasets 5.2 and evaluate 0.4.6 with `HF_ENDPOINT=<url>` and
+`HF_HUB_DISABLE_XET=1`. Every other request is answered with 404 and is listed in `requests`.
 """
 
 import base64
@@ -17,16 +17,17 @@ from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote
 
 KINDS = {"model": "", "dataset": "datasets/", "space": "spaces/"}
-LARGE = ("*.parquet", "*.safetensors", "*.jpg", "*.png")  # uploaded apart, as large files are
+LARGE = ("*.parquet", "*.safetensors", "*.jpg", "*.png")  # uploaded separately, like large files on the Hub
 _API = re.compile(r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/(.*))?")
 _FILE = re.compile(r"/(datasets/|spaces/|)([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _LARGE = re.compile(r"/(datasets/|spaces/|)([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 
 
-class StandIn:
-    """`repos` maps `(kind, "user/name")` to the files of each commit, the newest last.
+class HubServer:
+    """The content and the answers of the server.
 
-    `requests` are method and path, `tokens` the Authorization headers that came with them.
+    `repos` maps `(kind, "user/name")` to the files of each commit, the newest last. `requests` lists method and path,
+    `tokens` the Authorization headers.
     """
 
     def __init__(self) -> None:
@@ -37,15 +38,15 @@ class StandIn:
         self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.tokens: set[str | None] = set()
-        self.refuse = ""  # an error that every request is answered with
+        self.refuse = ""  # if set, every request is refused with this error
 
     def files(self, kind: str, repo: str) -> dict[str, bytes]:
-        """The newest commit's files."""
+        """The files of the newest commit."""
         return self.repos[kind, repo][-1][1]
 
-    def answer(self, method: str, asked: str, body: bytes, token: str | None) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, method: str, url: str, body: bytes, token: str | None) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and content for a path with its query."""
-        path, _, query = asked.partition("?")
+        path, _, query = url.partition("?")
         if self.refuse:
             return _json(403, {"error": self.refuse})
         if path == "/api/repos/create":
@@ -54,39 +55,40 @@ class StandIn:
             return _json(200, {"errors": [], "warnings": []})
         if path == "/api/whoami-v2":
             return _json(200, {"name": "me", "type": "user", "auth": {}, "orgs": []})
-        if found := _LARGE.fullmatch(path):
-            return _json(200, {"transfer": "basic", "objects": [self._place(o) for o in json.loads(body)["objects"]]})
+        if _LARGE.fullmatch(path):
+            objects = [self._upload_action(item) for item in json.loads(body)["objects"]]
+            return _json(200, {"transfer": "basic", "objects": objects})
         if path.startswith("/large/") and method == "PUT":
             if hashlib.sha256(body).hexdigest() != path.rpartition("/")[2]:
-                return _json(400, {"error": "other bytes than announced"})
+                return _json(400, {"error": "the content does not have the announced hash"})
             self.large[path.rpartition("/")[2]] = body
             return _json(200, {})
-        if found := _API.fullmatch(path):
-            repo = (found[1][:-1], unquote(found[2]))
+        if match := _API.fullmatch(path):
+            repo = (match[1][:-1], unquote(match[2]))
             if repo not in self.repos or (self.private[repo] and not token):
                 return _missing("RepoNotFound")
-            return self._api(method, repo, found[3] or "", parse_qs(query), body)
-        if found := _FILE.fullmatch(path):
-            repo = (next(kind for kind, prefix in KINDS.items() if prefix == found[1]), found[2])
+            return self._api(method, repo, match[3] or "", parse_qs(query), body)
+        if match := _FILE.fullmatch(path):
+            repo = (next(kind for kind, prefix in KINDS.items() if prefix == match[1]), match[2])
             if repo not in self.repos or (self.private[repo] and not token):
                 return _missing("RepoNotFound")
-            return self._file(repo, unquote(found[3]), unquote(found[4]))
+            return self._file(repo, unquote(match[3]), unquote(match[4]))
         return _json(404, {"error": f"{method} {path}"})
 
-    def _create(self, asked: dict) -> tuple[int, dict, bytes]:
-        kind, name = asked.get("type") or "model", asked["name"]
-        repo = (kind, f"{asked.get('organization') or 'me'}/{name}")
+    def _create(self, request: dict) -> tuple[int, dict, bytes]:
+        kind, name = request.get("type") or "model", request["name"]
+        repo = (kind, f"{request.get('organization') or 'me'}/{name}")
         new = repo not in self.repos
         if new:
             self.repos[repo] = [("0" * 40, {})]
-            self.private[repo] = bool(asked.get("private")) or asked.get("visibility") == "private"
-            self.sdk[repo[1]] = asked.get("sdk") or ""
+            self.private[repo] = bool(request.get("private")) or request.get("visibility") == "private"
+            self.sdk[repo[1]] = request.get("sdk") or ""
         return _json(200 if new else 409, {"url": f"{self.url}/{KINDS[kind]}{repo[1]}", "id": repo[1]})
 
-    def _place(self, asked: dict) -> dict:
-        there = {"href": f"{self.url}/large/{asked['oid']}", "header": {}}
-        actions = {} if asked["oid"] in self.large else {"actions": {"upload": there}}
-        return {"oid": asked["oid"], "size": asked["size"], **actions}
+    def _upload_action(self, item: dict) -> dict:
+        target = {"href": f"{self.url}/large/{item['oid']}", "header": {}}
+        actions = {} if item["oid"] in self.large else {"actions": {"upload": target}}
+        return {"oid": item["oid"], "size": item["size"], **actions}
 
     def _commit_of(self, repo: tuple[str, str], revision: str) -> tuple[str, dict[str, bytes]] | None:
         commits = self.repos[repo]
@@ -97,10 +99,10 @@ class StandIn:
     ) -> tuple[int, dict, bytes]:
         action, _, detail = rest.partition("/")
         revision, _, folder = (unquote(part) for part in detail.partition("/"))
-        found = self._commit_of(repo, revision or "main")
-        if found is None:
+        commit = self._commit_of(repo, revision or "main")
+        if commit is None:
             return _missing("RevisionNotFound")
-        sha, files = found
+        sha, files = commit
         if method == "POST" and action == "preupload":
             sent = json.loads(body)["files"]
             modes = [(f["path"], "lfs" if any(fnmatch(f["path"], p) for p in LARGE) else "regular") for f in sent]
@@ -108,22 +110,22 @@ class StandIn:
         if method == "POST" and action == "commit":
             return self._commit(repo, [json.loads(line) for line in body.decode().splitlines()])
         if method == "POST" and action == "paths-info":
-            asked = json.loads(body)["paths"]
-            there = [_entry(path, files[path]) for path in asked if path in files]
-            folders = {path for path in asked if any(name.startswith(f"{path}/") for name in files)}
-            return _json(200, there + [_folder(path) for path in sorted(folders)])
+            paths = json.loads(body)["paths"]
+            entries = [_entry(path, files[path]) for path in paths if path in files]
+            folders = {path for path in paths if any(name.startswith(f"{path}/") for name in files)}
+            return _json(200, entries + [_folder(path) for path in sorted(folders)])
         if method == "GET" and action == "tree":
             inside = [path for path in files if not folder or path.startswith(f"{folder}/")]
             if folder and not inside:
                 return _missing("EntryNotFound")
             folders = {str(parent) for path in inside for parent in PurePosixPath(path).parents} - {".", folder}
-            deep = query.get("recursive", ["false"])[0].lower() == "true"
+            recursive = query.get("recursive", ["false"])[0].lower() == "true"
             level = folder.count("/") + 1 if folder else 0
             entries = [_folder(path) for path in sorted(folders)] + [_entry(path, files[path]) for path in inside]
-            return _json(200, [entry for entry in entries if deep or entry["path"].count("/") == level])
+            return _json(200, [entry for entry in entries if recursive or entry["path"].count("/") == level])
         if method == "GET" and action in ("", "revision"):
-            about = {"id": repo[1], "sha": sha, "private": self.private[repo], "disabled": False, "tags": []}
-            return _json(200, about | {"siblings": [{"rfilename": path} for path in files]})
+            info = {"id": repo[1], "sha": sha, "private": self.private[repo], "disabled": False, "tags": []}
+            return _json(200, info | {"siblings": [{"rfilename": path} for path in files]})
         if method == "GET" and action == "refs":
             branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": sha}
             return _json(200, {"branches": [branch], "tags": [], "converts": []})
@@ -145,10 +147,10 @@ class StandIn:
         return _json(200, {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
 
     def _file(self, repo: tuple[str, str], revision: str, path: str) -> tuple[int, dict, bytes]:
-        found = self._commit_of(repo, revision)
-        if found is None:
+        commit = self._commit_of(repo, revision)
+        if commit is None:
             return _missing("RevisionNotFound")
-        sha, files = found
+        sha, files = commit
         if path not in files:
             return _missing("EntryNotFound", {"X-Repo-Commit": sha})
         tag = hashlib.sha256(files[path]).hexdigest()
@@ -173,10 +175,10 @@ def _folder(path: str) -> dict:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    hub: StandIn
+    hub: HubServer
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self) -> None:  # noqa: N802  the base class's names
+    def do_POST(self) -> None:  # noqa: N802  names of the base class
         self._serve()
 
     do_GET = do_PUT = do_HEAD = do_POST  # noqa: N815
@@ -213,9 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub_stand_in() -> Iterator[StandIn]:
-    """Serves until the block ends."""
-    hub = StandIn()
+def hub_server() -> Iterator[HubServer]:
+    """Runs the server until the block ends."""
+    hub = HubServer()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_port}"
@@ -229,9 +231,9 @@ def hub_stand_in() -> Iterator[StandIn]:
         thread.join()
 
 
-def as_user(hub: StandIn, home: object, token: str | None = "hf_stand_in_token") -> dict[str, str]:
-    """Environment of a process that takes the stand-in for the Hub, with caches of its own in the folder `home`."""
-    found = {
+def as_user(hub: HubServer, home: object, token: str | None = "hf_token_of_a_test") -> dict[str, str]:
+    """Environment of a process that uses this server as the Hub, with separate caches in the folder `home`."""
+    environment = {
         "HF_ENDPOINT": hub.url,
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_OFFLINE": "0",
@@ -240,18 +242,18 @@ def as_user(hub: StandIn, home: object, token: str | None = "hf_stand_in_token")
         "HF_MODULES_CACHE": f"{home}/hf/modules",
         "HF_EVALUATE_CACHE": f"{home}/hf/evaluate",
     }
-    return found | ({"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"})
+    return environment | ({"HF_TOKEN": token} if token else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"})
 
 
-def in_this_process(hub: StandIn, monkeypatch: object, token: str = "hf_stand_in_token") -> None:
-    """Makes the running process take the stand-in for the Hub until `monkeypatch` is undone."""
+def in_this_process(hub: HubServer, monkeypatch: object, token: str = "hf_token_of_a_test") -> None:
+    """Makes the running process use this server as the Hub until `monkeypatch` is undone."""
     from huggingface_hub import constants, hf_api
 
     settings = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
     settings["HUGGINGFACE_CO_URL_TEMPLATE"] = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
-    # What has read the address before: the client of the module's functions, and that of transformers.
+    # Clients that have read the address already: those of huggingface_hub's functions and of transformers.
     monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
     monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
     monkeypatch.setenv("HF_TOKEN", token)

@@ -1,4 +1,4 @@
-"""The wheel is built twice with the same bytes, holds the two packages and nothing else, and runs where it is put."""
+"""The wheel is reproducible, contains the two packages only, and runs after installation."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return build(tmp_path_factory.mktemp("dist"), isolated=False)
 
 
-def test_wheel_holds_the_packages_and_nothing_else(built: list[Path]):
+def test_the_wheel_contains_only_the_packages(built: list[Path]):
     wheel, archive = built
     assert check_content(wheel) > 60
     names = zipfile.ZipFile(wheel).namelist()
@@ -36,7 +36,7 @@ def test_wheel_holds_the_packages_and_nothing_else(built: list[Path]):
         assert {member.mtime for member in tar.getmembers()} == {check_wheel.epoch()}
 
 
-def test_built_again_the_bytes_are_the_same(built: list[Path], tmp_path: Path):
+def test_a_second_build_has_the_same_bytes(built: list[Path], tmp_path: Path):
     again = build(tmp_path, isolated=False)
     assert [path.name for path in again] == [path.name for path in built]
     for first, second in zip(built, again, strict=True):
@@ -52,7 +52,7 @@ def test_built_again_the_bytes_are_the_same(built: list[Path], tmp_path: Path):
         ("modeling_rogle/__pycache__/x.pyc", "temporary file"),
     ],
 )
-def test_what_does_not_belong_is_named(built: list[Path], tmp_path: Path, name: str, reason: str):
+def test_a_file_that_must_not_be_in_a_wheel_is_named(built: list[Path], tmp_path: Path, name: str, reason: str):
     wheel = Path(shutil.copy(built[0], tmp_path))
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr(name, "")
@@ -60,7 +60,7 @@ def test_what_does_not_belong_is_named(built: list[Path], tmp_path: Path, name: 
         check_content(wheel)
 
 
-def test_a_forgotten_file_is_named(built: list[Path], tmp_path: Path):
+def test_a_missing_file_is_named(built: list[Path], tmp_path: Path):
     wheel = tmp_path / built[0].name
     with zipfile.ZipFile(built[0]) as old, zipfile.ZipFile(wheel, "w") as new:
         for name in old.namelist():
@@ -74,11 +74,11 @@ def test_only_tracked_files_are_built():
     assert "pyproject.toml" in tracked() and not any("__pycache__" in name for name in tracked())
 
 
-def test_installed_in_an_environment_of_its_own(built: list[Path], tmp_path: Path):
-    # The dependencies come from this environment; fetching them takes minutes (check_wheel.py --install does).
+def test_the_wheel_runs_in_a_new_environment(built: list[Path], tmp_path: Path):
+    # The dependencies come from this environment; downloading them takes minutes (check_wheel.py --install does).
     libraries = Path(importlib.util.find_spec("torch").origin).parents[1]
-    found = install(built[0], tmp_path / "environment", libraries)
-    assert Path(found).is_relative_to(tmp_path / "environment")
+    path = install(built[0], tmp_path / "environment", libraries)
+    assert Path(path).is_relative_to(tmp_path / "environment")
 
 
 def test_packages_are_listed(tmp_path: Path):
@@ -88,7 +88,7 @@ def test_packages_are_listed(tmp_path: Path):
     assert {"torch", "transformers", "numpy"} <= {part["name"] for part in listed["components"]}
 
 
-def test_an_audit_that_knew_no_package_is_no_clean_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_audit_without_look_ups_is_not_reported_as_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     skipped = [{"name": "numpy", "skip_reason": "Dependency not found on PyPI and could not be audited"}]
     looked_up = [{"name": "torch", "version": "2.13.0", "vulns": [{"id": "PYSEC-1"}]}]
     assert check_wheel.read_audit(skipped).startswith("not measured: none of 1 packages could be looked up")

@@ -1,4 +1,4 @@
-"""Rows as a Hub data set: what loads back, whose images stay at home, what may not be pushed."""
+"""Rows as a Hub data set: the round trip, withheld images, and rows that may not be released."""
 
 import functools
 import json
@@ -25,28 +25,28 @@ def drawn(split: str) -> list[dict]:
 
 
 def write_rows(folder: Path, change=lambda row: row) -> Path:
-    """A P-VLG folder of drawn pedestrians; `change` makes each row what a test needs."""
+    """A P-VLG folder of drawn pedestrians; `change` edits each row for a test."""
     (folder / "data").mkdir(parents=True)
     for split in ("train", "validation", "test"):
-        found = [change(dict(row) | {"split": split}) for row in drawn(split)]
-        found = [{name: row[name] for name in FEATURES} for row in found]
-        table = pa.Table.from_pylist(found, schema=FEATURES.arrow_schema)
+        rows = [change(dict(row) | {"split": split}) for row in drawn(split)]
+        rows = [{name: row[name] for name in FEATURES} for row in rows]
+        table = pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
         pq.write_table(table, folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
 
 
 def load(folder: Path, split: str | None = None):
-    """Whatever datasets kept of another folder of this name (a card with `configs` is its key) is not asked."""
+    """An empty cache: datasets caches a folder with a card by its name."""
     return load_dataset(str(folder), split=split, cache_dir=str(folder.parent / "cache"))
 
 
-def test_free_rows_load_back_with_their_images_and_types(tmp_path: Path):
+def test_drawn_rows_load_back_with_images_and_types(tmp_path: Path):
     source = write_rows(tmp_path / "built")
-    found = assemble_data(source, "me/pvlg", tmp_path / "out")
-    assert (found.rows, found.identities) == (
+    release = assemble_data(source, "me/pvlg", tmp_path / "out")
+    assert (release.rows, release.identities) == (
         {"train": 4, "validation": 2, "test": 4}, {"train": 2, "validation": 1, "test": 2},
     )  # fmt: skip
-    assert not found.restricted and not found.withheld
+    assert not release.restricted and not release.withheld
     before = load(source, "test")
     after = load(tmp_path / "out", "test")
     assert after.features == FEATURES
@@ -54,7 +54,7 @@ def test_free_rows_load_back_with_their_images_and_types(tmp_path: Path):
         assert one.pop("image").tobytes() == two.pop("image").tobytes() and one == two
 
 
-def test_the_card_is_one_that_the_viewer_reads(tmp_path: Path):
+def test_the_card_has_the_metadata_of_the_viewer(tmp_path: Path):
     assemble_data(write_rows(tmp_path / "built"), "me/pvlg", tmp_path / "out")
     card = DatasetCard.load(tmp_path / "out" / "README.md")
     assert card.data.license == "apache-2.0" and card.data.language == ["en"] and card.data.pretty_name
@@ -68,14 +68,14 @@ def test_the_card_is_one_that_the_viewer_reads(tmp_path: Path):
     assert "no real person" in card.text and "rogle join" not in card.text
 
 
-def test_images_of_others_stay_at_home_and_their_hashes_go(tmp_path: Path):
+def test_images_of_other_sources_are_withheld_but_not_their_hashes(tmp_path: Path):
     def mixed(row: dict) -> dict:
         return row | ({"source": "cuhk_pedes", "path": "CUHK03/1.jpg"} if row["split"] == "test" else {})
 
     source = write_rows(tmp_path / "built", mixed)
     (source / "build_report.json").write_text('{"curation": null, "files": {"data/x.parquet": "0"}}')
-    found = assemble_data(source, "me/pvlg", tmp_path / "out")
-    assert found.restricted == ["cuhk_pedes"] and dict(found.withheld) == {"cuhk_pedes": 4}
+    release = assemble_data(source, "me/pvlg", tmp_path / "out")
+    assert release.restricted == ["cuhk_pedes"] and dict(release.withheld) == {"cuhk_pedes": 4}
     loaded = load(tmp_path / "out")
     assert all(image is None for image in loaded["test"]["image"]) and loaded["train"][0]["image"] is not None
     assert loaded["test"].features == FEATURES
@@ -93,8 +93,8 @@ def test_images_of_others_stay_at_home_and_their_hashes_go(tmp_path: Path):
 def test_images_are_included_with_permission(tmp_path: Path):
     source = write_rows(tmp_path / "built", lambda row: row | {"source": "own"})
     assert assemble_data(source, "me/pvlg", tmp_path / "held").withheld.total() == 10
-    found = assemble_data(source, "me/pvlg", tmp_path / "out", images_of=["own"])
-    assert not found.withheld and found.restricted == ["own"], "still not for the public"
+    release = assemble_data(source, "me/pvlg", tmp_path / "out", images_of=["own"])
+    assert not release.withheld and release.restricted == ["own"], "still not for the public"
     assert load(tmp_path / "out", "test")[0]["image"] is not None
     with pytest.raises(ReleaseError, match="--images-of coco: no such source"):
         assemble_data(source, "me/pvlg", tmp_path / "no", images_of=["coco"])
@@ -127,24 +127,24 @@ def test_a_path_that_leads_out_of_its_folder_is_named(tmp_path: Path, path: str)
     assert "\n" not in str(caught.value)
 
 
-def test_paths_of_the_public_sets_are_fine():
+def test_paths_of_the_public_sets_are_accepted():
     for path in ("CUHK01/0363004.png", "Market/1488_c3s3_071419_00.jpg.jpg", "a..b/c d.jpg", "imgs/é.jpg", None):
         assert not unsafe(path)
 
 
-def test_unknown_terms_and_shared_people_are_refused(tmp_path: Path):
+def test_unknown_sources_and_shared_identities_are_refused(tmp_path: Path):
     with pytest.raises(ReleaseError, match="field 'source' is 'coco'"):
         assemble_data(write_rows(tmp_path / "a", lambda row: row | {"source": "coco"}), "me/pvlg", tmp_path / "out")
     with pytest.raises(ReleaseError, match="person_id 7 is in train and in validation"):
         assemble_data(write_rows(tmp_path / "b", lambda row: row | {"person_id": 7}), "me/pvlg", tmp_path / "out2")
 
 
-def test_every_source_that_can_be_read_has_its_terms():
+def test_every_readable_source_has_terms():
     assert set(SOURCE_NAMES) | {"synthetic", "own", "generated"} <= set(TERMS)
     assert [name for name, terms in TERMS.items() if terms.images] == ["synthetic"]
 
 
-def test_a_large_split_is_cut_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_large_split_is_split_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("hub.data_files.ROWS_PER_BATCH", 2)
     monkeypatch.setattr("hub.data_files.SHARD_BYTES", 1)
     assemble_data(write_rows(tmp_path / "built"), "me/pvlg", tmp_path / "out")

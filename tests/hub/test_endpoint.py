@@ -1,4 +1,4 @@
-"""The handler by the toolkit's own calling convention, over HTTP and as huggingface_hub's client asks; its latency."""
+"""The endpoint handler over HTTP, with the calling convention of the toolkit and of huggingface_hub; its latency."""
 
 import base64
 import io
@@ -63,9 +63,9 @@ def test_text_image_both_and_a_batch(handler, image: bytes):
     assert status == 200 and torch.tensor(both["similarity"]).shape == (3, 5)
 
 
-def test_labels_as_the_hubs_client_asks_for_them(handler, released: Path, image: bytes, monkeypatch):
+def test_labels_for_the_client_of_the_hub(handler, released: Path, image: bytes, monkeypatch):
     class Service(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802  the base class's name
+        def do_POST(self) -> None:  # noqa: N802  name of the base class
             body = self.rfile.read(int(self.headers["Content-Length"]))
             status, answer = respond(handler, body, self.headers["Content-Type"])
             self.send_response(status)
@@ -83,18 +83,18 @@ def test_labels_as_the_hubs_client_asks_for_them(handler, released: Path, image:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     try:
         client = InferenceClient(model=f"http://127.0.0.1:{server.server_port}", token="hf_none")
-        found = client.zero_shot_image_classification(image, candidate_labels=LABELS, hypothesis_template="{}")
+        labels = client.zero_shot_image_classification(image, candidate_labels=LABELS, hypothesis_template="{}")
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-    assert {item.label: item.score for item in found} == pytest.approx(expected(released, image), abs=1e-5)
-    assert [item.score for item in found] == sorted((item.score for item in found), reverse=True)
+    assert {item.label: item.score for item in labels} == pytest.approx(expected(released, image), abs=1e-5)
+    assert [item.score for item in labels] == sorted((item.score for item in labels), reverse=True)
 
 
-def test_a_image_as_the_body_is_decoded_by_the_toolkit(handler, released: Path, image: bytes):
-    found = handler({"inputs": Image.open(io.BytesIO(image)), "parameters": {"candidate_labels": LABELS}})
-    assert {item["label"]: item["score"] for item in found} == pytest.approx(expected(released, image), abs=1e-5)
+def test_an_image_as_the_body_is_decoded_by_the_toolkit(handler, released: Path, image: bytes):
+    labels = handler({"inputs": Image.open(io.BytesIO(image)), "parameters": {"candidate_labels": LABELS}})
+    assert {item["label"]: item["score"] for item in labels} == pytest.approx(expected(released, image), abs=1e-5)
     status, answer = ask(handler, image, content_type="image/png")
     assert status == 200 and answer["error"].startswith("inputs: must be")
     query = {"inputs": Image.open(io.BytesIO(image)), "parameters": {"candidate_labels": "Black shoes., A hat"}}
@@ -130,9 +130,9 @@ def test_errors_are_json_of_one_line(handler, request_, error: str):
 
 
 def test_latency_of_every_kind_of_request(handler, released: Path, capsys: pytest.CaptureFixture[str]):
-    found = measure(handler, 3)
-    assert list(found)[:3] == ["one text", "one image", "text and image"]
-    assert all(0 < median <= most for median, most in found.values())
+    times = measure(handler, 3)
+    assert list(times)[:3] == ["one text", "one image", "text and image"]
+    assert all(0 < median <= most for median, most in times.values())
     with pytest.raises(ValueError, match="one text: "):
         measure(lambda request: {"error": "out of order"}, 1)
     assert main([str(released), "--requests", "0"]) == 2

@@ -17,7 +17,7 @@ from dataset_pvlg.curation.curate import CurationOptions
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.readers.read import read_source
 from modeling_rogle.cli.main import main as rogle
-from tests.helpers.hub_server import hub_stand_in, in_this_process
+from tests.helpers.hub_server import hub_server, in_this_process
 from tests.helpers.source_layouts import write_records, write_source
 
 SOURCES = ("cuhk_pedes", "icfg_pedes", "rstpreid", "ufine")
@@ -215,7 +215,7 @@ def test_annotations_are_pushed_to_a_private_repository(tmp_path, monkeypatch):
     write_source(tmp_path / "set", "cuhk_pedes", people=4)
     out = tmp_path / "out"
     command = ["--source", f"cuhk_pedes={tmp_path / 'set'}", "--out", str(out), "--annotations-only", "--no-curation"]
-    with hub_stand_in() as hub:
+    with hub_server() as hub:
         in_this_process(hub, monkeypatch)
         assert run_command([*command, "--push-to-hub", "me/pvlg"]) == 0
         assert hub.files("dataset", "me/pvlg") == {

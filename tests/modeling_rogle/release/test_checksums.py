@@ -1,4 +1,4 @@
-"""The list of checksums: what it holds, and that a changed, added or missing file of a release is named."""
+"""The list of checksums: its content, and errors that name a changed, added or missing file."""
 
 import hashlib
 import shutil
@@ -30,7 +30,7 @@ def test_every_file_is_listed_with_the_digest_of_its_bytes(folder: Path):
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
-def test_the_list_is_one_that_sha256sum_reads(folder: Path):
+def test_sha256sum_reads_the_list(folder: Path):
     done = subprocess.run(["sha256sum", "-c", "--strict", NAME], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count(": OK") == 3
 
@@ -56,7 +56,7 @@ def test_added_and_missing_files_are_named(folder: Path):
         verify(folder)
     (folder / "sitecustomize.py").unlink()
     (folder / "__pycache__").mkdir()
-    compiled = folder / "__pycache__" / "modeling_rogle.cpython-311.pyc"  # Python would run it, unread
+    compiled = folder / "__pycache__" / "modeling_rogle.cpython-311.pyc"  # Python would execute it
     compiled.write_bytes(b"")
     with pytest.raises(ChecksumError, match=r"311\.pyc: not in SHA256SUMS"):
         verify(folder)
@@ -78,12 +78,12 @@ def test_a_list_that_names_files_outside_the_folder_is_refused(folder: Path, lin
         verify(folder)
 
 
-def test_without_a_list_nothing_is_said_to_be_right(tmp_path: Path):
+def test_a_missing_list_is_an_error(tmp_path: Path):
     with pytest.raises(ChecksumError, match="no such file"):
         verify(tmp_path)
 
 
-def test_what_python_and_the_hub_leave_behind_is_not_listed(tmp_path: Path):
+def test_files_of_python_and_the_hub_are_not_listed(tmp_path: Path):
     (tmp_path / "code.py").write_text("")
     for name in ("__pycache__", ".cache"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""The endpoint handler by the toolkit's calling convention: `EndpointHandler(path)(request)`."""
+"""The endpoint handler with the calling convention of the toolkit: `EndpointHandler(path)(request)`."""
 
 import base64
 import gc
@@ -36,7 +36,7 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
-def test_embeddings_are_the_models_own(handler: EndpointHandler, tiny_checkpoint: Path):
+def test_embeddings_are_those_of_the_model(handler: EndpointHandler, tiny_checkpoint: Path):
     pictures = [noise(40, 20), noise(64, 32, 1)]
     request = {"inputs": {"text": TEXTS, "images": [encoded(image) for image in pictures]}}
     answer = json.loads(json.dumps(handler(json.loads(json.dumps(request)))))
@@ -56,11 +56,11 @@ def test_one_kind_alone_and_a_single_string(handler: EndpointHandler):
     assert handler({"inputs": {"text": TEXTS[0]}}) == handler({"inputs": {"text": [TEXTS[0]], "images": []}})
 
 
-def test_images_of_every_mode_data_urls_and_turned_photographs(handler: EndpointHandler):
+def test_images_of_every_mode_data_urls_and_rotated_photographs(handler: EndpointHandler):
     grey, alpha = noise(30, 20).convert("L"), noise(30, 20).convert("RGBA")
     upright = noise(40, 20)
     note = Image.Exif()
-    note[0x0112] = 6  # to be shown turned by a quarter clockwise
+    note[0x0112] = 6  # EXIF: rotate by 90 degrees clockwise
     turned = encoded(upright.rotate(90, expand=True), exif=note)
     images = [encoded(grey), encoded(alpha), "data:image/png;base64," + encoded(upright), turned, encoded(upright)]
     rows = torch.tensor(handler({"inputs": {"images": images}})["image_embeds"])
@@ -106,7 +106,7 @@ def test_a_damaged_image_of_any_format_is_named(handler: EndpointHandler, kind: 
         for place in rng.integers(4, min(len(content), 300), 6):
             content[place] = rng.integers(256)
         damaged.append(bytes(content))
-    for content in damaged:  # what still decodes is answered
+    for content in damaged:  # content that can still be decoded gives an answer
         answer = handler({"inputs": {"images": [encoded(noise(8, 4)), base64.b64encode(content).decode()]}})
         if "error" in answer:
             refused += 1
@@ -117,7 +117,7 @@ def test_a_damaged_image_of_any_format_is_named(handler: EndpointHandler, kind: 
 
 
 @pytest.mark.parametrize("raised", [IndexError, KeyError, struct.error, ZeroDivisionError, EOFError, RuntimeError])
-def test_whatever_a_decoder_raises_is_named(handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch, raised):
+def test_every_error_of_a_decoder_is_named(handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch, raised):
     def fail(*_args, **_options):
         raise raised("deep inside")
 
@@ -133,7 +133,7 @@ def test_formats_that_start_other_programs_are_refused(handler: EndpointHandler)
     assert handler({"inputs": {"images": [page]}})["error"].startswith("inputs.images[0]: not an image")
 
 
-def test_only_one_image_is_held_at_its_full_size(handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch):
+def test_only_one_image_is_in_memory_at_full_size(handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch):
     held, most = [], []
     decode = modeling_rogle.release.handler._image
 
@@ -153,7 +153,7 @@ def test_only_one_image_is_held_at_its_full_size(handler: EndpointHandler, monke
         assert row == pytest.approx(handler({"inputs": {"images": image}})["image_embeds"][0], abs=1e-5)
 
 
-def test_code_in_a_strangers_folder_is_not_run(tiny_checkpoint: Path, tmp_path: Path):
+def test_code_in_an_untrusted_folder_is_not_executed(tiny_checkpoint: Path, tmp_path: Path):
     for file in tiny_checkpoint.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The files of a model's repository: which code travels, what CLIP's own classes read, what may not be released."""
+"""The repository of a model: its code, what CLIP's classes can read, and files that may not be released."""
 
 import ast
 import json
@@ -44,7 +44,7 @@ def released(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_code_is_flat_and_all_that_it_imports_travels(released: Path):
+def test_the_code_is_flat_and_complete(released: Path):
     names = code_files()
     assert {"configuration_rogle.py", "modeling_rogle.py", "processing_rogle.py", "pipeline_rogle.py"} <= set(names)
     assert not ROOMS_AT_HOME & set(names), "what searches and converts stays at home"
@@ -70,7 +70,7 @@ def test_the_code_needs_public_libraries_that_requirements_name(released: Path):
     assert {{"PIL": "pillow"}.get(name, name) for name in foreign} <= set(listed)
 
 
-def test_with_the_package_no_trust_is_needed_and_nothing_is_registered(released: Path, tmp_path: Path):
+def test_with_the_package_no_trust_is_needed(released: Path, tmp_path: Path):
     model, processor = RogleModel.from_pretrained(released), RogleProcessor.from_pretrained(released)
     model.save_pretrained(tmp_path / "again")
     processor.save_pretrained(tmp_path / "again")
@@ -79,11 +79,11 @@ def test_with_the_package_no_trust_is_needed_and_nothing_is_registered(released:
     assert torch.equal(again.region_head.logit_scale, model.region_head.logit_scale)
 
 
-def test_a_square_model_is_a_clip_model_to_those_who_want_no_custom_code(
+def test_clip_model_reads_a_square_model_without_custom_code(
     tiny_config: RogleConfig, tiny_processor: RogleProcessor, tmp_path: Path
 ):
     fields = tiny_config.to_dict() | {"image_size": [32, 32]}
-    fields["vision_config"]["image_size"] = 64  # of the CLIP that it came from
+    fields["vision_config"]["image_size"] = 64  # that of the original CLIP
     torch.manual_seed(0)
     model = RogleModel(RogleConfig.from_dict(fields)).eval()
     save_for_hub(model, tiny_processor, tmp_path)
@@ -99,7 +99,7 @@ def test_a_square_model_is_a_clip_model_to_those_who_want_no_custom_code(
     assert torch.equal(RogleModel.from_pretrained(tmp_path).encode_images(pixels)[0], model.encode_images(pixels)[0])
 
 
-def test_of_a_rectangle_only_the_text_tower_is_one_and_the_card_says_so(released: Path):
+def test_clip_reads_only_the_text_encoder_of_a_rectangular_model(released: Path):
     model, processor = RogleModel.from_pretrained(released), RogleProcessor.from_pretrained(released)
     assert "cannot read these weights" in clip_part(model.config)
     with pytest.raises(RuntimeError, match="mismatched"):
@@ -162,7 +162,7 @@ def _cut_weights(folder: Path) -> None:
         (_cut_weights, "model: "),
     ],
 )
-def test_what_may_not_be_released_is_named_in_one_line(model_dir: Path, tmp_path: Path, spoil, message: str):
+def test_a_file_that_may_not_be_released_is_named(model_dir: Path, tmp_path: Path, spoil, message: str):
     shutil.copytree(model_dir, tmp_path / "model")
     spoil(tmp_path / "model")
     with pytest.raises(ReleaseError) as caught:
@@ -170,7 +170,7 @@ def test_what_may_not_be_released_is_named_in_one_line(model_dir: Path, tmp_path
     assert message in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_code_that_lies_beside_the_weights_is_not_released(model_dir: Path, tmp_path: Path):
+def test_other_code_in_the_model_folder_is_not_released(model_dir: Path, tmp_path: Path):
     shutil.copytree(model_dir, tmp_path / "model")
     (tmp_path / "model" / "modeling_rogle.py").write_text("raise SystemExit\n")
     (tmp_path / "model" / "evil.py").write_text("")
@@ -179,7 +179,7 @@ def test_code_that_lies_beside_the_weights_is_not_released(model_dir: Path, tmp_
     assert (tmp_path / "out" / "modeling_rogle.py").read_text() == (PACKAGE / "modeling_rogle.py").read_text()
 
 
-def test_a_folder_with_something_in_it_is_not_overwritten(model_dir: Path, tmp_path: Path):
+def test_a_folder_that_is_not_empty_is_not_overwritten(model_dir: Path, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(ReleaseError, match="not an empty folder"):
         assemble_model(model_dir, "me/rogle", tmp_path)
@@ -197,7 +197,7 @@ def adapter_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def test_adapters_travel_alone_and_name_their_base(adapter_dir: Path, tmp_path: Path):
+def test_adapters_are_released_alone_and_name_their_base(adapter_dir: Path, tmp_path: Path):
     assert is_adapter(adapter_dir)
     assert assemble_adapter(adapter_dir, "me/lora", tmp_path / "a") == "somebody/clip"
     assert assemble_adapter(adapter_dir, "me/lora", tmp_path / "b", base="me/rogle", licence="mit") == "me/rogle"
@@ -210,7 +210,7 @@ def test_adapters_travel_alone_and_name_their_base(adapter_dir: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("base", ["runs/small/best/more", "/home/me/model", "rogle", None])
-def test_a_base_that_only_this_machine_knows_is_refused(adapter_dir: Path, tmp_path: Path, base: str | None):
+def test_a_local_base_is_refused(adapter_dir: Path, tmp_path: Path, base: str | None):
     settings = {"peft_type": "LORA", "base_model_name_or_path": base}
     (adapter_dir / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(ReleaseError, match="--base user/name"):

@@ -1,4 +1,4 @@
-"""`rogle push`: a model, or adapters alone, in one repository that says what is in it."""
+"""`rogle push`: a model, or adapters, in one repository with a list of its files."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from modeling_rogle import RogleModel
 from modeling_rogle.release.checksums import NAME, verify
 from modeling_rogle.release.push import push_model
 from modeling_rogle.release.upload import ReleaseError
-from tests.helpers.hub_server import as_user, hub_stand_in, in_this_process
+from tests.helpers.hub_server import as_user, hub_server, in_this_process
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,7 +30,7 @@ def model_dir(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 def test_a_model_is_pushed_as_the_dry_run_says(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     *files, digest, told = push_model(model_dir, "me/rogle", dry_run=True)
     assert told == f"dry run: {len(files)} files would be pushed to me/rogle"
-    with hub_stand_in() as hub:
+    with hub_server() as hub:
         in_this_process(hub, monkeypatch)
         lines = push_model(model_dir, "me/rogle", private=True)
         pushed = hub.files("model", "me/rogle")
@@ -58,7 +58,7 @@ def test_adapters_are_pushed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "best"}')
     with pytest.raises(ReleaseError, match="'best'.* --base user/name"):
         push_model(folder, "me/lora", dry_run=True)
-    with hub_stand_in() as hub:
+    with hub_server() as hub:
         in_this_process(hub, monkeypatch)
         push_model(folder, "me/lora", base="me/rogle")
         pushed = hub.files("model", "me/lora")
@@ -66,7 +66,7 @@ def test_adapters_are_pushed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == "me/rogle"
 
 
-def test_what_cannot_be_pushed_is_one_line(model_dir: Path, tmp_path: Path):
+def test_a_refused_push_is_one_line(model_dir: Path, tmp_path: Path):
     with pytest.raises(ReleaseError, match="rogle: must be user/name"):
         push_model(model_dir, "rogle")
     with pytest.raises(ReleaseError, match="--base"):
@@ -87,8 +87,8 @@ assert RogleModel._auto_class is None and getattr(model.config, "auto_map", None
 """
 
 
-def test_a_model_pushed_by_its_own_method_brings_its_code(tiny_checkpoint: Path, tmp_path: Path):
-    with hub_stand_in() as hub:  # a process of its own: libraries read the Hub's address when they are imported
+def test_push_to_hub_of_a_model_includes_its_code(tiny_checkpoint: Path, tmp_path: Path):
+    with hub_server() as hub:  # a separate process: libraries read the address of the Hub at import
         command = [sys.executable, "-c", OWN_METHOD, str(tiny_checkpoint)]
         done = subprocess.run(command, env=as_user(hub, tmp_path), cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

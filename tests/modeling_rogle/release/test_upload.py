@@ -1,4 +1,4 @@
-"""Uploading: names, one commit, what goes, private repositories, and a token that is never said."""
+"""Uploads: names, one commit, deleted files, private repositories, and a token that is never printed."""
 
 import logging
 import traceback
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from modeling_rogle.release.upload import ReleaseError, check_name, check_secrets, push_folder, without_token
-from tests.helpers.hub_server import StandIn, hub_stand_in, in_this_process
+from tests.helpers.hub_server import HubServer, hub_server, in_this_process
 
 TOKEN = "hf_" + "aB3" * 11
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    with hub_stand_in() as served:
+def hub(monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    with hub_server() as served:
         in_this_process(served, monkeypatch, TOKEN)
         yield served
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset", "space"])
-def test_the_folder_is_what_the_repository_holds(hub: StandIn, folder: Path, kind: str):
+def test_the_repository_contains_the_folder(hub: HubServer, folder: Path, kind: str):
     pushed = push_folder(folder, "me/thing", kind)
     assert hub.files(kind, "me/thing") == {
         "README.md": (folder / "README.md").read_bytes(), "data/rows.parquet": b"PAR1" * 100,
@@ -41,7 +41,7 @@ def test_the_folder_is_what_the_repository_holds(hub: StandIn, folder: Path, kin
     assert hub.private[kind, "me/thing"] is False and hub.sdk["me/thing"] == ("gradio" if kind == "space" else "")
 
 
-def test_files_of_an_earlier_release_go_where_they_would_be_read(hub: StandIn, folder: Path):
+def test_files_of_an_earlier_release_are_deleted_if_they_would_be_loaded(hub: HubServer, folder: Path):
     (folder / "data" / "old.parquet").write_bytes(b"old")
     (folder / "notes.txt").write_text("mine")
     push_folder(folder, "me/thing", "dataset")
@@ -51,7 +51,7 @@ def test_files_of_an_earlier_release_go_where_they_would_be_read(hub: StandIn, f
     assert sorted(hub.files("dataset", "me/thing")) == ["README.md", "data/rows.parquet", "notes.txt"]
 
 
-def test_what_may_not_be_public_never_is(hub: StandIn, folder: Path):
+def test_restricted_content_is_never_public(hub: HubServer, folder: Path):
     push_folder(folder, "me/closed", "dataset", must_be_private=True)
     assert hub.private["dataset", "me/closed"]
     push_folder(folder, "me/closed", "dataset", must_be_private=True)
@@ -61,13 +61,13 @@ def test_what_may_not_be_public_never_is(hub: StandIn, folder: Path):
     assert len(hub.repos["dataset", "me/open"]) == 2, "nothing was added"
 
 
-def test_the_token_is_sent_to_the_hub_and_said_nowhere(
-    hub: StandIn, folder: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+def test_the_token_is_sent_to_the_hub_and_never_printed(
+    hub: HubServer, folder: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ):
     with caplog.at_level(logging.DEBUG):
         push_folder(folder, "me/thing")
         assert f"Bearer {TOKEN}" in hub.tokens
-        hub.refuse = f"token {TOKEN} may not do that"  # a server, or a proxy, that says it back
+        hub.refuse = f"token {TOKEN} may not do that"  # a server or proxy that repeats the token
         with pytest.raises(ReleaseError) as caught:
             push_folder(folder, "me/thing")
     shown = "".join(traceback.format_exception(caught.value)) + str(capfd.readouterr())
@@ -75,7 +75,7 @@ def test_the_token_is_sent_to_the_hub_and_said_nowhere(
     assert TOKEN not in shown and TOKEN not in caplog.text
 
 
-def test_a_token_in_a_file_stops_the_release(hub: StandIn, folder: Path):
+def test_a_token_in_a_file_stops_the_release(hub: HubServer, folder: Path):
     (folder / "app.py").write_text(f'login("{TOKEN}")\n')
     with pytest.raises(ReleaseError, match=r"app\.py: .*token") as caught:
         check_secrets(folder)
@@ -85,17 +85,17 @@ def test_a_token_in_a_file_stops_the_release(hub: StandIn, folder: Path):
     assert not hub.repos
 
 
-def test_tokens_of_others_are_struck_out_too(monkeypatch: pytest.MonkeyPatch):
+def test_other_tokens_are_removed_from_messages_too(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", "short")
     assert without_token(f"short and {TOKEN} é") == "hf_*** and hf_*** é"
 
 
 @pytest.mark.parametrize("name", ["rogle", "me/rogle/tiny", "me/ro gle", "me/-rogle"])
-def test_a_name_that_the_hub_does_not_take(name: str):
+def test_an_invalid_name_is_refused(name: str):
     with pytest.raises(ReleaseError, match=name):
         check_name(name)
 
 
-def test_a_hub_out_of_reach_is_one_line(folder: Path):
+def test_an_unreachable_hub_is_one_line(folder: Path):
     with pytest.raises(ReleaseError, match="me/thing: not pushed: .*offline mode"):  # the tests run offline
         push_folder(folder, "me/thing")
