@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 
 import datasets
@@ -127,7 +127,7 @@ class PVLG(datasets.GeneratorBasedBuilder):
         self, split: str, config: SyntheticConfig | None, shards: list
     ) -> Iterator[tuple[str, dict]]:
         for shard in shards:
-            source = _parquet_rows(shard) if config is None else rows(split, *shard, config)
+            source = _parquet_rows(shard) if config is None else rows(split, shard[0], shard[1], config)
             for row in source:
                 yield row["image_id"], row
 
@@ -184,7 +184,7 @@ def _check_complete(folder: Path, split: str, files: list[str]) -> None:
 
 def _parquet_rows(path: str) -> Iterator[dict]:
     """Rows of a file with boxes clipped to their image. The number of clipped boxes is logged. Raises LayoutError."""
-    counts = Counter()
+    counts: Counter[str] = Counter()
     try:
         with pq.ParquetFile(path) as file:
             missing = [name for name in FEATURES if name not in file.schema_arrow.names and name != "image"]
@@ -227,7 +227,7 @@ def empty_lists(row: dict, path: str) -> dict[str, list]:
             null = name
         elif value is None:
             lists[name] = []
-        elif isinstance(value, list):
+        elif isinstance(value, list) and parts is not None:
             for n, item in enumerate(value):
                 missing = [part for part in parts if isinstance(item, dict) and item.get(part) is None]
                 if item is None or missing:
@@ -279,7 +279,7 @@ def pipeline_hash() -> str:
     """[`code_hash`] and the prompts and model code that built rows depend on: the key of unfinished work."""
     digest = hashlib.sha256(code_hash().encode())
     root = Path(__file__).resolve().parent
-    model = Path(find_spec("modeling_rogle").origin).parent
+    model = Path(str(files("modeling_rogle")))
     prompts = ((root, path) for path in sorted((root / "captioning" / "prompts").glob("*.txt")))
     sources = ((model, path) for pattern in _MODEL_FILES for path in sorted(model.glob(pattern)))
     for folder, path in [*prompts, *sources]:
@@ -294,7 +294,7 @@ def register() -> None:
     if getattr(original, "knows_pvlg", False):
         return
 
-    class Factory(original):
+    class Factory(original):  # type: ignore[valid-type, misc]
         knows_pvlg = True
 
         def get_module(self) -> datasets.load.DatasetModule:

@@ -58,7 +58,7 @@ class FolderRows:
     """
 
     def __init__(self, root: str | Path):
-        self.root: Path | None = Path(root)
+        self.root = Path(root)
         self.groups: list[Group] = []
         self.facts: dict[str, Any] = {"files": {}}
         for split, names in parquet_files(str(root)).items():
@@ -115,7 +115,7 @@ class GeneratedRows:
     """
 
     def __init__(self, name: str):
-        self.root = None
+        self.root: Path | None = None
         self.facts: dict[str, Any] = {"generated": name}
         self._splits = {split: rows.with_format("arrow") for split, rows in load_rows(name)[0].items()}
         self.groups = [

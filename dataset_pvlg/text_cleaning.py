@@ -42,7 +42,7 @@ _CODE = re.compile(
 _CJK_MARKS = {"。": ". ", "．": ".", "｡": ". ", "，": ", ", "、": ", ", "！": "! ", "？": "? ", "；": "; ", "：": ": "}
 _CJK_MARKS |= {"（": " (", "）": ") ", "【": " (", "】": ") ", "…": "...", "—": " - ", "－": "-", "～": "~"}
 _CJK_MARKS |= dict.fromkeys("“”「」『』《》", '"') | dict.fromkeys("‘’", "'")
-_CJK_MARKS = str.maketrans(_CJK_MARKS)
+_CJK_TRANSLATION = str.maketrans(_CJK_MARKS)
 _WIDE = re.compile(r"[\u3000-\u303f\uff00-\uffef]")
 _CJK_LETTERS = re.compile(
     r"[\u1100-\u11ff\u2e80-\u2fff\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+"
@@ -145,7 +145,7 @@ def _clean_once(text: str, cjk: bool, faults: list[str]) -> str:
     if cjk:
         return " ".join(text.split())
     text = record(CODE, _CODE.sub(" ", text))
-    wide = text.translate(_CJK_MARKS) if _WIDE.search(text) or _CJK_LETTERS.search(text) else text
+    wide = text.translate(_CJK_TRANSLATION) if _WIDE.search(text) or _CJK_LETTERS.search(text) else text
     wide = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), wide)
     text = record(CJK, _CJK_LETTERS.sub(" ", wide))
     marks = _MARK_BEFORE_STOP.sub(r"\1", _MARK_TWICE.sub(r"\1", _EMPTY_BRACKETS.sub(" ", text)))

@@ -93,7 +93,8 @@ def join(annotations: str | Path, images: Mapping[str, str | Path], out: str | P
         (part / "data").mkdir()
         build_report |= {"splits": {}, "files": {}}
         for split, names in files.items():
-            counts, people = Counter(rows=0, captions=0, sentences=0, regions=0), set()
+            counts = Counter(rows=0, captions=0, sentences=0, regions=0)
+            people: set[int] = set()
             for name in names:
                 _join_file(name, part / "data" / name.name, roots, build_report["curation"], report, counts, people)
             if not counts["rows"]:  # a split without rows is left out
@@ -116,7 +117,7 @@ def join(annotations: str | Path, images: Mapping[str, str | Path], out: str | P
 
 def _read_build_report(root: Path) -> dict[str, Any]:
     file = root / "build_report.json"
-    report = {"sources": [], "curation": None, "captioning": {}, "matching": {}, "histograms": {}}
+    report: dict[str, Any] = {"sources": [], "curation": None, "captioning": {}, "matching": {}, "histograms": {}}
     if file.is_file():
         try:
             report |= json.loads(file.read_text(encoding="utf-8"))
@@ -189,12 +190,12 @@ def _read_image(row: dict[str, Any], roots: Mapping[str, Path]) -> tuple[bytes, 
         raise ValueError(f"no --images {row['source']}=FOLDER was given")
     try:
         match = find_image(roots[row["source"]], row["path"] or "")
-        content = match and match[0].read_bytes()
+        content = match[0].read_bytes() if match else None
     except RefusedPathError:
         raise ValueError("path leads out of the image root") from None
     except OSError:
         raise ValueError("image cannot be read") from None
-    if content is None:
+    if match is None or content is None:
         raise ValueError("image missing")
     if hashlib.sha256(content).hexdigest() != row["sha256"]:
         raise ValueError("image has another sha256")

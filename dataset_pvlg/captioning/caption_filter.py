@@ -124,8 +124,8 @@ def _repeats(sentences: list[tuple[str, ...]]) -> bool:
                     run = run + 1 if words[i] == words[i + length + gap] else 0
                     if run >= length:
                         return True
-    words = [word for sentence in sentences for word in sentence]
-    phrases = Counter(tuple(words[i : i + 6]) for i in range(len(words) - 5))
+    text = [word for sentence in sentences for word in sentence]
+    phrases = Counter(tuple(text[i : i + 6]) for i in range(len(text) - 5))
     return max(phrases.values(), default=0) >= 3
 
 
@@ -318,8 +318,8 @@ def contradiction(caption: str, facts: str) -> str | None:
     if len(uppers[0]) == len(uppers[1]) == 1:  # the same garment may be called a jacket or a shirt
         pairs.append((uppers[0][0], uppers[1][0]))
     for human_slot, new_slot in pairs:
-        colours = human.colours.get(human_slot), new.colours.get(new_slot)
-        if all(colours) and not colours[0] & colours[1]:
+        human_colours, new_colours = human.colours.get(human_slot), new.colours.get(new_slot)
+        if human_colours and new_colours and not human_colours & new_colours:
             return "contradicts a colour"
     return None
 

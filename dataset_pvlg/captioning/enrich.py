@@ -60,7 +60,9 @@ def enrich_rows(
                 counts["fallback" if caption is None else "vlm"] += 1
                 if reason:
                     counts[f"rejected: {reason}"] += 1
-                text, origin = human[i] if caption is None else (caption, f"vlm:{captioner.name}")
+                text, origin = human[i]
+                if captioner is not None and caption is not None:
+                    text, origin = caption, f"vlm:{captioner.name}"
                 row = _with_caption(row, text, origin)
             for name in _CHANGED:
                 columns[name].append(row[name])
@@ -144,7 +146,7 @@ def enrich_folder(
             return job.counts
         splits = list(dict.fromkeys(group.split for group in rows.groups))
         counts = job.each(lambda part: enrich_rows(captioner, part, batch_size, progress=False), splits, progress)
-        job.finish(counts, lambda folder: _write_report(rows.root, folder, counts, captioner))
+        job.finish(counts, lambda folder: _write_report(Path(data_dir), folder, counts, captioner))
         return counts
 
 

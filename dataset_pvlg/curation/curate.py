@@ -126,7 +126,7 @@ def curate(
         _drop_common_captions(rows, options.max_people_per_caption)
     if options.exact_duplicates:
         _drop_exact_duplicates(rows)
-    if options.near_duplicates:
+    if options.near_duplicates and checks is not None:
         _drop_near_duplicates(rows, checks, options)
     rows.count_removed()
 
@@ -190,12 +190,12 @@ def _drop_shared_identities(rows: CurationRows) -> None:
 
 
 def _drop_common_captions(rows: CurationRows, max_people: int) -> None:
-    keys, counts = [], []
+    key_pieces, count_pieces = [], []
     for piece in rows.pieces("captions"):
         captions = piece["captions"].to_pylist()
-        counts.append(np.array([len(texts) for texts in captions], np.int32))
-        keys.append(digests(" ".join(text.casefold().split()) for texts in captions for text in texts))
-    counts, keys = concatenated(counts, np.int32), concatenated(keys, DIGEST)
+        count_pieces.append(np.array([len(texts) for texts in captions], np.int32))
+        key_pieces.append(digests(" ".join(text.casefold().split()) for texts in captions for text in texts))
+    counts, keys = concatenated(count_pieces, np.int32), concatenated(key_pieces, DIGEST)
     caption = np.unique(keys, return_inverse=True)[1]
     people, person = np.unique(rows.numbers("person_id"), return_inverse=True)
     row = np.repeat(np.arange(len(rows)), counts)
@@ -242,9 +242,8 @@ def _drop_copies(rows: CurationRows, groups: np.ndarray, pairs: np.ndarray, kind
 
     # Within a split: later copies of a row that stays.
     staying = np.flatnonzero(remains & ~leaked)
-    first = np.full(len(groups) * len(SPLITS), len(groups))  # first row of a group in a split
-    np.minimum.at(first, groups[staying] * len(SPLITS) + split[staying], staying)
-    first = first.reshape(-1, len(SPLITS))
+    first = np.full((len(groups), len(SPLITS)), len(groups))  # first row of a group in a split
+    np.minimum.at(first, (groups[staying], split[staying]), staying)
     original = first[groups[staying], split[staying]]
     is_copy = original != staying
     left, right = first[pairs].transpose(1, 0, 2).reshape(2, -1)

@@ -23,7 +23,7 @@ from dataset_pvlg.jobs.workers import WORKER_DIED, begin_worker, worker_context
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: users must not run two builds of one folder at the same time
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 RESULT = "result.json"
 

@@ -55,7 +55,8 @@ def begin_worker() -> None:
     """Initializer of a process pool. Without it, the workers of a killed process would wait for work forever."""
 
     def exit_with_parent() -> None:
-        multiprocessing.parent_process().join()
+        if parent := multiprocessing.parent_process():
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=exit_with_parent, daemon=True).start()

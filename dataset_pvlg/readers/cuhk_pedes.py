@@ -77,12 +77,14 @@ def _is_object(file: Path) -> bool:
 
 def _with_splits(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
     """Add `split` to the records: by the official ranges of ids, or with held-out identities if the ids differ."""
-    people, records = set(), 0
+    people: set[int] = set()
+    records = 0
     for _, entry in load_records(file, ReadReport(report.source)):
         if isinstance(entry, dict):
             records += 1
-            people.add(parse_person(entry.get("id")))
-    people.discard(None)
+            person = parse_person(entry.get("id"))
+            if person is not None:
+                people.add(person)
     total, first = LAST_IDS["test"], 1
     if 0 in people and len(people) == total:  # a complete set whose ids start at 0
         first = 0
@@ -108,7 +110,7 @@ def _with_splits(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
             if person is not None and first == 0:
                 entry["id"] = person = person + 1
             # A record with an invalid id is skipped later, whatever its split.
-            entry["split"] = by_id.get(person, "train")
+            entry["split"] = "train" if person is None else by_id.get(person, "train")
         yield where, entry
 
 

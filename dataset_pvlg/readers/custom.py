@@ -223,7 +223,7 @@ def _joined_by_image(entries: Entries, report: ReadReport) -> Entries:
 def _number_people(entries: Entries, report: ReadReport) -> None:
     """Number the identities that are names, and the images without identity. Numbers below 10^6 stay as they are."""
     records = [entry for _, entry in entries if isinstance(entry, dict)]
-    names = {_person_key(entry["id"]) for entry in records} - {None}
+    names = {key for entry in records if (key := _person_key(entry["id"])) is not None}
     junk = {name: int(name) for name in names if _is_junk(name)}  # negative ids are skipped later
     names -= junk.keys()
     if any(parse_person(name) is None for name in names):

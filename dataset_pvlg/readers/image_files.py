@@ -118,7 +118,7 @@ def check_image(path: Path) -> ImageFile:
         with warnings.catch_warnings():
             # Pillow warns at half the size of a decompression bomb. No person crop is that large.
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            image = PIL.Image.open(BytesIO(content), formats=FORMATS)
+            image: PIL.Image.Image = PIL.Image.open(BytesIO(content), formats=FORMATS)
             image.load()
         if image.getexif().get(PIL.Image.ExifTags.Base.Orientation) is not None:
             image = PIL.ImageOps.exif_transpose(image)

@@ -185,7 +185,7 @@ def _caption_faults(captions: list[str]) -> tuple[list[tuple[int, str]], list[in
 
 def _locate_images(records: RecordFile, layout: Layout, images: Path, report: ReadReport) -> Iterator[Record]:
     """The records whose image file exists, with its path and its existing name."""
-    missing_by_folder = Counter()
+    missing_by_folder: Counter[str] = Counter()
     for record in tqdm(records, desc=f"finding {report.source}", unit="image", total=len(records), disable=None):
         try:
             match = find_image(images, record.name, layout.first_folder_optional)
@@ -225,8 +225,10 @@ def _rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(split, row) of every record whose image decodes. At the end, the counts of the report are complete."""
     names, counts = np.unique(records.names[records.remaining], return_counts=True)
-    repeated_names, uses = set(names[counts > 1].tolist()), Counter()
-    contents, captions = np.zeros(len(records.remaining), np.uint64), Counter()
+    repeated_names = set(names[counts > 1].tolist())
+    uses: Counter[str] = Counter()
+    captions: Counter[str] = Counter()
+    contents = np.zeros(len(records.remaining), np.uint64)
     inputs = ((record.path, record.captions) for record in records)
     results = map_in_workers(_read_record, inputs, num_proc, [__name__])
     numbered = zip(np.flatnonzero(records.remaining), records, results, strict=True)

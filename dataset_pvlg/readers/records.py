@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from json.decoder import WHITESPACE
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +19,7 @@ from modeling_rogle.sentences import split_sentences
 MAX_SOURCE_ID = 1_000_000  # exclusive limit of the ids in an annotation file
 SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _NUMBER = re.compile(r"\s*[0-9]{1,9}\s*")
+_JSON_WHITESPACE = re.compile(r"[ \t\n\r]*")
 
 Entries = list[tuple[str, Any]]  # ("file.json: record 17", the record as parsed)
 _CHARACTERS_AT_ONCE = 2**20  # characters of a JSON list that are parsed together
@@ -84,13 +84,14 @@ def _list_elements(text: TextIO) -> Iterator[Any]:
 
 
 def _skip_whitespace(text: str, start: int) -> int:
-    return WHITESPACE.match(text, start).end()
+    match = _JSON_WHITESPACE.match(text, start)
+    return match.end() if match else start
 
 
 def consume(entries: Entries) -> Iterator[tuple[str, Any]]:
     """The entries of a list. Each is released when the next is requested, because parsed JSON is large."""
     for index in range(len(entries)):
-        entry, entries[index] = entries[index], None
+        entry, entries[index] = entries[index], ("", None)
         yield entry
 
 
@@ -185,7 +186,8 @@ def find_annotations(layout: Layout, root: Path) -> Path:
         raise SourceError(f"{root}: no such file or folder (source {layout.source})")
     if layout.find_file:
         return layout.find_file(root)
-    refused, several = [], []
+    refused: list[Path] = []
+    several: list[str] = []
     above = [root.parent] if root.name == "annotations" else []  # "annotations/train.json" is relative to the parent
     for folder in (root, *(root / name for name in layout.folders), *above):
         for pattern in layout.files:

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 
 import pyarrow as pa
@@ -249,7 +249,7 @@ def test_key_of_unfinished_work_follows_the_prompts_too(tmp_path, monkeypatch):
 
 
 def test_every_pattern_of_model_files_matches_a_file():
-    root = Path(find_spec("modeling_rogle").origin).parent
+    root = Path(str(files("modeling_rogle")))
     assert all(list(root.glob(pattern)) for pattern in builder._MODEL_FILES)
 
 
