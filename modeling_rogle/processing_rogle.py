@@ -24,29 +24,45 @@ class RogleProcessor(ProcessorMixin):
     """Joins CLIP's image processor (rectangular, no crop) and tokenizer (padded on the right).
 
     `processor(images=..., text=..., return_tensors="pt")` gives `pixel_values` `[b, 3, height, width]`, `input_ids` and
-    `attention_mask` `[n, l]`, l being the longest text given.
+    `attention_mask` `[n, l]`, where l is the length of the longest text.
 
-    A text over the tokenizer's limit (or the `max_length` of a call) loses its last sentences, until whole ones fit; a
-    first sentence that is too long by itself is cut at the limit. The first such text is warned of, and
-    `truncated_captions` counts them all.
+    A text over the tokenizer's limit (or the `max_length` of a call) is cut after its last whole sentence that fits.
+    If its first sentence does not fit, that is cut at the limit. The first such text causes a warning.
+
+    Args:
+        image_processor (`CLIPImageProcessorPil`): resizes images to the model's height and width.
+        tokenizer (`CLIPTokenizer`): its `model_max_length` is the limit of a text.
+        **kwargs: as in `ProcessorMixin`.
+
+    Attributes:
+        truncated_captions (`int`): number of texts that were cut.
     """
 
     valid_processor_kwargs = RogleProcessorKwargs
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
-        # "<|endoftext|>" inside a caption is text: as a token it would end the caption there.
+        # "<|endoftext|>" inside a caption is text; as a token it would end the caption.
         self.tokenizer.split_special_tokens = True
         self.truncated_captions = 0
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """As `ProcessorMixin`'s; texts over the limit end with a whole sentence, unless `truncation=False`."""
+        """As `ProcessorMixin.__call__`; texts over the limit end with a whole sentence, unless `truncation=False`.
+
+        Args:
+            images: an image or a list of images.
+            text: a text or a list of texts.
+            **kwargs: as in `ProcessorMixin.__call__`, for example `return_tensors` and `max_length`.
+
+        Returns:
+            `pixel_values`, `input_ids` and `attention_mask`, as far as images and texts are given.
+        """
         options = kwargs.get("text_kwargs", {}) | kwargs
         if text is not None and options.get("truncation", True):
             limit = options.get("max_length") or self.tokenizer.model_max_length
             if isinstance(text, str):
                 text = self._cut([text], limit)[0]
-            elif all(isinstance(one, str) for one in text):
+            elif all(isinstance(item, str) for item in text):
                 text = self._cut(text, limit)
         return super().__call__(images=images, text=text, **kwargs)
 
@@ -58,34 +74,36 @@ class RogleProcessor(ProcessorMixin):
         max_position_embeddings: int = 248,
         **kwargs: Any,
     ) -> "RogleProcessor":
-        """Loads the processor of a Rogle checkpoint, or makes one from any CLIP one.
+        """Loads the processor of a Rogle checkpoint, or makes one from that of a CLIP checkpoint.
 
         Args:
             pretrained_model_name_or_path: folder or Hub name.
-            image_size: height and width in pixels, read for a CLIP processor only: a Rogle one knows its own.
-            max_position_embeddings: caption length in tokens, read for a CLIP processor only.
+            image_size: height and width in pixels for a CLIP processor, [384, 128] by default. A Rogle processor
+                keeps its own.
+            max_position_embeddings: caption length in tokens for a CLIP processor, 248 by default.
+            **kwargs: as in `ProcessorMixin.from_pretrained`.
 
         Raises:
-            OSError: no processor or no vocabulary there.
+            OSError: the checkpoint has no processor or no vocabulary.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if len(processor.tokenizer) < SMALLEST_VOCABULARY:
-            # transformers makes an empty tokenizer up, and every word would be the same token.
+            # transformers then creates an empty tokenizer, for which every word is the same token.
             raise OSError(
                 f"{pretrained_model_name_or_path}: no vocabulary: neither tokenizer.json nor vocab.json and merges.txt"
             )
         stored, _ = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if stored.get("processor_class") != cls.__name__:
-            # CLIP's crops to a square; ours squeezes the whole person into the rectangle, as the field does.
+            # CLIP's processor crops to a square; this one resizes the whole person to the rectangle, as is usual.
             processor.image_processor.do_center_crop = False
             processor.image_processor.size = SizeDict(height=image_size[0], width=image_size[1])
             processor.tokenizer.model_max_length = max_position_embeddings
-            # A limit stored by an earlier call would win over the new one.
+            # A limit stored by an earlier call would override the new one.
             processor.tokenizer.init_kwargs.pop("max_length", None)
         return processor
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """As saved. The image processor is named as PIL's: the same pixels where torchvision is installed, too."""
+        """As saved. The image processor is stored as PIL's, so that pixels are the same with torchvision installed."""
         saved = super().to_dict(**kwargs)
         if "image_processor" in saved:
             saved["image_processor"]["image_processor_type"] = "CLIPImageProcessorPil"
@@ -96,10 +114,12 @@ class RogleProcessor(ProcessorMixin):
         """COCO boxes in pixels -> corners in [0, 1], clipped to the image.
 
         Args:
-            boxes: `[n, 4]` x, y, w, h in pixels of an image of `width` x `height` pixels.
+            boxes: `[n, 4]` x, y, w, h in pixels.
+            width: width of the image in pixels.
+            height: height of the image in pixels.
 
         Returns:
-            `[n, 4]` float32 x0, y0, x1, y1. A box that lies wholly outside keeps no area.
+            `[n, 4]` float32 x0, y0, x1, y1. A box outside the image has no area.
         """
         boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
@@ -115,9 +135,9 @@ class RogleProcessor(ProcessorMixin):
             sentences: for each caption its `{start, end}` character offsets.
 
         Returns:
-            b lists of token ids, end-of-text kept, and b arrays `[s, 2]` int64: first and past-last token of each
-            sentence. A caption over the limit ends with its last sentence that fits, and is counted in
-            `truncated_captions`; -1 -1 stands for a sentence behind the cut.
+            b lists of token ids with the end-of-text token, and b arrays `[s, 2]` int64: first and past-last token of
+            each sentence, or -1, -1 if the caption is cut before its end. A caption over the limit ends with its last
+            sentence that fits and is counted in `truncated_captions`.
         """
         captions = self._cut(captions, self.tokenizer.model_max_length)
         encoded = self.tokenizer(captions, truncation=True, return_offsets_mapping=True)
@@ -126,27 +146,27 @@ class RogleProcessor(ProcessorMixin):
             starts = np.array([start for start, _ in offsets])
             ends = np.array([end for _, end in offsets])
             real = ends > starts  # the two special tokens cover no character
-            found = np.full((len(parts), 2), -1, dtype=np.int64)
+            rows = np.full((len(parts), 2), -1, dtype=np.int64)
             for row, part in enumerate(parts):
                 inside = np.flatnonzero(real & (starts >= part["start"]) & (ends <= part["end"]))
-                # A sentence cut in two by the limit is not that sentence any more.
+                # A sentence that the limit cuts in two is left out.
                 if len(inside) and part["end"] <= ends.max() + 1:
-                    found[row] = inside[0], inside[-1] + 1
-            spans.append(found)
+                    rows[row] = inside[0], inside[-1] + 1
+            spans.append(rows)
         return encoded["input_ids"], spans
 
     def _cut(self, texts: Sequence[str], limit: int) -> list[str]:
-        """Texts of more than `limit` tokens without the sentences that do not fit."""
+        """Cuts texts of more than `limit` tokens after their last sentence that fits."""
         texts, special = list(texts), self.tokenizer.num_special_tokens_to_add()
-        # No token is shorter than a byte, so that most texts need not be counted.
-        suspects = [i for i, text in enumerate(texts) if len(text.encode()) + special > limit]
-        if not suspects:
+        # A token has at least one byte, so most texts need not be tokenised here.
+        candidates = [i for i, text in enumerate(texts) if len(text.encode()) + special > limit]
+        if not candidates:
             return texts
         counted = self.tokenizer(
-            [texts[i] for i in suspects], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            [texts[i] for i in candidates], add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
         cut = 0
-        for i, offsets in zip(suspects, counted["offset_mapping"], strict=True):
+        for i, offsets in zip(candidates, counted["offset_mapping"], strict=True):
             if len(offsets) + special <= limit:
                 continue
             cut += 1
@@ -156,8 +176,8 @@ class RogleProcessor(ProcessorMixin):
                 texts[i] = texts[i][: whole[-1]]
         if cut and not self.truncated_captions:
             logger.warning(
-                f"{cut} of {len(texts)} captions are longer than {limit} tokens and end with the last sentence that "
-                "fits; RogleProcessor.truncated_captions counts them, this is said once"
+                f"{cut} of {len(texts)} captions are longer than {limit} tokens and were cut after their last sentence "
+                "that fits; RogleProcessor.truncated_captions counts all of them, this warning appears once"
             )
         self.truncated_captions += cut
         return texts

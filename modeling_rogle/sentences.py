@@ -1,14 +1,14 @@
-"""Splitting a caption into sentences, and a sentence into clauses, with character offsets.
+"""Splits captions into sentences, and sentences into clauses, with character offsets.
 
-Captions of the public sets are glued ("a grey jacket.He is walking"), start in lower case, hold decimals,
-abbreviations, stray newlines and, in places, CJK full stops; splitting at every "." or only at ". " breaks them.
-Half of the short captions are one sentence that names several parts of a person; what can be paired with one region
-there is a clause: "A man wearing a red shirt | black pants | and carrying a bag".
+Captions of the public data sets lack spaces after sentences ("a grey jacket.He is walking") and start in lower case.
+They contain decimals, abbreviations, stray newlines and sometimes CJK full stops. Splitting at every "." or only at
+". " fails on them. Half of the short captions are one sentence that names several parts of a person. There a clause
+can be paired with one region: "A man wearing a red shirt | black pants | and carrying a bag".
 """
 
 import re
 
-# A run of terminators with the quotes or brackets that close right after it.
+# Terminators, with the quotes or brackets that close directly after them.
 _STOP = re.compile(r"[.!?…。．｡！？]+[\"'”’)\]》」』]*")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
 _WORD_BEFORE = re.compile(r"[^\W_]+(?:\.[^\W_]+)*$")
@@ -16,15 +16,15 @@ _WORD_AFTER = re.compile(r"\s*([^\W\d_]+)")
 _ACRONYM = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")  # e.g, U.S, a.m
 
 _CJK = set("。．｡！？")
-# Never the last word of a sentence.
+# Abbreviations that never end a sentence.
 _NEVER_LAST = {"mr", "mrs", "ms", "dr", "prof", "st", "vs", "e.g", "eg", "i.e", "cf", "ca", "approx", "fig", "incl"}
-# May be the last word: a sentence ends here only if the next word opens one.
+# Abbreviations that may end a sentence: they do if the next word opens one.
 _MAY_BE_LAST = {"etc", "jr", "sr", "ft", "al", "inc", "co"}
 # Words that open a sentence of a description.
 _OPENERS = {"he", "she", "they", "it", "his", "her", "their", "its", "the", "a", "an", "this", "that", "these", "there"}
 _OPENERS |= {"one", "in", "on", "with", "both", "behind", "under", "over", "around", "man", "woman"}
 
-# Nouns and the part of a person that they name: what tells one clause from the next.
+# Nouns and the part of a person that they name. Clauses are split between different parts.
 _PART_NOUNS = {
     "head": """hair haired hairstyle head face beard mustache moustache goatee ponytail bun bangs glasses eyeglasses
         spectacles sunglasses hat hats cap beanie helmet hood headband bandana headphones earphones mask""",
@@ -45,7 +45,8 @@ _ADJECTIVES = set(
     tight baggy plain striped plaid checkered patterned floral printed sleeved sleeveless thin thick heavy slim curly
     straight wavy blonde blond big large small tall young old denim leather knit knitted""".split()
 )
-# A clause begins with one of these: a verb of wearing or carrying first, else a comma or "and", else a preposition.
+# A clause begins with one of these, in this order of preference: a verb of wearing or carrying, a comma or "and",
+# a preposition.
 _VERBS = set("wearing wears carrying carries holding holds dressed having has sporting pushing pulling riding".split())
 _JOINTS = set(", ; and but plus".split())
 _PREPOSITIONS = set("with in over under on while along paired atop beneath".split())
@@ -56,14 +57,18 @@ MAX_QUERY_SENTENCES = 64  # descriptions have a few; each sentence costs a cosin
 
 
 def split_sentences(text: str, clauses: bool = False) -> list[tuple[str, int, int]]:
-    """Sentences of `text` in order, each as `(sentence, start, end)` with `text[start:end] == sentence`.
+    """Splits a text into sentences.
 
-    Offsets count characters (code points). Sentences are stripped, never empty and never overlap; what lies between
-    them is white space or lone punctuation. Blank text gives an empty list. A blank line always ends a sentence.
+    A blank line always ends a sentence.
 
     Args:
         text: a caption.
-        clauses: where the text is one sentence alone, give its clauses instead; see [`split_clauses`].
+        clauses: return the clauses of a text that is one sentence only, see [`split_clauses`]; False by default.
+
+    Returns:
+        The sentences in order, each as `(sentence, start, end)` with `text[start:end] == sentence`. Offsets count
+        characters (code points). Sentences are stripped, not empty, and do not overlap; between them are only white
+        space and punctuation. Blank text gives an empty list.
     """
     sentences = _sentences(text)
     if clauses and len(sentences) == 1:
@@ -87,23 +92,29 @@ def query_sentences(text: str, limit: int = MAX_QUERY_SENTENCES) -> tuple[list[t
 
 
 def split_clauses(sentence: str) -> list[tuple[str, int, int]]:
-    """Clauses of one sentence that names several parts of a person, as [`split_sentences`] gives sentences.
+    """Splits a sentence that names several parts of a person into clauses.
 
-    A cut is made only between two named parts (head, upper body, lower body, feet, bag, carried item), at a verb of
-    wearing or carrying, a comma or "and", or a preposition. "and" stays with the clause that it opens, so that nothing
-    is lost but blanks and commas. A sentence that names one part, or none that is known, is its own only clause.
+    A cut lies between two named parts (head, upper body, lower body, feet, bag, carried item), at a verb of wearing or
+    carrying, a comma or "and", or a preposition. "and" stays with the clause that it opens, so that only white space
+    and commas are dropped. A sentence that names fewer than two parts is its own only clause.
+
+    Args:
+        sentence: one sentence, with or without its full stop.
+
+    Returns:
+        The clauses in order, each as `(clause, start, end)`, as in [`split_sentences`].
     """
     matches = list(_TOKEN.finditer(sentence))
     words = [match.group().lower() for match in matches]
-    cuts, before = [0], None
-    for i, part in _parts(words, matches, sentence):
-        if before is not None and part != before[1] and (cut := _cut_between(words, before[0], i)):
+    cuts, previous = [0], None
+    for i, part in _named_parts(words, matches, sentence):
+        if previous is not None and part != previous[1] and (cut := _cut_between(words, previous[0], i)):
             start = matches[cut].start()
             if len(sentence[cuts[-1] : start].split()) > 1:
                 cuts.append(start)
-        before = i, part
+        previous = i, part
     if len(cuts) > 1 and len(sentence[cuts[-1] :].strip(" ,;").split()) < 2:
-        cuts.pop()  # a single word says too little of a region
+        cuts.pop()  # a single word does not describe a region
     clauses = []
     for start, end in zip(cuts, [*cuts[1:], len(sentence)], strict=True):
         while start < end and _is_edge(sentence[start], len(cuts) > 1):
@@ -119,21 +130,21 @@ def _is_edge(character: str, commas: bool) -> bool:
     return character.isspace() or (commas and character in ",;")
 
 
-def _parts(words: list[str], matches: list[re.Match[str]], sentence: str) -> list[tuple[int, str]]:
-    """Words that name a part, with it. "dress" in "dress shoes" names none: the last noun of a compound does."""
-    found = []
+def _named_parts(words: list[str], matches: list[re.Match[str]], sentence: str) -> list[tuple[int, str]]:
+    """Indices of the words that name a part, and that part. In a compound ("dress shoes") only the last noun counts."""
+    named = []
     for i, word in enumerate(words):
         if word not in _PART_OF:
             continue
         if i + 1 < len(words) and words[i + 1] in _PART_OF:
             if sentence[matches[i].end() : matches[i + 1].start()].strip() in ("", "-"):
                 continue
-        found.append((i, _PART_OF[word]))
-    return found
+        named.append((i, _PART_OF[word]))
+    return named
 
 
 def _cut_between(words: list[str], first: int, second: int) -> int | None:
-    """The word that opens the clause of the noun `second`, after the noun `first`."""
+    """Index of the word that opens the clause of the noun `second`, between the nouns `first` and `second`."""
     between = range(first + 1, second)
     if verbs := [i for i in between if words[i] in _VERBS]:
         cut = verbs[-1]
@@ -148,7 +159,7 @@ def _cut_between(words: list[str], first: int, second: int) -> int | None:
 
 def _sentences(text: str) -> list[tuple[str, int, int]]:
     sentences: list[tuple[str, int, int]] = []
-    carried: int | None = None  # start of a bare number ("1.") that belongs to the sentence after it
+    number: int | None = None  # start of a bare number ("1.") that belongs to the next sentence
     start = 0
     for end in [*_boundaries(text), len(text)]:
         piece = text[start:end]
@@ -157,21 +168,21 @@ def _sentences(text: str) -> list[tuple[str, int, int]]:
         start = end
         if not any(character.isalnum() for character in piece):
             continue
-        if carried is not None:
-            left, carried = carried, None
+        if number is not None:
+            left, number = number, None
         if not any(character.isalpha() for character in text[left:right]):
             if end < len(text):
-                carried = left
+                number = left
                 continue
         sentences.append((text[left:right], left, right))
-    if carried is not None:
+    if number is not None:
         right = len(text.rstrip())
-        sentences.append((text[carried:right], carried, right))
+        sentences.append((text[number:right], number, right))
     return sentences
 
 
 def _boundaries(text: str) -> list[int]:
-    """Offsets just behind every sentence but the last, ascending."""
+    """Offsets of the ends of all sentences except the last, ascending."""
     cuts = {match.start() for match in _BLANK_LINE.finditer(text)}
     cuts.update(match.end() for match in _STOP.finditer(text) if _ends_sentence(text, match))
     return sorted(cut for cut in cuts if 0 < cut < len(text))
@@ -190,12 +201,12 @@ def _ends_sentence(text: str, stop: re.Match[str]) -> bool:
     if "!" in marks or "?" in marks:
         return after.isspace() or not after or after.isupper() or opens
     if marks.startswith(("..", "…")):
-        return not next_word or next_word[0].isupper()  # "a ... jacket" goes on
+        return not next_word or next_word[0].isupper()  # "a ... jacket" continues
     if not (before.isalnum() or before.isspace() or before in "\"'”’)]%" or not before.isascii()):
         return after.isspace()
     last = _WORD_BEFORE.search(text, max(0, start - 40), start)
     last_word = last.group() if last else ""
-    glued = bool(after) and not after.isspace()
+    joined = bool(after) and not after.isspace()
     if last_word.lower() in _NEVER_LAST:
         return False
     if last_word.lower() == "no" and text[end : end + 8].lstrip()[:1].isdigit():
@@ -203,10 +214,10 @@ def _ends_sentence(text: str, stop: re.Match[str]) -> bool:
     if last_word.lower() in _MAY_BE_LAST or _ACRONYM.fullmatch(last_word):
         return bool(next_word) and next_word[0].isupper() and opens
     if len(last_word) == 1 and last_word.isupper() and last_word != "I":
-        return opens or (not glued and not next_word)  # an initial, unless a sentence plainly starts
-    if not glued:
+        return opens or (not joined and not next_word)  # an initial, unless a sentence starts after it
+    if not joined:
         return True
     if after.isdigit():
         return False  # ".5", "v2.1"
-    # Glued: "jacket.He", "jeans.the man"; not "adidas.com".
+    # No space: "jacket.He", "jeans.the man"; not "adidas.com".
     return after.isupper() or after in "\"'“‘(" or opens or not after.isascii()

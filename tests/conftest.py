@@ -1,11 +1,11 @@
-"""Fixtures shared by all tests: no network, caches of their own, one tiny model. Everything is made here."""
+"""Fixtures shared by all tests: no network, temporary caches, and one tiny model that is created here."""
 
 import os
 import tempfile
 
-# Before any library reads them. A cache of its own, or a stale data set of the machine's user could answer instead.
+# Set before any library reads them. The caches are temporary, so that no data set of the machine's user is read.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # child processes too: bits depend on the number of threads
+os.environ["OMP_NUM_THREADS"] = "1"  # also for child processes: results depend on the number of threads
 _CACHE = tempfile.TemporaryDirectory(prefix="rogle-tests-")
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_DATASETS_CACHE"] = os.path.join(_CACHE.name, "datasets")
@@ -30,14 +30,14 @@ CAPTIONS = (
 
 @pytest.fixture(scope="session")
 def tiny_processor() -> RogleProcessor:
-    """32 x 16 px images, 64 tokens, a tokenizer trained on three captions."""
+    """A processor for images of 32 x 16 px and 64 tokens, with a tokenizer trained on three captions."""
     images = CLIPImageProcessorPil(size={"height": 32, "width": 16}, do_center_crop=False)
     return RogleProcessor(images, train_tokenizer(CAPTIONS * 20, max_length=64))
 
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_processor: RogleProcessor) -> RogleConfig:
-    """Hidden size 32, 2 layers, patches of 8 px on a 4 x 2 grid."""
+    """A configuration with hidden size 32, 2 layers and patches of 8 px on a 4 x 2 grid."""
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     tokenizer = tiny_processor.tokenizer
     return RogleConfig(
@@ -58,7 +58,7 @@ def tiny_config(tiny_processor: RogleProcessor) -> RogleConfig:
 
 @pytest.fixture
 def tiny_model(tiny_config: RogleConfig) -> RogleModel:
-    """A random model of its own for each test, in evaluation mode, the same weights every time."""
+    """A random model in evaluation mode; each test gets a new one with the same weights."""
     torch.manual_seed(0)
     return RogleModel(RogleConfig.from_dict(tiny_config.to_dict())).eval()
 
@@ -77,7 +77,7 @@ def tiny_checkpoint(
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of small real data that ROGLE_TEST_DATA names; tests on it are skipped without."""
+    """The folder of small real data that ROGLE_TEST_DATA names; its tests are skipped if it is not set."""
     folder = os.environ.get("ROGLE_TEST_DATA")
     if not folder or not Path(folder).is_dir():
         pytest.skip("ROGLE_TEST_DATA does not name a folder")
@@ -86,5 +86,5 @@ def test_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _few_threads() -> None:
-    # Tiny models are slower on many threads than on one, and the machines that test are shared.
+    # Tiny models are slower on many threads than on one, and test machines are shared.
     torch.set_num_threads(1)

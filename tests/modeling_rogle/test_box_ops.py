@@ -1,4 +1,4 @@
-"""Boxes on grids against plain loops: shares, RoIAlign, crops, blanking."""
+"""Operations on boxes, compared with plain loops: IoU, shares, RoIAlign, crops and blanking."""
 
 import math
 
@@ -17,7 +17,7 @@ def test_iou_of_known_boxes() -> None:
 
 
 def brute_force_shares(box: list[float], rows: int, columns: int, fine: int = 60) -> torch.Tensor:
-    """Counts sample points of a fine raster inside the box, patch by patch."""
+    """Counts the sample points of a fine raster that lie inside the box, for each patch."""
     shares = torch.zeros(rows, columns, dtype=torch.float64)
     for i in range(rows * fine):
         for j in range(columns * fine):
@@ -73,7 +73,7 @@ def test_box_smaller_than_a_patch_has_a_feature() -> None:
 def brute_force_roi_align(
     tokens: torch.Tensor, box: list[float], grid: tuple[int, int], output: tuple[int, int], samples: int | None
 ) -> torch.Tensor:
-    """The definition, sample by sample, corner by corner, in Python's floats."""
+    """The definition in Python floats, with a loop over samples and corners."""
     rows, columns = grid
     values = tokens.reshape(rows, columns, -1)
     top, left = box[1] * rows - 0.5, box[0] * columns - 0.5
@@ -110,10 +110,10 @@ def test_roi_align_equals_plain_loops(grid: tuple[int, int], output: tuple[int, 
     assert found.shape == (6, *output, 2)
     single = roi_align(tokens.float(), boxes.float(), image, grid, output, samples or 2)
     for row in range(6):
-        twin = brute_force_roi_align(tokens[image[row]], boxes[row].tolist(), grid, output, samples)
-        torch.testing.assert_close(found[row], twin, atol=1e-6, rtol=0)
-        twin = brute_force_roi_align(tokens[image[row]], boxes[row].tolist(), grid, output, samples or 2)
-        torch.testing.assert_close(single[row].double(), twin, atol=1e-4, rtol=0)
+        expected = brute_force_roi_align(tokens[image[row]], boxes[row].tolist(), grid, output, samples)
+        torch.testing.assert_close(found[row], expected, atol=1e-6, rtol=0)
+        expected = brute_force_roi_align(tokens[image[row]], boxes[row].tolist(), grid, output, samples or 2)
+        torch.testing.assert_close(single[row].double(), expected, atol=1e-4, rtol=0)
 
 
 def test_roi_align_reads_a_ramp_at_the_centre_of_any_box_however_small() -> None:
@@ -156,7 +156,7 @@ def test_box_without_area_is_named(box: list[float]) -> None:
 
 
 @pytest.mark.parametrize("pool", [mean_patch_tokens, roi_align])
-def test_wrong_grid_and_wrong_image_are_said(pool) -> None:
+def test_a_wrong_grid_and_a_wrong_image_are_named(pool) -> None:
     box = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
     with pytest.raises(ValueError, match="9 patch tokens do not fit a grid of 4 x 2"):
         pool(torch.zeros(1, 9, 3), box, torch.tensor([0]), (4, 2))
@@ -200,7 +200,7 @@ def test_blanking_keeps_the_pixels_that_the_box_touches() -> None:
 
 
 class Means:
-    """Stands in for a model: the feature of a box is the mean colour of `read(box)` and a constant."""
+    """A model whose feature of a box is the mean colour of `read(box)` and a constant."""
 
     def __init__(self, whole: bool):
         self.whole = whole
@@ -211,7 +211,7 @@ class Means:
         return None, torch.nn.functional.normalize(means, dim=-1)
 
 
-def test_leak_is_what_the_surroundings_change() -> None:
+def test_leak_is_the_effect_of_the_surroundings() -> None:
     torch.manual_seed(2)
     pixels = torch.zeros(2, 1, 32, 16)
     pixels[0, :, :16] = 1.0  # the upper half of the first image

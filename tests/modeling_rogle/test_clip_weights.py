@@ -21,20 +21,20 @@ def test_stretch_equals_long_clips_rule_written_out() -> None:
         old, part = divmod(k, 4)  # ratio 4: every old position becomes four
         if 20 + old + 1 < 77:
             expected = table[20 + old] + part / 4 * (table[20 + old + 1] - table[20 + old])
-        else:  # the last ones go on with the last difference
+        else:  # the last rows continue with the last difference
             expected = table[76] + part / 4 * (table[76] - table[75])
         torch.testing.assert_close(long[20 + k], expected)
 
 
 @pytest.mark.parametrize("length", [78, 100, 168, 248, 512, 1000])
-def test_stretch_to_any_length_keeps_the_law_and_the_order(length: int) -> None:
-    # A table whose row i says i: the stretched row says at which old position it sits.
-    where = lengthen_text_positions(torch.arange(77.0)[:, None], length)[:, 0]
-    assert where.shape == (length,)
-    assert torch.equal(where[:20], torch.arange(20.0))
+def test_stretching_to_any_length_is_linear_and_keeps_the_order(length: int) -> None:
+    # Row i of the table holds i, so that a stretched row holds its old position.
+    old_position = lengthen_text_positions(torch.arange(77.0)[:, None], length)[:, 0]
+    assert old_position.shape == (length,)
+    assert torch.equal(old_position[:20], torch.arange(20.0))
     ratio = (length - 20) / 57
-    torch.testing.assert_close(where[20:], 20 + torch.arange(length - 20) / ratio, atol=1e-4, rtol=0)
-    assert where[-1] < 77  # never past the end of the last old position
+    torch.testing.assert_close(old_position[20:], 20 + torch.arange(length - 20) / ratio, atol=1e-4, rtol=0)
+    assert old_position[-1] < 77  # never past the end of the last old position
 
 
 @pytest.mark.parametrize("length", [45, 100, 301])
@@ -68,8 +68,8 @@ def test_same_grid_is_unchanged_and_class_token_is_kept() -> None:
     assert torch.equal(tall[0], table[0])
 
 
-def test_rows_stay_rows() -> None:
-    # A table that knows only its row must know only its row after resizing.
+def test_rows_do_not_mix_with_columns() -> None:
+    # The table depends on the row only, and must still do so after resizing.
     rows = torch.arange(4.0)[:, None, None].expand(4, 4, 1).reshape(16, 1)
     tall = resize_image_positions(torch.cat([torch.zeros(1, 1), rows]), (8, 2), (4, 4))[1:].reshape(8, 2)
     assert torch.allclose(tall[:, 0], tall[:, 1])

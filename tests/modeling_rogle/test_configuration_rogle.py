@@ -1,4 +1,4 @@
-"""RogleConfig: defaults, the round trip, and each wrong field named."""
+"""RogleConfig: defaults, the round trip, fields of earlier versions, and errors that name the field."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def test_defaults_are_the_releases() -> None:
     assert config.initializer_range == 0.02
 
 
-def test_a_configuration_from_before_there_were_heads_has_none(tmp_path: Path, tiny_config: RogleConfig) -> None:
+def test_a_configuration_older_than_the_heads_has_no_head(tmp_path: Path, tiny_config: RogleConfig) -> None:
     tiny_config.save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     new = ("head", "itc_temperature", "same_identity", "local_contrast", "id_loss", "short_loss_weight")

@@ -1,4 +1,4 @@
-"""ACSA's stripes and phrases: attention against plain loops, what there is not, gradients, and the head in a step."""
+"""ACSA's stripes and phrases: attention compared with plain loops, padding, gradients, and the head in a step."""
 
 import math
 
@@ -23,7 +23,7 @@ KEPT = torch.tensor([[True, True, True], [True, False, False], [True, True, Fals
 
 
 def one_way_by_loops(queries: list, keys: list) -> float:
-    """SCAN's mean over the queries, of the cosine of each and the keys' mean that it attends to."""
+    """SCAN's mean over queries of the cosine of a query with the mean of the keys that it attends to."""
     liked = [[max(float(q @ k), 0.1 * float(q @ k)) for k in keys] for q in queries]
     for n in range(len(keys)):
         length = math.sqrt(sum(row[n] ** 2 for row in liked))
@@ -37,7 +37,7 @@ def one_way_by_loops(queries: list, keys: list) -> float:
     return total / len(queries)
 
 
-def test_similarity_equals_loops_over_the_phrases_that_are_there() -> None:
+def test_similarity_equals_loops_over_the_kept_phrases() -> None:
     found = every_pair(REGIONS, PHRASES, KEPT)
     for i in range(3):
         for j in range(4):
@@ -48,7 +48,7 @@ def test_similarity_equals_loops_over_the_phrases_that_are_there() -> None:
     torch.testing.assert_close(local_similarity(REGIONS, PHRASES[1:2], KEPT[1:2]), found[:, 1])
 
 
-def test_attention_rows_sum_to_one_over_what_is_there() -> None:
+def test_attention_rows_sum_to_one_over_kept_keys() -> None:
     cosine = torch.einsum("cpd,brd->bcpr", PHRASES, REGIONS)
     by_phrase = attention(cosine, KEPT[None, :, :, None])
     torch.testing.assert_close(by_phrase.sum(-1), KEPT[None].expand(3, -1, -1).double())
@@ -79,7 +79,7 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(loss, (regions, phrases))
 
 
-def test_phrases_are_an_images_sentences_or_the_caption_itself() -> None:
+def test_phrases_are_the_sentences_of_an_image_or_its_caption() -> None:
     head = StripePhraseAttention(RogleConfig(vision_config={"patch_size": 16}, head="acsa"))
     text, image = torch.eye(6)[:3], torch.eye(6)[3:]
     sentences = torch.randn(MAX_PHRASES + 3, 6)
@@ -87,14 +87,14 @@ def test_phrases_are_an_images_sentences_or_the_caption_itself() -> None:
     rows = head(torch.zeros(3, 4, 6), image, text, sentences, owner)
     assert rows["head_phrase_kept"].sum(1).tolist() == [1, 1, MAX_PHRASES]
     assert torch.equal(rows["head_phrases"][0, 0], sentences[1])
-    assert torch.equal(rows["head_phrases"][1, 0], text[1])  # no sentence drawn
+    assert torch.equal(rows["head_phrases"][1, 0], text[1])  # no sentence
     assert torch.equal(rows["head_phrases"][2], sentences[owner == 2][:MAX_PHRASES])
     assert torch.equal(rows["head_regions"][:, 4], image)
     alone = head(torch.zeros(3, 4, 6), image, text, None, None)
     assert torch.equal(alone["head_phrases"][:, 0], text) and alone["head_phrase_kept"].sum() == 3
 
 
-def test_the_head_is_a_term_of_the_step_and_of_the_test(tiny_config: RogleConfig) -> None:
+def test_the_head_is_a_term_of_the_step_and_encodes_parts(tiny_config: RogleConfig) -> None:
     fields = {"head": "acsa", "head_loss_weight": 0.5, "global_loss": "cmpm", "id_loss": "cmpc", "id_loss_weight": 4.0}
     model = RogleModel(RogleConfig.from_dict(tiny_config.to_dict() | fields | {"num_identities": 3}))
     ids = torch.tensor([[0, 5, 1], [0, 6, 1]])

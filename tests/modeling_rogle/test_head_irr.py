@@ -1,4 +1,4 @@
-"""IRRA's masked words: which are masked and by what, that the image helps to tell them, and the head in a step."""
+"""IRRA's masked words: how they are drawn, that the image helps to predict them, and the head in a step."""
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ def model(tiny_config: RogleConfig) -> RogleModel:
 
 
 def texts_of(head: ImplicitRelations, count: int, words: int) -> torch.Tensor:
-    """Texts of a word that is none of the special ones, and one of two tokens, without any word."""
+    """Texts that repeat one ordinary word, and first a text without any word."""
     ids = torch.full((count, words + 2), 7)
     ids[:, 0], ids[:, -1] = head.bos, head.eos
     ids[0, 1:] = head.eos
     return ids
 
 
-def test_masks_are_bert_s_and_spare_start_end_and_padding(model: RogleModel) -> None:
+def test_masks_are_berts_and_exclude_start_end_and_padding(model: RogleModel) -> None:
     head = model.head
     ids = texts_of(head, 400, 40)
     torch.manual_seed(1)
@@ -35,7 +35,7 @@ def test_masks_are_bert_s_and_spare_start_end_and_padding(model: RogleModel) -> 
     by_mask, kept = masked[drawn] == head.bos, masked[drawn] == 7
     assert float(by_mask.float().mean()) == pytest.approx(0.8, abs=0.02)
     assert float(kept.float().mean()) == pytest.approx(0.1, abs=0.02)
-    assert not (masked[1:, 1:-1] == head.eos).any()  # or the text would end there
+    assert not (masked[1:, 1:-1] == head.eos).any()  # the text would end there
 
 
 def test_each_masked_word_is_one_row_of_cross_entropy(model: RogleModel) -> None:
@@ -46,14 +46,14 @@ def test_each_masked_word_is_one_row_of_cross_entropy(model: RogleModel) -> None
     rows = head(patches, words, kept, targets)["head_word_losses"]
     assert rows.shape == (3,) and bool((rows > 0).all())
     one = head(patches[1:], words[1:, :3], kept[1:, :3], targets[1:, :3])["head_word_losses"]
-    torch.testing.assert_close(one[0], rows[2])  # neither other captions nor padding have a say
+    torch.testing.assert_close(one[0], rows[2])  # independent of other captions and of padding
     torch.testing.assert_close(head.loss({"head_word_losses": rows}), rows.mean())
     none = head(patches, words, kept, torch.full_like(targets, IGNORED))
     assert head.loss(none) == 0
 
 
-def test_words_are_told_from_the_image(model: RogleModel) -> None:
-    """Both captions read alike once masked; only the patches say which word it was."""
+def test_words_are_predicted_from_the_image(model: RogleModel) -> None:
+    """Both masked captions are equal; only the patches determine the word."""
     head = model.head
     patches = torch.randn(2, 8, 32)
     words, kept = torch.randn(1, 3, 32).expand(2, -1, -1), torch.ones(2, 3, dtype=torch.bool)
@@ -69,7 +69,7 @@ def test_words_are_told_from_the_image(model: RogleModel) -> None:
     assert swapped.item() > 1.0
 
 
-def test_the_head_is_a_term_of_the_step_and_trains_both_towers(model: RogleModel) -> None:
+def test_the_head_is_a_term_of_the_step_and_trains_both_encoders(model: RogleModel) -> None:
     ids, pixels = texts_of(model.head, 3, 6), torch.randn(3, 3, 32, 16)
     torch.manual_seed(2)
     out = model(input_ids=ids, pixel_values=pixels, return_loss=True)
@@ -90,6 +90,6 @@ def test_a_step_without_a_masked_word_has_every_gradient(model: RogleModel) -> N
     assert out.loss_head == 0 and all(p.grad is not None for p in model.parameters())
 
 
-def test_it_compares_nothing_at_test(model: RogleModel) -> None:
+def test_it_has_no_parts_at_inference(model: RogleModel) -> None:
     assert model.part_counts == (0, 0)
     assert model.encode_image_parts(torch.randn(2, 3, 32, 16)).shape == (2, 0, 32)

@@ -1,4 +1,4 @@
-"""Part slots: the ranking loss against plain loops, what commonality does to it, and slots shared by both towers."""
+"""Part slots: the ranking loss compared with plain loops, the effect of commonality, and shared slots."""
 
 import pytest
 import torch
@@ -23,10 +23,10 @@ def by_loops(commonality: float, weight: list[float], margin: float = 0.2) -> fl
         mean = sum(alike.values()) / len(others)
         for i, j in others:
             common = min(max((alike[i, j] - mean) / (1 - mean), 0.0), 1.0)
-            least = margin * (1 - commonality * common)
+            smaller = margin * (1 - commonality * common)
             own = float(IMAGES[i, k] @ TEXTS[i, k])
             for rival in (float(IMAGES[i, k] @ TEXTS[j, k]), float(IMAGES[j, k] @ TEXTS[i, k])):
-                term = max(0.0, least - own + rival)
+                term = max(0.0, smaller - own + rival)
                 total += weight[i] * term
                 count += weight[i] * (term > 0)
     return total / count
@@ -40,8 +40,8 @@ def test_the_loss_equals_loops(commonality: float) -> None:
     assert found.item() == pytest.approx(by_loops(commonality, WEIGHT.tolist()))
 
 
-def test_a_part_that_two_people_share_is_pushed_less() -> None:
-    # Two people in the same shoes (part 1) and different jackets (part 0); a third unlike both in both.
+def test_a_shared_part_has_a_smaller_margin() -> None:
+    # Two people with the same shoes (part 1) and different jackets (part 0); a third differs from both in both parts.
     axes = torch.eye(6, dtype=torch.float64)
     images = torch.stack([axes[[0, 1]], axes[[2, 1]], axes[[3, 4]]])
     texts = images.clone()
@@ -49,13 +49,13 @@ def test_a_part_that_two_people_share_is_pushed_less() -> None:
     assert common[1, 0, 1] == pytest.approx(1.0) and common[0, 0, 1] == common[1, 0, 2] == 0
     soft = commonality_margin_ranking(images, texts, margin=0.3)
     hard = commonality_margin_ranking(images, texts, margin=0.3, commonality=0.0)
-    assert soft.item() == 0 and hard.item() == pytest.approx(0.3)  # the shared shoes are all that is left to push
+    assert soft.item() == 0 and hard.item() == pytest.approx(0.3)  # only the shared shoes still have a loss
 
 
-def test_gradients_leave_the_margin_alone() -> None:
+def test_the_margin_has_no_gradient() -> None:
     a, b = IMAGES.clone().requires_grad_(), TEXTS.clone().requires_grad_()
     fixed = part_commonality(IMAGES, TEXTS, PEOPLE)
-    with pytest.MonkeyPatch.context() as patch:  # what is detached is held, so that differences see no more of it
+    with pytest.MonkeyPatch.context() as patch:  # finite differences must not see the detached part
         patch.setattr("modeling_rogle.head_parts.part_commonality", lambda *_: fixed)
         assert torch.autograd.gradcheck(lambda v, t: commonality_margin_ranking(v, t, PEOPLE, WEIGHT), (a, b))
         commonality_margin_ranking(a, b, PEOPLE, WEIGHT).backward()
@@ -74,7 +74,7 @@ def test_one_person_alone_costs_nothing_and_half_precision_is_finite() -> None:
     assert half.dtype == torch.float32 and half.item() == pytest.approx(by_loops(1.0, [1.0] * 5), abs=0.02)
 
 
-def test_tokens_behind_the_end_are_not_read() -> None:
+def test_padding_is_not_read() -> None:
     block = CrossBlock(8, 2).eval()
     states, tokens = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     kept = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
@@ -91,7 +91,7 @@ def model(tiny_config: RogleConfig) -> RogleModel:
     return RogleModel(RogleConfig.from_dict(tiny_config.to_dict() | fields)).eval()
 
 
-def test_slots_are_shared_by_both_towers(model: RogleModel) -> None:
+def test_slots_are_shared_by_both_encoders(model: RogleModel) -> None:
     pixels, ids = torch.randn(2, 3, 32, 16), torch.tensor([[0, 5, 7, 1], [0, 6, 1, 1]])
     before = model.encode_image_parts(pixels), model.encode_text_parts(ids)
     assert before[0].shape == before[1].shape == (2, 3, 32) and model.part_counts == (3, 3)

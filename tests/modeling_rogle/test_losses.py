@@ -1,4 +1,4 @@
-"""Every loss against plain loops in float64, its gradient, half precision, and what weights and masks leave out."""
+"""Every loss compared with plain loops in float64: gradients, half precision, weights and masks."""
 
 import math
 
@@ -29,8 +29,8 @@ PARTS = torch.tensor([0, 1, 2, 3, 2])
 WEIGHT = torch.tensor([1.0, 0.5, 0.0, 1.0, 0.25], dtype=torch.float64)
 SIDES = torch.eye(4, dtype=torch.float64)
 ONES = [1.0] * 5
-# Row 0 has two positives of unequal trust, row 1 the same two from the other side, row 3 none that is trusted.
-TRUST = torch.tensor([1.0, 0.4, 0.0, 0.0, 0.7], dtype=torch.float64)
+# Row 0 has two positives of unequal weight, row 1 the same two in the other direction, row 3 only ones of weight 0.
+RELIABILITY = torch.tensor([1.0, 0.4, 0.0, 0.0, 0.7], dtype=torch.float64)
 FAMILIES = torch.tensor([0, 0, 0, 2, 3])
 GLOBAL_LOSSES = {
     "itc": lambda a, b, people=None, weight=None: multi_positive_itc(a, b, SCALE, people, weight),
@@ -48,7 +48,7 @@ def log_softmax_at(row: list[float], k: int) -> float:
 
 
 def rows_of(a: torch.Tensor, b: torch.Tensor, people: list[int], trust: list[float], scale: float):
-    """For both directions and every row: scaled cosines, how often each column counts, which are positive, weight."""
+    """For both directions and every row: scaled cosines, count of each column, positives, weight."""
     for texts_are_columns, left, right in ((True, a, b), (False, b, a)):
         for i in range(len(a)):
             row = [scale * float(left[i] @ right[j]) for j in range(len(a))]
@@ -89,7 +89,7 @@ def brute_force_sdm(a, b, people, trust) -> float:
 
 
 def brute_force_cmpm(a, b, people, trust) -> float:
-    """Of features of any length: row i is the softmax of its products with the other side's directions."""
+    """For features of any length: row i is the softmax of its products with the other side's directions."""
     terms = []
     unit = [[x / float(x.norm()) for x in side] for side in (a, b)]
     rows = list(rows_of(a, b, people, trust, 1.0))
@@ -113,7 +113,7 @@ def brute_force_excluding(a, b, people, scale: float = 7.0) -> float:
 
 
 def brute_force_tal(a, b, people, trust, shares_from=None) -> float:
-    """`shares_from`: embeddings that the detached shares of the positives are taken from, if not from a and b."""
+    """`shares_from`: embeddings of the detached shares of the positives, a and b by default."""
     frozen = list(rows_of(*(shares_from or (a, b)), people, trust, 1 / 0.1))
     terms = []
     for k, (row, count, same, weight) in enumerate(rows_of(a, b, people, trust, 1 / 0.1)):
@@ -147,14 +147,14 @@ def brute_force_regions(weight: list[float], soft: float = 0.0) -> float:
 
 @pytest.mark.parametrize("name", GLOBAL_LOSSES)
 def test_global_losses_equal_loops(name: str) -> None:
-    loss, twin = GLOBAL_LOSSES[name], BRUTE_FORCE[name]
-    assert loss(A, B).item() == pytest.approx(twin(A, B, list(range(5)), ONES))
-    assert loss(A, B, PEOPLE).item() == pytest.approx(twin(A, B, PEOPLE.tolist(), ONES))
-    for people, trust in ((PEOPLE, WEIGHT), (FAMILIES, TRUST)):
-        assert loss(A, B, people, trust).item() == pytest.approx(twin(A, B, people.tolist(), trust.tolist()))
+    loss, expected = GLOBAL_LOSSES[name], BRUTE_FORCE[name]
+    assert loss(A, B).item() == pytest.approx(expected(A, B, list(range(5)), ONES))
+    assert loss(A, B, PEOPLE).item() == pytest.approx(expected(A, B, PEOPLE.tolist(), ONES))
+    for people, trust in ((PEOPLE, WEIGHT), (FAMILIES, RELIABILITY)):
+        assert loss(A, B, people, trust).item() == pytest.approx(expected(A, B, people.tolist(), trust.tolist()))
 
 
-def test_itc_without_identities_is_clips() -> None:
+def test_itc_without_identities_is_the_loss_of_clip() -> None:
     logits = SCALE * A @ B.T
     own = torch.arange(5)
     expected = (torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)) / 2
@@ -167,17 +167,17 @@ def test_pairs_of_the_same_identity_can_be_left_out() -> None:
     assert found.item() != pytest.approx(multi_positive_itc(A, B, SCALE, PEOPLE).item())
     texts = B.clone().requires_grad_()
     multi_positive_itc(A[:2], texts[:2], SCALE, torch.tensor([3, 3]), None, exclude_same=True).backward()
-    assert bool((texts.grad == 0).all())  # the only rival is the same person
+    assert bool((texts.grad == 0).all())  # the only other image shows the same person
 
 
-def test_a_small_temperature_gives_the_hardest_negative_nearly_all() -> None:
+def test_a_small_temperature_gives_the_hardest_negative_nearly_all_of_the_gradient() -> None:
     shares = []
     for temperature in (1.0, 0.02):
-        # The image's own caption, a look-alike's and a stranger's.
+        # The image's own caption, a similar one and a different one.
         texts = normalize(torch.tensor([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]], dtype=torch.float64), dim=-1)
         texts.requires_grad_()
         images = normalize(torch.tensor([[1.0, 0.1]] * 3, dtype=torch.float64), dim=-1)
-        first = torch.tensor([1.0, 0.0, 0.0])  # the only row that is asked
+        first = torch.tensor([1.0, 0.0, 0.0])  # the only row with weight
         multi_positive_itc(images, texts, torch.tensor(1 / temperature), None, first).backward()
         pushed = texts.grad.norm(dim=-1)
         shares.append(float(pushed[1] / (pushed[1] + pushed[2])))
@@ -187,7 +187,7 @@ def test_a_small_temperature_gives_the_hardest_negative_nearly_all() -> None:
 def test_projection_matching_equals_loops() -> None:
     a, b = 3 * A, A.flip(0) + 2 * B  # of different lengths
     assert projection_matching(a, b).item() == pytest.approx(brute_force_cmpm(a, b, list(range(5)), ONES))
-    for people, trust in ((PEOPLE, WEIGHT), (FAMILIES, TRUST)):
+    for people, trust in ((PEOPLE, WEIGHT), (FAMILIES, RELIABILITY)):
         found = projection_matching(a, b, people, trust)
         assert found.item() == pytest.approx(brute_force_cmpm(a, b, people.tolist(), trust.tolist()))
     assert projection_matching(9 * a, b).item() != pytest.approx(projection_matching(a, b).item())
@@ -212,7 +212,7 @@ def test_divergence_of_cosines_is_sdm() -> None:
     assert found.item() == pytest.approx(similarity_distribution_matching(A, B, PEOPLE, WEIGHT, 0.1).item())
 
 
-def test_primary_components_keep_what_varies_most() -> None:
+def test_primary_components_keep_the_largest_variance() -> None:
     found = primary_components(A, 2)
     mean = A.mean(0)
     values, vectors = torch.linalg.eigh((A - mean).T @ (A - mean))
@@ -225,34 +225,34 @@ def test_primary_components_keep_what_varies_most() -> None:
 
 
 @pytest.mark.parametrize("name", GLOBAL_LOSSES)
-def test_global_losses_are_the_same_from_both_sides(name: str) -> None:
+def test_global_losses_are_symmetric(name: str) -> None:
     loss = GLOBAL_LOSSES[name]
     assert loss(A, B, PEOPLE).item() == pytest.approx(loss(B, A, PEOPLE).item())
 
 
 @pytest.mark.parametrize("name", GLOBAL_LOSSES)
-def test_equal_trust_is_no_trust(name: str) -> None:
+def test_equal_weights_change_nothing(name: str) -> None:
     loss = GLOBAL_LOSSES[name]
     expected = loss(A, B, PEOPLE).item()
     assert loss(A, B, PEOPLE, torch.full((5,), 0.3)).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", GLOBAL_LOSSES)
-def test_an_untrusted_caption_neither_nears_nor_leaves_its_own_person(name: str) -> None:
+def test_a_caption_of_weight_0_has_no_effect_on_its_own_person(name: str) -> None:
     text = B[:3].clone().requires_grad_()
     GLOBAL_LOSSES[name](A[:3], text, torch.tensor([0, 0, 0]), torch.tensor([1.0, 1.0, 0.0])).backward()
     assert bool((text.grad[2] == 0).all())
 
 
 @pytest.mark.parametrize("name", GLOBAL_LOSSES)
-def test_an_untrusted_caption_stays_a_negative_of_others(name: str) -> None:
-    text = A[:2].flip(0).clone().requires_grad_()  # each the other's: the worst case
+def test_a_caption_of_weight_0_stays_a_negative_of_others(name: str) -> None:
+    text = A[:2].flip(0).clone().requires_grad_()  # each caption is the other's: the worst case
     GLOBAL_LOSSES[name](A[:2], text, torch.tensor([0, 1]), torch.tensor([0.0, 1.0])).backward()
     assert float(text.grad[0] @ A[1]) > 0
 
 
 @pytest.mark.parametrize("name", GLOBAL_LOSSES)
-def test_an_image_learns_from_the_trusted_caption_of_its_person(name: str) -> None:
+def test_an_image_learns_from_the_weighted_caption_of_its_person(name: str) -> None:
     image = A[:3].clone().requires_grad_()
     weight = torch.tensor([0.0, 1.0, 1.0])
     GLOBAL_LOSSES[name](image, B[:3], torch.tensor([0, 0, 1]), weight).backward()
@@ -283,7 +283,7 @@ def test_tsl_equals_loops_and_detaches() -> None:
     assert b.grad.abs().sum() > 0
 
 
-def test_identity_loss_equals_loops_and_trusts_images() -> None:
+def test_identity_loss_equals_loops_and_weighs_captions_only() -> None:
     image, text = (5 * A).requires_grad_(), (5 * B).requires_grad_()
     by_image = -sum(log_softmax_at(image[i].tolist(), int(PEOPLE[i])) for i in range(5)) / 5
     by_text = -sum(float(WEIGHT[i]) * log_softmax_at(text[i].tolist(), int(PEOPLE[i])) for i in range(5))
@@ -298,15 +298,15 @@ def test_identity_loss_equals_loops_and_trusts_images() -> None:
     "loss",
     [
         lambda a, b: multi_positive_itc(a, b, SCALE, PEOPLE),
-        lambda a, b: multi_positive_itc(a, b, SCALE, FAMILIES, TRUST),
+        lambda a, b: multi_positive_itc(a, b, SCALE, FAMILIES, RELIABILITY),
         lambda a, b: similarity_distribution_matching(a, b, PEOPLE, None, 0.1),
-        lambda a, b: similarity_distribution_matching(a, b, FAMILIES, TRUST, 0.1),
+        lambda a, b: similarity_distribution_matching(a, b, FAMILIES, RELIABILITY, 0.1),
         lambda a, b: triplet_alignment(a, b, None, WEIGHT, 0.1, 0.2),
         lambda a, b: region_sentence_contrastive(a, b, SCALE, SENTENCES, PARTS, WEIGHT),
         lambda a, b: token_similarity(a, b, WEIGHT, detach_target=False),
         lambda a, b: identity_loss(a, b, PEOPLE % 4, WEIGHT),
-        lambda a, b: multi_positive_itc(a, b, SCALE, FAMILIES, TRUST, exclude_same=True),
-        lambda a, b: projection_matching(3 * a, b, FAMILIES, TRUST),
+        lambda a, b: multi_positive_itc(a, b, SCALE, FAMILIES, RELIABILITY, exclude_same=True),
+        lambda a, b: projection_matching(3 * a, b, FAMILIES, RELIABILITY),
         lambda a, b: projection_classification(3 * a, b, SIDES + 0.3, PEOPLE, WEIGHT),
         lambda a, b: label_divergence(a @ b.T, PEOPLE, WEIGHT, 0.1),
     ],
@@ -315,9 +315,9 @@ def test_gradients(loss) -> None:
     assert torch.autograd.gradcheck(loss, (A.clone().requires_grad_(), B.clone().requires_grad_()))
 
 
-def test_tal_gradient_leaves_the_shares_of_the_positives_alone() -> None:
+def test_tal_shares_of_the_positives_have_no_gradient() -> None:
     a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
-    triplet_alignment(a, b, FAMILIES, TRUST, 0.1, 0.2).backward()
+    triplet_alignment(a, b, FAMILIES, RELIABILITY, 0.1, 0.2).backward()
     step = 1e-6
     for embeds, grad, side in ((A, a.grad, 0), (B, b.grad, 1)):
         for i, k in ((0, 0), (1, 2), (4, 3)):
@@ -325,7 +325,7 @@ def test_tal_gradient_leaves_the_shares_of_the_positives_alone() -> None:
             moved[0][i, k] += step
             moved[1][i, k] -= step
             up, down = (
-                brute_force_tal(*((m, B) if side == 0 else (A, m)), FAMILIES.tolist(), TRUST.tolist(), (A, B))
+                brute_force_tal(*((m, B) if side == 0 else (A, m)), FAMILIES.tolist(), RELIABILITY.tolist(), (A, B))
                 for m in moved
             )
             assert float(grad[i, k]) == pytest.approx((up - down) / (2 * step), abs=1e-6)
@@ -334,14 +334,14 @@ def test_tal_gradient_leaves_the_shares_of_the_positives_alone() -> None:
 def all_losses(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
     weight = WEIGHT.float()
     return {
-        "itc": multi_positive_itc(a, b, scale, FAMILIES, TRUST.float()),
-        "sdm": similarity_distribution_matching(a, b, FAMILIES, TRUST.float()),
-        "tal": triplet_alignment(a, b, FAMILIES, TRUST.float()),
+        "itc": multi_positive_itc(a, b, scale, FAMILIES, RELIABILITY.float()),
+        "sdm": similarity_distribution_matching(a, b, FAMILIES, RELIABILITY.float()),
+        "tal": triplet_alignment(a, b, FAMILIES, RELIABILITY.float()),
         "region": region_sentence_contrastive(a, b, scale, SENTENCES, PARTS, weight),
         "tsl": token_similarity(a, b, weight),
         "id": identity_loss(a * 100, b * 100, FAMILIES, weight),
         "excluding": multi_positive_itc(a, b, scale, FAMILIES, weight, exclude_same=True),
-        "cmpm": projection_matching(a, b, FAMILIES, TRUST.float()),
+        "cmpm": projection_matching(a, b, FAMILIES, RELIABILITY.float()),
         "cmpc": projection_classification(a, b, SIDES.to(a.dtype), FAMILIES, weight),
     }
 
@@ -353,7 +353,7 @@ def test_half_precision_is_as_fp32_at_the_highest_scale(dtype: torch.dtype) -> N
     exact = all_losses(a.detach().double(), b.detach().double(), scale.double())
     for name, loss in all_losses(a, b, scale).items():
         assert loss.dtype == torch.float32
-        # The logits of the identity loss are made in half precision; all others are wide from the embeddings on.
+        # The logits of the identity loss are inputs in half precision; all others are computed in float32.
         tolerance = 0.02 if name == "id" else 1e-4
         assert loss.item() == pytest.approx(exact[name].item(), rel=tolerance), name
     sum(all_losses(a, b, scale).values()).backward()

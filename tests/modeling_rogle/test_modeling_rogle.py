@@ -1,4 +1,4 @@
-"""RogleModel: what transformers' models commonly do, equality with CLIPModel, regions and losses in one forward."""
+"""RogleModel: common behaviour of transformers' models, equality with CLIPModel, regions and losses in one forward."""
 
 import json
 from pathlib import Path
@@ -44,12 +44,12 @@ def batch(tiny_processor: RogleProcessor) -> dict:
 
 
 def plain_clip(folder: Path, eos: int, image_size: int = 64) -> CLIPModel:
-    """A random CLIPModel as anyone could have saved it."""
-    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    """Saves and returns a random CLIPModel."""
+    encoder = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CLIPConfig(
         projection_dim=24,
-        text_config={**tower, "vocab_size": 300, "max_position_embeddings": 77, "eos_token_id": eos},
-        vision_config={**tower, "image_size": image_size, "patch_size": 16},
+        text_config={**encoder, "vocab_size": 300, "max_position_embeddings": 77, "eos_token_id": eos},
+        vision_config={**encoder, "image_size": image_size, "patch_size": 16},
     )
     torch.manual_seed(4)
     model = CLIPModel(config).eval()
@@ -91,12 +91,12 @@ def test_captions_over_20_tokens_use_stretched_positions(tmp_path: Path) -> None
     model = RogleModel.from_pretrained(tmp_path).eval()
     ids = captions_of(40, 299)
     expected, found = clip.get_text_features(ids).pooler_output, model.get_text_features(ids).pooler_output
-    torch.testing.assert_close(found[1:], expected[1:], atol=1e-5, rtol=0)  # those of 5, 12 and 9 tokens
+    torch.testing.assert_close(found[1:], expected[1:], atol=1e-5, rtol=0)  # texts of 5, 12 and 9 tokens
     assert (found[0] - expected[0]).abs().max() > 1e-3
     assert model.get_text_features(captions_of(248, 299)).pooler_output.shape == (4, 24)
 
 
-def test_clip_folder_leaves_no_key_missing_and_says_what_it_did(tmp_path: Path) -> None:
+def test_a_clip_folder_leaves_no_key_missing(tmp_path: Path) -> None:
     plain_clip(tmp_path, 299)
     model, info = RogleModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
@@ -152,7 +152,7 @@ def test_pickled_rogle_weights_are_refused(tmp_path: Path, tiny_model: RogleMode
         RogleModel.from_pretrained(tmp_path)
 
 
-# --- the common behaviours of transformers' models ---------------------------------------------------------------
+# --- common behaviour of transformers' models --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("auto", [RogleModel, AutoModel, AutoModelForZeroShotImageClassification])
@@ -210,12 +210,12 @@ def test_configuration_can_ask_for_states(tiny_model: RogleModel, batch: dict) -
 
 def test_towers_compile_into_one_graph(tiny_model: RogleModel, batch: dict) -> None:
     torch._dynamo.reset()
-    for tower, inputs in (
+    for encoder, inputs in (
         (tiny_model.text_model, batch["input_ids"]),
         (tiny_model.vision_model, batch["pixel_values"]),
     ):
-        compiled = torch.compile(tower, fullgraph=True, backend="eager")
-        torch.testing.assert_close(compiled(inputs).pooler_output, tower(inputs).pooler_output, atol=1e-5, rtol=0)
+        compiled = torch.compile(encoder, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(inputs).pooler_output, encoder(inputs).pooler_output, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}])
@@ -296,7 +296,7 @@ def test_padding_does_not_matter(tiny_model: RogleModel, tiny_processor: RoglePr
     torch.testing.assert_close(together, torch.nn.functional.normalize(plain, dim=-1), atol=1e-5, rtol=0)
 
 
-def test_kept_tokens_are_the_towers(tiny_model: RogleModel, tiny_processor: RogleProcessor) -> None:
+def test_kept_tokens_are_those_of_the_text_model(tiny_model: RogleModel, tiny_processor: RogleProcessor) -> None:
     ids = tiny_processor(text=["A man.", "His shoes are white. " * 5] * 20, return_tensors="pt")["input_ids"]
     _, tokens = tiny_model.encode_tokens(ids, keep_tokens=True)
     states = tiny_model.text_model(input_ids=ids).last_hidden_state
@@ -355,7 +355,7 @@ def test_text_token_similarity_pools_exactly_the_sentences_tokens(tiny_model: Ro
     ]
     expected = token_similarity(tiny_model.text_projection(torch.stack(pooled)), out.sentence_embeds)
     torch.testing.assert_close(out.loss_tsl_text, expected)
-    batch["sentence_spans"][:] = -1  # the short caption was drawn: nothing to compare
+    batch["sentence_spans"][:] = -1  # as if the short caption was drawn
     assert tiny_model(**batch, return_loss=True).loss_tsl_text == 0
 
 
@@ -371,7 +371,7 @@ def with_fields(model: RogleModel, **fields: object) -> RogleModel:
     return model
 
 
-def test_a_fixed_temperature_takes_the_learnt_ones_place(tiny_model: RogleModel, batch: dict) -> None:
+def test_a_fixed_temperature_replaces_the_learnt_one(tiny_model: RogleModel, batch: dict) -> None:
     model = with_fields(tiny_model, itc_temperature=0.02, same_identity="excluded")
     out = model(**batch, return_loss=True)
     excluded = multi_positive_itc(out.image_embeds, out.text_embeds, 50.0, batch["person_ids"], None, True)
@@ -380,20 +380,20 @@ def test_a_fixed_temperature_takes_the_learnt_ones_place(tiny_model: RogleModel,
     assert model.logit_scale.grad == 0
 
 
-def test_crops_can_be_what_sentences_are_told_from(tiny_model: RogleModel, batch: dict) -> None:
+def test_crops_can_be_the_image_side_of_the_local_loss(tiny_model: RogleModel, batch: dict) -> None:
     model = with_fields(tiny_model, local_contrast="crop")
     out = model(**batch, return_loss=True)
-    one = [0, 2]  # the first box of each image
-    crops = crop_boxes(batch["pixel_values"], batch["boxes"][one], batch["box_image"][one])
+    rows = [0, 2]  # the first box of each image
+    crops = crop_boxes(batch["pixel_values"], batch["boxes"][rows], batch["box_image"][rows])
     crops, _ = model.encode_images(crops)
     scale, ids = model.region_head(), batch["sentence_ids"]
-    expected = region_sentence_contrastive(crops, out.sentence_embeds[one], scale, ids[one])
+    expected = region_sentence_contrastive(crops, out.sentence_embeds[rows], scale, ids[rows])
     torch.testing.assert_close(out.loss_local, expected)
     out.loss_local.backward()
     assert model.vision_model.embeddings.patch_embedding.weight.grad.abs().sum() > 0
 
 
-def test_short_captions_are_shown_the_images_primary_components(
+def test_short_captions_are_compared_with_primary_components(
     tiny_model: RogleModel, batch: dict, tiny_processor: RogleProcessor
 ) -> None:
     model = with_fields(tiny_model, short_loss_weight=0.5, short_components=1, local_loss_weight=0.0)
@@ -409,7 +409,7 @@ def test_short_captions_are_shown_the_images_primary_components(
 
 
 @pytest.mark.parametrize("head", HEAD_DEFAULTS)
-def test_a_head_is_saved_and_read_and_leaves_the_towers_alone(
+def test_a_head_is_saved_and_loaded_and_does_not_change_the_encoders(
     tmp_path: Path, tiny_checkpoint: Path, batch: dict, head: str
 ) -> None:
     torch.manual_seed(1)
@@ -431,7 +431,7 @@ def test_a_head_is_saved_and_read_and_leaves_the_towers_alone(
 
 
 @pytest.mark.parametrize("head", ["parts", "implicit_relations"])
-def test_a_head_on_clips_weights_starts_anew(tmp_path: Path, head: str) -> None:
+def test_a_head_on_clip_weights_is_newly_initialised(tmp_path: Path, head: str) -> None:
     plain_clip(tmp_path, 299)
     model, info = RogleModel.from_pretrained(tmp_path, head=head, output_loading_info=True)
     assert info["missing_keys"] and all(name.startswith("head.") for name in info["missing_keys"])
@@ -444,7 +444,7 @@ def test_a_head_on_clips_weights_starts_anew(tmp_path: Path, head: str) -> None:
 # --- bad input ---------------------------------------------------------------------------------------------------
 
 
-def test_bad_input_is_one_clear_line(tiny_model: RogleModel, batch: dict) -> None:
+def test_bad_input_is_named(tiny_model: RogleModel, batch: dict) -> None:
     with pytest.raises(ValueError, match="needs input_ids and pixel_values"):
         tiny_model(pixel_values=batch["pixel_values"])
     with pytest.raises(ValueError, match="pixel_values are 64 x 64, the model reads 32 x 16"):
@@ -455,7 +455,7 @@ def test_bad_input_is_one_clear_line(tiny_model: RogleModel, batch: dict) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"box_image": None}, "box_image must have one row for each of 3 boxes"),
         ({"box_image": torch.tensor([0, 0])}, "box_image must have one row for each of 3 boxes"),
@@ -464,8 +464,8 @@ def test_bad_input_is_one_clear_line(tiny_model: RogleModel, batch: dict) -> Non
         ({"boxes": torch.full((3, 4), float("nan"))}, "boxes: row 0"),
     ],
 )
-def test_pairs_that_do_not_fit_are_named(tiny_model: RogleModel, batch: dict, change: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_pairs_that_do_not_fit_are_named(tiny_model: RogleModel, batch: dict, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         tiny_model(**(batch | change))
 
 
@@ -486,7 +486,7 @@ def test_regions_follow_the_grid_of_the_image_given(tiny_model: RogleModel, batc
 def test_every_parameter_has_a_gradient_without_pairs_too(tiny_model: RogleModel, batch: dict) -> None:
     tiny_model(
         pixel_values=batch["pixel_values"], input_ids=batch["input_ids"], return_loss=True
-    ).loss.backward()  # or data-parallel training stops at such a batch
+    ).loss.backward()  # data-parallel training needs them
     assert all(p.grad is not None for p in tiny_model.parameters())
 
 
@@ -498,21 +498,21 @@ def test_other_sizes_on_request(tiny_model: RogleModel, batch: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"pair_weigth": torch.ones(2)}, "no argument 'pair_weigth'"),
         ({"sentence_spans": torch.zeros(1, 2, dtype=torch.long)}, "sentence_spans must have one row for each of"),
         ({"person_ids": torch.arange(7)}, "person_ids must have one row for each of"),
     ],
 )
-def test_a_wrong_argument_of_forward_is_named(tiny_model: RogleModel, wrong: dict, said: str) -> None:
+def test_a_wrong_argument_of_forward_is_named(tiny_model: RogleModel, wrong: dict, message: str) -> None:
     given = {
         "input_ids": torch.tensor([[0, 5, 1], [0, 6, 1]]),
         "pixel_values": torch.zeros(2, 3, 32, 16),
         "boxes": torch.tensor([[0.0, 0, 1, 1], [0, 0, 0.5, 0.5]]),
         "box_image": torch.tensor([0, 1]),
     }
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         tiny_model(**given | wrong, return_loss=True)
 
 

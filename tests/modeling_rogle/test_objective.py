@@ -1,4 +1,4 @@
-"""What a step minimises: the sum of its terms for every system, whole or in parts put together, and every gradient."""
+"""The objective of a step for every system: the sum of its terms, and the same gradients from parts of a batch."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
 from train.data.pairs import PairDataset, normalize_images
 from train.global_batch import GlobalBatch, forward_step
 
-# Fields of each system, and the weights of its terms.
+# Configuration fields of each system, and the weights of its terms.
 SYSTEMS = {
     "ctlg": ({"itc_temperature": 0.02, "same_identity": "excluded", "local_loss_weight": 0.0}, {}),
     "acsa": (
@@ -31,7 +31,7 @@ SYSTEMS = {
 
 @pytest.fixture(scope="module")
 def batch(tiny_processor: RogleProcessor) -> dict:
-    """Nine synthetic images of four identities, with pairs of unequal number; the first has none."""
+    """Nine synthetic images of four identities with different numbers of pairs; the first image has none."""
     rows = load_rows("synthetic-tiny")[0]["train"].select(range(9))
     pairs = PairDataset(rows, tiny_processor, short_captions=True)
     pairs.pairs[0] = []

@@ -1,4 +1,4 @@
-"""The transformers pipeline: one query or several, images in any form, plain dicts out."""
+"""The transformers pipeline: scores, one query or several, images in any form, errors."""
 
 from pathlib import Path
 
@@ -124,11 +124,11 @@ def test_bad_input(search, candidates, arguments, message):
         search(**{"candidates": candidates, **arguments})
 
 
-def test_saved_pipeline_comes_back_with_its_code(search, candidates, tmp_path):
+def test_a_saved_pipeline_is_loaded_with_its_code(search, candidates, tmp_path):
     search.save_pretrained(tmp_path)
     assert (tmp_path / "pipeline_rogle.py").is_file()
     again = pipeline(TASK, model=str(tmp_path), trust_remote_code=True, device="cpu")
-    assert type(again) is not TextBasedPersonSearchPipeline  # the file beside the weights, not the installed one
+    assert type(again) is not TextBasedPersonSearchPipeline  # the stored file, not the installed one
     assert again(QUERY, candidates=candidates) == search(QUERY, candidates=candidates)
 
 

@@ -1,4 +1,4 @@
-"""RogleProcessor: images, text limits, boxes, sentence spans by character offsets."""
+"""RogleProcessor: images, limits of texts, boxes, and sentence spans from character offsets."""
 
 import logging
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_long_text_ends_with_a_whole_sentence(tiny_processor: RogleProcessor) ->
     ids = tiny_processor(text=LONG, return_tensors="pt")["input_ids"][0].tolist()
     text = tokenizer.decode(ids, skip_special_tokens=True)
     assert text.replace(" ", "").endswith("isred.") and LONG.lower().startswith(text.replace(" .", ".").strip())
-    # The next sentence would not have fitted.
+    # The next sentence does not fit.
     kept = text.count("shoe")
     sentences = [part + "." for part in LONG.split(".")[:-1]]
     assert 2 < kept < len(sentences)
@@ -47,11 +47,11 @@ def test_long_text_ends_with_a_whole_sentence(tiny_processor: RogleProcessor) ->
     assert ids == tokenizer("".join(sentences[:kept]))["input_ids"]
 
 
-def test_cuts_are_counted_and_said_once(
+def test_cuts_are_counted_and_cause_one_warning(
     tmp_path: Path, tiny_processor: RogleProcessor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    caplog.set_level(logging.WARNING, "modeling_rogle.processing_rogle")  # the command line silences it
+    caplog.set_level(logging.WARNING, "modeling_rogle.processing_rogle")  # the command line turns it off
     tiny_processor.save_pretrained(tmp_path)
     processor = RogleProcessor.from_pretrained(tmp_path)
     processor(text=["A man."], return_tensors="pt")
@@ -59,8 +59,8 @@ def test_cuts_are_counted_and_said_once(
     processor(text=[LONG, "A man.", "red " * 300], return_tensors="pt")
     processor.caption_spans([LONG], [[]])
     assert processor.truncated_captions == 3
-    said = [record.getMessage() for record in caplog.records if "truncated_captions" in record.getMessage()]
-    assert len(said) == 1 and said[0].startswith("2 of 3 captions are longer than 64 tokens")
+    messages = [record.getMessage() for record in caplog.records if "truncated_captions" in record.getMessage()]
+    assert len(messages) == 1 and messages[0].startswith("2 of 3 captions are longer than 64 tokens")
     assert "truncated_captions" not in processor.to_dict()
 
 
@@ -78,7 +78,7 @@ def test_spans_of_a_cut_caption_are_those_of_its_whole_sentences(tiny_processor:
     kept = (spans[0] >= 0).all(axis=1)
     assert 2 < kept.sum() < len(sentences)
     assert kept.tolist() == sorted(kept.tolist(), reverse=True)
-    # Nothing but the two special tokens lies outside of a kept sentence.
+    # Only the two special tokens lie outside of a kept sentence.
     assert spans[0][kept][0, 0] == 1 and spans[0][kept][-1, 1] == len(ids[0]) - 1
 
 
@@ -112,7 +112,7 @@ def test_a_clip_processor_becomes_rectangular(tmp_path: Path, tiny_processor: Ro
     assert batch["input_ids"].shape == (1, 248)
 
 
-def test_a_missing_vocabulary_is_said(tmp_path: Path, tiny_processor: RogleProcessor) -> None:
+def test_a_missing_vocabulary_is_an_error(tmp_path: Path, tiny_processor: RogleProcessor) -> None:
     tiny_processor.save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(OSError, match="no vocabulary: neither tokenizer.json"):
@@ -138,7 +138,7 @@ def test_spans_hold_exactly_their_sentence(tiny_processor: RogleProcessor) -> No
         assert ids[0][first:last] == alone
 
 
-def test_a_sentence_behind_the_cut_has_no_span(tiny_processor: RogleProcessor) -> None:
+def test_a_sentence_after_the_cut_has_no_span(tiny_processor: RogleProcessor) -> None:
     head, tail = "red shoes " * 60, "His bag is blue."
     sentences = [{"start": 0, "end": 9}, {"start": len(head), "end": len(head) + len(tail)}]
     ids, spans = tiny_processor.caption_spans([head + tail], [sentences])

@@ -1,4 +1,4 @@
-"""The three region features: laws of each, plain twins, gradients, memory switches, compilation."""
+"""The three region features: common properties, gradients, gradient checkpointing, precision and compilation."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def model(request: pytest.FixtureRequest, tiny_config: RogleConfig) -> RogleMode
 def with_feature(config: RogleConfig, feature: str) -> RogleModel:
     torch.manual_seed(0)
     model = RogleModel(RogleConfig.from_dict(config.to_dict() | {"region_feature": feature})).eval()
-    # Fresh weights hardly let tokens attend to each other; these do.
+    # With initial weights tokens hardly attend to each other.
     for name, parameter in model.vision_model.encoder.named_parameters():
         if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
             parameter.data *= 4
@@ -47,7 +47,7 @@ def regions_of(
     return model(captions, pixels, boxes=boxes, box_image=box_image, **options).region_embeds
 
 
-# --- laws of every feature ---------------------------------------------------------------------------------------
+# --- properties of every feature ---------------------------------------------------------------------------------
 
 
 def test_one_image_alone_equals_the_batch_and_the_boxes_in_any_order(model: RogleModel, pixels: torch.Tensor) -> None:
@@ -72,7 +72,9 @@ def test_region_of_other_grid_than_the_configurations(model: RogleModel) -> None
     assert found.shape == (1, 32) and found.isfinite().all()
 
 
-def test_gradient_reaches_the_tower_and_is_the_same_recomputed(model: RogleModel, pixels: torch.Tensor) -> None:
+def test_gradients_reach_the_encoder_and_equal_those_with_checkpointing(
+    model: RogleModel, pixels: torch.Tensor
+) -> None:
     def gradients() -> tuple[dict[str, torch.Tensor], int]:
         passes = []
         hook = model.vision_model.encoder.layers[-1].layer_norm2.register_forward_pre_hook(lambda *_: passes.append(1))
@@ -85,7 +87,7 @@ def test_gradient_reaches_the_tower_and_is_the_same_recomputed(model: RogleModel
     expected, once = gradients()
     model.gradient_checkpointing_enable()
     found, twice = gradients()
-    # Blocks that this feature leaves out have no gradient and are not walked on the way back.
+    # Blocks that the feature does not use have no gradient and are not recomputed.
     assert twice > once
     assert expected.keys() == found.keys()
     for name in ("patch_embedding.weight", "position_embedding.weight"):
@@ -132,7 +134,7 @@ def test_bad_boxes_are_named(model: RogleModel, pixels: torch.Tensor) -> None:
         model.encode_images(pixels, torch.tensor([WHOLE]), torch.tensor([3]))
 
 
-def test_states_of_patches_are_there_when_asked_for(model: RogleModel, pixels: torch.Tensor) -> None:
+def test_states_of_patches_are_returned_on_request(model: RogleModel, pixels: torch.Tensor) -> None:
     inputs = {
         "pixel_values": pixels,
         "input_ids": torch.ones(3, 4, dtype=torch.long),
@@ -143,8 +145,8 @@ def test_states_of_patches_are_there_when_asked_for(model: RogleModel, pixels: t
     assert whole.last_hidden_state.shape == (3, 9, 32)
     step = model(**inputs, return_loss=True)
     torch.testing.assert_close(step.vision_model_output.pooler_output, whole.pooler_output, atol=1e-5, rtol=1e-4)
-    asked = model(**inputs, return_loss=True, output_hidden_states=True).vision_model_output
-    assert [len(states[0]) for states in asked.hidden_states] == [9, 9, 9]
+    requested = model(**inputs, return_loss=True, output_hidden_states=True).vision_model_output
+    assert [len(states[0]) for states in requested.hidden_states] == [9, 9, 9]
 
 
 # --- leak --------------------------------------------------------------------------------------------------------
@@ -156,13 +158,13 @@ def test_crops_do_not_leak_and_whole_images_cannot(model: RogleModel, pixels: to
     if model.config.region_feature == "crop":
         torch.testing.assert_close(found, torch.zeros(5), atol=1e-5, rtol=0)
     else:
-        assert found[1:].min() > 1e-3  # patches have met in the blocks below
+        assert found[1:].min() > 1e-3  # patches have attended to each other in earlier blocks
 
 
 # --- dense_roi ---------------------------------------------------------------------------------------------------
 
 
-def test_value_only_block_mixes_no_tokens_and_is_the_block_where_all_are_equal(tiny_config: RogleConfig) -> None:
+def test_value_only_block_mixes_no_tokens_and_equals_the_block_for_equal_tokens(tiny_config: RogleConfig) -> None:
     layer = with_feature(tiny_config, "dense_roi").vision_model.encoder.layers[-1]
     equal = torch.randn(2, 1, 32).expand(-1, 7, -1)  # attention over equal tokens reads one value
     torch.testing.assert_close(value_only_block(layer, equal), layer(equal, None), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""Texts without padding: packed and bucketed encoding against one text at a time."""
+"""Texts without padding: packed and bucketed encoding compared with one text at a time."""
 
 import itertools
 from collections.abc import Callable
@@ -20,13 +20,13 @@ WAYS = pytest.mark.parametrize("encode", [encode_packed, encode_buckets])
 
 @pytest.fixture
 def ids(tiny_processor: RogleProcessor) -> torch.Tensor:
-    """Captions and sentences of six different lengths, some equal, padded to the longest and a little more."""
+    """Captions and sentences of six lengths, padded beyond the longest."""
     ids = tiny_processor(text=TEXTS, return_tensors="pt")["input_ids"]
     return torch.nn.functional.pad(ids, (0, 2), value=tiny_processor.tokenizer.pad_token_id)
 
 
 def one_by_one(model: RogleModel, ids: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Pooled state and token states of each text, through the plain tower."""
+    """Pooled state and token states of each text, from CLIP's text model."""
     found = []
     for row, length in zip(ids, text_lengths(ids, model.text_model.eos_token_id), strict=True):
         out = model.text_model(input_ids=row[None, :length])
@@ -70,20 +70,20 @@ def test_more_texts_than_one_pack_holds(tiny_model: RogleModel, ids: torch.Tenso
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @WAYS
-def test_gradients_are_those_of_the_padded_tower(
+def test_gradients_equal_those_of_padded_texts(
     tiny_model: RogleModel, ids: torch.Tensor, encode: Callable, checkpointing: bool
 ) -> None:
-    tower = tiny_model.text_model.train()
-    mask = torch.arange(ids.shape[1]) < torch.tensor(text_lengths(ids, tower.eos_token_id))[:, None]
-    plain = tower(input_ids=ids)
+    encoder = tiny_model.text_model.train()
+    mask = torch.arange(ids.shape[1]) < torch.tensor(text_lengths(ids, encoder.eos_token_id))[:, None]
+    plain = encoder(input_ids=ids)
     (plain.pooler_output.pow(2).sum() + plain.last_hidden_state[:3][mask[:3]].sin().sum()).backward()
-    expected = {name: parameter.grad.clone() for name, parameter in tower.named_parameters()}
-    tower.zero_grad()
+    expected = {name: parameter.grad.clone() for name, parameter in encoder.named_parameters()}
+    encoder.zero_grad()
     if checkpointing:
         tiny_model.gradient_checkpointing_enable()
-    pooled, tokens = encode(tower, ids, text_lengths(ids, tower.eos_token_id), keep=3)
+    pooled, tokens = encode(encoder, ids, text_lengths(ids, encoder.eos_token_id), keep=3)
     (pooled.pow(2).sum() + tokens.sin().sum()).backward()
-    for name, parameter in tower.named_parameters():
+    for name, parameter in encoder.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], atol=2e-4, rtol=1e-4, msg=name)
 
 
@@ -108,7 +108,7 @@ def test_no_text(tiny_model: RogleModel) -> None:
 
 
 def test_the_old_end_of_text_rule(tiny_model: RogleModel, ids: torch.Tensor) -> None:
-    # Configurations from before 2023 say 2, and the greatest id ends a text; padding may be anything below.
+    # In configurations before 2023 the id is 2, and the largest id ends a text; padding is any smaller id.
     assert text_lengths(torch.tensor([[3, 9, 0, 0], [3, 5, 9, 9], [9, 0, 0, 0]]), 2) == [2, 3, 1]
     assert text_lengths(torch.tensor([[3, 9, 0, 0], [3, 5, 9, 9], [9, 0, 0, 0]]), 9) == [2, 3, 1]
     assert text_lengths(torch.zeros(3, 0, dtype=torch.long), 9) == []
@@ -133,7 +133,7 @@ def cost(lengths: list[int], buckets: list[list[int]], call_tokens: int) -> int:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 12), max_size=7), st.integers(0, 15))
-def test_buckets_cost_the_least_of_all_ways_to_cut(lengths: list[int], call_tokens: int) -> None:
+def test_buckets_have_the_lowest_cost_of_all_partitions(lengths: list[int], call_tokens: int) -> None:
     buckets = length_buckets(lengths, call_tokens)
     assert sorted(itertools.chain(*buckets)) == list(range(len(lengths)))
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -148,13 +148,13 @@ def test_buckets_cost_the_least_of_all_ways_to_cut(lengths: list[int], call_toke
         assert buckets == []
 
 
-def test_a_dear_call_makes_one_bucket_and_a_free_one_a_bucket_a_length() -> None:
+def test_an_expensive_call_makes_one_bucket_and_a_free_one_a_bucket_a_length() -> None:
     lengths = [5, 100, 5, 20, 100]
     assert length_buckets(lengths, 10_000) == [[0, 2, 3, 1, 4]]
     assert length_buckets(lengths, 0) == [[0, 2], [3], [1, 4]]
 
 
-def test_attention_that_is_not_clips_own_is_not_packed(tiny_model: RogleModel, tiny_processor: RogleProcessor) -> None:
+def test_replaced_attention_is_not_packed(tiny_model: RogleModel, tiny_processor: RogleProcessor) -> None:
     ids = tiny_processor(text=["A man.", "A woman wears a red coat and black shoes."], return_tensors="pt")["input_ids"]
     whole = tiny_model.encode_texts(ids)
     for layer in tiny_model.text_model.encoder.layers:
