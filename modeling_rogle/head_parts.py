@@ -3,8 +3,11 @@
 After "part-level cross-modal correspondence" (arXiv 2501.00318), of which only the abstract is public. Learnable tokens
 shared by both modalities are the queries of a decoder, so that slot k of an image corresponds to slot k of a caption
 with identities as the only supervision. A ranking loss adapts its margin to how common a part is. Ours, since not
-public: the decoder's depth and what the modalities share of it (everything but the input projection), the number of
-slots, the formula of the loss, and the similarity at inference, a weighted mean of global and part cosines.
+public:
+- the decoder's depth, and that the modalities share all of it except the input projection;
+- the number of slots;
+- the formula of the loss;
+- the similarity at inference, a weighted mean of global and part cosines.
 """
 
 from collections.abc import Mapping

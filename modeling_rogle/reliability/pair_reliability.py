@@ -33,7 +33,7 @@ def pair_scores(
     and deviation 1. A single similar rival, which makes the loss of a hard true pair large, moves it little.
 
     Args:
-        kind: one of `configuration_rogle.RELIABILITIES`.
+        kind: one of `RELIABILITIES_LOCAL` and `RELIABILITIES_GLOBAL` of `configuration_rogle.py`.
         embeds_a: `[n, d]` unit vectors of any float type.
         embeds_b: `[n, d]` unit vectors of any float type.
         ids: int64 `[n]` each, or None; for captions `(person_ids,)`, for sentences `(sentence_ids, part_ids)`.
@@ -89,7 +89,7 @@ class PairReliability:
     the CPU and depends on the observations only.
 
     Args:
-        kind: one of `configuration_rogle.RELIABILITIES`.
+        kind: one of `RELIABILITIES_LOCAL` and `RELIABILITIES_GLOBAL` of `configuration_rogle.py`.
         n_pairs: number of pairs; they are numbered from 0.
         warmup_epochs: epochs of weight 1 at the start, at least and by default 1. Their observations count.
         momentum: weight of a pair's past score in [0, 1), 0.5 by default; 0 keeps the latest score. A single score is
