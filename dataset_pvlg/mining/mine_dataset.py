@@ -71,7 +71,7 @@ def check_mining(data: str | Path, out: str | Path, options: MineOptions) -> tup
     if not available:
         raise ValueError(f"{data}: has no rows")
     if missing := [split for split in options.splits if split not in available]:
-        raise ValueError(f"--split {missing[0]}: {data} has only {', '.join(available)}")
+        raise ValueError(f"--split {missing[0]}: {data} has {', '.join(available)}")
     for name in ("sample", "batch_size"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")

@@ -108,7 +108,7 @@ def test_killed_mining_resumes_to_the_same_bytes(mined, tmp_path, tiny_checkpoin
 def test_wrong_options_are_reported_before_a_model_is_loaded(mined, tmp_path):
     data, out = mined
     for options, where, message in (
-        (MineOptions(splits=("test",)), tmp_path, "--split test: .* has only train, validation"),
+        (MineOptions(splits=("test",)), tmp_path, "--split test: .* has train, validation"),
         (MineOptions(proposer="x"), tmp_path, "proposer 'x' is not known; known are .*anchors"),
         (MineOptions(proposer="sam"), tmp_path, "proposer 'sam'"),
         (MineOptions(sample=0), tmp_path, "--sample must be at least 1"),
