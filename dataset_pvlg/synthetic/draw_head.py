@@ -90,6 +90,13 @@ def _front(canvas: Canvas, body: Body) -> None:
             HAIR,
             outline=False,
         )
+    _front_face(canvas, body)
+    if body.person.eyewear != "none":
+        _front_eyewear(canvas, body)
+
+
+def _front_face(canvas: Canvas, body: Body) -> None:
+    style, x, hair, skin = body.person.hair_style, body.yaw, body.hair, body.skin
     dark = (40, 28, 24)
     for s in (-1, 1):
         canvas.oval(x + s * 0.021, 0.103, 0.0085, 0.0055, (245, 245, 245), SKIN, outline=False)
@@ -101,18 +108,21 @@ def _front(canvas: Canvas, body: Body) -> None:
         canvas.oval(x, 0.149, 0.016, 0.0065, (196, 44, 62), SKIN, outline=False)
     else:
         canvas.line([(x - 0.016, 0.149), (x + 0.016, 0.149)], (128, 66, 60), SKIN, 0.006)
-    if body.person.eyewear != "none":
-        for s in (-1, 1):
-            if body.person.eyewear == "sunglasses":
-                canvas.oval(x + s * 0.025, 0.104, 0.0225, 0.0185, (14, 14, 18), EYEWEAR)
-                canvas.line([(x + s * 0.016, 0.097), (x + s * 0.026, 0.095)], (150, 160, 180), EYEWEAR, 0.004)
-            else:
-                spot = canvas.at([(x + s * 0.025, 0.104)])[0]
-                rx, ry = 0.0215 * canvas.scale, 0.018 * canvas.scale
-                frame = (spot[0] - rx, spot[1] - ry, spot[0] + rx, spot[1] + ry)
-                canvas.draw.ellipse(frame, outline=(*FRAME, EYEWEAR), width=max(2, round(0.0075 * canvas.scale)))
-            canvas.line([(x + s * 0.045, 0.1), (x + s * 0.056, 0.098)], FRAME, EYEWEAR, 0.006)
-        canvas.line([(x - 0.006, 0.101), (x + 0.006, 0.101)], FRAME, EYEWEAR, 0.006)
+
+
+def _front_eyewear(canvas: Canvas, body: Body) -> None:
+    x = body.yaw
+    for s in (-1, 1):
+        if body.person.eyewear == "sunglasses":
+            canvas.oval(x + s * 0.025, 0.104, 0.0225, 0.0185, (14, 14, 18), EYEWEAR)
+            canvas.line([(x + s * 0.016, 0.097), (x + s * 0.026, 0.095)], (150, 160, 180), EYEWEAR, 0.004)
+        else:
+            spot = canvas.at([(x + s * 0.025, 0.104)])[0]
+            rx, ry = 0.0215 * canvas.scale, 0.018 * canvas.scale
+            frame = (spot[0] - rx, spot[1] - ry, spot[0] + rx, spot[1] + ry)
+            canvas.draw.ellipse(frame, outline=(*FRAME, EYEWEAR), width=max(2, round(0.0075 * canvas.scale)))
+        canvas.line([(x + s * 0.045, 0.1), (x + s * 0.056, 0.098)], FRAME, EYEWEAR, 0.006)
+    canvas.line([(x - 0.006, 0.101), (x + 0.006, 0.101)], FRAME, EYEWEAR, 0.006)
 
 
 def _back(canvas: Canvas, body: Body) -> None:
@@ -176,31 +186,7 @@ def _side(canvas: Canvas, body: Body) -> None:
         canvas.oval(-0.02, 0.042, 0.016, 0.01, tint(skin, 1.35), SKIN, outline=False)
     else:
         if style == "ponytail":
-            if _bare(body):
-                spots = [
-                    (-0.03, 0.025),
-                    (-0.085, 0.012),
-                    (-0.135, 0.07),
-                    (-0.135, 0.19),
-                    (-0.112, 0.25),
-                    (-0.095, 0.18),
-                    (-0.095, 0.085),
-                    (-0.055, 0.06),
-                ]
-                tie = (-0.058, 0.038)
-            else:
-                spots = [
-                    (-0.05, 0.12),
-                    (-0.08, 0.12),
-                    (-0.118, 0.19),
-                    (-0.108, 0.28),
-                    (-0.085, 0.27),
-                    (-0.08, 0.19),
-                    (-0.05, 0.15),
-                ]
-                tie = (-0.064, 0.132)
-            canvas.poly(spots, hair, HAIR)
-            canvas.oval(*tie, 0.014, 0.014, (214, 60, 80), HAIR)
+            _side_ponytail(canvas, body)
         elif style == "bun":
             canvas.oval(*((-0.052, 0.022) if _bare(body) else (-0.078, 0.138)), 0.037, 0.034, hair, HAIR)
         canvas.oval(-0.008, 0.09, 0.068, 0.076, hair, HAIR)
@@ -233,6 +219,35 @@ def _side(canvas: Canvas, body: Body) -> None:
         frame = (spot[0] - rx, spot[1] - ry, spot[0] + rx, spot[1] + ry)
         canvas.draw.ellipse(frame, outline=(*FRAME, EYEWEAR), width=max(2, round(0.0075 * canvas.scale)))
         canvas.line([(-0.008, 0.098), (0.034, 0.098)], FRAME, EYEWEAR, 0.008)
+
+
+def _side_ponytail(canvas: Canvas, body: Body) -> None:
+    hair = body.hair
+    if _bare(body):
+        spots = [
+            (-0.03, 0.025),
+            (-0.085, 0.012),
+            (-0.135, 0.07),
+            (-0.135, 0.19),
+            (-0.112, 0.25),
+            (-0.095, 0.18),
+            (-0.095, 0.085),
+            (-0.055, 0.06),
+        ]
+        tie = (-0.058, 0.038)
+    else:
+        spots = [
+            (-0.05, 0.12),
+            (-0.08, 0.12),
+            (-0.118, 0.19),
+            (-0.108, 0.28),
+            (-0.085, 0.27),
+            (-0.08, 0.19),
+            (-0.05, 0.15),
+        ]
+        tie = (-0.064, 0.132)
+    canvas.poly(spots, hair, HAIR)
+    canvas.oval(*tie, 0.014, 0.014, (214, 60, 80), HAIR)
 
 
 def _headwear(canvas: Canvas, body: Body) -> None:

@@ -208,63 +208,74 @@ def draw_item(canvas: Canvas, body: Body) -> None:
     if not kind or body.back and kind in ("phone", "book"):
         return
     colour = body.shade(COLOURS[body.person.carried_colour])
-    line, dark = edge(colour), tint(colour, 0.78) if sum(colour) > 190 else (60, 60, 66)
     which = item_arm(body)
     x, y = body.hand_arm(which, holds(body)[which])[2]
-    if kind == "phone":
-        x, y = x + (0.012 if body.side else 0.0), y - 0.036
-        canvas.poly(
-            [(x - 0.024, y - 0.046), (x + 0.024, y - 0.046), (x + 0.024, y + 0.042), (x - 0.024, y + 0.042)],
-            (206, 210, 216),
-            ITEM,
-        )
-        canvas.rect(x - 0.018, y - 0.04, x + 0.018, y + 0.036, (18, 18, 22), ITEM_DETAIL, outline=False)
-        canvas.oval(x - 0.008, y - 0.028, 0.006, 0.006, (120, 170, 220), ITEM_DETAIL)
-        canvas.oval(x, y + 0.04, 0.02, 0.014, body.skin, ITEM_DETAIL)
-    elif kind == "book":
-        x, y = x - (0.0 if body.side else which * 0.008), y - 0.022
-        canvas.poly(
-            [(x - 0.054, y - 0.062), (x + 0.056, y - 0.062), (x + 0.056, y + 0.066), (x - 0.054, y + 0.066)],
-            (246, 243, 230),
-            ITEM,
-        )
-        canvas.rect(x - 0.058, y - 0.066, x + 0.046, y + 0.06, colour, ITEM_DETAIL)
-        canvas.line([(x - 0.044, y - 0.066), (x - 0.044, y + 0.06)], line, ITEM_DETAIL, 0.006)
-        label = (250, 246, 230) if sum(colour) < 560 else (70, 70, 80)
-        canvas.line([(x - 0.026, y - 0.03), (x + 0.03, y - 0.03)], label, ITEM_DETAIL, 0.009)
-        canvas.line([(x - 0.026, y - 0.012), (x + 0.018, y - 0.012)], label, ITEM_DETAIL, 0.007)
-        canvas.oval(x + 0.006, y + 0.056, 0.022, 0.014, body.skin, ITEM_DETAIL)
-    elif kind == "bottle":
-        canvas.poly([(x - 0.025, y - 0.015), (x - 0.011, y - 0.04), (x + 0.011, y - 0.04), (x + 0.025, y - 0.015),
-            (x + 0.025, y + 0.088),
-                     (x - 0.025, y + 0.088)], colour, ITEM)  # fmt: skip
-        canvas.rect(
-            x - 0.014,
-            y - 0.058,
-            x + 0.014,
-            y - 0.038,
-            (236, 236, 240) if sum(colour) < 560 else (60, 110, 190),
-            ITEM_DETAIL,
-        )
-        canvas.rect(
-            x - 0.025,
-            y + 0.036,
-            x + 0.025,
-            y + 0.06,
-            (238, 240, 244) if sum(colour) < 560 else (120, 150, 190),
-            ITEM_DETAIL,
-        )
-        canvas.oval(x, y + 0.01, 0.03, 0.015, body.skin, ITEM_DETAIL)
-    else:
-        hook = [(x + 0.03, y - 0.045), (x + 0.03, y - 0.065), (x + 0.015, y - 0.078), (x, y - 0.065), (x, y + 0.06)]
-        canvas.line(hook, (126, 84, 46), ITEM_DETAIL, 0.015)
-        canvas.poly([(x - 0.016, y + 0.04), (x + 0.016, y + 0.04), (x + 0.032, y + 0.15), (x + 0.024, y + 0.3),
-            (x, y + 0.37), (x - 0.024, y + 0.3),
-                     (x - 0.032, y + 0.15)], colour, ITEM)  # fmt: skip
-        for s in (-0.5, 0.0, 0.5):
-            canvas.line([(x + s * 0.02, y + 0.05), (x + s * 0.05, y + 0.16), (x, y + 0.365)], line, ITEM_DETAIL, 0.005)
-        canvas.line([(x - 0.03, y + 0.16), (x + 0.03, y + 0.145)], dark, ITEM_DETAIL, 0.014)
-        canvas.line([(x, y + 0.36), (x, y + 0.4)], METAL, ITEM_DETAIL, 0.01)
+    draw = {"phone": _phone, "book": _book, "bottle": _bottle, "umbrella": _umbrella}[kind]
+    draw(canvas, body, colour, x, y, which)
+
+
+def _phone(canvas: Canvas, body: Body, colour: Colour, x: float, y: float, which: int) -> None:
+    x, y = x + (0.012 if body.side else 0.0), y - 0.036
+    canvas.poly(
+        [(x - 0.024, y - 0.046), (x + 0.024, y - 0.046), (x + 0.024, y + 0.042), (x - 0.024, y + 0.042)],
+        (206, 210, 216),
+        ITEM,
+    )
+    canvas.rect(x - 0.018, y - 0.04, x + 0.018, y + 0.036, (18, 18, 22), ITEM_DETAIL, outline=False)
+    canvas.oval(x - 0.008, y - 0.028, 0.006, 0.006, (120, 170, 220), ITEM_DETAIL)
+    canvas.oval(x, y + 0.04, 0.02, 0.014, body.skin, ITEM_DETAIL)
+
+
+def _book(canvas: Canvas, body: Body, colour: Colour, x: float, y: float, which: int) -> None:
+    line = edge(colour)
+    x, y = x - (0.0 if body.side else which * 0.008), y - 0.022
+    canvas.poly(
+        [(x - 0.054, y - 0.062), (x + 0.056, y - 0.062), (x + 0.056, y + 0.066), (x - 0.054, y + 0.066)],
+        (246, 243, 230),
+        ITEM,
+    )
+    canvas.rect(x - 0.058, y - 0.066, x + 0.046, y + 0.06, colour, ITEM_DETAIL)
+    canvas.line([(x - 0.044, y - 0.066), (x - 0.044, y + 0.06)], line, ITEM_DETAIL, 0.006)
+    label = (250, 246, 230) if sum(colour) < 560 else (70, 70, 80)
+    canvas.line([(x - 0.026, y - 0.03), (x + 0.03, y - 0.03)], label, ITEM_DETAIL, 0.009)
+    canvas.line([(x - 0.026, y - 0.012), (x + 0.018, y - 0.012)], label, ITEM_DETAIL, 0.007)
+    canvas.oval(x + 0.006, y + 0.056, 0.022, 0.014, body.skin, ITEM_DETAIL)
+
+
+def _bottle(canvas: Canvas, body: Body, colour: Colour, x: float, y: float, which: int) -> None:
+    canvas.poly([(x - 0.025, y - 0.015), (x - 0.011, y - 0.04), (x + 0.011, y - 0.04), (x + 0.025, y - 0.015),
+        (x + 0.025, y + 0.088),
+                 (x - 0.025, y + 0.088)], colour, ITEM)  # fmt: skip
+    canvas.rect(
+        x - 0.014,
+        y - 0.058,
+        x + 0.014,
+        y - 0.038,
+        (236, 236, 240) if sum(colour) < 560 else (60, 110, 190),
+        ITEM_DETAIL,
+    )
+    canvas.rect(
+        x - 0.025,
+        y + 0.036,
+        x + 0.025,
+        y + 0.06,
+        (238, 240, 244) if sum(colour) < 560 else (120, 150, 190),
+        ITEM_DETAIL,
+    )
+    canvas.oval(x, y + 0.01, 0.03, 0.015, body.skin, ITEM_DETAIL)
+
+
+def _umbrella(canvas: Canvas, body: Body, colour: Colour, x: float, y: float, which: int) -> None:
+    line, dark = edge(colour), tint(colour, 0.78) if sum(colour) > 190 else (60, 60, 66)
+    hook = [(x + 0.03, y - 0.045), (x + 0.03, y - 0.065), (x + 0.015, y - 0.078), (x, y - 0.065), (x, y + 0.06)]
+    canvas.line(hook, (126, 84, 46), ITEM_DETAIL, 0.015)
+    canvas.poly([(x - 0.016, y + 0.04), (x + 0.016, y + 0.04), (x + 0.032, y + 0.15), (x + 0.024, y + 0.3),
+        (x, y + 0.37), (x - 0.024, y + 0.3),
+                 (x - 0.032, y + 0.15)], colour, ITEM)  # fmt: skip
+    for s in (-0.5, 0.0, 0.5):
+        canvas.line([(x + s * 0.02, y + 0.05), (x + s * 0.05, y + 0.16), (x, y + 0.365)], line, ITEM_DETAIL, 0.005)
+    canvas.line([(x - 0.03, y + 0.16), (x + 0.03, y + 0.145)], dark, ITEM_DETAIL, 0.014)
+    canvas.line([(x, y + 0.36), (x, y + 0.4)], METAL, ITEM_DETAIL, 0.01)
 
 
 def draw_occluder(canvas: Canvas, kind: str, rng: np.random.Generator) -> None:
