@@ -1,4 +1,4 @@
-"""The two Spaces: each runs from its own folder; what stands in a caption is text, never a page's code."""
+"""The two Spaces: each runs from its own folder, and captions and queries are shown as text."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hub.space import assemble_demo, assemble_metric, write_revision
-from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle import Gallery, RogleModel, RogleProcessor, load_model
 from modeling_rogle.release.model_files import save_for_hub
 from modeling_rogle.release.upload import ReleaseError
 
@@ -43,15 +43,15 @@ def app(demo: Path) -> ModuleType:
 
 @pytest.fixture
 def search(demo: Path, app: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The demo over the model in a folder, which stands where the Hub's copy would."""
-    chosen = json.loads((demo / "model.json").read_text())
-    assert chosen == {"model": "me/rogle-tiny", "revision": "0" * 40}, "code of one commit, not of whatever comes"
+    """The demo with the model in a local folder instead of the Hub."""
+    model = json.loads((demo / "model.json").read_text())
+    assert model == {"model": "me/rogle-tiny", "revision": "0" * 40}, "the code of one commit"
     write_revision(tmp_path, str(demo.parent / "model"), None)
     (tmp_path / "gallery").symlink_to(demo / "gallery")
     return app.Search(tmp_path)
 
 
-def test_the_gallery_is_drawn_and_named_by_its_metadata(demo: Path):
+def test_the_gallery_is_drawn_and_has_metadata(demo: Path):
     lines = [json.loads(line) for line in (demo / "gallery" / "metadata.jsonl").read_text().splitlines()]
     assert len(lines) == 6 and sum("query" in line for line in lines) == 3
     assert {line["file_name"] for line in lines} == {file.name for file in (demo / "gallery").glob("*.jpg")}
@@ -60,40 +60,54 @@ def test_the_gallery_is_drawn_and_named_by_its_metadata(demo: Path):
     assert "sdk: gradio" in readme and "app_file: app.py" in readme and "MODEL_NAME" not in readme
 
 
-def test_a_search_ranks_every_image_by_both_branches(search, demo: Path):
-    found = search("A man in a red jacket. He carries a bag.", top_k=20)
-    assert len(found) == 6 and [item.score for item in found] == sorted((i.score for i in found), reverse=True)
-    assert [sentence for sentence, _, _ in found[0].regions] == ["A man in a red jacket.", "He carries a bag."]
-    model = search.model
-    weight = float(model.config.local_weight)
-    first = [row["file_name"] for row in search.rows].index(found[0].file)
-    tokens = search.processor(text=["A man in a red jacket. He carries a bag."], return_tensors="pt")["input_ids"]
-    whole = float(model.encode_texts(tokens)[0] @ search.images[first])
-    local = sum(cosine for _, _, cosine in found[0].regions) / 2
-    assert found[0].score == pytest.approx((1 - weight) * whole + weight * local, abs=1e-5)
-    image = search.drawn(found[0])
+def test_a_search_ranks_every_image_and_shows_its_regions(search):
+    results = search("A man in a red jacket. He carries a bag.", top_k=20)
+    assert len(results) == 6 and [r.score for r in results] == sorted((r.score for r in results), reverse=True)
+    assert [sentence for sentence, _, _ in results[0].sentences] == ["A man in a red jacket.", "He carries a bag."]
+    image = search.draw(results[0])
     assert isinstance(image, Image.Image) and image.height >= 300
     assert len(search("A man.", top_k=2)) == 2
     for query in ("", "  ", "x" * 3000):
-        with pytest.raises(ValueError, match="give a description"):
+        with pytest.raises(ValueError, match="description"):
             search(query)
 
 
+@pytest.mark.parametrize(
+    "query", ["A man in a red jacket. He carries a bag.", "A man in a red jacket and black pants."]
+)
+def test_the_space_gives_the_results_of_the_gallery(search, demo: Path, tmp_path: Path, query: str):
+    loaded = load_model(demo.parent / "model")
+    gallery = Gallery.build(demo / "gallery", *loaded, tmp_path / "index", progress=False)
+    expected = {match.path: match for match in gallery.search(query, 20)}
+    results = search(query, top_k=20)
+    assert len(results) == len(expected) == 6
+    for result in results:
+        match = expected[result.file]
+        assert result.score == pytest.approx(match.score, abs=1e-5)
+        assert [text for text, _, _ in result.sentences] == [item.sentence for item in match.sentences]
+        cosines = [item.score for item in match.sentences]
+        assert [cosine for _, _, cosine in result.sentences] == pytest.approx(cosines, abs=1e-5)
+        for (_, box, _), item in zip(result.sentences, match.sentences, strict=True):
+            assert box == pytest.approx(item.box or (0, 0, match.width, match.height), abs=0.01)
+    scores = [match.score for match in expected.values()]
+    assert [result.score for result in results] == pytest.approx(scores, abs=1e-5)  # the same order, except for ties
+
+
 def test_html_in_captions_and_queries_is_shown_as_text(app: ModuleType):
-    found = app.Found(file=f"{HOSTILE}.jpg", caption=HOSTILE, score=0.5, regions=[(HOSTILE, HOSTILE, 0.1)])
-    shown = app.explained(found, 1)
-    assert shown.count("&lt;script&gt;alert(2)&lt;/script&gt;") == 4
+    result = app.Result(file=f"{HOSTILE}.jpg", caption=HOSTILE, score=0.5, sentences=[(HOSTILE, (0, 0, 9, 9), 0.1)])
+    shown = app.explanation(result, 1)
+    assert shown.count("&lt;script&gt;alert(2)&lt;/script&gt;") == 3
     assert "<img" not in shown and "<script" not in shown
 
 
-def test_a_image_outside_the_gallery_is_not_opened(demo: Path, app: ModuleType, tmp_path: Path):
+def test_an_image_outside_the_gallery_is_not_opened(demo: Path, app: ModuleType, tmp_path: Path):
     (tmp_path / "gallery").mkdir()
     (tmp_path / "secret.jpg").write_bytes(b"")
     write_revision(tmp_path, str(demo.parent / "model"), None)
     for name in ("../secret.jpg", "/etc/hostname", "..\\secret.jpg", ".."):
         line = json.dumps({"file_name": name, "caption": "x"})
         (tmp_path / "gallery" / "metadata.jsonl").write_text(line + "\n")
-        with pytest.raises(ValueError, match="lies outside the gallery"):
+        with pytest.raises(ValueError, match="outside the gallery"):
             app.Search(tmp_path)
 
 
@@ -102,10 +116,10 @@ def test_the_demo_page_is_built_and_answers(search, app: ModuleType):
     search.rows[0] = search.rows[0] | {"query": HOSTILE}
     page = app.build(search)
     served = json.dumps(page.get_config_file(), default=str)
-    assert "drawn by a program" in served
+    assert "A program drew these pedestrians" in served
     ask, explain = (next(f for f in page.fns.values() if f.name == name).fn for name in ("ask", "explain"))
-    thumbs, results, _ = ask("A man in a red jacket.", 3)
-    assert len(thumbs) == len(results) == 3
+    thumbnails, results, _ = ask("A man in a red jacket.", 3)
+    assert len(thumbnails) == len(results) == 3
     clicked = type("Clicked", (), {"index": 1})()
     assert "#2" in explain(results, clicked) and explain(None, clicked) == ""
 
@@ -133,7 +147,7 @@ def test_the_metric_is_copied_without_links_and_names_its_space(tmp_path: Path):
         assemble_metric("me/metrics", tmp_path / "other")
 
 
-def test_the_metrics_app_computes_from_its_folder_alone(tmp_path: Path):
+def test_the_app_of_the_metric_needs_only_its_folder(tmp_path: Path):
     assemble_metric("me/pvlg", tmp_path / "space")
     code = (
         "import json, app; from pathlib import Path; text = Path('README.md').read_text()\n"

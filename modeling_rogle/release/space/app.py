@@ -1,6 +1,7 @@
-"""The demo Space: drawn pedestrians, searched by a description. Runs from its own folder with its requirements.txt.
+"""The demo Space: search a gallery of drawn pedestrians by description.
 
-`model.json` names the model and the commit of it whose code and weights are run; `gallery/` holds the images.
+The app needs only its own folder and requirements.txt. `model.json` names the model and the commit that is loaded.
+`gallery/` contains the images. The pipeline in the repository of the model computes the scores.
 """
 
 import html
@@ -12,131 +13,122 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
-from transformers import AutoModel, AutoProcessor
+from transformers import pipeline
 
-HERE = Path(__file__).resolve().parent
-MAX_RESULTS, MAX_CHARACTERS, MAX_SENTENCES = 20, 2_000, 12
+TASK = "text-based-person-search"
+FOLDER = Path(__file__).resolve().parent
+MAX_RESULTS, MAX_CHARACTERS = 20, 2_000
 COLOURS = ("#c1272d", "#0a6ebd", "#1a8f3c", "#b8860b", "#7a3fa0", "#d2691e")
-# Regions of an upright person: name and x0, y0, x1, y1 as shares of the image.
-REGIONS = {
-    "head": (0.25, 0.0, 0.75, 0.2),
-    "upper body": (0.05, 0.15, 0.95, 0.6),
-    "lower body": (0.15, 0.5, 0.85, 0.95),
-    "feet": (0.15, 0.82, 0.85, 1.0),
-    "left side": (0.0, 0.2, 0.5, 0.8),
-    "right side": (0.5, 0.2, 1.0, 0.8),
-    "whole image": (0.0, 0.0, 1.0, 1.0),
-}
 NOTICE = (
-    "These pedestrians are drawn by a program; no real person is in the gallery, and nothing that you type is kept. "
-    "A ranked list shows look-alikes, never an identity."
+    "A program drew these pedestrians; the gallery shows no real person, and your queries are not stored. "
+    "A ranked list shows look-alikes and never identifies a person."
 )
 
 
 @dataclass(frozen=True)
-class Found:
-    """A ranked image: its score, and for each sentence the best region's name and cosine."""
+class Result:
+    """A ranked image.
+
+    Args:
+        file: name of the image in the gallery.
+        caption: caption of the image.
+        score: similarity to the description.
+        sentences: for each sentence of the query its text, its best box (x, y, w, h in pixels) and the cosine.
+    """
 
     file: str
     caption: str
     score: float
-    regions: list[tuple[str, str, float]]
+    sentences: list[tuple[str, tuple[float, ...], float]]
 
 
 class Search:
-    """Model, images and their embeddings.
+    """The pipeline and the encoded images of the gallery.
 
     Args:
-        folder: holds `model.json`, `gallery/` and its `metadata.jsonl`.
+        folder: contains `model.json`, `gallery/` and `gallery/metadata.jsonl`.
 
     Raises:
-        ValueError: an image that `metadata.jsonl` names outside the gallery.
-        OSError: something is not there.
+        ValueError: `metadata.jsonl` names an image outside the gallery.
+        OSError: a file is missing.
     """
 
-    def __init__(self, folder: Path = HERE) -> None:
-        chosen = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        # The code that runs is the repository's at this commit, not whatever it will hold tomorrow.
-        options = {"revision": chosen["revision"], "trust_remote_code": True}
-        self.name = chosen["model"]
-        self.model = AutoModel.from_pretrained(self.name, dtype=torch.float32, **options).eval()
-        self.processor = AutoProcessor.from_pretrained(self.name, **options)
+    def __init__(self, folder: Path = FOLDER) -> None:
+        model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        self.name = model["model"]
         lines = (folder / "gallery" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
         self.rows = [json.loads(line) for line in lines]
         for name in (row["file_name"] for row in self.rows):
-            # By the name alone: in the Hub's cache every file is a link that leads elsewhere.
+            # Only the name is checked: in the Hub's cache every file is a link to another folder.
             if re.split(r"[/\\]", name) != [name] or name in ("", ".", ".."):
-                raise ValueError(f"metadata.jsonl: file_name {name!r} lies outside the gallery")
+                raise ValueError(f"metadata.jsonl: file_name {name!r} is outside the gallery")
         self.files = [folder / "gallery" / row["file_name"] for row in self.rows]
-        boxes = torch.tensor(list(REGIONS.values()))
-        images, regions = [], []
-        for start in range(0, len(self.files), 32):
-            batch = [Image.open(file).convert("RGB") for file in self.files[start : start + 32]]
-            pixels = self.processor(images=batch, return_tensors="pt")["pixel_values"]
-            owner = torch.arange(len(batch)).repeat_interleave(len(boxes))
-            whole, parts = self.model.encode_images(pixels, boxes.repeat(len(batch), 1), owner)
-            images.append(whole)
-            regions.append(parts.unflatten(0, (len(batch), len(boxes))))
-        self.images, self.regions = torch.cat(images), torch.cat(regions)
+        # The pinned commit, so that later changes of the repository are not executed.
+        self.pipeline = pipeline(
+            TASK,
+            model=self.name,
+            revision=model["revision"],
+            trust_remote_code=True,
+            dtype=torch.float32,
+            device="cpu",
+        )
+        self.candidates = self.pipeline.encode_candidates([str(file) for file in self.files])
 
-    def __call__(self, query: str, top_k: int = 8) -> list[Found]:
-        """The best images: `(1 - w) * global + w * mean over sentences of the best region`.
+    def __call__(self, query: str, top_k: int = 8) -> list[Result]:
+        """Ranks the gallery.
+
+        Args:
+            query: a description of at most 2,000 characters.
+            top_k: number of results, from 1 to 20. Default: 8.
+
+        Returns:
+            The results, best first.
 
         Raises:
-            ValueError: an empty description, or one that is too long.
+            ValueError: the description is empty or too long.
         """
         query = " ".join((query or "").split())
         if not query or len(query) > MAX_CHARACTERS:
-            raise ValueError(f"give a description of 1 to {MAX_CHARACTERS} characters")
-        sentences = [part for part in re.split(r"(?<=[.!?])\s+", query) if part][:MAX_SENTENCES]
-        tokens = self.processor(text=[query, *sentences], return_tensors="pt")["input_ids"]
-        embeds = self.model.encode_texts(tokens)
-        best = torch.einsum("sd,ird->isr", embeds[1:], self.regions).max(dim=2)
-        weight = float(self.model.config.local_weight)
-        scores = (1.0 - weight) * (self.images @ embeds[0]) + weight * best.values.mean(dim=1)
-        names = list(REGIONS)
-        return [
-            Found(
-                self.rows[i]["file_name"],
-                self.rows[i]["caption"],
-                float(scores[i]),
-                [
-                    (sentence, names[best.indices[i, s]], float(best.values[i, s]))
-                    for s, sentence in enumerate(sentences)
-                ],
-            )
-            for i in scores.argsort(descending=True, stable=True)[: max(1, min(int(top_k), MAX_RESULTS))].tolist()
-        ]
+            raise ValueError(f"enter a description of 1 to {MAX_CHARACTERS} characters")
+        top_k = max(1, min(int(top_k), MAX_RESULTS))
+        results = []
+        for item in self.pipeline(query, candidates=self.candidates, top_k=top_k):
+            row = self.rows[item["index"]]
+            sentences = [(match["sentence"], tuple(match["box"]), match["score"]) for match in item["sentences"]]
+            results.append(Result(row["file_name"], row["caption"], item["score"], sentences))
+        return results
 
-    def drawn(self, found: Found) -> Image.Image:
-        """The image with the best region of each sentence, in the sentences' colours."""
-        image = Image.open(next(file for file in self.files if file.name == found.file)).convert("RGB")
+    def draw(self, result: Result) -> Image.Image:
+        """Draws the best box of each sentence on the image, in the colour of the sentence."""
+        image = Image.open(next(file for file in self.files if file.name == result.file)).convert("RGB")
         scale = max(1, round(384 / image.height))
         image = image.resize((image.width * scale, image.height * scale))
         draw = ImageDraw.Draw(image)
-        for number, (_, region, _) in enumerate(found.regions):
-            box = [share * (image.width, image.height)[side % 2] for side, share in enumerate(REGIONS[region])]
-            inset = 2 * number  # boxes of two sentences on one region stay apart
-            box = [box[0] + inset, box[1] + inset, box[2] - 1 - inset, box[3] - 1 - inset]
+        for number, (_, (x, y, width, height), _) in enumerate(result.sentences):
+            inset = 2 * min(number, len(COLOURS))  # separates the boxes of sentences with the same region
+            left, top = x * scale + inset, y * scale + inset
+            right, bottom = (x + width) * scale - 1 - inset, (y + height) * scale - 1 - inset
+            box = (left, top, max(left, right), max(top, bottom))
             draw.rectangle(box, outline=COLOURS[number % len(COLOURS)], width=2)
         return image
 
 
-def explained(found: Found, rank: int) -> str:
-    """HTML: sentences, regions, cosines, and the image's own caption; every text from outside is escaped."""
+def explanation(result: Result, rank: int) -> str:
+    """HTML with the sentences, their boxes and cosines, and the caption of the image. All texts are escaped."""
     rows = "".join(
-        f'<tr><td style="color:{COLOURS[n % len(COLOURS)]}">{html.escape(sentence)}</td><td>{html.escape(region)}</td>'
-        f"<td>{cosine:.3f}</td></tr>"
-        for n, (sentence, region, cosine) in enumerate(found.regions)
+        f'<tr><td style="color:{COLOURS[n % len(COLOURS)]}">{html.escape(sentence)}</td>'
+        f"<td>{' '.join(f'{value:.0f}' for value in box)}</td><td>{cosine:.3f}</td></tr>"
+        for n, (sentence, box, cosine) in enumerate(result.sentences)
     )
+    header = "<tr><th>sentence</th><th>region (x, y, width, height)</th><th>cosine</th></tr>"
     return (
-        f"<p><b>#{rank}</b> {html.escape(found.file)}, score {found.score:.3f}</p><table>{rows}</table>"
-        f"<p><i>Its caption:</i> {html.escape(found.caption)}</p>"
+        f"<p><b>#{rank}</b> {html.escape(result.file)}, score {result.score:.3f}</p><table>{header}{rows}</table>"
+        f"<p><i>Caption of the image:</i> {html.escape(result.caption)}</p>"
     )
 
 
 def build(search: Search) -> Any:
-    """The page as `gradio.Blocks`."""
+    """Builds the page as `gradio.Blocks`."""
     import gradio as gr
 
     def ask(query: str, top_k: float) -> tuple:
@@ -144,13 +136,13 @@ def build(search: Search) -> Any:
             results = search(query, int(top_k))
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        thumbs = [(search.drawn(found), f"#{n} {found.score:.3f}") for n, found in enumerate(results, 1)]
-        return thumbs, results, "<p>Click an image to see what matched where.</p>"
+        thumbnails = [(search.draw(result), f"#{n} {result.score:.3f}") for n, result in enumerate(results, 1)]
+        return thumbnails, results, "<p>Click an image to see which region matches each sentence.</p>"
 
-    def explain(results: list[Found] | None, event: gr.SelectData) -> str:
+    def explain(results: list[Result] | None, event: gr.SelectData) -> str:
         if not results or not 0 <= event.index < len(results):
             return ""
-        return explained(results[event.index], event.index + 1)
+        return explanation(results[event.index], event.index + 1)
 
     examples = [[row["query"], 8] for row in search.rows if row.get("query")][:4]
     with gr.Blocks(title="Rogle", analytics_enabled=False) as page:
@@ -161,12 +153,12 @@ def build(search: Search) -> Any:
         query = gr.Textbox(label="Description", lines=2, max_length=MAX_CHARACTERS)
         top_k = gr.Slider(1, MAX_RESULTS, value=8, step=1, label="Results")
         button = gr.Button("Search", variant="primary")
-        kept = gr.State(None)
+        state = gr.State(None)
         results = gr.Gallery(show_label=False, columns=8, object_fit="contain", allow_preview=False, interactive=False)
         reasons = gr.HTML()
         for event in (button.click, query.submit):
-            event(ask, [query, top_k], [results, kept, reasons], concurrency_limit=1)
-        results.select(explain, [kept], [reasons])
+            event(ask, [query, top_k], [results, state, reasons], concurrency_limit=1)
+        results.select(explain, [state], [reasons])
         if examples:
             gr.Examples(examples, [query, top_k], cache_examples=False)
     return page
