@@ -1,4 +1,4 @@
-"""Scores as the Hub shows them: `model-index` entries in the model card beside a checkpoint."""
+"""Scores as `model-index` entries in a checkpoint's model card, which the Hub displays."""
 
 import os
 from collections.abc import Mapping
@@ -7,68 +7,73 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-COUNTS = ("queries", "dropped_queries", "gallery", "grounded", "median_rank")  # no percentages
+COUNTS = ("queries", "dropped_queries", "gallery", "grounded", "median_rank")  # figures that are not percentages
 TASK, KIND = "text-based-person-search", "pvlg"
 
 
 def card_path(card: str | Path) -> Path:
-    """README.md of a checkpoint's folder, or that file itself.
+    """The model card for a path: README.md of a folder, or the Markdown file itself.
 
     Raises:
-        ValueError: neither a folder nor a Markdown file in one.
+        ValueError: the path is neither a folder nor a Markdown file in an existing folder.
     """
     card = Path(card)
     if card.is_dir():
         return card / "README.md"
     if card.suffix.lower() == ".md" and card.parent.is_dir():
         return card
-    raise ValueError(f"--card {card}: no folder, and no Markdown file in one")
+    raise ValueError(f"--card {card}: no folder, and no Markdown file in an existing folder")
 
 
 def read_card(path: Path, name: str) -> ModelCard:
-    """The card at `path`, or a new one of the model `name` where there is none.
+    """Reads the card at `path`, or creates one for the model `name` if the file does not exist.
 
     Raises:
-        ValueError: its metadata cannot be read.
+        ValueError: the metadata of the card cannot be read.
     """
     try:
         if path.exists():
             return ModelCard.load(path)
         return ModelCard(f"---\nlibrary_name: transformers\n---\n\n# {name}\n\nScored by `eval/eval.py` of Rogle.\n")
-    except Exception as error:  # YAML's errors have no common base with the rest of what may be wrong in a header
+    except Exception as error:  # YAML errors and the other errors of a header have no common base class
         raise ValueError(f"{path}: its metadata cannot be read ({str(error).strip().splitlines()[0]})") from error
 
 
-def write_entries(card: str | Path, found: Mapping[str, Any]) -> Path:
-    """Puts the percentages of `found` into the card; entries of the same data, split and metric are replaced.
+def write_entries(card: str | Path, report: Mapping[str, Any]) -> Path:
+    """Writes the percentages of an evaluation into a card; entries of the same data, split and metric are replaced.
 
     Args:
-        card: see `card_path`; a card that is not there yet is begun.
-        found: what `eval.py` reports: dataset, split, results, model.
+        card: see `card_path`; a missing card is created.
+        report: the report of `eval.py`; dataset, split, results and model are read.
+
+    Returns:
+        The path of the card.
 
     Raises:
-        ValueError: a path that can be no card, or one whose metadata cannot be read.
+        ValueError: the path cannot be a card, or the metadata of the card cannot be read.
     """
     path = card_path(card)
-    name = Path(found["model"]).resolve().name if Path(found["model"]).exists() else found["model"].rpartition("/")[2]
+    name = (
+        Path(report["model"]).resolve().name if Path(report["model"]).exists() else report["model"].rpartition("/")[2]
+    )
     content = read_card(path, name)
-    title = "P-VLG, embedded synthetic pedestrians" if found["dataset"].startswith("synthetic") else found["dataset"]
+    title = "P-VLG, embedded synthetic pedestrians" if report["dataset"].startswith("synthetic") else report["dataset"]
     new = [
         EvalResult(
             task_type=TASK,
             dataset_type=KIND,
-            dataset_name=f"{title} ({found['split']})",
-            dataset_config=found["dataset"],
-            dataset_split=found["split"],
+            dataset_name=f"{title} ({report['split']})",
+            dataset_config=report["dataset"],
+            dataset_split=report["split"],
             metric_type=key,
             metric_name=key,
             metric_value=round(value, 2),
         )
-        for key, value in found["results"].items()
+        for key, value in report["results"].items()
         if key.rpartition("/")[2] not in COUNTS
     ]
-    replaced = {_same(entry) for entry in new}
-    content.data.eval_results = [e for e in content.data.eval_results or [] if _same(e) not in replaced] + new
+    replaced = {_key(entry) for entry in new}
+    content.data.eval_results = [e for e in content.data.eval_results or [] if _key(e) not in replaced] + new
     content.data.model_name = content.data.model_name or name
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
@@ -79,5 +84,5 @@ def write_entries(card: str | Path, found: Mapping[str, Any]) -> Path:
     return path
 
 
-def _same(entry: EvalResult) -> tuple:
+def _key(entry: EvalResult) -> tuple:
     return entry.task_type, entry.dataset_type, entry.dataset_config, entry.dataset_split, entry.metric_type

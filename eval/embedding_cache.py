@@ -1,7 +1,7 @@
-"""Embeddings of a split on disk, so that they are made once, and so that processes can share the work of making them.
+"""Embeddings of a split on disk, so that they are computed once, and so that processes can share the work.
 
-One safetensors file a key. The key names all that the bits depend on (checkpoint, data, code, batches, threads), so a
-changed checkpoint never meets old embeddings; what the file holds is checked against a hash when it is read.
+There is one safetensors file per key. The key contains everything that the bits depend on (checkpoint, data, code,
+batches, threads), so a changed checkpoint never uses old embeddings. The content is checked against a hash.
 """
 
 import hashlib
@@ -28,8 +28,13 @@ CAPTION_SETS = ("long", "short")
 
 @dataclass(frozen=True)
 class Encoded:
-    """Embeddings, where they came from (`"computed"` or `"cache FILE"`), and how many of the images each process
-    encoded, empty where none had to."""
+    """Embeddings with their origin.
+
+    Attributes:
+        embeddings: the split.
+        origin: `"computed"` or `"cache FILE"`.
+        images_by_process: number of images that each process encoded; empty if they came from the cache.
+    """
 
     embeddings: SplitEmbeddings
     origin: str
@@ -48,34 +53,42 @@ def cached_split(
     split: str | None = None,
     progress: bool = True,
 ) -> Encoded | None:
-    """The split's embeddings, read from `folder` or encoded by all processes together and left there.
+    """Reads the embeddings of a split from a cache, or encodes the split with all processes and stores it there.
+
+    All processes must make the same call.
 
     Args:
-        key: asked once, in the main process: all that the embeddings depend on, as JSON.
-        folder: of the cache, which all processes must see; None keeps nothing.
-        state: of the processes; all of them must make the same call.
-        Others: see `encode_split`.
+        model: see `encode_split`.
+        processor: see `encode_split`.
+        rows: see `encode_split`.
+        key: returns everything that the embeddings depend on, as JSON; called once, in the main process.
+        folder: folder of the cache, which all processes must share; None stores nothing.
+        state: the processes.
+        batch_size: see `encode_split`.
+        device: see `encode_split`.
+        split: see `encode_split`.
+        progress: see `encode_split`.
 
     Returns:
-        In the main process what was found or made; None in the others.
+        The embeddings in the main process; None in the others.
 
     Raises:
-        ValueError: as `encode_split`; also parts of other processes that are not to be seen in `folder`.
+        ValueError: as `encode_split`; also if `folder` does not contain the parts of the other processes.
     """
     shared: list[Any] = [None, False]
-    found = None
+    cached = None
     if state.is_main_process:
-        place = folder if folder is not None else Path(tempfile.mkdtemp(prefix="rogle-embeddings-"))
-        place.mkdir(parents=True, exist_ok=True)
-        path = place / f"{hashlib.sha256(json.dumps(key(), sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
-        found = _read_or_say(path, split)
-        shared = [str(path), found is not None]
+        cache = folder if folder is not None else Path(tempfile.mkdtemp(prefix="rogle-embeddings-"))
+        cache.mkdir(parents=True, exist_ok=True)
+        path = cache / f"{hashlib.sha256(json.dumps(key(), sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
+        cached = _read_if_valid(path, split)
+        shared = [str(path), cached is not None]
     if state.num_processes > 1:
         broadcast_object_list(shared)
     path = Path(shared[0])
     try:
         if shared[1]:
-            return Encoded(found, f"cache {path}", []) if state.is_main_process else None
+            return Encoded(cached, f"cache {path}", []) if state.is_main_process else None
         plan = plan_split(processor, rows, split=split)
         process, processes = state.process_index, state.num_processes
         bar = progress and state.is_main_process
@@ -90,7 +103,9 @@ def cached_split(
                 return None
             for number in range(processes):
                 if not _part_path(path, number).is_file():
-                    raise ValueError(f"{path.parent}: process {number} left no part there; --cache must be shared")
+                    raise ValueError(
+                        f"{path.parent}: the part of process {number} is missing; all processes must share --cache"
+                    )
             parts = (load_file(_part_path(path, number)) for number in range(processes))
             counts = [_rows_of(_part_path(path, number)) for number in range(processes)]
         embeddings = assemble(plan, parts)
@@ -113,18 +128,18 @@ def _rows_of(path: Path) -> int:
         return stream.get_slice("image_at").get_shape()[0]
 
 
-def _read_or_say(path: Path, split: str | None) -> SplitEmbeddings | None:
+def _read_if_valid(path: Path, split: str | None) -> SplitEmbeddings | None:
     if not path.exists():
         return None
     try:
         return read_embeddings(path, split)
     except ValueError as error:
-        print(f"{error}; the embeddings are made again", file=sys.stderr)
+        print(f"{error}; the embeddings are computed again", file=sys.stderr)
         return None
 
 
 def write_embeddings(embeddings: SplitEmbeddings, path: Path) -> None:
-    """Writes all tensors of a split and a hash over them, atomically."""
+    """Writes all tensors of a split and their hash; the file is replaced atomically."""
     tensors = {}
     for field in fields(SplitEmbeddings):
         value = getattr(embeddings, field.name)
@@ -136,17 +151,24 @@ def write_embeddings(embeddings: SplitEmbeddings, path: Path) -> None:
 
 
 def read_embeddings(path: Path, split: str | None) -> SplitEmbeddings:
-    """Reads what `write_embeddings` wrote.
+    """Reads a file of `write_embeddings`.
+
+    Args:
+        path: the file.
+        split: name of the split, for the result.
+
+    Returns:
+        The embeddings.
 
     Raises:
-        ValueError: not such a file, or damaged; the message names it.
+        ValueError: the file is damaged or of another kind; the message names it.
     """
     try:
         with safe_open(path, "pt") as stream:
-            stated = (stream.metadata() or {}).get("sha256")
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118, no mapping
-        if stated != _content_sha256(tensors):
-            raise ValueError(f"cache {path} is damaged (its content is not what its hash says)")
+            expected = (stream.metadata() or {}).get("sha256")
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118, not a mapping
+        if expected != _content_sha256(tensors):
+            raise ValueError(f"cache {path} is damaged (its content does not match its hash)")
         sets = {
             name: CaptionSet(**{inner.name: tensors.pop(f"{name}.{inner.name}") for inner in fields(CaptionSet)})
             for name in CAPTION_SETS
@@ -166,7 +188,7 @@ def _content_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all."""
+    """Writes a safetensors file; it is replaced atomically."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
         save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished, metadata)

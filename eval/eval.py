@@ -1,12 +1,12 @@
 """python eval/eval.py --model DIR --dataset synthetic --split test [--data-root DIR] [--out DIR] [--cache DIR]
 
-Scores a Rogle checkpoint, or any CLIP one, on one split by the protocols of eval/pvlg/README.md. Prints a markdown
-table with bootstrap intervals; --out also writes results.json, .csv and .md, every query's rank, and an image of the
-worst.
+Scores a Rogle or CLIP checkpoint on one split by the protocols of eval/pvlg/README.md. Prints a Markdown table with
+bootstrap intervals. --out also writes results.json, .csv and .md, the ranks of every query, and an image of the worst
+queries.
 
-Several processes share the encoding and give the same figures to the last bit, on the same number of threads each:
-`accelerate launch --num_processes N eval/eval.py ...`; on CPUs, where that command would quietly run one process,
-`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N eval/eval.py ...`.
+Several processes share the encoding and give the same figures bit for bit, if each uses the same number of threads:
+`accelerate launch --num_processes N eval/eval.py ...`. On CPUs that command would silently run one process; use
+`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N eval/eval.py ...` there.
 """
 
 import argparse
@@ -16,10 +16,11 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # a script started by path: the root, not its own folder, is where packages are found
+if __name__ == "__main__":  # started by path: packages are found from the root, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import PIL
@@ -45,41 +46,66 @@ from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import load_model
 from modeling_rogle.metrics.ranks import TIES
 
-IMAGE, MAX_FAILURES = "failures.webp", 30  # WebP is 16,383 pixels tall at most
+FAILURES_FILE, MAX_FAILURES = "failures.webp", 30  # a WebP image is at most 16,383 pixels tall
 NO_POSITIVE = {
     "long": "have no image of their identity in the gallery",
     "short": "have no image of their identity in the gallery",
     "image": "have no caption of their identity in the gallery",
     "sentence": "are paired with no region",
-    "mixed": "are sentences paired with no region, or captions of nobody in the gallery",
+    "mixed": "are sentences paired with no region, or captions of an identity without an image in the gallery",
 }
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line; wrong values end the program."""
     parser = argparse.ArgumentParser(prog="eval/eval.py", description=__doc__.split("\n\n")[1])
-    parser.add_argument("--model", required=True, help="Rogle or CLIP checkpoint: folder or Hub name")
-    parser.add_argument("--dataset", default="synthetic", choices=DATASET_NAMES)
-    parser.add_argument("--data-root", help="folder of the data set; not for the synthetic ones")
-    parser.add_argument("--image-root", help="folder that image paths start from, where not the set's usual one")
-    parser.add_argument("--split", default="test", help="train, validation or test (default)")
+    parser.add_argument("--model", required=True, help="Rogle or CLIP checkpoint, a folder or a Hub name")
+    parser.add_argument("--dataset", default="synthetic", choices=DATASET_NAMES, help="data set (default: synthetic)")
+    parser.add_argument("--data-root", help="folder of the data set; not needed for the synthetic ones")
     parser.add_argument(
-        "--protocols", type=_protocols, default=PROTOCOLS, help="of global, local, joint, by commas; default: all three"
+        "--image-root", help="folder that image paths are relative to (default: the usual one of the data set)"
+    )
+    parser.add_argument("--split", default="test", help="split to score: train, validation or test (default: test)")
+    parser.add_argument(
+        "--protocols",
+        type=_protocols,
+        default=PROTOCOLS,
+        help="protocols to score, separated by commas (default: global,local,joint)",
     )
     parser.add_argument(
         "--local-weight",
         type=_weight,
-        help="w of late interaction in [0, 1], or auto: fitted on the validation split; default: the checkpoint's",
+        help="weight of late interaction in [0, 1], or auto: fitted on validation (default: that of the checkpoint)",
     )
-    parser.add_argument("--ties", choices=TIES, default=TIES[0], help="default: against the query")
-    parser.add_argument("--batch-size", type=_count, default=64, help="images a forward")
-    parser.add_argument("--threads", type=_count, help="CPU threads a process; default: torch's own choice")
-    parser.add_argument("--device", help="a torch device; default: the accelerator if there is one")
-    parser.add_argument("--cache", type=Path, help="folder that embeddings are kept in and read from; default: none")
-    parser.add_argument("--out", type=Path, help="folder of the results")
-    parser.add_argument("--bootstrap", type=_count_or_none, default=1000, help="draws of the intervals, 0 for none")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    parser.add_argument("--failures", type=_few, default=8, help="worst queries to draw, 0 for none")
-    parser.add_argument("--card", type=Path, help="model card, or its folder, to write the scores into")
+    parser.add_argument(
+        "--ties",
+        choices=TIES,
+        default=TIES[0],
+        help="rank of a positive that ties with negatives (default: pessimistic)",
+    )
+    parser.add_argument("--batch-size", type=_count, default=64, help="images per forward pass (default: 64)")
+    parser.add_argument("--threads", type=_count, help="CPU threads per process (default: chosen by torch)")
+    parser.add_argument("--device", help="torch device (default: the accelerator if there is one, else cpu)")
+    parser.add_argument(
+        "--cache", type=Path, help="folder that embeddings are stored in and read from (default: no cache)"
+    )
+    parser.add_argument("--out", type=Path, help="folder that the results are written to (default: none)")
+    parser.add_argument(
+        "--bootstrap",
+        type=_count_or_none,
+        default=1000,
+        help="bootstrap draws for the intervals, 0 for no intervals (default: 1000)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+    parser.add_argument(
+        "--failures",
+        type=_failures,
+        default=8,
+        help="number of worst queries in the image, 0 for no image (default: 8)",
+    )
+    parser.add_argument(
+        "--card", type=Path, help="model card, or its folder, that the scores are written into (default: none)"
+    )
     return parser.parse_args(argv)
 
 
@@ -110,9 +136,9 @@ def _count_or_none(text: str) -> int:
     return int(text)
 
 
-def _few(text: str) -> int:
+def _failures(text: str) -> int:
     if _count_or_none(text) > MAX_FAILURES:
-        raise argparse.ArgumentTypeError(f"must be at most {MAX_FAILURES}: no format holds a taller image")
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_FAILURES}, the height limit of WebP")
     return int(text)
 
 
@@ -122,40 +148,41 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _check_places(arguments: argparse.Namespace) -> None:
-    """What would fail at the end must fail before an hour of work."""
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """Checks output paths and the device first, since scoring may take an hour."""
     for name in ("out", "cache"):
         path = getattr(arguments, name)
         if path is None:
             continue
         if path.exists() and not path.is_dir():
             raise ValueError(f"--{name} {path} is a file; it must be a folder")
-        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise ValueError(f"--{name} {path}: nothing can be written in {there}")
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise ValueError(f"--{name} {path}: nothing can be written in {existing}")
     if arguments.card is not None:
         read_card(card_path(arguments.card), "")
     try:
         if arguments.device is not None:
-            torch.empty(1, device=arguments.device).cpu()  # there, and no "meta", which holds nothing
+            torch.empty(1, device=arguments.device).cpu()  # fails for a missing device, and for "meta"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {arguments.device!r}: {str(error).splitlines()[0]}") from error
 
 
 def _load_data(arguments: argparse.Namespace) -> tuple[DatasetDict, Any]:
+    """The data set and the report of its reader, with the splits checked."""
     data, report = load_rows(arguments.dataset, arguments.data_root, arguments.image_root, images=True)
-    fitted = ["validation"] if arguments.local_weight == "auto" else []
-    for split in [arguments.split, *fitted]:
+    fitting = ["validation"] if arguments.local_weight == "auto" else []
+    for split in [arguments.split, *fitting]:
         if split not in data:
             raise ValueError(f"dataset {arguments.dataset!r} has no split {split!r}; it has {', '.join(data)}")
         if len(data[split]) == 0:
             raise ValueError(f"dataset {arguments.dataset!r}: split {split!r} is empty")
-    if fitted and arguments.split != "validation":
+    if fitting and arguments.split != "validation":
         shared = set(data["validation"]["person_id"]) & set(data[arguments.split]["person_id"])
         if shared:
             raise ValueError(
                 f"dataset {arguments.dataset!r}: validation and {arguments.split} share {len(shared)} identities "
-                f"(person_id {min(shared)}): a weight fitted on the one is chosen on the other"
+                f"(person_id {min(shared)}), so a weight fitted on validation would be chosen on {arguments.split}"
             )
     return data, report
 
@@ -164,69 +191,68 @@ def _load_checkpoint(name: str) -> tuple[Any, Any]:
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise ValueError(f"--model {name} cannot be read: there is no such folder")
     if Path(name).exists() and not (Path(name) / "config.json").is_file():
-        raise ValueError(f"--model {name} cannot be read: it is no checkpoint folder, there is no config.json in it")
+        raise ValueError(f"--model {name} cannot be read: it is no checkpoint folder, config.json is missing")
     try:
         return load_model(name)
     except GalleryError as error:
         raise ValueError(f"--model {error}") from error
-    except (OSError, ValueError) as error:  # the Hub's own message does not say which argument it is about
+    except (OSError, ValueError) as error:  # the Hub's message does not name the argument
         raise ValueError(f"--model {name} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What results.json holds, and what images and tables of single queries are made of."""
+    """The result of an evaluation.
 
-    found: dict[str, Any]
+    Attributes:
+        report: the content of results.json.
+        lines: the ranked queries by line of the results.
+        embeddings: the split.
+        rows: the rows of the split.
+    """
+
+    report: dict[str, Any]
     lines: dict[str, RankedQueries]
     embeddings: SplitEmbeddings
     rows: Dataset
 
 
 def evaluate_checkpoint(arguments: argparse.Namespace, state: PartialState) -> Evaluation | None:
-    """Encodes what the arguments name, in all processes, and scores it in the main one.
+    """Encodes the split in all processes and scores it in the main process.
+
+    Args:
+        arguments: see `read_arguments`.
+        state: the processes.
 
     Returns:
-        None in all but the main process.
+        The result; None in all processes but the main one.
 
     Raises:
-        ValueError, OSError: bad arguments; data, rows or a checkpoint that cannot be read. One line.
+        ValueError, OSError: bad arguments, or a data set, rows or checkpoint that cannot be read; one line.
     """
-    _check_places(arguments)
+    _check_paths(arguments)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    data, report = _load_data(arguments)  # in every process: what is wrong with it ends them all with the same line
-    if report is not None and state.is_main_process:
-        print(report, file=sys.stderr)
+    data, read_report = _load_data(arguments)  # in every process, so that an error ends all of them with the same line
+    if read_report is not None and state.is_main_process:
+        print(read_report, file=sys.stderr)
     model, processor = _load_checkpoint(arguments.model)
     device = str(arguments.device or (state.device if state.num_processes > 1 else model.device))
     model = model.to(device)
     checkpoint = checkpoint_sha256(arguments.model) if state.is_main_process else None
     if state.is_main_process and arguments.cache is not None and checkpoint is None:
-        raise ValueError(f"--cache: the weight files of {arguments.model} are not at hand, so nothing can name them")
-    fingerprints: dict[str, str] = {}
+        raise ValueError(f"--cache: {arguments.model} has no local weight files, which name the cached embeddings")
 
-    def key(split: str) -> dict[str, Any]:
-        """All that the bits of the embeddings depend on."""
-        fingerprints[split] = data_fingerprint(data[split])
-        return {
-            "checkpoint": checkpoint,
-            "data": fingerprints[split],
-            "split": split,
-            "code": model_code_sha256(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "pillow": PIL.__version__,
-            "tokenizers": tokenizers.__version__,
-            "machine": platform.machine(),
-            "batch_size": arguments.batch_size,
-            "device": device,
-            "threads": torch.get_num_threads() if device.startswith("cpu") else None,
-        }
+    @cache
+    def fingerprint(split: str) -> str:
+        return data_fingerprint(data[split])
 
     def encode(split: str) -> Encoded | None:
-        rows, size, cache = data[split], arguments.batch_size, arguments.cache
-        return cached_split(model, processor, rows, lambda: key(split), cache, state, size, split=split)
+        def key() -> dict[str, Any]:
+            return _cache_key(arguments, checkpoint, fingerprint(split), split, device)
+
+        rows, size, folder = data[split], arguments.batch_size, arguments.cache
+        return cached_split(model, processor, rows, key, folder, state, size, split=split)
 
     weight, weight_from, table = arguments.local_weight, "given", None
     if weight == "auto":
@@ -239,23 +265,16 @@ def evaluate_checkpoint(arguments: argparse.Namespace, state: PartialState) -> E
     encoded = encode(arguments.split)
     if encoded is None:
         return None
-    rows, embeddings = data[arguments.split], encoded.embeddings
-    lines = ranked_queries(embeddings, weight, arguments.protocols, arguments.ties)
-    drawn = bool(arguments.bootstrap)
-    intervals = {
-        name: bootstrap(line.ranking, line.person_ids, arguments.bootstrap, arguments.seed)
-        for name, line in (lines if drawn else {}).items()
-    }
-    # Joint asks the same captions and sentences again: their groups are told once.
-    apart = {name: line for name, line in lines.items() if not name.startswith("joint")}
-    found = {
+    rows = data[arguments.split]
+    lines = ranked_queries(encoded.embeddings, weight, arguments.protocols, arguments.ties)
+    report = {
         "model": arguments.model,
         "checkpoint_sha256": checkpoint,
         "dataset": arguments.dataset,
-        "dataset_fingerprint": fingerprints[arguments.split],
+        "dataset_fingerprint": fingerprint(arguments.split),
         "split": arguments.split,
         "rows": len(rows),
-        "identities": len(embeddings.image_person_ids.unique()),
+        "identities": len(encoded.embeddings.image_person_ids.unique()),
         "protocols": list(arguments.protocols),
         "local_weight": weight,
         "weight_from": weight_from,
@@ -268,14 +287,46 @@ def evaluate_checkpoint(arguments: argparse.Namespace, state: PartialState) -> E
         "device": device,
         "threads": torch.get_num_threads(),
         "batch_size": arguments.batch_size,
-        "read_report": report.as_dict() if report is not None else None,
+        "read_report": read_report.as_dict() if read_report is not None else None,
+    } | _figures(arguments, lines, rows)
+    return Evaluation(report, lines, encoded.embeddings, rows)
+
+
+def _cache_key(
+    arguments: argparse.Namespace, checkpoint: str | None, data: str, split: str, device: str
+) -> dict[str, Any]:
+    """Everything that the bits of the embeddings depend on."""
+    return {
+        "checkpoint": checkpoint,
+        "data": data,
+        "split": split,
+        "code": model_code_sha256(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "pillow": PIL.__version__,
+        "tokenizers": tokenizers.__version__,
+        "machine": platform.machine(),
+        "batch_size": arguments.batch_size,
+        "device": device,
+        "threads": torch.get_num_threads() if device.startswith("cpu") else None,
+    }
+
+
+def _figures(arguments: argparse.Namespace, lines: Mapping[str, RankedQueries], rows: Dataset) -> dict[str, Any]:
+    """The part of the report that the ranks give."""
+    intervals = {}
+    if arguments.bootstrap:
+        for name, line in lines.items():
+            intervals[name] = bootstrap(line.ranking, line.person_ids, arguments.bootstrap, arguments.seed)
+    # The joint protocol has the same captions and sentences as queries, so their groups would be listed twice.
+    grouped = {name: line for name, line in lines.items() if not name.startswith("joint")}
+    return {
         "dropped": _dropped(lines),
         "results": {f"{name}/{k}": value for name, line in lines.items() for k, value in line.scores().items()},
         "bootstrap": {"draws": arguments.bootstrap, "seed": arguments.seed, "over": "identities of the queries"},
         "intervals": intervals,
-        "breakdown": breakdown(apart, groups_of_queries(without_images(rows))),
+        "breakdown": breakdown(grouped, groups_of_queries(without_images(rows))),
     }
-    return Evaluation(found, lines, embeddings, rows)
 
 
 def _dropped(lines: Mapping[str, RankedQueries]) -> dict[str, dict[str, Any]]:
@@ -284,33 +335,38 @@ def _dropped(lines: Mapping[str, RankedQueries]) -> dict[str, dict[str, Any]]:
 
 
 def _write(arguments: argparse.Namespace, evaluation: Evaluation) -> None:
-    """The folder of --out and the card, as far as they are asked for."""
-    found, lines, rows = evaluation.found, evaluation.lines, evaluation.rows
+    """Writes the folder of --out and the card, if they were requested."""
+    report, lines, rows = evaluation.report, evaluation.lines, evaluation.rows
     if arguments.out is not None:
         texts = texts_of_queries(without_images(rows))
-        (arguments.out / IMAGE).unlink(missing_ok=True)  # an earlier run's would be taken for this one's
+        (arguments.out / FAILURES_FILE).unlink(missing_ok=True)  # an image of an earlier run would be misleading
         _draw(arguments, evaluation, texts)
-        write_outputs(arguments.out, found, query_table(lines, rows["image_id"], texts))
+        write_outputs(arguments.out, report, query_table(lines, rows["image_id"], texts))
     if arguments.card is not None:
-        print(f"scores written into {write_entries(arguments.card, found)}", file=sys.stderr)
+        print(f"scores written into {write_entries(arguments.card, report)}", file=sys.stderr)
 
 
 def _draw(arguments: argparse.Namespace, evaluation: Evaluation, texts: Mapping[str, Sequence[str]]) -> None:
-    found, lines = evaluation.found, evaluation.lines
+    report, lines = evaluation.report, evaluation.lines
     name = next((name for name in ("global+local/long", "global/long", "global/short") if name in lines), None)
     if not arguments.failures or name is None:
         return
-    ranked, weight = lines[name], found["local_weight"] if name.startswith("global+local") else 0.0
+    ranked, weight = lines[name], report["local_weight"] if name.startswith("global+local") else 0.0
     failures = worst_queries(evaluation.embeddings, ranked, texts[ranked.kind], arguments.failures, weight)
-    title = f"Worst {len(failures)} of {found['results'][f'{name}/queries']} queries of {name}: "
-    title += f"{Path(found['model']).name}, {found['dataset']}, split {found['split']}"
+    title = f"Worst {len(failures)} of {report['results'][f'{name}/queries']} queries of {name}: "
+    title += f"{Path(report['model']).name}, {report['dataset']}, split {report['split']}"
     if failures:
-        draw_failures(failures, evaluation.rows, arguments.out / IMAGE, title)
+        draw_failures(failures, evaluation.rows, arguments.out / FAILURES_FILE, title)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns:
+        0, or 1 after an error, which is printed in one line.
+    """
     arguments = read_arguments(argv)
-    # Left to itself it would not see the processes of a machine without a GPU, and each would do all the work.
+    # By default, PartialState ignores the other processes on a machine without a GPU, and each would do all the work.
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
     try:
         evaluation = evaluate_checkpoint(arguments, state)
@@ -320,12 +376,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if state.num_processes > 1 and state.device.type == "cpu":
             launch = launch.replace("accelerate launch", "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu")
         command = f"{launch} eval/eval.py {shlex.join(sys.argv[1:] if argv is None else argv)}"
-        found = {"command": command} | evaluation.found
-        print(f"{found['model']}, {found['dataset']}, split {found['split']}, local weight {found['local_weight']}")
-        print(scores_table(found))
-        for line in dropped_lines(found):
+        report = {"command": command} | evaluation.report
+        print(f"{report['model']}, {report['dataset']}, split {report['split']}, local weight {report['local_weight']}")
+        print(scores_table(report))
+        for line in dropped_lines(report):
             print(line)
-        _write(arguments, replace(evaluation, found=found))
+        _write(arguments, replace(evaluation, report=report))
     except (ValueError, OSError) as error:
         print(f"eval.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

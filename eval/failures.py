@@ -1,4 +1,4 @@
-"""An image of the queries that fail worst: the caption, the right image and its rank, and what stood before it."""
+"""A result image of the worst queries: the caption, the first correct image with its rank, and the top results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from modeling_rogle.evaluation.protocols import RankedQueries
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings
 from modeling_rogle.late_interaction import fuse
 
-SHOWN = 5  # of the gallery, a query
+SHOWN = 5  # results per query
 CELL, TALL, GAP, MARGIN, BAND = 132, 296, 12, 28, 26
 TEXT, SMALL = 15, 13
 FRAME, MAX_LINES = 5, 7
@@ -22,9 +22,16 @@ FRAME, MAX_LINES = 5, 7
 
 @dataclass(frozen=True)
 class Failure:
-    """One caption and the images that the model put first for it, as rows of the split.
+    """One caption and its top results.
 
-    right: the row of the same identity that it ranks best; rank: where that stands, from 1.
+    Attributes:
+        text: the caption.
+        image: row of the caption's own image.
+        right: row of the best-ranked image of the same identity.
+        rank: rank of that image, from 1.
+        average_precision: of this query, in [0, 1].
+        first: rows of the top results.
+        correct: whether each of them has the same identity.
     """
 
     text: str
@@ -39,12 +46,17 @@ class Failure:
 def worst_queries(
     embeddings: SplitEmbeddings, ranked: RankedQueries, texts: Sequence[str], count: int, local_weight: float = 0.0
 ) -> list[Failure]:
-    """The `count` captions whose first right image stands last, of equals the one with the lower average precision.
+    """The captions with the worst first correct image; on equal ranks, those with the lower average precision.
 
     Args:
-        ranked: a line of captions against images, `long` or `short`.
-        texts: of all captions of that kind.
-        local_weight: what the line was ranked with.
+        embeddings: the split.
+        ranked: a line of captions against images, of kind `long` or `short`.
+        texts: the texts of all captions of that kind.
+        count: number of captions.
+        local_weight: the weight that the line was ranked with, 0 by default.
+
+    Returns:
+        At most `count` failures, the worst first.
 
     Raises:
         ValueError: a line of another kind of query.
@@ -55,37 +67,40 @@ def worst_queries(
     similarities = caption_similarities(embeddings, getattr(embeddings, ranked.kind))
     scored = np.flatnonzero(ranking.n_positives > 0)
     order = np.lexsort((scored, ranking.average_precision[scored], -ranking.first_rank[scored]))
-    found = []
-    for place in scored[order][:count]:
-        query = int(ranked.query[place])
+    failures = []
+    for row in scored[order][:count]:
+        query = int(ranked.query[row])
         scores = fuse(*similarities(query, query + 1), local_weight)[0]
-        same = people == ranked.person_ids[place]
-        first = np.lexsort((same, -scores))  # of equals the wrong one first, as they are ranked
-        found.append(
+        same = people == ranked.person_ids[row]
+        first = np.lexsort((same, -scores))  # on equal scores the wrong image first, as in the ranking
+        failures.append(
             Failure(
                 text=texts[query],
-                image=int(ranked.image[place]),
+                image=int(ranked.image[row]),
                 right=int(first[same[first]][0]),
-                rank=int(ranking.first_rank[place]),
-                average_precision=float(ranking.average_precision[place]),
+                rank=int(ranking.first_rank[row]),
+                average_precision=float(ranking.average_precision[row]),
                 first=first[:SHOWN].tolist(),
                 correct=same[first[:SHOWN]].tolist(),
             )
         )
-    return found
+    return failures
 
 
 def draw_failures(failures: Sequence[Failure], rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
-    """Draws them one below the other and saves the image, atomically.
+    """Draws failures one below the other and saves the image atomically.
 
     Args:
         failures: see `worst_queries`.
-        rows: the split, with images.
-        path: .webp, .png or .jpg.
-        title: over the image: model, data, protocol.
+        rows: the rows of the split, with images.
+        path: output file, .webp, .png or .jpg.
+        title: heading: model, data, protocol.
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: nothing to draw.
+        ValueError: there are no failures.
     """
     if not failures:
         raise ValueError("there are no failures to draw")
@@ -115,31 +130,31 @@ def _strip(failure: Failure, rows: Sequence[Mapping[str, Any]], width: int) -> I
     draw = ImageDraw.Draw(image)
     for number, line in enumerate(lines):
         draw.text((0, number * (TEXT + 6)), line, fill=INK, font=_font(TEXT))
-    # The right one stands apart from the ranked list, which begins where the gap ends.
-    _paste(image, draw, rows[failure.right], 0, below, None, f"first right: #{failure.rank}")
-    for place, (row, correct) in enumerate(zip(failure.first, failure.correct, strict=True)):
-        left = CELL + 3 * GAP + place * (CELL + GAP)
-        _paste(image, draw, rows[row], left, below, correct, f"#{place + 1}")
+    # The correct image is left of a gap, the ranked list right of it.
+    _paste(image, draw, rows[failure.right], 0, below, None, f"first correct: #{failure.rank}")
+    for number, (row, correct) in enumerate(zip(failure.first, failure.correct, strict=True)):
+        left = CELL + 3 * GAP + number * (CELL + GAP)
+        _paste(image, draw, rows[row], left, below, correct, f"#{number + 1}")
     return image
 
 
 def _paste(
-    image: Image.Image,
+    canvas: Image.Image,
     draw: ImageDraw.ImageDraw,
     row: Mapping[str, Any],
     x: int,
     y: int,
     correct: bool | None,
-    say: str,
+    label: str,
 ) -> None:
-    picture = row["image"].convert("RGB")
-    scale = min((CELL - 2 * FRAME) / picture.width, (TALL - 2 * FRAME) / picture.height)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    photo = row["image"].convert("RGB")
+    scale = min((CELL - 2 * FRAME) / photo.width, (TALL - 2 * FRAME) / photo.height)
+    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     draw.rectangle((x, y, x + CELL - 1, y + TALL - 1), fill=PALE)
-    image.paste(picture.resize(size, Image.Resampling.LANCZOS), (x + (CELL - size[0]) // 2, y + (TALL - size[1]) // 2))
+    canvas.paste(photo.resize(size, Image.Resampling.LANCZOS), (x + (CELL - size[0]) // 2, y + (TALL - size[1]) // 2))
     colour = INK
     if correct is not None:
         colour = RIGHT if correct else WRONG
         draw.rectangle((x, y, x + CELL - 1, y + TALL - 1), outline=colour, width=FRAME)
-        say += " right" if correct else " wrong"  # in words too: not all eyes tell red from green
-    draw.text((x, y + TALL + 4), say, fill=colour, font=_font(SMALL))
+        label += " correct" if correct else " wrong"  # in words too, for readers who cannot separate red from green
+    draw.text((x, y + TALL + 4), label, fill=colour, font=_font(SMALL))

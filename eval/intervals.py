@@ -1,13 +1,12 @@
 """Bootstrap intervals over identities.
 
-Captions of one person stand or fall together, so whole identities are drawn anew, not single queries. The gallery stays
-as it is: the interval says how far the figure would move with other people asking, not with other people to confuse
-them with.
+The captions of one person are not independent, so whole identities are resampled instead of single queries. The gallery
+is not resampled: the interval covers the choice of the queried people, not that of the distractors.
 """
 
 import numpy as np
 
-from modeling_rogle.metrics.retrieval import Ranking
+from modeling_rogle.metrics.ranks import Ranking
 
 NAMES = ("R@1", "mAP", "mINP")
 
@@ -18,13 +17,14 @@ def bootstrap(
     """Percentile intervals of R@1, mAP and mINP.
 
     Args:
-        ranking: of Q queries; those without a positive are left out, as from the figures themselves.
-        person_ids: `[Q]` the identity of each query.
-        draws: how often as many identities as there are are drawn with replacement.
-        level: share of the draws within the interval.
+        ranking: the ranking of Q queries; queries without a positive are left out, as in the figures.
+        person_ids: `[Q]` identity of each query.
+        draws: number of bootstrap draws, 1000 by default. Each draws all identities with replacement.
+        seed: seed of the draws, 0 by default.
+        level: coverage of the interval, 0.95 by default.
 
     Returns:
-        Low and high in percent by name; empty where no query was scored.
+        Lower and upper bound in percent by metric; empty if no query was scored.
 
     Raises:
         ValueError: no draws, or a level outside (0, 1).
@@ -38,7 +38,7 @@ def bootstrap(
     counts = np.bincount(person).astype(np.float64)
     values = (ranking.first_rank == 1, ranking.average_precision, ranking.inverse_penalty)
     sums = np.stack([np.bincount(person, weights=value[scored].astype(np.float64)) for value in values], axis=1)
-    # How often each identity is drawn: one row a draw, and every mean of all draws is one product.
+    # How often each draw contains each identity: one row per draw, so one product gives the sums of all draws.
     n = len(counts)
     times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
     means = 100 * (times @ sums) / (times @ counts)[:, None]

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder: results.json, .csv and .md, and every query's rank; written atomically."""
+"""The files of an evaluation: results.json, .csv and .md, and the ranks of every query; written atomically."""
 
 import csv
 import io
@@ -15,12 +15,21 @@ from eval.breakdown import breakdown_table
 from modeling_rogle.evaluation.protocols import RankedQueries
 from modeling_rogle.evaluation.tables import format_table
 
-# One line each under the table: what a reader must know before she compares the figures with others.
-TOLD = ("dataset", "dataset_fingerprint", "split", "rows", "identities", "checkpoint_sha256", "code", "command")
+# Fields listed under the table: needed to compare the figures with others.
+LISTED_FIELDS = (
+    "dataset",
+    "dataset_fingerprint",
+    "split",
+    "rows",
+    "identities",
+    "checkpoint_sha256",
+    "code",
+    "command",
+)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Writes a text file; it is replaced atomically."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
         unfinished.write_text(text, encoding="utf-8")
@@ -29,11 +38,12 @@ def write_text(path: Path, text: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def write_outputs(folder: Path, found: Mapping[str, Any], queries: pa.Table) -> None:
+def write_outputs(folder: Path, report: Mapping[str, Any], queries: pa.Table) -> None:
     """Writes results.json, results.csv, results.md and queries.parquet.
 
     Args:
-        found: what `eval.py` reports, JSON.
+        folder: the folder, which is created.
+        report: the report of `eval.py`, JSON.
         queries: see `query_table`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,54 +54,57 @@ def write_outputs(folder: Path, found: Mapping[str, Any], queries: pa.Table) -> 
         os.replace(unfinished, folder / "queries.parquet")
     finally:
         unfinished.unlink(missing_ok=True)
-    write_text(folder / "results.csv", as_csv(found))
-    write_text(folder / "results.md", as_markdown(found))
-    write_text(folder / "results.json", json.dumps(found, indent=1) + "\n")  # last: where it is, all is
+    write_text(folder / "results.csv", as_csv(report))
+    write_text(folder / "results.md", as_markdown(report))
+    write_text(
+        folder / "results.json", json.dumps(report, indent=1) + "\n"
+    )  # last, so that it exists only if all files do
 
 
-def as_csv(found: Mapping[str, Any]) -> str:
-    """One row a figure: protocol, metric, value, low, high, and by what it is to be found again."""
+def as_csv(report: Mapping[str, Any]) -> str:
+    """The figures as CSV, one row each: protocol, metric, value, low, high, and the provenance."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    told = ("dataset", "split", "local_weight", "ties", "dataset_fingerprint", "checkpoint_sha256", "code")
-    writer.writerow(("protocol", "metric", "value", "low", "high", *told))
-    for key, value in found["results"].items():
+    provenance = ("dataset", "split", "local_weight", "ties", "dataset_fingerprint", "checkpoint_sha256", "code")
+    writer.writerow(("protocol", "metric", "value", "low", "high", *provenance))
+    for key, value in report["results"].items():
         line, _, name = key.rpartition("/")
-        low, high = found["intervals"].get(line, {}).get(name, ("", ""))
-        writer.writerow((line, name, value, low, high, *(found[field] for field in told)))
+        low, high = report["intervals"].get(line, {}).get(name, ("", ""))
+        writer.writerow((line, name, value, low, high, *(report[field] for field in provenance)))
     return stream.getvalue()
 
 
-def as_markdown(found: Mapping[str, Any]) -> str:
-    """The table with intervals, what was dropped, by what the figures can be repeated, and the breakdown."""
-    parts = [f"# {found['model']} on {found['dataset']}, split {found['split']}", scores_table(found)]
-    if found["intervals"]:
-        told = found["bootstrap"]
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """The figures as Markdown: the table with intervals, dropped queries, the provenance and the breakdown."""
+    parts = [f"# {report['model']} on {report['dataset']}, split {report['split']}", scores_table(report)]
+    if report["intervals"]:
+        settings = report["bootstrap"]
         parts.append(
-            f"Percent; in brackets 95 % intervals over {told['draws']} bootstrap draws of identities, seed "
-            f"{told['seed']}, the gallery as it is."
+            f"In percent; 95 % intervals in brackets, from {settings['draws']} bootstrap draws of identities (seed "
+            f"{settings['seed']}, fixed gallery)."
         )
     parts += [
-        *dropped_lines(found),
-        f"Ties: {found['ties']}. Local weight {found['local_weight']} ({found['weight_from']}).",
+        *dropped_lines(report),
+        f"Ties: {report['ties']}. Local weight {report['local_weight']} ({report['weight_from']}).",
     ]
-    parts.append("| | |\n|---|---|\n" + "\n".join(f"| {name} | `{found[name]}` |" for name in TOLD))
-    if found["breakdown"]:
-        parts += ["## By what the query names, and its length", breakdown_table(found["breakdown"])]
+    parts.append("| | |\n|---|---|\n" + "\n".join(f"| {name} | `{report[name]}` |" for name in LISTED_FIELDS))
+    if report["breakdown"]:
+        parts += ["## By content and length of the query", breakdown_table(report["breakdown"])]
     return "\n\n".join(parts) + "\n"
 
 
-def scores_table(found: Mapping[str, Any]) -> str:
-    return format_table(found["results"], found["intervals"], found["protocols"])
+def scores_table(report: Mapping[str, Any]) -> str:
+    """The table of an evaluation's report, see `format_table`."""
+    return format_table(report["results"], report["intervals"], report["protocols"])
 
 
-def dropped_lines(found: Mapping[str, Any]) -> list[str]:
-    """One sentence for each line of the table that left queries out."""
-    return [f"{line}: {entry['queries']} queries {entry['why']}" for line, entry in found["dropped"].items()]
+def dropped_lines(report: Mapping[str, Any]) -> list[str]:
+    """One sentence for each line of the table with dropped queries."""
+    return [f"{line}: {entry['queries']} queries {entry['why']}" for line, entry in report["dropped"].items()]
 
 
 def texts_of_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The texts of a split's queries by kind, `long`, `short` and `sentence`, in the order of `encode_split`."""
+    """The texts of a split's queries for the kinds `long`, `short` and `sentence`, in the order of `encode_split`."""
     texts: dict[str, list[str]] = {"long": [], "short": [], "sentence": []}
     for row in rows:
         texts["short"] += row["captions"]
@@ -101,14 +114,18 @@ def texts_of_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     return texts
 
 
-def query_table(lines: Mapping[str, RankedQueries], image_ids: Sequence[str], texts: Mapping[str, Sequence[str]]) -> pa.Table:
-    """One row a query and line of the table.
+def query_table(
+    lines: Mapping[str, RankedQueries], image_ids: Sequence[str], texts: Mapping[str, Sequence[str]]
+) -> pa.Table:
+    """The ranks of all queries, one row per query and line of the results.
 
     Args:
-        image_ids: `[I]`; texts: of all queries of a kind, where they have texts.
+        lines: see `protocols.ranked_queries`; mixed queries are skipped, since they are in the lines of their kinds.
+        image_ids: `[I]`.
+        texts: the texts of the queries by kind, for kinds that have texts.
 
     Returns:
-        protocol, image_id, person_id, text (null for images), first_rank (null where the query had no positive),
+        Columns protocol, image_id, person_id, text (null for images), first_rank (null without a positive),
         average_precision and inverse_penalty in [0, 1], positives.
     """
     schema = pa.schema(
@@ -125,15 +142,15 @@ def query_table(lines: Mapping[str, RankedQueries], image_ids: Sequence[str], te
     )
     tables = []
     for line, ranked in lines.items():
-        if ranked.kind == "mixed":  # its queries stand in the lines of their own kinds
+        if ranked.kind == "mixed":
             continue
-        ranking, said = ranked.ranking, texts.get(ranked.kind)
+        ranking, of_kind = ranked.ranking, texts.get(ranked.kind)
         dropped = ranking.n_positives == 0
         columns: list[Iterable] = [
             pa.array([line] * len(dropped)).dictionary_encode().cast(schema.field("protocol").type),
             [image_ids[i] for i in ranked.image],
             ranked.person_ids,
-            [said[i] if said is not None else None for i in ranked.query],
+            [of_kind[i] if of_kind is not None else None for i in ranked.query],
             pa.array(ranking.first_rank, mask=dropped),
             pa.array(ranking.average_precision, mask=dropped),
             pa.array(ranking.inverse_penalty, mask=dropped),

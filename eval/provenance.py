@@ -1,4 +1,4 @@
-"""Which weights, which data, which code: the names under which figures can be found again."""
+"""Provenance of figures: hashes of the weights and the data, and the version of the code."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ("*.safetensors", "*.bin")
-# Everything beside the weights that a model and its processor are read from; a model card is no part of a checkpoint.
+# The other files that a model and its processor are read from. A model card is not part of a checkpoint.
 SETTINGS = (
     "config.json",
     "preprocessor_config.json",
@@ -27,18 +27,32 @@ SETTINGS = (
 
 
 def checkpoint_folder(model: str) -> Path | None:
-    """The folder of a checkpoint: itself, or the Hub's copy on this machine; None where there is none."""
+    """The local folder of a checkpoint.
+
+    Args:
+        model: a folder, or a name on the Hub.
+
+    Returns:
+        The folder itself, or the cached copy of the Hub; None if there is neither.
+    """
     if Path(model).is_dir():
         return Path(model)
     try:
         cached = try_to_load_from_cache(model, "config.json")
-    except ValueError:  # no name that the Hub could know
+    except ValueError:  # not a valid name on the Hub
         return None
     return Path(cached).parent if isinstance(cached, str) else None
 
 
 def checkpoint_sha256(model: str) -> str | None:
-    """sha256 over names and contents of the weight, configuration and processor files; None without weights."""
+    """sha256 of the names and contents of the weight, configuration and processor files.
+
+    Args:
+        model: a folder, or a name on the Hub.
+
+    Returns:
+        The hash; None if there are no local weights.
+    """
     folder = checkpoint_folder(model)
     weights = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}) if folder else []
     if not weights:
@@ -52,9 +66,10 @@ def checkpoint_sha256(model: str) -> str | None:
 
 
 def data_fingerprint(rows: Dataset) -> str:
-    """sha256 over all fields of all rows, images by their bytes, wherever they lie: equal data, equal name.
+    """sha256 of all fields of all rows; equal data have equal hashes, wherever they are stored.
 
-    An image that is a path is known by the row's `sha256` of that file, or else by its path, size and time.
+    Embedded images count by their bytes. An image that is a path counts by the row's `sha256` of that file, or else by
+    path, size and modification time.
     """
     digest = hashlib.sha256()
     for batch in rows.with_format("arrow").iter(batch_size=500):
@@ -65,8 +80,8 @@ def data_fingerprint(rows: Dataset) -> str:
                 digest.update(hashlib.sha256(content).digest())
             elif image.get("path") and not row.get("sha256"):
                 path = Path(image["path"])
-                found = path.stat() if path.is_file() else None
-                row["image"] = [str(path), found and found.st_size, found and found.st_mtime_ns]
+                stat = path.stat() if path.is_file() else None
+                row["image"] = [str(path), stat and stat.st_size, stat and stat.st_mtime_ns]
             else:
                 row["image"] = bool(image.get("path"))
             digest.update(json.dumps(row, sort_keys=True).encode())
@@ -74,22 +89,22 @@ def data_fingerprint(rows: Dataset) -> str:
 
 
 def model_code_sha256() -> str:
-    """sha256 over every Python file of modeling_rogle: changed code must not meet embeddings of the old."""
+    """sha256 of all Python files of modeling_rogle, so that changed code never reads embeddings of the old code."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "modeling_rogle").glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted((ROOT / "modeling_rogle").rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def code_version() -> str:
-    """The commit of this code, `-dirty` with uncommitted changes; outside a git checkout the package's version."""
+    """The commit of this code, with `-dirty` for uncommitted changes; the package version outside a git checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
-        found = ""
-    if found:
-        return found
+        commit = ""
+    if commit:
+        return commit
     try:
         return f"rogle {version('rogle')}"
     except PackageNotFoundError:

@@ -273,7 +273,7 @@ def _extent_features(boxes: np.ndarray) -> torch.Tensor:
 
 
 def _targets(true_boxes: np.ndarray, boxes: np.ndarray) -> torch.Tensor:
-    """`[S, N]` fp32 in [0, 1]: how right each box is for sentences whose regions are `true_boxes` `[S, 4]`, or NaN.
+    """`[S, N]` fp32 in [0, 1]: how right each box is for sentences with the regions `true_boxes` `[S, 4]` (NaN: none).
 
     The target rises from IoU 0.35 to 0.65. With a step, mined pairs that use one anchor box for all images would make
     every box around that anchor box equally good.

@@ -247,7 +247,7 @@ def _count_ahead(
 def _count_ahead_on_device(
     block: Any, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, ties: str
 ) -> np.ndarray | None:
-    """`_count_ahead` of a tensor on its device, for all rows at once: each row alone would need its own kernel launch."""
+    """`_count_ahead` of a tensor on its device, for all rows at once, which takes fewer kernel launches."""
     import torch
 
     if not bool(torch.isfinite(block.min()) & torch.isfinite(block.max())):  # min and max propagate NaN

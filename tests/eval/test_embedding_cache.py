@@ -34,7 +34,7 @@ def same(one: SplitEmbeddings, other: SplitEmbeddings) -> bool:
     return one.split == other.split and all(torch.equal(others[name], value) for name, value in tensors_of(one).items())
 
 
-def test_what_was_written_is_read(embeddings: SplitEmbeddings, tmp_path: Path) -> None:
+def test_written_embeddings_are_read_unchanged(embeddings: SplitEmbeddings, tmp_path: Path) -> None:
     write_embeddings(embeddings, tmp_path / "split.safetensors")
     assert same(embeddings, read_embeddings(tmp_path / "split.safetensors", "validation"))
     assert [path.name for path in tmp_path.iterdir()] == ["split.safetensors"]
@@ -57,7 +57,7 @@ def test_the_second_run_reads_and_another_key_does_not(parts, embeddings, tmp_pa
     assert len(list((tmp_path / "deep/cache").iterdir())) == 2
 
 
-def test_without_a_folder_nothing_is_kept(parts, embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_nothing_is_stored(parts, embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert same(embeddings, ask(parts, None, {}).embeddings)
     assert list(tmp_path.iterdir()) == []
@@ -78,7 +78,7 @@ def flip_a_bit(path: Path) -> None:
         lambda path: path.write_text("no tensors at all"),
     ],
 )
-def test_a_damaged_file_is_said_and_made_again(parts, embeddings, tmp_path: Path, capsys, damage) -> None:
+def test_a_damaged_file_is_reported_and_computed_again(parts, embeddings, tmp_path: Path, capsys, damage) -> None:
     ask(parts, tmp_path, {})
     (path,) = tmp_path.iterdir()
     damage(path)

@@ -1,4 +1,4 @@
-"""eval/eval.py: any checkpoint on any set by all protocols, from one process or several, with all to repeat it."""
+"""eval/eval.py: checkpoints, data sets and protocols, one process or several, and errors in one line."""
 
 import json
 import os
@@ -38,50 +38,52 @@ def evaluate(checkpoint: Path, out: Path, *more: str) -> dict:
 
 def test_all_protocols_of_a_checkpoint(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "deep/out"
-    found = evaluate(tiny_checkpoint, out, "--local-weight", "0.25", "--failures", "3")
+    report = evaluate(tiny_checkpoint, out, "--local-weight", "0.25", "--failures", "3")
     model, processor = RogleModel.from_pretrained(tiny_checkpoint), RogleProcessor.from_pretrained(tiny_checkpoint)
     rows = load_rows("synthetic-tiny")[0]["test"]
-    assert found["results"] == pytest.approx(all_protocols(encode_split(model, processor, rows, progress=False), 0.25))
-    assert (found["split"], found["rows"], found["identities"]) == ("test", len(rows), 8)
-    assert (found["local_weight"], found["weight_from"], found["ties"]) == (0.25, "given", "pessimistic")
-    assert len(found["checkpoint_sha256"]) == len(found["dataset_fingerprint"]) == 64
-    assert found["code"] and found["command"].startswith("python eval/eval.py --model")
-    assert found["dropped"]["local"]["queries"] == found["results"]["local/dropped_queries"] > 0
-    assert set(found["intervals"]["joint/caption"]) == {"R@1", "mAP", "mINP"}
-    for line, by_name in found["intervals"].items():
+    assert report["results"] == pytest.approx(all_protocols(encode_split(model, processor, rows, progress=False), 0.25))
+    assert (report["split"], report["rows"], report["identities"]) == ("test", len(rows), 8)
+    assert (report["local_weight"], report["weight_from"], report["ties"]) == (0.25, "given", "pessimistic")
+    assert len(report["checkpoint_sha256"]) == len(report["dataset_fingerprint"]) == 64
+    assert report["code"] and report["command"].startswith("python eval/eval.py --model")
+    assert report["dropped"]["local"]["queries"] == report["results"]["local/dropped_queries"] > 0
+    assert set(report["intervals"]["joint/caption"]) == {"R@1", "mAP", "mINP"}
+    for line, by_name in report["intervals"].items():
         for name, (low, high) in by_name.items():
-            assert low <= found["results"][f"{line}/{name}"] <= high
-    assert {"caption words", "upper body colour", "feet kind"} <= {entry["attribute"] for entry in found["breakdown"]}
+            assert low <= report["results"][f"{line}/{name}"] <= high
+    assert {"caption words", "upper body colour", "feet kind"} <= {entry["attribute"] for entry in report["breakdown"]}
     assert {path.name for path in out.iterdir()} == FILES
     with Image.open(out / "failures.webp") as image:
         assert image.height > 500
     queries = pq.read_table(out / "queries.parquet")
     line = [row for row in queries.to_pylist() if row["protocol"] == "global+local/long"]
-    assert found["results"]["global+local/long/mAP"] == pytest.approx(
+    assert report["results"]["global+local/long/mAP"] == pytest.approx(
         100 * sum(row["average_precision"] for row in line) / len(line)
     )
     printed = capsys.readouterr().out
     assert {"local", "joint", "joint/sentence", "global+local/long"} <= set(table_of(printed))
-    assert f"local: {found['dropped']['local']['queries']} queries are paired with no region" in printed
+    assert f"local: {report['dropped']['local']['queries']} queries are paired with no region" in printed
 
 
-def test_only_what_is_asked_for(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_only_the_requested_protocols_are_scored(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "failures.webp").write_bytes(b"of an earlier run")
-    found = evaluate(tiny_checkpoint, tmp_path, "--protocols", "local,global", "--bootstrap", "0")
+    report = evaluate(tiny_checkpoint, tmp_path, "--protocols", "local,global", "--bootstrap", "0")
     assert not (tmp_path / "failures.webp").exists()
-    assert {key.split("/")[0] for key in found["results"]} == {"global", "local"}
-    assert (found["protocols"], found["intervals"]) == (["global", "local"], {})
-    found = evaluate(tiny_checkpoint, tmp_path, "--protocols", "global", "--ties", "optimistic")
-    assert (found["protocols"], found["ties"]) == (["global"], "optimistic")
+    assert {key.split("/")[0] for key in report["results"]} == {"global", "local"}
+    assert (report["protocols"], report["intervals"]) == (["global", "local"], {})
+    report = evaluate(tiny_checkpoint, tmp_path, "--protocols", "global", "--ties", "optimistic")
+    assert (report["protocols"], report["ties"]) == (["global"], "optimistic")
     assert "not scored" not in capsys.readouterr().out
 
 
 def test_auto_weight_is_fitted_on_validation(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    found = evaluate(tiny_checkpoint, tmp_path, "--local-weight", "auto", "--protocols", "global")
-    best = max(found["local_weight_table"], key=lambda entry: entry["R@1"] + entry["mAP"])
-    assert found["local_weight"] == best["local_weight"]
-    assert len(found["local_weight_table"]) == 21
-    assert found["weight_from"] == "fitted on validation"
+    report = evaluate(tiny_checkpoint, tmp_path, "--local-weight", "auto", "--protocols", "global")
+    best = max(report["local_weight_table"], key=lambda entry: entry["R@1"] + entry["mAP"])
+    assert report["local_weight"] == best["local_weight"]
+    assert len(report["local_weight_table"]) == 21
+    assert report["weight_from"] == "fitted on validation"
 
 
 def test_a_weight_is_not_fitted_on_people_of_the_split(tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
@@ -113,7 +115,7 @@ def launched(processes: int, checkpoint: Path, out: Path, *more: str) -> dict:
     return json.loads((out / "results.json").read_text())
 
 
-def test_two_processes_give_the_figures_of_one_to_the_last_bit(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_figures_of_one_bit_for_bit(tiny_checkpoint: Path, tmp_path: Path) -> None:
     more = ("--batch-size", "3", "--local-weight", "0.3")  # 16 images: batches of 3, 3, 3, 3, 3, 1 on two processes
     two = launched(2, tiny_checkpoint, tmp_path / "two", *more)
     one = evaluate(tiny_checkpoint, tmp_path / "one", *more)
@@ -126,7 +128,7 @@ def test_two_processes_give_the_figures_of_one_to_the_last_bit(tiny_checkpoint: 
     assert two["command"].startswith("ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 eval/")
 
 
-def test_embeddings_are_reused_for_the_same_checkpoint_alone(tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
+def test_embeddings_are_reused_only_for_the_same_checkpoint(tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
     checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
     cache = ("--cache", str(tmp_path / "cache"))
     first = evaluate(checkpoint, tmp_path / "out", *cache)
@@ -150,11 +152,11 @@ def test_embeddings_are_reused_for_the_same_checkpoint_alone(tiny_checkpoint: Pa
 
 def test_scores_go_into_the_card_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        found = evaluate(tiny_checkpoint, tmp_path / "out", "--card", str(tmp_path))
+        report = evaluate(tiny_checkpoint, tmp_path / "out", "--card", str(tmp_path))
     names = [entry.metric_type for entry in ModelCard.load(tmp_path / "README.md").data.eval_results]
     assert len(names) == len(set(names))
     assert {"global/long/R@1", "global/short/mAP", "local/R@10", "joint/caption/mAP"} <= set(names)
-    assert not any(re.search(r"queries|gallery|median", name) for name in names) and len(names) < len(found["results"])
+    assert not any(re.search(r"queries|gallery|median", name) for name in names) and len(names) < len(report["results"])
 
 
 @pytest.fixture
@@ -194,8 +196,8 @@ def test_a_real_layout_has_no_local_figures(
     printed = capsys.readouterr().out
     assert "local, joint: not scored" in printed and "global/short" in table_of(printed)
     assert (tmp_path / "failures.webp").exists()
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert "caption words" in {entry["attribute"] for entry in found["breakdown"]}
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert "caption words" in {entry["attribute"] for entry in report["breakdown"]}
 
 
 @pytest.mark.parametrize(
@@ -217,16 +219,16 @@ def test_mistakes_end_in_one_line(
     out = tmp_path / "out"
     argv = ["--model", str(tiny_checkpoint), "--dataset", "synthetic-tiny", "--out", str(out), *change]
     assert main(argv) == 1
-    said = capsys.readouterr()
-    assert message in said.err.splitlines()[-1]
+    captured = capsys.readouterr()
+    assert message in captured.err.splitlines()[-1]
     assert not out.exists()
 
 
 def test_a_folder_that_is_no_checkpoint_and_an_out_that_is_a_file(tmp_path: Path, capsys, tiny_checkpoint) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["--model", str(tmp_path / "empty"), "--dataset", "synthetic-tiny"]) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"eval.py: --model {tmp_path / 'empty'} cannot be read: it is no checkpoint folder")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"eval.py: --model {tmp_path / 'empty'} cannot be read: it is no checkpoint folder")
     (tmp_path / "results.json").write_text("{}")
     argv = ["--model", str(tiny_checkpoint), "--dataset", "synthetic-tiny", "--out", str(tmp_path / "results.json")]
     assert main(argv) == 1
@@ -254,8 +256,8 @@ def test_models_that_cannot_be_scored_end_in_one_line(
     else:
         os.truncate(folder / file, 5000)
     assert main(["--model", str(folder), "--dataset", "synthetic-tiny"]) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"eval.py: --model {folder}") and message in said
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"eval.py: --model {folder}") and message in error
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,15 @@ from tests.helpers.splits import fused_by_loops, random_split
 
 
 @pytest.mark.parametrize(("line", "weight"), [("global/long", 0.0), ("global+local/long", 0.4)])
-def test_the_worst_come_first_and_are_what_they_are(line: str, weight: float) -> None:
+def test_the_worst_queries_come_first_with_their_results(line: str, weight: float) -> None:
     split = random_split(16)
     ranked = ranked_queries(split, weight, ["global"])[line]
     texts = [f"caption {n}" for n in range(16)]
-    found = worst_queries(split, ranked, texts, 6, weight)
-    ranks = [failure.rank for failure in found]
+    failures = worst_queries(split, ranked, texts, 6, weight)
+    ranks = [failure.rank for failure in failures]
     assert ranks == sorted(ranked.ranking.first_rank.tolist(), reverse=True)[:6]
     similarity, people = fused_by_loops(split, weight), split.image_person_ids.numpy()
-    for failure in found:
+    for failure in failures:
         scores = similarity[failure.image]
         assert failure.text == f"caption {failure.image}"
         assert failure.first == sorted(range(16), key=lambda i: -scores[i])[:SHOWN]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval.intervals import NAMES, bootstrap
-from modeling_rogle.metrics.retrieval import Ranking
+from modeling_rogle.metrics.ranks import Ranking
 
 
 def make(people: int, each: int, seed: int = 0) -> tuple[Ranking, np.ndarray]:
@@ -16,9 +16,9 @@ def make(people: int, each: int, seed: int = 0) -> tuple[Ranking, np.ndarray]:
     return Ranking(first, precision, precision / 2, np.ones(len(person), dtype=np.int64)), person
 
 
-def test_intervals_are_those_of_drawing_whole_identities() -> None:
+def test_intervals_equal_resampling_of_whole_identities() -> None:
     ranking, person = make(30, 3)
-    found = bootstrap(ranking, person, draws=4000)
+    intervals = bootstrap(ranking, person, draws=4000)
     rng = np.random.default_rng(7)
     means = []
     for _ in range(4000):
@@ -28,11 +28,11 @@ def test_intervals_are_those_of_drawing_whole_identities() -> None:
         means.append([scores[name] for name in NAMES])
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     for k, name in enumerate(NAMES):
-        assert found[name] == pytest.approx((low[k], high[k]), abs=1.5), name
-        assert found[name][0] <= ranking.scores()[name] <= found[name][1]
+        assert intervals[name] == pytest.approx((low[k], high[k]), abs=1.5), name
+        assert intervals[name][0] <= ranking.scores()[name] <= intervals[name][1]
 
 
-def test_more_captions_of_the_same_people_make_nothing_surer() -> None:
+def test_more_captions_of_the_same_people_do_not_narrow_the_interval() -> None:
     few, many = bootstrap(*make(20, 1)), bootstrap(*make(20, 40))
     width = {name: few[name][1] - few[name][0] for name in NAMES}
     assert all(many[name][1] - many[name][0] > 0.8 * width[name] for name in NAMES)
@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert bootstrap(ranking, person + 1000, draws=50) == bootstrap(ranking, person, draws=50)
 
 
-def test_queries_without_a_positive_are_no_part_of_it() -> None:
+def test_queries_without_a_positive_are_left_out() -> None:
     ranking, person = make(12, 2)
     none = Ranking(*(np.concatenate([values, np.zeros_like(values[:5])]) for values in vars(ranking).values()))
     people = np.concatenate([person, np.full(5, 99)])

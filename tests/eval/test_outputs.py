@@ -11,7 +11,7 @@ from eval.outputs import query_table, texts_of_queries, write_outputs, write_tex
 from modeling_rogle.evaluation.protocols import ranked_queries
 from tests.helpers.splits import random_split
 
-FOUND = {
+REPORT = {
     "command": "python eval/eval.py --model runs/x",
     "model": "runs/x",
     "checkpoint_sha256": "c" * 64,
@@ -39,32 +39,32 @@ FOUND = {
 def folder(tmp_path: Path) -> Path:
     lines = ranked_queries(random_split(6), 0.2)
     texts = {"long": [f"long {n}" for n in range(6)], "short": ["s"] * 6, "sentence": [f"part {n}" for n in range(18)]}
-    write_outputs(tmp_path / "deep/out", FOUND, query_table(lines, [f"image {n}" for n in range(6)], texts))
+    write_outputs(tmp_path / "deep/out", REPORT, query_table(lines, [f"image {n}" for n in range(6)], texts))
     return tmp_path / "deep/out"
 
 
-def test_all_is_there_and_nothing_half_done(folder: Path) -> None:
+def test_all_files_are_written_and_no_unfinished_ones(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "results.json",
         "results.csv",
         "results.md",
         "queries.parquet",
     }
-    assert json.loads((folder / "results.json").read_text()) == FOUND
+    assert json.loads((folder / "results.json").read_text()) == REPORT
 
 
-def test_every_figure_of_the_csv_says_where_it_is_from(folder: Path) -> None:
+def test_every_row_of_the_csv_has_its_provenance(folder: Path) -> None:
     rows = list(csv.DictReader((folder / "results.csv").open()))
-    assert {f"{row['protocol']}/{row['metric']}": float(row["value"]) for row in rows} == FOUND["results"]
+    assert {f"{row['protocol']}/{row['metric']}": float(row["value"]) for row in rows} == REPORT["results"]
     first = rows[0]
     assert (first["low"], first["high"], first["split"], first["ties"]) == ("30.0", "52.5", "test", "pessimistic")
     assert (rows[2]["low"], rows[2]["checkpoint_sha256"]) == ("", "c" * 64)
 
 
-def test_the_page_says_what_is_needed_to_trust_it(folder: Path) -> None:
+def test_the_page_lists_provenance_and_settings(folder: Path) -> None:
     page = (folder / "results.md").read_text()
-    for told in ("c" * 64, "d" * 64, "a" * 40, "split test", "pessimistic", "0.15", "[30.0, 52.5]", "| colour | red |"):
-        assert told in page, told
+    for text in ("c" * 64, "d" * 64, "a" * 40, "split test", "pessimistic", "0.15", "[30.0, 52.5]", "| colour | red |"):
+        assert text in page, text
     assert "local: 4 queries are paired with no region" in page
 
 
@@ -85,7 +85,7 @@ def test_each_query_has_its_row(folder: Path) -> None:
     assert {row["text"] for row in table.to_pylist() if row["protocol"] == "global/long/i2t"} == {None}
 
 
-def test_texts_stand_in_the_order_of_the_queries() -> None:
+def test_texts_are_in_the_order_of_the_queries() -> None:
     rows = [
         {"caption": "One. Two.", "captions": ["a", "b"], "sentences": [{"text": "One."}, {"text": "Two."}]},
         {"caption": "", "captions": ["c"], "sentences": [{"text": "not asked"}]},

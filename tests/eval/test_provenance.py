@@ -37,7 +37,7 @@ def test_a_checkpoint_is_its_weights_configuration_and_processor(folder: Path, t
     assert len(seen) == 4
 
 
-def test_a_name_without_weights_here_has_no_hash(tmp_path: Path) -> None:
+def test_a_name_without_local_weights_has_no_hash(tmp_path: Path) -> None:
     assert checkpoint_sha256(str(tmp_path)) is None
     assert checkpoint_folder("nobody/nothing") is None
     assert checkpoint_sha256("not a name/at/all") is None
@@ -55,7 +55,7 @@ def images(tmp_path: Path, embedded: bool, change: dict | None = None) -> Datase
 
 
 @pytest.mark.parametrize("embedded", [True, False])
-def test_equal_data_have_equal_names_wherever_they_lie(tmp_path: Path, embedded: bool) -> None:
+def test_equal_data_have_equal_hashes_wherever_they_are_stored(tmp_path: Path, embedded: bool) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = data_fingerprint(images(tmp_path / "a", embedded))
@@ -65,7 +65,7 @@ def test_equal_data_have_equal_names_wherever_they_lie(tmp_path: Path, embedded:
     assert first != data_fingerprint(images(tmp_path / "b", embedded).select([1, 0, 2]))
 
 
-def test_another_image_is_other_data(tmp_path: Path) -> None:
+def test_a_changed_image_changes_the_hash(tmp_path: Path) -> None:
     first = data_fingerprint(images(tmp_path, True))
     content = (tmp_path / "2.png").read_bytes()
     assert first != data_fingerprint(images(tmp_path, True, {"image": {"bytes": content, "path": None}}))
@@ -79,6 +79,6 @@ def test_another_image_is_other_data(tmp_path: Path) -> None:
     assert unknown != data_fingerprint(other)
 
 
-def test_the_code_has_a_name() -> None:
+def test_the_code_has_a_version() -> None:
     assert code_version()
     assert len(model_code_sha256()) == 64

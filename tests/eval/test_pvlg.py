@@ -1,4 +1,4 @@
-"""eval/pvlg: loads offline, prints what its README works out by hand, and equals the published definition."""
+"""eval/pvlg: loads offline, gives the figures of its README, and equals the published definition."""
 
 import importlib.util
 import json
@@ -27,14 +27,14 @@ def printed_figures(printed: str) -> dict[str, float]:
 
 
 def by_hand(rows: list[list[str]]) -> dict[str, float]:
-    """The figures of table rows, with nothing but the README's own words: **relevant**, ~~ignored~~."""
+    """The figures of table rows, in which relevant entries are **bold** and ignored ones ~~struck out~~."""
     ranks_of = []
     for cells in rows:
         values = [float(cell.strip("*~")) for cell in cells]
         relevant = [value for value, cell in zip(values, cells, strict=True) if cell.startswith("**")]
-        wrong = [value for value, cell in zip(values, cells, strict=True) if cell[0] not in "*~"]
+        negatives = [value for value, cell in zip(values, cells, strict=True) if cell[0] not in "*~"]
         ranks = [
-            nth + sum(other >= value for other in wrong)
+            nth + sum(other >= value for other in negatives)
             for nth, value in enumerate(sorted(relevant, reverse=True), start=1)
         ]
         if ranks:
@@ -54,26 +54,26 @@ def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=CONFIGS)
-def test_the_readme_examples_give_what_the_readme_says(code: str, printed: str) -> None:
-    said = printed_figures(printed)
+def test_the_readme_examples_give_the_figures_of_the_readme(code: str, printed: str) -> None:
+    expected = printed_figures(printed)
     names = {"evaluate": evaluate}
     exec(code, names)
-    assert set(said) == set(names["scores"])
-    assert names["scores"] == pytest.approx(said, abs=0.005)
+    assert set(expected) == set(names["scores"])
+    assert names["scores"] == pytest.approx(expected, abs=0.005)
 
 
 @pytest.mark.parametrize(("table", "example"), list(zip(TABLES, EXAMPLES, strict=True)), ids=CONFIGS)
-def test_the_readme_tables_worked_by_hand_give_the_same(table: str, example: tuple[str, str]) -> None:
+def test_the_readme_tables_give_the_figures_of_the_readme(table: str, example: tuple[str, str]) -> None:
     lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()[2:]]
     rows = [line[1:5] for line in lines]
-    said = printed_figures(example[1])
+    expected = printed_figures(example[1])
     assert len(rows) == 3
     for prefix, starts in (("", ""), ("caption/", "caption"), ("sentence/", "sentence")):
         chosen = [row for row, line in zip(rows, lines, strict=True) if line[0].startswith(starts)]
-        if prefix and prefix + "mAP" not in said:
+        if prefix and prefix + "mAP" not in expected:
             continue
         figures = {prefix + name: value for name, value in by_hand(chosen).items()}
-        assert figures == pytest.approx({name: said[name] for name in figures}, abs=0.005)
+        assert figures == pytest.approx({name: expected[name] for name in figures}, abs=0.005)
     # The similarities of the code are those of the table.
     vectors = eval(re.search(r"predictions=(\[.*\]),\n", example[0])[1])
     assert vectors == [[float(cell.strip("*~")) for cell in row] for row in rows]
@@ -91,8 +91,8 @@ def test_reproduces_the_published_definition(test_data: Path) -> None:
         gallery_embeds=data["gallery_embeds"],
         gallery_ids=data["gallery_ids"],
     )
-    said = json.loads((test_data / "metrics/scenario_a.json").read_text())["percent"]
-    for name, value in said.items():
+    expected = json.loads((test_data / "metrics/scenario_a.json").read_text())["percent"]
+    for name, value in expected.items():
         assert scores[name.replace("R", "R@") if name[1:].isdigit() else name] == pytest.approx(value, abs=1e-4)
 
 
@@ -220,7 +220,7 @@ print(json.dumps(scores))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is not None, reason="gradio is installed: it would serve")
-def test_without_gradio_the_space_says_what_is_missing() -> None:
+def test_without_gradio_the_space_names_it() -> None:
     done = subprocess.run([sys.executable, "eval/pvlg/app.py"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip().splitlines()[-1][:19]) == (1, "app.py needs gradio")
 
