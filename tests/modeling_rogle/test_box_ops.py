@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from modeling_rogle.box_ops import blank_outside, box_iou, box_patch_shares, crop_boxes, mean_patch_tokens, roi_align
-from modeling_rogle.evaluation.leakage import region_leakage
 
 
 def test_iou_of_known_boxes() -> None:
@@ -197,29 +196,3 @@ def test_blanking_keeps_the_pixels_that_the_box_touches() -> None:
     expected[0, :, 50:211, 13:77] = 1
     expected[1, :, 3:5, :1] = 1
     assert torch.equal(kept, expected)
-
-
-class Means:
-    """A model whose feature of a box is the mean colour of `read(box)` and a constant."""
-
-    def __init__(self, whole: bool):
-        self.whole = whole
-
-    def encode_images(self, pixels: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor) -> tuple:
-        read = pixels[box_image] if self.whole else crop_boxes(pixels, boxes, box_image)
-        means = torch.cat([read.mean((2, 3)), torch.ones(len(boxes), 1)], dim=1)
-        return None, torch.nn.functional.normalize(means, dim=-1)
-
-
-def test_leak_is_the_effect_of_the_surroundings() -> None:
-    torch.manual_seed(2)
-    pixels = torch.zeros(2, 1, 32, 16)
-    pixels[0, :, :16] = 1.0  # the upper half of the first image
-    boxes = torch.tensor([[0.0, 0.5, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], [0.1, 0.1, 0.13, 0.15]])
-    image = torch.tensor([0, 0, 1])
-    torch.testing.assert_close(
-        region_leakage(Means(whole=False), pixels, boxes, image), torch.zeros(3), atol=1e-6, rtol=0
-    )
-    found = region_leakage(Means(whole=True), pixels, boxes, image)
-    # The lower half is empty: (0.5, 1) with its surroundings, (0, 1) without.
-    torch.testing.assert_close(found, torch.tensor([1 - 1 / math.sqrt(1.25), 0.0, 0.0]), atol=1e-6, rtol=0)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load, save
 from torch.nn.functional import normalize
 
+from modeling_rogle.configuration_rogle import RELIABILITIES_GLOBAL, RELIABILITIES_LOCAL
 from modeling_rogle.losses import multi_positive_itc
 from modeling_rogle.reliability.pair_reliability import (
     PairReliability,
@@ -51,6 +52,11 @@ def learn(scores: torch.Tensor, kind: str = "gmm_consensus") -> PairReliability:
     tracker.observe(torch.arange(scores.shape[1]), *scores)
     tracker.finish_epoch()
     return tracker
+
+
+def test_every_kind_of_the_configuration_is_known():
+    for kind in {*RELIABILITIES_LOCAL, *RELIABILITIES_GLOBAL}:
+        assert bool((PairReliability(kind, 2).weights() == 1).all())
 
 
 @pytest.mark.parametrize("kind", OBSERVED_KINDS)
