@@ -50,7 +50,7 @@ def add_mine(commands: argparse._SubParsersAction) -> None:
         help="minimum probability, 0 to 1, at which a sentence gets a region (default: 0.5)",
     )
     parser.add_argument(
-        "--sample", type=int, default=4000, metavar="N", help="images that the matcher is fitted on (default: 4000)"
+        "--sample", type=int, default=4000, metavar="N", help="images that the scorer is fitted on (default: 4000)"
     )
     parser.add_argument(
         "--ignore-pairs",
@@ -58,7 +58,7 @@ def add_mine(commands: argparse._SubParsersAction) -> None:
         help="drop the regions of the data set, ground truth included, and use none of them (default: keep them)",
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images per batch (default: 32)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed for fitting the matcher (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed for fitting the scorer (default: 0)")
     parser.set_defaults(run=_mine)
 
 
@@ -120,8 +120,6 @@ def _join(args: argparse.Namespace) -> None:
 def _data(args: argparse.Namespace) -> int | None:
     module_name, text = DATA_COMMANDS[args.name]
     module = import_module(module_name)
-    if not hasattr(module, "add_arguments"):
-        return module.main(args.options)
     parser = argparse.ArgumentParser(prog=f"rogle data {args.name}", description=f"{text[0].upper()}{text[1:]}.")
     module.add_arguments(parser)
     return module.run(parser.parse_args(args.options))

@@ -72,7 +72,7 @@ def test_every_data_command_has_a_help_text(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["data", name, "--help"])
     assert stopped.value.code == 0
-    assert "usage: " in capsys.readouterr().out
+    assert f"usage: rogle data {name}" in capsys.readouterr().out
 
 
 def test_data_view_and_its_errors(tmp_path, capsys):
@@ -80,7 +80,9 @@ def test_data_view_and_its_errors(tmp_path, capsys):
     code, _, _ = run(capsys, "data", "view", "synthetic-tiny", "--rows", "2", "--out", page)
     assert code == 0 and page.read_text().startswith("<!DOCTYPE html>")
     code, out, error = run(capsys, "data", "view", tmp_path / "gone", "--out", page)
-    assert (code, out) == (2, "") and "gone" in error and error.count("\n") == 1
+    assert (
+        (code, out) == (2, "") and error.startswith("rogle data view: ") and "gone" in error and error.count("\n") == 1
+    )
 
 
 def test_data_refuses_an_unknown_name_and_a_wrong_flag(capsys):

@@ -17,7 +17,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 def test_push_runs_the_release_of_the_repository(tmp_path, capsys):
     code, _, error = run(capsys, "push", tmp_path / "gone", "me/rogle", "--parts", "nothing")
     assert code == 2
-    assert "--parts: 'nothing' is not known" in error
+    assert "--parts: 'nothing'" in error
 
 
 def test_push_without_the_repository_releases_the_model_only(tmp_path, tiny_checkpoint, monkeypatch, capsys):
