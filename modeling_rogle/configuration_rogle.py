@@ -1,5 +1,6 @@
 """RogleConfig: CLIP's configuration plus every choice that the ROGLE paper leaves open, each a named field."""
 
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -79,7 +80,7 @@ class RogleConfig(CLIPConfig):
         head (`str`, defaults to `"none"`): the additional module of a baseline: `"acsa"`, `"parts"` or
             `"implicit_relations"`, see `head_acsa.py`, `head_parts.py` and `head_irr.py`. With `"acsa"` and `"parts"`,
             `local_weight` weighs the head's own similarity instead of late interaction.
-        head_config (`dict`, *optional*): settings of the head; missing keys get their defaults. Each key is also
+        head_config (`dict`, defaults to `{}`): settings of the head; missing keys get their defaults. Each key is also
             accepted as a keyword argument of its own.
             `head_loss_weight` (`float`, 1.0; every head): weight of the head's loss (0.1 in ACSA).
             `head_temperature` (`float`, 0.02; `"acsa"`): temperature of the local loss (ours).
@@ -126,7 +127,7 @@ class RogleConfig(CLIPConfig):
     short_loss_weight: float | int = 0.0
     short_components: int = 32
     head: str = "none"
-    head_config: dict[str, Any] | None = None
+    head_config: dict[str, Any] = field(default_factory=dict)
     reliability_local: str = "none"
     reliability_global: str = "none"
     region_logit_scale_init_value: float | int = 2.6592
@@ -134,7 +135,7 @@ class RogleConfig(CLIPConfig):
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any):
-        given = (self.head_config or {}) | {key: kwargs.pop(key) for key in HEAD_FIELDS if key in kwargs}
+        given = self.head_config | {key: kwargs.pop(key) for key in HEAD_FIELDS if key in kwargs}
         if unknown := sorted(set(given) - set(HEAD_FIELDS)):
             raise ValueError(f"head_config has no key {unknown[0]!r}; the keys are {', '.join(HEAD_FIELDS)}")
         # Keys of the other heads are dropped, so that a checkpoint can be loaded with a different head.
@@ -149,7 +150,7 @@ class RogleConfig(CLIPConfig):
         for name in ("reliability_local", "reliability_global"):
             if stored.get(name) in _DELETED_RELIABILITIES:
                 deleted.append(f"{name}={stored.pop(name)!r}")
-        head_config = {}
+        head_config: dict[str, Any] = {}
         for source in (stored, kwargs):  # arguments overwrite what is stored
             flat = {key: source.pop(key) for key in HEAD_FIELDS if key in source}
             head_config |= flat | (source.pop("head_config", None) or {})
@@ -204,7 +205,7 @@ class RogleConfig(CLIPConfig):
         ):
             if not getattr(self, name) >= 0:  # nor NaN
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name, value in (self.head_config or {}).items():
+        for name, value in self.head_config.items():
             _check_head_value(name, value)
 
 

@@ -66,7 +66,7 @@ class StripePhraseAttention(Head):
         """
         table = text_embeds.new_zeros(len(text_embeds), MAX_PHRASES, text_embeds.shape[1])
         kept = torch.zeros(table.shape[:2], dtype=torch.bool, device=table.device)
-        if sentence_embeds is not None and len(sentence_embeds):
+        if sentence_embeds is not None and sentence_image is not None and len(sentence_embeds):
             position, _ = positions_in_image(sentence_image, len(text_embeds))
             fits = position < MAX_PHRASES
             index = sentence_image[fits], position[fits]

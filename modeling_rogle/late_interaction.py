@@ -81,9 +81,10 @@ def local_similarities(region_cosines: Iterable[np.ndarray], counts: np.ndarray,
     Returns:
         `[C, n]`, or `[n, C]` with axis 1.
     """
-    best = None
-    for cosines in region_cosines:
-        best = cosines if best is None else np.maximum(best, cosines, out=best)
+    arrays = iter(region_cosines)
+    best = next(arrays)
+    for cosines in arrays:
+        np.maximum(best, cosines, out=best)
     first = np.cumsum(counts) - counts
     sums = np.add.reduceat(best, first, axis=axis)
     return sums / counts.astype(np.float32).reshape((-1, 1) if axis == 0 else (1, -1))

@@ -1,12 +1,11 @@
 """RogleModel: images, regions, captions and sentences -> embeddings and losses, on `transformers.CLIPModel`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
@@ -76,7 +75,7 @@ class RogleOutput(ModelOutput):
         return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in self.values())
 
 
-class RogleModel(PretrainedRogle, CLIPModel):
+class RogleModel(PretrainedRogle):
     """CLIP with a global image-caption branch and a region-sentence branch.
 
     One image forward gives the global embedding and every region embedding. Sentences are encoded separately, in
@@ -90,8 +89,13 @@ class RogleModel(PretrainedRogle, CLIPModel):
     config: RogleConfig
     config_class = RogleConfig
     # Matched by class name: modules with parameters of their own must not be spread over devices.
-    _no_split_modules = ["CLIPTextEmbeddings", "RogleVisionEmbeddings", "CLIPEncoderLayer", "RegionHead"]
-    _no_split_modules += [head.__name__ for head in HEADS.values()]
+    _no_split_modules: Collection[str] = [
+        "CLIPTextEmbeddings",
+        "RogleVisionEmbeddings",
+        "CLIPEncoderLayer",
+        "RegionHead",
+        *(head.__name__ for head in HEADS.values()),
+    ]
 
     def __init__(self, config: RogleConfig):
         super().__init__(config)
@@ -108,7 +112,7 @@ class RogleModel(PretrainedRogle, CLIPModel):
                     layer.mlp.activation_fn = QuickGELU()
         self.post_init()
         # FSDP looks for every listed class and fails on one that this model does not have.
-        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = set(self._no_split_modules) & {type(module).__name__ for module in self.modules()}
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of word embeddings, which FSDP asks for."""

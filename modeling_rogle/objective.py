@@ -148,7 +148,7 @@ def collect_loss_inputs(step: Step, head: Head | None) -> dict[str, torch.Tensor
         "caption_weight": batch["caption_weight"],
     }
     if step.region_embeds is not None and step.sentence_embeds is not None:
-        inputs |= _pair_inputs(step)
+        inputs |= _pair_inputs(step, step.region_embeds, step.sentence_embeds)
     if config.id_loss_weight > 0:
         inputs["identities"] = batch["identities"]
     if config.id_loss_weight > 0 or config.global_loss == "cmpm":
@@ -160,21 +160,21 @@ def collect_loss_inputs(step: Step, head: Head | None) -> dict[str, torch.Tensor
     return {name: value for name, value in inputs.items() if value is not None}
 
 
-def _pair_inputs(step: Step) -> dict[str, torch.Tensor | None]:
+def _pair_inputs(step: Step, regions: torch.Tensor, sentences: torch.Tensor) -> dict[str, torch.Tensor | None]:
     config, batch = step.model.config, step.batch
     pairs = {name: batch[name] for name in ("sentence_ids", "part_ids", "pair_weight")}
-    inputs = {"region_embeds": step.region_embeds, "sentence_embeds": step.sentence_embeds, **pairs}
+    inputs = {"region_embeds": regions, "sentence_embeds": sentences, **pairs}
     if needs_spans(config, batch):
         spans = batch["sentence_spans"]
         pooled, rows = _pool_spans(step.text_states["caption"], spans, batch["box_image"])
-        inputs["span_embeds"], inputs["span_targets"] = step.model.text_projection(pooled), step.sentence_embeds[rows]
+        inputs["span_embeds"], inputs["span_targets"] = step.model.text_projection(pooled), sentences[rows]
     if _contrasts_crops(config) or config.tsl_image_weight > 0:
         rows, inputs["crop_embeds"] = one_crop_per_image(
-            step.model, batch["pixel_values"], step.region_embeds, batch["boxes"], batch["box_image"]
+            step.model, batch["pixel_values"], regions, batch["boxes"], batch["box_image"]
         )
-        crops = {"cropped_regions": step.region_embeds, "crop_weight": pairs["pair_weight"]}
+        crops = {"cropped_regions": regions, "crop_weight": pairs["pair_weight"]}
         if _contrasts_crops(config):
-            crops |= {"crop_sentences": step.sentence_embeds}
+            crops |= {"crop_sentences": sentences}
             crops |= {"crop_sentence_ids": pairs["sentence_ids"], "crop_part_ids": pairs["part_ids"]}
         inputs |= {name: value[rows] for name, value in crops.items() if value is not None}
     return inputs

@@ -94,8 +94,8 @@ class TextBasedPersonSearchPipeline(Pipeline):
         Warns:
             UserWarning: a description has more than 64 sentences; the rest is ignored.
         """
-        single = isinstance(queries, str | Mapping)
-        descriptions = [_description(query, i) for i, query in enumerate([queries] if single else queries)]
+        listed = [queries] if isinstance(queries, str | Mapping) else queries
+        descriptions = [_description(query, i) for i, query in enumerate(listed)]
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k: must be at least 1, not {top_k}")
         if local_weight is not None and not 0.0 <= local_weight <= 1.0:
@@ -105,7 +105,7 @@ class TextBasedPersonSearchPipeline(Pipeline):
         elif boxes is not None:
             raise ValueError("boxes: the candidates are encoded already, pass their boxes to encode_candidates")
         results = super().__call__(descriptions, candidates=candidates, top_k=top_k, local_weight=local_weight)
-        return results[0] if single else results
+        return results[0] if isinstance(queries, str | Mapping) else results
 
     def encode_candidates(
         self, candidates: Sequence[Any], boxes: Sequence[Any] | None = None, batch_size: int = 32

@@ -11,8 +11,8 @@ _CONFIG_FIELDS = {*RogleConfig.__dataclass_fields__, *HEAD_FIELDS} - {"dtype"}
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-class PretrainedRogle:
-    """Mixin of [`RogleModel`], before `CLIPModel`."""
+class PretrainedRogle(CLIPModel):
+    """Base class of [`RogleModel`]."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | None, *args: Any, **kwargs: Any) -> Any:
@@ -95,7 +95,7 @@ def _check_stored(name: str, stored: dict[str, Any], arguments: dict[str, Any]) 
         raise ValueError(
             f"{name}: model_type {stored.get('model_type')!r} in config.json, only 'rogle' and 'clip' can be read"
         )
-    sizes = {"image_size": stored.get("image_size")}
+    sizes: dict[str, Any] = {"image_size": stored.get("image_size")}
     sizes["max_position_embeddings"] = stored.get("text_config", {}).get("max_position_embeddings")
     for field, value in sizes.items():
         wanted = arguments.get(field, value)

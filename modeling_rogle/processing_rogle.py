@@ -16,7 +16,7 @@ logger = logging.get_logger(__name__)
 SMALLEST_VOCABULARY = 258  # every byte, start and end of text
 
 
-class RogleProcessorKwargs(ProcessingKwargs, total=False):
+class RogleProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     _defaults = {"text_kwargs": {"padding": "longest", "truncation": True}}
 
 

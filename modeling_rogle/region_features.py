@@ -55,6 +55,8 @@ def region_features(
     grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
     if feature == "patch_mean":
         pooled = mean_patch_tokens(states[:, 1:], boxes, box_image, grid)
+    elif last_block.input is None:
+        raise ValueError("last_block: the forward pass did not keep the input of the last block")
     else:
         tokens = value_only_block(model.vision_model.encoder.layers[-1], last_block.input[:, 1:])
         pooled = roi_align(tokens, boxes, box_image, grid)[:, 0, 0]
