@@ -179,7 +179,8 @@ def _diffusion_edit(options: Options) -> Edit:
 
 def _edit_rows(rows: Dataset, edit: Edit, options: Options) -> tuple[list[dict], dict[str, int]]:
     """The edited copies of some parent rows, and counts of edits and of the reasons for no edit."""
-    generated, counts = [], Counter()
+    generated: list[dict] = []
+    counts: Counter[str] = Counter()
     for number in range(len(rows)):
         try:
             parent = rows[number]

@@ -86,9 +86,10 @@ def coloured_things(texts: Sequence[str]) -> dict[str, tuple[str, str]]:
             owners.setdefault(colour, set()).add((NOUNS[noun], noun) if noun else None)
     things = {}
     for colour, colour_owners in owners.items():
-        kinds = {owner and owner[0] for owner in colour_owners}
-        if len(kinds) == 1 and (kind := kinds.pop()) in _EDITABLE_KINDS:
-            things[colour] = (kind, min(noun for _, noun in colour_owners))
+        known = [owner for owner in colour_owners if owner is not None]
+        kinds = {kind for kind, _ in known}
+        if len(known) == len(colour_owners) and len(kinds) == 1 and (kind := kinds.pop()) in _EDITABLE_KINDS:
+            things[colour] = (kind, min(noun for _, noun in known))
     return things
 
 

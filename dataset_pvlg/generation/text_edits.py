@@ -183,7 +183,7 @@ def _synonym(word: str, rng: np.random.Generator) -> str:
     """A synonym with the word's punctuation and capital letter, or the word itself if none is known."""
     core = _CORE.search(word)
     options = SYNONYMS.get(core[0].lower(), ()) if core else ()
-    if not options:
+    if core is None or not options:
         return word
     synonym = options[int(rng.integers(len(options)))]
     if core[0][0].isupper():

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from datasets import load_dataset
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dataset_pvlg.features import REGION_LABELS
 from dataset_pvlg.loading import DATASET_NAMES, SYNTHETIC_NAMES, load_rows
@@ -21,6 +21,7 @@ from modeling_rogle.display.drawing import (
     PALE,
     PAPER,
     check_image_suffix,
+    load_font,
     save_image,
     wrap_text,
 )
@@ -29,7 +30,7 @@ IMAGE_HEIGHT, TEXT_WIDTH, TEXT = 340, 390, 15
 MAX_IMAGE_WIDTH = 260  # pixels; a wider image is scaled down further than IMAGE_HEIGHT
 LINE, GAP, MARGIN = TEXT + 5, 12, 20
 SWATCH = 11
-FONT, SMALL_FONT = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT - 2)
+FONT, SMALL_FONT = load_font(TEXT), load_font(TEXT - 2)
 MAX_COUNT = 200  # rows on one sheet
 
 Box = tuple[float, ...]

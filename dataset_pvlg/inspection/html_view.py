@@ -127,7 +127,7 @@ def row_html(row: dict[str, Any]) -> str:
         "made from": row["parent"],
     }
     listed = "".join(f"<dt>{name}</dt> <dd>{_text(value)}</dd>" for name, value in facts.items() if value is not None)
-    short = "".join(f"<p class=short dir=auto>source: {_text(caption)}</p>" for caption in row["captions"])
+    short = "".join(f"<p class=short dir=auto>short caption: {_text(caption)}</p>" for caption in row["captions"])
     return (
         f"<article>\n<div class=image>{_image(row)}{_boxes(row, colours)}</div>\n"
         f"<div class=text><b>{_text(row['image_id'])}</b>\n<p dir=auto>{_caption(row, colour_of)}</p>\n"
@@ -147,7 +147,7 @@ def _image(row: dict[str, Any]) -> str:
         with PIL.Image.open(BytesIO(content), formats=READABLE_FORMATS) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 return "<div class=none>image too large</div>"
-            kind = BROWSER_FORMATS.get(image.format)
+            kind = BROWSER_FORMATS.get(image.format or "")
             if kind is None:
                 stored = BytesIO()
                 image.convert("RGB").save(stored, "PNG")

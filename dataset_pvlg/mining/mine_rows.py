@@ -54,6 +54,7 @@ def fit_matching(
         ValueError: the rows have fewer than two sentences.
     """
     given = [given_pairs(regions) for regions in rows["regions"][:]]
+    sample: Any  # a Dataset, as `rows` is
     if sum(map(len, given)) >= MIN_PAIRS:
         paired = [n for n, regions in enumerate(given) if regions]  # rows without annotations are no supervision
         sample = spread(with_regions(rows.select(paired), [given[n] for n in paired]), images)

@@ -79,9 +79,15 @@ def _measure(parts: np.ndarray, colours: np.ndarray) -> tuple[list[_Segment], li
 
 
 def _join(first: _Segment, second: _Segment) -> _Segment:
-    (m, colour, a), (n, colour_other, b) = first, second
-    mixed = tuple((m * x + n * y) / (m + n) for x, y in zip(colour, colour_other, strict=True))
-    return m + n, mixed, (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+    (m, first_colour, a), (n, second_colour, b) = first, second
+    lightness, red_green, blue_yellow = (
+        (m * x + n * y) / (m + n) for x, y in zip(first_colour, second_colour, strict=True)
+    )
+    return (
+        m + n,
+        (lightness, red_green, blue_yellow),
+        (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])),
+    )
 
 
 def _colour_distance(first: _Segment, second: _Segment) -> float:

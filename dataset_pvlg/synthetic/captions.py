@@ -1,6 +1,6 @@
 """Captions of one synthetic image: two short ones, and a long one with the region of each sentence.
 
-Only visible facts are named. A phrase exists only if all fields that it names are visible, a template is used only if
+Only visible facts are named. A phrase exists only if all fields that it names are visible. A template is used only if
 all its phrases exist, and a sentence about a region exists only if that region has a box.
 """
 

@@ -12,6 +12,7 @@ import io
 import os
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +173,7 @@ def image_r1(images: list[Image.Image], ids: np.ndarray) -> float:
     return recall_at_1(scores, ids, ids, exclude_self=True)
 
 
-def oracle_r1(named: list[frozenset[str]], ids: np.ndarray, identities: dict[int, object]) -> float:
+def oracle_r1(named: list[frozenset[str]], ids: np.ndarray, identities: Mapping[int, object]) -> float:
     """R@1 of an oracle that counts equal values among the attributes that a caption names.
 
     Args:
@@ -226,7 +227,7 @@ def measure(config: SyntheticConfig | None = None) -> dict:
     }
 
 
-def _quantiles(values: list[float]) -> str:
+def _quantiles(values: Sequence[float]) -> str:
     return " / ".join(f"{v:.0f}" for v in np.percentile(values, [5, 50, 95])) + f" (max {max(values):.0f})"
 
 

@@ -22,16 +22,13 @@ def draw_background(image: Image.Image, kind: str, feet: float, scale: float, rn
     draw = ImageDraw.Draw(image)
 
     def colour(low: int = 40, high: int = 230) -> tuple[int, int, int, int]:
-        return (*(int(c) for c in rng.integers(low, high, 3)), 0)
+        red, green, blue = (int(c) for c in rng.integers(low, high, 3))
+        return red, green, blue, 0
 
     def near(base: tuple[int, ...], spread: int = 16) -> tuple[int, int, int, int]:
-        return (
-            *(
-                int(min(255, max(0, c + d)))
-                for c, d in zip(base[:3], rng.integers(-spread, spread + 1, 3), strict=True)
-            ),
-            0,
-        )
+        shifts = rng.integers(-spread, spread + 1, 3)
+        red, green, blue = (int(min(255, max(0, c + d))) for c, d in zip(base[:3], shifts, strict=True))
+        return red, green, blue, 0
 
     def rect(x0: float, y0: float, x1: float, y1: float, fill: tuple, line: tuple | None = None) -> None:
         draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), fill=fill, outline=line)
@@ -48,8 +45,9 @@ def draw_background(image: Image.Image, kind: str, feet: float, scale: float, rn
     else:
         _indoor(rect, draw, colour, near, w, h, horizon, rng)
     reach = scale * rng.uniform(0.13, 0.2)
-    shade = tuple(int(c * 0.6) for c in image.getpixel((w // 2, min(h - 1, int(feet)))))
-    draw.ellipse((w / 2 - reach, feet - scale * 0.02, w / 2 + reach, feet + scale * 0.012), fill=(*shade[:3], 0))
+    ground = np.asarray(image)[min(h - 1, int(feet)), w // 2, :3]
+    shadow = (*(int(c * 0.6) for c in ground.tolist()), 0)
+    draw.ellipse((w / 2 - reach, feet - scale * 0.02, w / 2 + reach, feet + scale * 0.012), fill=shadow)
 
 
 def _street(rect, draw, colour, near, w, h, horizon, rng) -> None:

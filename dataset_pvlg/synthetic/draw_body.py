@@ -55,7 +55,7 @@ class Body:
 
     @cached_property
     def skin(self) -> Colour:
-        tones = (0, 0, 0, 1, 1, 1, 2, 2, 3, 4)
+        tones: tuple[int, ...] = (0, 0, 0, 1, 1, 1, 2, 2, 3, 4)
         if self.person.hair_colour not in ("black", "grey"):  # brown hair on brown skin would look like a bald head
             tones = (0, 0, 1)
         return SKINS[tones[self.trait % len(tones)]]

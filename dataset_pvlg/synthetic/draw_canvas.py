@@ -58,14 +58,17 @@ SKINS: tuple[Colour, ...] = ((241, 205, 177), (226, 180, 146), (198, 148, 112), 
 
 def tint(colour: Colour, factor: float) -> Colour:
     """A darker colour for a factor below 1, a colour nearer to white for a factor above 1."""
+    red, green, blue = colour
     if factor <= 1:
-        return tuple(int(c * factor) for c in colour)
-    return tuple(int(c + (255 - c) * (factor - 1)) for c in colour)
+        return int(red * factor), int(green * factor), int(blue * factor)
+    more = factor - 1
+    return int(red + (255 - red) * more), int(green + (255 - green) * more), int(blue + (255 - blue) * more)
 
 
 def edge(colour: Colour) -> Colour:
     """The colour of a line on `colour`: lighter on dark cloth, darker on light cloth."""
-    return tuple(c + 44 for c in colour) if sum(colour) < 190 else tint(colour, 0.66)
+    red, green, blue = colour
+    return (red + 44, green + 44, blue + 44) if sum(colour) < 190 else tint(colour, 0.66)
 
 
 class Canvas:

@@ -287,7 +287,8 @@ def draw_occluder(canvas: Canvas, kind: str, rng: np.random.Generator) -> None:
         rng: random generator of position, size and colour.
     """
     width, height = canvas.size
-    base = tuple(int(c) for c in rng.integers(40, 210, 3))
+    red, green, blue = (int(c) for c in rng.integers(40, 210, 3))
+    base = red, green, blue
     canvas.set_origin(0, 0, height, 1)
     u, side = width / height, bool(rng.random() < 0.5)
 

@@ -4,6 +4,7 @@ The priors are rounded counts over descriptions of CUHK-PEDES, CUHK-SYSU and PRW
 indistinguishable (tan and beige, navy and black) are left out, so that each named colour is recognisable.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -106,7 +107,7 @@ class Identity:
     carried_colour: str
 
 
-def _draw(rng: np.random.Generator, weights: dict[str, float], exclude: str = "") -> str:
+def _draw(rng: np.random.Generator, weights: Mapping[str, float], exclude: str = "") -> str:
     """A random name by weight."""
     names = [name for name in weights if name != exclude]
     shares = np.array([weights[name] for name in names], dtype=float)
