@@ -112,6 +112,7 @@ def same_bits(one: Path, two: Path) -> None:
 MINED = ("--regions", "mined", "--mine-epoch", "1", "--mine-every", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "kills", "more"), [(1, 3, ()), (2, 1, ()), (2, 1, MINED)])
 def test_a_run_killed_at_any_moment_ends_in_the_same_bits(
     tiny_checkpoint: Path, tmp_path: Path, processes: int, kills: int, more: tuple[str, ...]
@@ -138,6 +139,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_bits(
     assert len(mined[0]) == 2 * bool(more)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_a_truncated_checkpoint_is_passed_over(tiny_checkpoint: Path, tmp_path: Path) -> None:
     reference, killed, output = tmp_path / "reference", tmp_path / "killed", tmp_path / "output"
     arguments = flags(tiny_checkpoint, reference, "--epochs", "2")
@@ -155,6 +157,7 @@ def test_sigterm_saves_and_a_truncated_checkpoint_is_passed_over(tiny_checkpoint
     same_bits(reference, killed)
 
 
+@pytest.mark.slow
 def test_another_batch_size_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     train.main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "1"))
     (tmp_path / "run" / "recipe.yaml").write_text(

@@ -125,6 +125,7 @@ def read(run: Path) -> tuple[np.ndarray, dict, dict[str, torch.Tensor]]:
     return np.array(losses), results["results"], weights
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_on_batches_twice_as_large(tiny_checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
     arguments += ["--images-per-identity", "2"]
@@ -138,6 +139,7 @@ def test_two_processes_train_as_one_does_on_batches_twice_as_large(tiny_checkpoi
             assert abs(scores[name] - others[name]) <= 0.1, name
 
 
+@pytest.mark.slow
 def test_caching_in_two_processes_gives_the_same_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
     _train(tiny_checkpoint, tmp_path / "one", 16, 1, 1)
     in_processes(2, _train, tiny_checkpoint, tmp_path / "two", 8, 1, 2, "--micro-batches", "2")

@@ -24,6 +24,7 @@ def flags(model: Path, out: Path, *more: str) -> list[str]:
     return [*given, "--epochs", "1", "--batch-size", "8", "--threads", "1", *more]
 
 
+@pytest.mark.slow
 def test_a_broken_image_in_the_middle_of_an_epoch(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -55,6 +56,7 @@ def test_an_undecodable_image_is_replaced_by_the_next_row(tiny_processor: RogleP
     assert pairs[2].faults == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_with_nan_is_skipped_counted_and_reported(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -113,6 +115,7 @@ class Steps:
         return 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [2, 9])
 def test_a_killed_worker_costs_no_batch(tmp_path: Path, times: int) -> None:
     sampler, messages = Steps(), []
@@ -147,6 +150,7 @@ def _lose_a_rank(model: Path, out: Path, how: str) -> None:
     train.main(flags(model, out, "--batch-size", "4"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "message"), [("killed", "SIGKILL|closed|reset"), ("raised", "image-7: something")])
 def test_a_lost_rank_ends_all_with_its_error(tiny_checkpoint: Path, tmp_path: Path, how: str, message: str) -> None:
     with pytest.raises(Exception, match=message):

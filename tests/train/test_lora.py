@@ -78,6 +78,7 @@ def test_adapters_are_added_to_plain_clip_weights(tiny_model: RogleModel, tmp_pa
         assert float((one - two).abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_leaves_adapters(tiny_checkpoint: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train.main([

@@ -8,7 +8,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from modeling_rogle import RogleModel
+from modeling_rogle import RogleConfig, RogleModel
+from modeling_rogle.configuration_rogle import HEAD_FIELDS
 from train import train
 from train.recipe import MODEL_FIELDS, Recipe, claim_folder, flat_fields, read_recipe
 from train.run_setup import prepare_model
@@ -61,7 +62,12 @@ def test_help_states_what_each_flag_does(capsys: pytest.CaptureFixture) -> None:
     assert "picture" not in shown and "learning_rate" not in shown
 
 
-def test_old_flags_are_read(tmp_path: Path) -> None:
+def test_every_overridden_field_belongs_to_the_model_configuration() -> None:
+    assert set(MODEL_FIELDS) <= set(RogleConfig.__dataclass_fields__) | set(HEAD_FIELDS)
+    assert not set(MODEL_FIELDS) & set(Recipe.__dataclass_fields__)
+
+
+def test_old_flags_are_read() -> None:
     assert read_recipe(["--picture-cache", "none", "--learning_rate", "0.5"]) == read_recipe(
         ["--image-cache", "none", "--learning-rate", "0.5"]
     )
@@ -84,6 +90,7 @@ def test_shipped_recipes_are_read(name: str) -> None:
     assert {key: flat_fields(recipe)[key] for key in given} == given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_trains_is_saved_and_read_back(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     term, field, value = SYSTEMS[name]

@@ -60,6 +60,7 @@ def log_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_sharded_weights_train_like_unsharded_ones_and_resume_to_the_bit(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for name, run in (("unsharded", unsharded), ("shards", in_shards)):
         in_processes(2, run, flags(tiny_checkpoint, tmp_path / name))
@@ -93,6 +94,7 @@ def test_sharded_weights_train_like_unsharded_ones_and_resume_to_the_bit(tiny_ch
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--lora-rank", "2"], ["--regions", "mined"]])
 def test_adapters_and_mining_are_refused_under_fsdp(tiny_checkpoint: Path, tmp_path: Path, more: list[str]) -> None:
     given = flags(tiny_checkpoint, tmp_path / "out", *more)
@@ -105,6 +107,7 @@ def test_version_1_is_refused(tiny_model: RogleModel) -> None:
         before_sharding(SimpleNamespace(is_fsdp2=False), tiny_model)  # Accelerate supports it on accelerators only
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--regions", "none"], ["--region-feature", "dense_roi", "--tsl-image-weight", "1"]])
 def test_processes_may_call_a_tower_at_different_rates(tiny_checkpoint: Path, tmp_path: Path, more: list[str]) -> None:
     """Parts of layers are called outside their forward, and the text tower depends on the caption lengths."""

@@ -52,6 +52,7 @@ def test_a_run_leaves_weights_log_curves_results_and_card(tiny_checkpoint: Path,
     assert "model-index" in card
 
 
+@pytest.mark.slow
 def test_without_a_model_a_small_one_is_built_and_the_seed_decides(tmp_path: Path) -> None:
     weights = []
     for name, seed in (("one", "0"), ("two", "0"), ("three", "1")):
@@ -65,6 +66,7 @@ def test_without_a_model_a_small_one_is_built_and_the_seed_decides(tmp_path: Pat
     assert len(processor.tokenizer("black shoes")["input_ids"]) == 4  # words of the captions are tokens
 
 
+@pytest.mark.slow
 def test_the_best_epoch_on_validation_is_kept(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +92,7 @@ def test_the_best_epoch_on_validation_is_kept(
     assert "epoch 2 of 3" in json.loads((tmp_path / "run" / "results.json").read_text())["chosen_on"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_two_renames_keeps_its_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     main(flags(tiny_checkpoint, run))
@@ -98,6 +101,7 @@ def test_a_run_killed_between_two_renames_keeps_its_checkpoint(tiny_checkpoint: 
     assert main(flags(tiny_checkpoint, run, "--resume")) == results
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_moves_both_branches(tiny_checkpoint: Path, tmp_path: Path) -> None:
     main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "5", "--learning-rate", "3e-3"))
     log = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
@@ -105,6 +109,7 @@ def test_training_lowers_the_loss_and_moves_both_branches(tiny_checkpoint: Path,
     assert log[-1]["loss_local"] < log[0]["loss_local"]
 
 
+@pytest.mark.slow
 def test_noise_is_made_and_what_is_trusted_is_logged(tiny_checkpoint: Path, tmp_path: Path) -> None:
     noise = ["--shuffle-sentences", "0.5", "--shuffle-captions", "0.5"]
     reliability = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
@@ -120,6 +125,7 @@ def test_noise_is_made_and_what_is_trusted_is_logged(tiny_checkpoint: Path, tmp_
     assert not torch.equal(weights["visual_projection.weight"], none["visual_projection.weight"])
 
 
+@pytest.mark.slow
 def test_several_seeds_give_mean_and_spread(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -134,6 +140,7 @@ def test_several_seeds_give_mean_and_spread(
     assert "±" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_whole_recipe_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
     more = ["--crop", "0.5", "--erase", "0.5", "--approximate", "0.3", "--mix", "0.1"]
     more += ["--images-per-identity", "2", "--micro-batches", "2", "--workers", "1"]
@@ -144,6 +151,7 @@ def test_the_whole_recipe_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None
     assert environment["packages"]["torch"] and environment["processes"] == 1 and environment["device"] == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--id-loss-weight", "0.5"], ["--global-loss", "tal"]])
 def test_every_objective_can_be_asked_for(tiny_checkpoint: Path, tmp_path: Path, more: list[str]) -> None:
     main(flags(tiny_checkpoint, tmp_path / "run", *more))
@@ -158,6 +166,7 @@ def test_local_branch_off(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert "loss_local" not in entry and entry["loss"] == entry["loss_global"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         main(flags(tiny_checkpoint, tmp_path / name, "--epochs", "1"))
@@ -165,6 +174,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_checkpoint: Path, tmp_path: P
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
     # The reliability of pairs is learnt over the epochs and must be resumed too.
     arguments = ["--epochs", "4", "--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
@@ -189,6 +199,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tiny_checkpoint: Path, tmp_pat
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_another_run_is_never_overwritten(tiny_checkpoint: Path, tmp_path: Path) -> None:
     main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "1"))
     before = (tmp_path / "run" / "results.json").read_bytes()
@@ -200,6 +211,7 @@ def test_another_run_is_never_overwritten(tiny_checkpoint: Path, tmp_path: Path)
     assert main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "1", "--resume"))  # finished: scored again
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_epoch_starts_again(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("seed: 3\n")
@@ -218,6 +230,7 @@ def test_a_nan_loss_stops_the_run_and_names_the_images(tiny_checkpoint: Path, tm
     assert len(named) == 32 and named[0].startswith("synthetic")
 
 
+@pytest.mark.slow
 def test_a_set_without_boxes_trains_the_local_branch_by_mining(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -249,6 +262,7 @@ def test_a_wrong_source_is_one_line(tiny_checkpoint: Path, tmp_path: Path, given
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["cuhk_pedes", "icfg_pedes", "rstpreid", "ufine"])
 def test_real_people_train_evaluate_and_leave_a_card(
     tiny_checkpoint: Path, tmp_path: Path, test_data: Path, layout: str

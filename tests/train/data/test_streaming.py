@@ -96,6 +96,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(sorted((run / "checkpoints").glob("step-*"))[-1] / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_streams_resumes_to_the_same_bits_and_two_processes_do_as_one(
     folder: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
