@@ -99,8 +99,8 @@ def check_content(wheel: Path, root: Path = ROOT) -> int:
         The number of files in the wheel.
 
     Raises:
-        WheelError: a file does not belong into the wheel, a tracked file of a package is missing, the licence or the
-            command is missing, or the first heading of CHANGELOG.md has another version.
+        WheelError: a file must not be in the wheel; or a tracked file of a package, the licence or the command is
+            missing; or the first heading of CHANGELOG.md has another version.
     """
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]

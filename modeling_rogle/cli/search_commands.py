@@ -279,7 +279,7 @@ def _dataset_trials(args: argparse.Namespace) -> tuple:
     from modeling_rogle import load_model
     from modeling_rogle.evaluation.split_embeddings import encode_split
     from modeling_rogle.inference.loading import fingerprint
-    from modeling_rogle.search.open_set import SHARES, split_trials
+    from modeling_rogle.search.open_set import SHARES, Trials, split_trials
 
     splits, _ = load_rows(args.dataset, args.data_root, args.image_root)
     if "validation" not in splits:
@@ -287,7 +287,7 @@ def _dataset_trials(args: argparse.Namespace) -> tuple:
     model, processor = load_model(model_name)
     weight = float(model.config.local_weight)
 
-    def trials(split: str, seed: int, shares: tuple[float, ...] = (1.0,)):
+    def trials(split: str, seed: int, shares: tuple[float, ...] = (1.0,)) -> Trials:
         progress = sys.stderr.isatty()
         embeddings = encode_split(model, processor, splits[split], args.batch_size, progress, regions="templates")
         return split_trials(embeddings, weight, seed, shares)
@@ -316,8 +316,8 @@ def _format_report(figures: Mapping[str, float]) -> str:
         f"  best result correct              {figures['best_right']:7.1%}\n"
         f"  expected calibration error       {figures['ece_best']:7.3f} of the best result, "
         f"{figures['ece_all']:.3f} of the best ten\n"
-        f"  AUROC present/absent             {figures['auroc']:7.3f}, by the score alone {figures['auroc_score']:.3f}\n"
-        f"  FPR at 95 % TPR                  {figures['fpr95']:7.3f}, by the score alone {figures['fpr95_score']:.3f}\n"
+        f"  AUROC present/absent             {figures['auroc']:7.3f}, by the score only {figures['auroc_score']:.3f}\n"
+        f"  FPR at 95 % TPR                  {figures['fpr95']:7.3f}, by the score only {figures['fpr95_score']:.3f}\n"
         f"  false-alarm rate, absent people  {figures['false_alarms']:7.1%}; "
         f"{figures['answered']:.1%} of present people pass the threshold"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-# Dark enough for text on white and distinct for colour-blind readers; a number beside each colour repeats the meaning.
+# Dark enough for text on white and distinct for colour-blind readers; a number next to each colour repeats the meaning.
 COLOURS = ("#c1272d", "#0062b8", "#1b7f3b", "#8e2fa8", "#b85c00", "#007f86", "#c2187f", "#5c5c00", "#3f3fbf", "#704214")
 RIGHT, WRONG = "#1b7f3b", "#c1272d"
 INK, GREY, PALE, PAPER = "#1a1a1a", "#6b6b6b", "#f1f1ef", "#ffffff"

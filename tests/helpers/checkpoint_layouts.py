@@ -16,7 +16,7 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
 
 
 def openai_state(vocabulary: int = 64, grid: tuple[int, int] = (4, 4), length: int = LENGTH) -> State:
-    """Random weights under OpenAI's names: 2 heads, 2 layers a tower, patches of 8 px."""
+    """Random weights under OpenAI's names: 2 heads, 2 layers per encoder, patches of 8 px."""
     torch.manual_seed(1)
     state = {
         "visual.conv1.weight": torch.randn(WIDTH, 3, PATCH, PATCH) * 0.05,

@@ -99,13 +99,13 @@ def test_filter_image_and_maps(index, images, tmp_path, capsys):
 
 
 def test_words_that_the_model_cannot_read_give_one_warning_line(index, capsys):
-    for query, said in (
+    for query, warning in (
         ("A man without a hat.", 'warning: query: "without a hat": the model does not understand negation'),
         ("穿红色夹克和黑色裤子的男人", "warning: query: "),
         ("Мужчина в красной куртке и чёрных брюках", "the tokenizer was not trained on these words"),
     ):
         code, out, err = run(capsys, "search", query, "--index", index, "--top-k", "1")
-        assert code == 0 and out and said in err and all(line.startswith("warning: ") for line in err.splitlines())
+        assert code == 0 and out and warning in err and all(line.startswith("warning: ") for line in err.splitlines())
 
 
 def test_calibrate_then_search_with_probabilities(tiny_checkpoint, tmp_path, capsys):

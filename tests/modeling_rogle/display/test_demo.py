@@ -21,7 +21,7 @@ CHROMIUM = shutil.which("chromium")
 
 @pytest.fixture
 def gallery(tiny_checkpoint, tmp_path) -> Gallery:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for i, name in enumerate(("red.png", "blue.png", HOSTILE)):
         Image.new("RGB", (20 + i, 60), ("red", "blue", "green")[i]).save(folder / name)
@@ -168,7 +168,7 @@ def _drive(tab, tmp_path: Path) -> None:
     assert "where, character 8" in tab.inner_text("#message")
     tab.fill("#where textarea, #where input", "")
     tab.fill("#query textarea", "")
-    tab.set_input_files("#image input[type=file]", str(tmp_path / "pictures" / "blue.png"))
+    tab.set_input_files("#image input[type=file]", str(tmp_path / "images" / "blue.png"))
     tab.wait_for_selector("#image img", timeout=60_000)
     tab.click("#search")
     tab.wait_for_selector("#results .thumbnail-item >> nth=2", timeout=60_000)

@@ -22,7 +22,7 @@ def loaded(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def matches(loaded, tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for i in range(3):
         Image.fromarray(rng.integers(0, 255, (60, 20 + i, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     Gallery.build(folder, *loaded, folder.parent / "heat-index", progress=False)
@@ -33,15 +33,15 @@ def test_each_value_is_a_patch_s_cosine(loaded):
     model, processor = loaded
     rng = np.random.default_rng(1)
     images = [Image.fromarray(rng.integers(0, 255, (64, 32, 3), dtype=np.uint8)) for _ in range(2)]
-    found = patch_similarity(model, processor, images, ["His shoes are white.", "A red jacket."])
+    cosines = patch_similarity(model, processor, images, ["His shoes are white.", "A red jacket."])
     rows, columns = model.config.patch_grid
-    assert found.shape == (2, 2, rows, columns) and np.abs(found).max() <= 1 + 1e-5
+    assert cosines.shape == (2, 2, rows, columns) and np.abs(cosines).max() <= 1 + 1e-5
     pixels = processor(images=images, return_tensors="pt")["pixel_values"]
     texts = model.encode_texts(**processor(text=["A red jacket."], return_tensors="pt"))
     for image, row, column in ((0, 0, 0), (1, rows - 1, 0), (1, 1, columns - 1)):
         box = torch.tensor([[column / columns, row / rows, (column + 1) / columns, (row + 1) / rows]])
         _, patch = model.encode_images(pixels, box, torch.tensor([image]))
-        assert found[1, image, row, column] == pytest.approx(float((texts @ patch.T).squeeze()), abs=1e-5)
+        assert cosines[1, image, row, column] == pytest.approx(float((texts @ patch.T).squeeze()), abs=1e-5)
 
 
 def test_the_overlay_is_bright_where_the_cosine_is_high():

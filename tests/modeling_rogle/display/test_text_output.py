@@ -14,7 +14,7 @@ def result(rank: int, moved: int | None = None, probability: float | None = None
     sentence = SentenceMatch("A red\ncoat.", 0, 11, "upper body", (1.0, 2.0, 3.0, 4.0), 0.7, moved)
     path = f"c3/{rank}\n.png"
     return Match(
-        rank, path, Path("/pictures", path), 0.5, 0.4, 20, 60, (sentence,), metadata=facts, probability=probability
+        rank, path, Path("/images", path), 0.5, 0.4, 20, 60, (sentence,), metadata=facts, probability=probability
     )
 
 
@@ -26,7 +26,7 @@ def test_everything_becomes_json():
     (only,) = plain["results"]
     times = {"time": "2024-05-01T09:00:00+00:00", "day": "2024-05-01"}
     assert only["metadata"] == {**times, "tags": ["a"], "camera": None, "speed": None, "heat": None}
-    assert only["sentences"][0]["box"] == [1.0, 2.0, 3.0, 4.0] and only["file"] == "/pictures/c3/1\n.png"
+    assert only["sentences"][0]["box"] == [1.0, 2.0, 3.0, 4.0] and only["file"] == "/images/c3/1\n.png"
 
 
 def test_the_table_has_one_line_a_result():

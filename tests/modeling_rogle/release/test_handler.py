@@ -37,14 +37,14 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 
 def test_embeddings_are_those_of_the_model(handler: EndpointHandler, tiny_checkpoint: Path):
-    pictures = [noise(40, 20), noise(64, 32, 1)]
-    request = {"inputs": {"text": TEXTS, "images": [encoded(image) for image in pictures]}}
+    sources = [noise(40, 20), noise(64, 32, 1)]
+    request = {"inputs": {"text": TEXTS, "images": [encoded(image) for image in sources]}}
     answer = json.loads(json.dumps(handler(json.loads(json.dumps(request)))))
     assert sorted(answer) == ["image_embeds", "similarity", "text_embeds"]
 
     model, processor = RogleModel.from_pretrained(tiny_checkpoint), RogleProcessor.from_pretrained(tiny_checkpoint)
     texts = model.encode_texts(**processor(text=TEXTS, return_tensors="pt"))
-    images, _ = model.encode_images(**processor(images=pictures, return_tensors="pt"))
+    images, _ = model.encode_images(**processor(images=sources, return_tensors="pt"))
     torch.testing.assert_close(torch.tensor(answer["text_embeds"]), texts)
     torch.testing.assert_close(torch.tensor(answer["image_embeds"]), images)
     torch.testing.assert_close(torch.tensor(answer["similarity"]), texts @ images.T)
@@ -103,8 +103,8 @@ def test_a_damaged_image_of_any_format_is_named(handler: EndpointHandler, kind: 
     damaged = [whole[: len(whole) // n] for n in (2, 5, 40)]
     for _ in range(40):
         content = bytearray(whole)
-        for place in rng.integers(4, min(len(content), 300), 6):
-            content[place] = rng.integers(256)
+        for position in rng.integers(4, min(len(content), 300), 6):
+            content[position] = rng.integers(256)
         damaged.append(bytes(content))
     for content in damaged:  # content that can still be decoded gives an answer
         answer = handler({"inputs": {"images": [encoded(noise(8, 4)), base64.b64encode(content).decode()]}})
@@ -122,9 +122,9 @@ def test_every_error_of_a_decoder_is_named(handler: EndpointHandler, monkeypatch
         raise raised("deep inside")
 
     request = {"inputs": {"images": [encoded(noise(8, 4))]}}
-    for place in ("PIL.ImageFile.ImageFile.load", "PIL.Image.open"):
+    for target in ("PIL.ImageFile.ImageFile.load", "PIL.Image.open"):
         with monkeypatch.context() as patch:
-            patch.setattr(place, fail)
+            patch.setattr(target, fail)
             assert handler(request) == {"error": "inputs.images[0]: not an image, or damaged"}
 
 
@@ -140,9 +140,9 @@ def test_only_one_image_is_in_memory_at_full_size(handler: EndpointHandler, monk
     def watched(text: str, name: str) -> Image.Image:
         gc.collect()
         most.append(sum(reference() is not None for reference in held))
-        picture = decode(text, name)
-        held.append(weakref.ref(picture))
-        return picture
+        image = decode(text, name)
+        held.append(weakref.ref(image))
+        return image
 
     monkeypatch.setattr(modeling_rogle.release.handler, "_image", watched)
     monkeypatch.setattr(modeling_rogle.release.handler, "BATCH_SIZE", 2)

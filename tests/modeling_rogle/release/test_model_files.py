@@ -191,7 +191,7 @@ def adapter_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "adapter"
     folder.mkdir()
     save_file({"base_model.model.a": torch.ones(2)}, folder / "adapter_model.safetensors")
-    settings = {"peft_type": "LORA", "base_model_name_or_path": "somebody/clip"}
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "someone/clip"}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     (folder / "README.md").write_text("[More Information Needed]")
     return folder
@@ -199,7 +199,7 @@ def adapter_dir(tmp_path: Path) -> Path:
 
 def test_adapters_are_released_alone_and_name_their_base(adapter_dir: Path, tmp_path: Path):
     assert is_adapter(adapter_dir)
-    assert assemble_adapter(adapter_dir, "me/lora", tmp_path / "a") == "somebody/clip"
+    assert assemble_adapter(adapter_dir, "me/lora", tmp_path / "a") == "someone/clip"
     assert assemble_adapter(adapter_dir, "me/lora", tmp_path / "b", base="me/rogle", licence="mit") == "me/rogle"
     assert sorted(os.listdir(tmp_path / "b")) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     assert load_file(tmp_path / "b" / "adapter_model.safetensors")["base_model.model.a"].tolist() == [1, 1]

@@ -28,8 +28,8 @@ def model_dir(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def test_a_model_is_pushed_as_the_dry_run_says(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    *files, digest, told = push_model(model_dir, "me/rogle", dry_run=True)
-    assert told == f"dry run: {len(files)} files would be pushed to me/rogle"
+    *files, digest, summary = push_model(model_dir, "me/rogle", dry_run=True)
+    assert summary == f"dry run: {len(files)} files would be pushed to me/rogle"
     with hub_server() as hub:
         in_this_process(hub, monkeypatch)
         lines = push_model(model_dir, "me/rogle", private=True)
