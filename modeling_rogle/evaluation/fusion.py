@@ -12,7 +12,7 @@ from modeling_rogle.evaluation.head_similarity import HeadSimilarity
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings
 from modeling_rogle.late_interaction import fuse, local_similarities
 from modeling_rogle.metrics.cosine import cosine
-from modeling_rogle.metrics.ranks import BLOCK_BYTES, Ranking, rank, same_id
+from modeling_rogle.metrics.ranks import BLOCK_BYTES, PairsOf, Ranking, rank, same_id
 
 LOCAL_WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
 
@@ -80,17 +80,21 @@ def rank_captions(
         stop = min(start + step, n_captions)
         global_scores, local_scores = similarities(start, stop)
         for part, weight in zip(parts, weights, strict=True):
-            fused = fuse(global_scores, local_scores, weight)
-            part.append(
-                rank(
-                    lambda a, b, block=fused: block[a:b],
-                    stop - start,
-                    n_images,
-                    lambda a, b, offset=start: positives(offset + a, offset + b),
-                    ties=ties,
-                )
-            )
+            part.append(_rank_block(fuse(global_scores, local_scores, weight), positives, start, ties))
     return [Ranking.concatenate(part) for part in parts]
+
+
+def _rank_block(similarities: np.ndarray, positives: PairsOf, first_query: int, ties: str) -> Ranking:
+    """The ranking of consecutive queries, whose similarities are known."""
+
+    def block(start: int, stop: int) -> np.ndarray:
+        return similarities[start:stop]
+
+    def pairs(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        return positives(first_query + start, first_query + stop)
+
+    n_query, n_gallery = similarities.shape
+    return rank(block, n_query, n_gallery, pairs, ties=ties)
 
 
 def rank_images(embeddings: SplitEmbeddings, captions: CaptionSet, weight: float, ties: str = "pessimistic") -> Ranking:

@@ -8,6 +8,7 @@ batch, so the figures of two processes equal those of one exactly.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -155,8 +156,9 @@ def plan_split(
         raise ValueError(f"regions must be 'true' or 'templates', not {regions!r}")
     if len(rows) == 0:
         raise ValueError("there are no rows to encode")
-    if split is None and getattr(rows, "split", None) is not None:
-        split = str(rows.split)
+    rows_split = getattr(rows, "split", None)
+    if split is None and rows_split is not None:
+        split = str(rows_split)
     texts: dict[str, int] = {}
     long_index, short_index = _CaptionIndex(texts), _CaptionIndex(texts)
     image_ids, people, sizes, corners = [], [], [], []
@@ -201,7 +203,7 @@ def plan_split(
     )
 
 
-def without_images(rows: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+def without_images(rows: Any) -> Iterable[Mapping[str, Any]]:
     """The rows; of a `datasets.Dataset` without the image column, which reading would decode."""
     return rows.remove_columns("image") if "image" in getattr(rows, "column_names", ()) else rows
 
@@ -331,27 +333,26 @@ def assemble(plan: SplitPlan, parts: Iterable[Mapping[str, torch.Tensor]]) -> Sp
     Raises:
         ValueError: a row of the split is not in exactly one part.
     """
-    parts = iter(parts)
-    part = next(parts)
-    width = part["images"].shape[1]
+    iterator = iter(parts)
+    first = next(iterator)
+    width = first["images"].shape[1]
     sizes = {"image": len(plan.image_ids), "region": len(plan.region_image), "text": len(plan.texts)}
     joined = {
         "images": torch.empty(sizes["image"], width),
-        "templates": torch.empty(sizes["image"], *part["templates"].shape[1:]),
-        "image_parts": torch.empty(sizes["image"], *part["image_parts"].shape[1:]),
+        "templates": torch.empty(sizes["image"], *first["templates"].shape[1:]),
+        "image_parts": torch.empty(sizes["image"], *first["image_parts"].shape[1:]),
         "regions": torch.empty(sizes["region"], width),
         "texts": torch.empty(sizes["text"], width),
-        "text_parts": torch.empty(sizes["text"], *part["text_parts"].shape[1:]),
+        "text_parts": torch.empty(sizes["text"], *first["text_parts"].shape[1:]),
     }
     item_of = {"images": "image", "templates": "image", "image_parts": "image", "regions": "region"}
     item_of |= {"texts": "text", "text_parts": "text"}
     times = {item: torch.zeros(size, dtype=torch.int64) for item, size in sizes.items()}
-    while part is not None:
+    for part in chain([first], iterator):
         for name, item in item_of.items():
             joined[name][part[f"{item}_at"]] = part[name]
         for item, count in times.items():
             count.index_add_(0, part[f"{item}_at"], torch.ones(len(part[f"{item}_at"]), dtype=torch.int64))
-        part = next(parts, None)
     for item, count in times.items():
         if not bool((count == 1).all()):
             raise ValueError(f"{item} {int((count != 1).nonzero()[0])} was encoded {int(count[count != 1][0])} times")

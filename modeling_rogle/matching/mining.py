@@ -36,8 +36,13 @@ _WHOLE_IMAGE = np.array([[0, 0, 1, 1]], dtype=np.float32)
 class Candidates(Protocol):
     """What a proposer returns, see `dataset_pvlg.proposals`."""
 
-    boxes: np.ndarray  # [N, 4] fp32 x0, y0, x1, y1 in [0, 1]; the last one is the whole image
-    labels: Sequence[str]  # N
+    @property
+    def boxes(self) -> np.ndarray:
+        """fp32 `[N, 4]` x0, y0, x1, y1 in [0, 1]; the last one is the whole image."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """N labels."""
 
 
 Proposer = Callable[[Image.Image, Sequence[str]], Candidates]
@@ -156,7 +161,7 @@ def _encode_sentences(
         cache.update(zip(new, embeds, strict=True))
 
 
-def _read_row(rows: Sequence[Mapping[str, Any]], index: int) -> Mapping[str, Any]:
+def _read_row(rows: Any, index: int) -> Mapping[str, Any]:
     try:
         return rows[index]
     except (OSError, SyntaxError):  # raised by PIL when a data set decodes a broken image

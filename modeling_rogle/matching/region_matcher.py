@@ -214,11 +214,11 @@ class RegionMatcher(nn.Module):
         Returns:
             `[S, N]` fp32 in [0, 1].
         """
-        anchors = tuple(each[None] for each in anchor_weights(boxes))
+        near, share = (each[None] for each in anchor_weights(boxes))
         cosines = sentence_embeds.float() @ region_embeds.float().T
-        embeds, image = self._standardize(region_embeds[None], *anchors), torch.zeros(len(texts), dtype=torch.long)
+        embeds, image = self._standardize(region_embeds[None], near, share), torch.zeros(len(texts), dtype=torch.long)
         bags = self.bags(tokenizer, texts)
-        return torch.sigmoid(self._logits(bags, cosines, embeds, image, *anchors, _extent_features(boxes[None])))
+        return torch.sigmoid(self._logits(bags, cosines, embeds, image, near, share, _extent_features(boxes[None])))
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file with the words in its metadata; the file is replaced atomically."""

@@ -188,12 +188,12 @@ def _subset_probabilities(odds: np.ndarray, sizes: Sequence[int], share: float) 
     Returns:
         `[N]` in [0, 1].
     """
-    sizes = np.array(sizes)
-    texts = np.concatenate([[0], np.cumsum(sizes)])
-    pairs = np.concatenate([[0], np.cumsum(sizes * (sizes - 1) // 2)])
+    group_sizes = np.array(sizes)
+    texts = np.concatenate([[0], np.cumsum(group_sizes)])
+    pairs = np.concatenate([[0], np.cumsum(group_sizes * (group_sizes - 1) // 2)])
     probability = np.zeros(texts[-1])
-    for size in np.unique(sizes):
-        groups = np.flatnonzero(sizes == size)
+    for size in np.unique(group_sizes):
+        groups = np.flatnonzero(group_sizes == size)
         subsets = ((np.arange(2**size)[:, None] >> np.arange(size)) & 1).astype(float)  # [2^n, n]
         first, second = np.triu_indices(size, 1)
         index = pairs[groups][:, None] + np.arange(len(first))
