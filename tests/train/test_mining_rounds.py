@@ -35,6 +35,7 @@ def test_a_round_is_mined_once_and_then_read(tmp_path, bare, tiny_model, tiny_pr
     assert MiningRounds(tmp_path / "mined", 1, 0).regions_of(2, accelerator, None, tiny_processor, bare) == regions
 
 
+@pytest.mark.slow
 def test_a_later_round_uses_the_pairs_of_the_last_one(tmp_path, tiny_model, tiny_processor, monkeypatch):
     monkeypatch.setattr(mine_rows, "MIN_PAIRS", 100)
     rows = load_dataset("pvlg", "synthetic-tiny", split="train")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from train.small_model import build_small_model, train_tokenizer
@@ -26,6 +27,7 @@ def test_every_text_has_tokens_and_one_end() -> None:
         assert ids.index(tokenizer.eos_token_id) == len(ids) - 1, text
 
 
+@pytest.mark.slow
 def test_training_is_deterministic_over_processes() -> None:
     # Hashes are seeded by the process; many words of equal counts leave many ties to break.
     code = (
