@@ -1,7 +1,8 @@
-"""Forked children that may be killed at any moment: importing this keeps their progress bars apart from the parent's.
+"""Importing this module makes progress bars safe in a process that forks children and kills them.
 
-tqdm's own lock is a semaphore that a fork shares. A child that is killed while it draws its bar keeps it for ever, and
-the parent's next bar waits for ever. Here it is a lock of threads, and a child gets a new one.
+The lock of tqdm is a semaphore that parent and child share. A child that is killed while it draws a bar never releases
+it, and the next bar of the parent waits for ever. This module replaces it by a thread lock, and each child gets a new
+one.
 """
 
 import os
@@ -10,9 +11,9 @@ import threading
 from tqdm import tqdm
 
 
-def _own_lock() -> None:
+def _set_own_lock() -> None:
     tqdm.set_lock(threading.RLock())
 
 
-_own_lock()
-os.register_at_fork(after_in_child=_own_lock)
+_set_own_lock()
+os.register_at_fork(after_in_child=_set_own_lock)

@@ -1,61 +1,72 @@
-"""python -m benchmarks.quality.adapters --model runs/start/best [--rank 5] [--rates 3e-3 1e-2] [--epochs 4] [--out DIR]
+"""Accuracy and memory of LoRA adapters, against fine-tuning all weights.
 
-What adapters give up, and what they save: all weights and adapters alone are trained from the same checkpoint for the
-same epochs, on what adapters are for: a trained model meets images of other cameras (synthetic P-VLG seen darker,
-bluer, softer and with grain; 375 of its people to learn from). Printed for each: share of the parameters trained, R@1
-of long captions on validation (which both learning rates are chosen on) and on test, the share of the whole fine-tune's
-gain on test, and the megabytes that model, optimizer and two steps of --images images add to a process of its own.
-Finished runs in --out are not done again; what follows -- goes to train.py.
+    python -m benchmarks.quality.adapters --model runs/start/best [--rank 5] [--rates 3e-3 1e-2] [--epochs 4]
+        [--out DIR]
+
+Both start from the same checkpoint and train for the same epochs on images of other cameras: synthetic P-VLG made
+darker, bluer and softer, with grain; 375 identities. Printed for each are:
+
+- the share of trained parameters
+- R@1 of long captions on validation (both learning rates are chosen on it) and on test
+- the share of the test gain of fine-tuning all weights
+- the megabytes that model, optimizer and two steps of --images images add to a process of its own
+
+Finished runs in --out are kept. Words after -- are flags of train.py.
 """
 
 import argparse
 import io
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import numpy as np
+import torch
+from datasets import DatasetDict
+from PIL import Image
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from datasets import DatasetDict  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from benchmarks.common.training_runs import check_cell, write_splits  # noqa: E402
-from benchmarks.speed.step import configurations, measure_memory, peak_bytes, random_batch  # noqa: E402
-from dataset_pvlg.arrow_io import pack_rows  # noqa: E402
-from dataset_pvlg.loading import load_rows  # noqa: E402
-from modeling_rogle import RogleModel, RogleProcessor  # noqa: E402
-from modeling_rogle.evaluation.protocols import both_protocols  # noqa: E402
-from modeling_rogle.evaluation.split_embeddings import encode_split  # noqa: E402
-from train.lora import add_adapters  # noqa: E402
+from benchmarks.common.memory import measure_memory, peak_bytes
+from benchmarks.common.processes import child_environment
+from benchmarks.common.random_models import SIZES, configurations, random_batch
+from benchmarks.common.training_runs import TRAIN, check_cell, write_splits
+from dataset_pvlg.arrow_io import pack_rows
+from dataset_pvlg.loading import load_rows
+from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.evaluation.protocols import both_protocols
+from modeling_rogle.evaluation.split_embeddings import encode_split
+from train.lora import add_adapters
 
 SCORE = "global/long/R@1"
-CAST = (0.70, 0.85, 1.0)  # of red, green and blue
-GAMMA, GRAIN, SOFT = 1.6, 6.0, 2  # grain in 1/255, softness in pixels
+COLOUR_CAST = (0.70, 0.85, 1.0)  # factors of red, green and blue
+GAMMA, GRAIN, SOFTNESS = 1.6, 6.0, 2  # grain in 1/255, softness in pixels
 
 
-def other_camera(image: Image.Image, key: int) -> Image.Image:
-    """The image as another camera would have taken it; `key` seeds the grain."""
+def other_camera(image: Image.Image, seed: int) -> Image.Image:
+    """The image as another camera would take it; `seed` is that of the grain."""
     width, height = image.size
-    image = image.convert("RGB").resize((max(width // SOFT, 1), max(height // SOFT, 1)), Image.Resampling.BOX)
+    small = (max(width // SOFTNESS, 1), max(height // SOFTNESS, 1))
+    image = image.convert("RGB").resize(small, Image.Resampling.BOX)
     light = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / 255
-    seen = 255 * light**GAMMA * np.array(CAST, dtype=np.float32)
-    seen += np.random.default_rng(key).normal(0, GRAIN, seen.shape)
-    return Image.fromarray(seen.clip(0, 255).round().astype(np.uint8))
+    pixels = 255 * light**GAMMA * np.array(COLOUR_CAST, dtype=np.float32)
+    pixels += np.random.default_rng(seed).normal(0, GRAIN, pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
 
 
-def other_cameras(data: DatasetDict, people: int, folder: Path) -> Path:
-    """P-VLG of the first people of the training split, and of all of the others, seen by another camera; made once."""
+def write_other_cameras(data: DatasetDict, people: int, folder: Path) -> Path:
+    """Writes the images of another camera, unless the folder exists.
+
+    Args:
+        data: splits of P-VLG.
+        people: number of identities of the training split to keep.
+        folder: to write to; it is returned.
+    """
 
     def rows() -> Iterator[tuple[str, dict]]:
         for split, table in data.items():
-            who = table["person_id"][:]
-            kept = set(list(dict.fromkeys(who))[:people]) if split == "train" else set(who)
-            for number in (n for n, person in enumerate(who) if person in kept):
+            person_ids = table["person_id"][:]
+            included = set(list(dict.fromkeys(person_ids))[:people]) if split == "train" else set(person_ids)
+            for number in (n for n, person in enumerate(person_ids) if person in included):
                 row, stored = table[number], io.BytesIO()
                 other_camera(row["image"], number).save(stored, "JPEG", quality=90)
                 yield split, row | {"image": {"bytes": stored.getvalue(), "path": None}}
@@ -66,102 +77,148 @@ def other_cameras(data: DatasetDict, people: int, folder: Path) -> Path:
 
 
 def train(out: Path, data: Path, args: argparse.Namespace, rate: float, rank: int) -> tuple[float, float]:
-    """R@1 on validation (of the epoch that is kept) and on test.
+    """Trains one run unless it is finished.
+
+    Args:
+        out: folder of the run.
+        data: folder of the data set.
+        args: arguments of this program.
+        rate: learning rate.
+        rank: of the adapters; 0 trains all weights.
+
+    Returns:
+        R@1 on validation, of the best epoch, and on test.
 
     Raises:
-        SystemExit: the run failed, or what lies in `out` is one of another model, data or length.
+        SystemExit: the run failed, or `out` holds a run with another model, data set or number of epochs.
     """
-    common = ["--model", str(args.model), "--dataset", "pvlg", "--data-root", str(data), "--epochs", str(args.epochs)]
-    common += ["--learning-rate", str(rate), "--lora-rank", str(rank)]
-    check_cell(out, common)
+    shared = ["--model", str(args.model), "--dataset", "pvlg", "--data-root", str(data), "--epochs", str(args.epochs)]
+    shared += ["--learning-rate", str(rate), "--lora-rank", str(rank)]
+    check_cell(out, shared)
     if not (out / "results.json").exists():
-        command = [sys.executable, str(ROOT / "train" / "train.py"), *common, "--out", str(out)]
-        command += ["--trackers", "none", "--resume", "auto", *args.more]
-        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [*TRAIN, *shared, "--out", str(out), "--trackers", "none", "--resume", "auto", *args.more]
         with open(out.with_suffix(".log"), "w", encoding="utf-8") as log:
-            done = subprocess.run(command, stdout=log, stderr=log, check=False, env=os.environ | {"PYTHONPATH": paths})
+            done = subprocess.run(command, stdout=log, stderr=log, check=False, env=child_environment())
         if done.returncode:
-            raise SystemExit(f"a run failed; its messages: {log.name}")
-    log = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
+            raise SystemExit(f"a run failed; log: {log.name}")
+    curve = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
     results = json.loads((out / "results.json").read_text())["results"]
-    return max(entry[f"validation/{SCORE}"] for entry in log), results[SCORE]
+    return max(entry[f"validation/{SCORE}"] for entry in curve), results[SCORE]
 
 
-def score_of(folder: Path, data: DatasetDict) -> float:
-    """R@1 on test of the checkpoint that all start from."""
+def score_on_test(folder: Path, data: DatasetDict) -> float:
+    """R@1 of a checkpoint on the test split."""
     model, processor = RogleModel.from_pretrained(folder).eval(), RogleProcessor.from_pretrained(folder)
     return both_protocols(encode_split(model, processor, data["test"], progress=False))[SCORE]
 
 
-def trained(model: RogleModel) -> tuple[int, int]:
-    """Parameters that are trained, and all of them."""
-    return tuple(sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True))
+def count_parameters(model: RogleModel) -> tuple[int, int]:
+    """Number of trained parameters, and of all."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trained, sum(p.numel() for p in model.parameters())
 
 
-def with_adapters(model: RogleModel, rank: int) -> RogleModel:
+def random_model(size: str, rank: int) -> RogleModel:
+    """A model of a size with random weights, and with adapters if `rank` is not 0."""
+    model = RogleModel(configurations(size)[0])
     if rank:
         add_adapters(model, rank)
     return model
 
 
-def steps(rank: int, size: str, images: int) -> None:
-    """Two of them, on random data."""
-    config, _ = configurations(size)
-    model = with_adapters(RogleModel(config), rank).train()
+def print_memory(rank: int, size: str, images: int) -> None:
+    """Prints the bytes that a model, its optimizer and two steps on random data add to this process."""
+    random_model("tiny", 1)  # the memory of peft itself is not counted
+    before = peak_bytes()
+    model = random_model(size, rank).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
     for _ in range(2):
-        model(**random_batch(config, images, 4), return_loss=True).loss.backward()
+        model(**random_batch(model.config, images, 4), return_loss=True).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    print(peak_bytes() - before)
+
+
+def markdown(start: float, all_weights: dict[float, tuple], adapters: dict[float, tuple]) -> str:
+    """The table of scores.
+
+    Args:
+        start: test R@1 of the checkpoint before fine-tuning.
+        all_weights: learning rate -> R@1 on validation and test.
+        adapters: the same for adapters.
+    """
+    chosen = [max(each, key=lambda rate, each=each: each[rate][0]) for each in (all_weights, adapters)]
+    full_gain = all_weights[chosen[0]][1] - start
+    lines = ["| | learning rate | validation R@1 | test R@1 | gain | share of the gain of all weights |"]
+    lines.append("|---|---|---|---|---|---|")
+    for name, scores, best in (("all weights", all_weights, chosen[0]), ("adapters", adapters, chosen[1])):
+        for rate, (validation, test) in scores.items():
+            mark = " (chosen)" if rate == best else ""
+            share = f"{(test - start) / full_gain:.0%}" if full_gain > 0 else "-"
+            lines.append(f"| {name} | {rate}{mark} | {validation:.1f} | {test:.1f} | {test - start:+.1f} | {share} |")
+    return "\n".join(lines)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.adapters",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", type=Path, metavar="DIR", help="checkpoint of the small model to start from")
+    parser.add_argument("--rank", type=int, default=5, help="rank of the adapters (default: 5)")
+    parser.add_argument(
+        "--whole-rates",
+        type=float,
+        nargs="+",
+        default=[3e-4, 1e-3],
+        metavar="RATE",
+        help="learning rates for all weights (default: 3e-4 1e-3)",
+    )
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[3e-3, 1e-2],
+        metavar="RATE",
+        help="learning rates for adapters (default: 3e-3 1e-2)",
+    )
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of a run (default: 4)")
+    parser.add_argument("--dataset", default="synthetic", help="synthetic or synthetic-tiny (default: synthetic)")
+    parser.add_argument("--people", type=int, default=375, help="training identities (default: 375)")
+    parser.add_argument("--out", type=Path, default=Path("runs/adapters"), help="folder (default: runs/adapters)")
+    parser.add_argument(
+        "--size", choices=SIZES, default="small", help="model whose memory is measured (default: small)"
+    )
+    parser.add_argument("--images", type=int, default=32, help="images a step of that measurement (default: 32)")
+    parser.add_argument("--memory-only", action="store_true", help="measure the memory only (default: off)")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("more", nargs="*", help="flags of train.py, after --")
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="checkpoint of the small model that all start from")
-    parser.add_argument("--rank", type=int, default=5)
-    parser.add_argument("--whole-rates", type=float, nargs="+", default=[3e-4, 1e-3], help="of the whole fine-tune")
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 1e-2], help="of the adapters")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--dataset", default="synthetic", help="synthetic or synthetic-tiny, seen by another camera")
-    parser.add_argument("--people", type=int, default=375, help="of its training split, to learn from")
-    parser.add_argument("--out", type=Path, default=Path("runs/adapters"))
-    parser.add_argument("--size", default="small", help="of the model whose memory is measured")
-    parser.add_argument("--images", type=int, default=32, help="of the steps whose memory is measured")
-    parser.add_argument("--memory-only", action="store_true")
-    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("more", nargs="*", help="flags of train.py, after --")
-    args = parser.parse_args(argv)
+    args = parse(argv)
     torch.set_num_threads(1)
     if args.memory_of is not None:
-        with_adapters(RogleModel(configurations("tiny")[0]), 1)  # what peft itself takes is not counted
-        before = peak_bytes()
-        steps(args.memory_of, args.size, args.images)
-        print(peak_bytes() - before)
+        print_memory(args.memory_of, args.size, args.images)
         return
+    options = ["--size", args.size, "--images", str(args.images)]
     for name, rank in (("all weights", 0), ("adapters", args.rank)):
-        some, every = trained(with_adapters(RogleModel(configurations(args.size)[0]), rank))
-        added = measure_memory(str(rank), ["--size", args.size, "--images", str(args.images)], __file__) / 2**20
-        print(f"{args.size}, {name}: {some:,} of {every:,} trained ({some / every:.1%}), {added:.0f} MiB", flush=True)
+        trained, total = count_parameters(random_model(args.size, rank))
+        added = measure_memory("benchmarks.quality.adapters", str(rank), options) / 2**20
+        share = f"{trained:,} of {total:,} parameters trained ({trained / total:.1%})"
+        print(f"{args.size}, {name}: {share}, {added:.0f} MiB", flush=True)
     if args.memory_only:
         return
     args.out.mkdir(parents=True, exist_ok=True)
     plain = load_rows(args.dataset)[0]
-    data = other_cameras(plain, args.people, args.out / f"{args.dataset}-{args.people}")
-    seen = load_rows("pvlg", data)[0]
-    before, start = score_of(args.model, plain), score_of(args.model, seen)
-    print(f"test R@1 of {args.model}: {before:.1f} on the images that it knows, {start:.1f} of other cameras\n")
-    whole = {rate: train(args.out / f"full-{rate}", data, args, rate, 0) for rate in args.whole_rates}
-    found = {rate: train(args.out / f"lora-{args.rank}-{rate}", data, args, rate, args.rank) for rate in args.rates}
-    chosen = [max(each, key=lambda rate, each=each: each[rate][0]) for each in (whole, found)]
-    gain = whole[chosen[0]][1] - start
-    print(
-        "| | learning rate | validation R@1 | test R@1 | gain | of the whole fine-tune's |\n|---|---|---|---|---|---|"
-    )
-    for name, each, best in (("all weights", whole, chosen[0]), ("adapters", found, chosen[1])):
-        for rate, (validation, test) in each.items():
-            mark = " (chosen)" if rate == best else ""
-            share = f"{(test - start) / gain:.0%}" if gain > 0 else "-"
-            print(f"| {name} | {rate}{mark} | {validation:.1f} | {test:.1f} | {test - start:+.1f} | {share} |")
+    data = write_other_cameras(plain, args.people, args.out / f"{args.dataset}-{args.people}")
+    before, start = score_on_test(args.model, plain), score_on_test(args.model, load_rows("pvlg", data)[0])
+    print(f"test R@1 of {args.model}: {before:.1f} on images of the same cameras, {start:.1f} on those of others\n")
+    all_weights = {rate: train(args.out / f"full-{rate}", data, args, rate, 0) for rate in args.whole_rates}
+    adapters = {rate: train(args.out / f"lora-{args.rank}-{rate}", data, args, rate, args.rank) for rate in args.rates}
+    print(markdown(start, all_weights, adapters))
 
 
 if __name__ == "__main__":

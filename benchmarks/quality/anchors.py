@@ -1,7 +1,9 @@
-"""python -m benchmarks.quality.anchors: the places of modeling_rogle/matching/anchors.py, chosen again, and what they cover.
+"""Chooses the anchor boxes of modeling_rogle/matching/anchors.py again and prints how many regions they cover.
 
-Reads the boxes of synthetic P-VLG's *training* split alone to choose them; the table of what they cover is of
-validation.
+    python -m benchmarks.quality.anchors [--count 48]
+
+The boxes are chosen on the ground-truth boxes of the *training* split of synthetic P-VLG. The coverage is that of the
+validation split, at IoU 0.5.
 """
 
 import argparse
@@ -9,16 +11,21 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+from datasets import Dataset
 
 from dataset_pvlg.loading import load_rows
 from modeling_rogle.box_ops import box_iou
 from modeling_rogle.matching.anchors import anchor_boxes
 
-CANDIDATES, ASKED = 4000, 8000  # training boxes that may become a place, and that are to be covered
+CANDIDATES, TARGETS = 4000, 8000  # training boxes that may become an anchor, and training boxes to cover
 
 
-def region_boxes(rows) -> tuple[np.ndarray, np.ndarray]:
-    """float32 `[N, 4]` x0, y0, x1, y1 in [0, 1], each region of an image once, and its label."""
+def region_boxes(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes of P-VLG rows, each region of an image once.
+
+    Returns:
+        float32 `[N, 4]` x0, y0, x1, y1 in [0, 1], and their labels `[N]`.
+    """
     boxes, labels = [], []
     for row in rows.remove_columns("image"):
         for label, (x, y, w, h) in sorted({(r["label"], tuple(r["bbox"])) for r in row["regions"]}):
@@ -27,35 +34,47 @@ def region_boxes(rows) -> tuple[np.ndarray, np.ndarray]:
     return np.array(boxes, dtype=np.float32), np.array(labels)
 
 
-def choose_places(boxes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Greedy coverage at IoU 0.5: `[count, 4]`, rounded to hundredths, sorted from the top down."""
+def choose_anchors(boxes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Chooses anchors greedily: each covers the most boxes, at IoU 0.5, that no anchor before it covers.
+
+    Args:
+        boxes: `[N, 4]`.
+        count: number of anchors.
+        seed: of the sampling of candidates and boxes. Default: 0.
+
+    Returns:
+        `[count, 4]`, rounded to hundredths, sorted from top to bottom.
+    """
     rng = np.random.default_rng(seed)
     candidates = boxes[rng.choice(len(boxes), min(CANDIDATES, len(boxes)), replace=False)]
-    asked = boxes[rng.choice(len(boxes), min(ASKED, len(boxes)), replace=False)]
-    covers = (box_iou(asked, candidates) >= 0.5).numpy()
-    open_, chosen = np.ones(len(asked), dtype=bool), []
+    targets = boxes[rng.choice(len(boxes), min(TARGETS, len(boxes)), replace=False)]
+    covers = (box_iou(targets, candidates) >= 0.5).numpy()
+    uncovered, chosen = np.ones(len(targets), dtype=bool), []
     for _ in range(count):
-        chosen.append(int((covers & open_[:, None]).sum(0).argmax()))
-        open_ &= ~covers[:, chosen[-1]]
-    places = candidates[chosen].round(2)
-    return places[np.lexsort((places[:, 0] + places[:, 2], places[:, 1] + places[:, 3]))]
+        chosen.append(int((covers & uncovered[:, None]).sum(0).argmax()))
+        uncovered &= ~covers[:, chosen[-1]]
+    anchors = candidates[chosen].round(2)
+    return anchors[np.lexsort((anchors[:, 0] + anchors[:, 2], anchors[:, 1] + anchors[:, 3]))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.anchors", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--count", type=int, default=len(anchor_boxes()))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.anchors", description="Choose anchor boxes and print what they cover."
+    )
+    default = len(anchor_boxes())
+    parser.add_argument("--count", type=int, default=default, help=f"number of anchor boxes (default: {default})")
     count = parser.parse_args(argv).count
     data, _ = load_rows("synthetic")
-    places = choose_places(region_boxes(data["train"])[0], count)
-    for place in places:
-        print("(" + ", ".join(f"{v:.2f}" for v in place) + "),")
+    anchors = choose_anchors(region_boxes(data["train"])[0], count)
+    for anchor in anchors:
+        print("(" + ", ".join(f"{v:.2f}" for v in anchor) + "),")
     boxes, labels = region_boxes(data["validation"])
-    print("| places | label | validation boxes | covered at IoU 0.5 |\n|---|---|---|---|")
-    for name, each in (("these", places), ("in the package", anchor_boxes())):
+    print("| anchors | label | validation boxes | covered at IoU 0.5 |\n|---|---|---|---|")
+    for name, each in (("chosen now", anchors), ("in the package", anchor_boxes())):
         covered = box_iou(boxes, each).numpy().max(1) >= 0.5
         for label in ("all", *sorted(set(labels))):
-            these = np.ones(len(labels), dtype=bool) if label == "all" else labels == label
-            print(f"| {name} | {label} | {these.sum()} | {100 * covered[these].mean():.1f} % |")
+            has_label = np.ones(len(labels), dtype=bool) if label == "all" else labels == label
+            print(f"| {name} | {label} | {has_label.sum()} | {100 * covered[has_label].mean():.1f} % |")
     return 0
 
 

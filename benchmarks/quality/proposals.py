@@ -1,17 +1,18 @@
-"""python -m benchmarks.quality.proposals [--proposers templates,grid,...] [--split validation] [--pedestrians DIR] [--out FILE]
+"""Recall of region proposals: the share of ground-truth boxes that some proposal covers. It bounds matching.
 
-What matching can find at best: the share of true boxes that some proposal meets at IoU 0.5 (recall@0.5) and at 0.7, by
-label, with boxes and process CPU milliseconds an image, on synthetic P-VLG (its validation split unless named). With
---pedestrians, also on the hand-placed boxes of a folder of real images: `annotations.json`, a list of
-{file_path, width, height, regions: [{label, bbox: [x0, y0, x1, y1] in pixels}]}. The templates were never fitted to
-those. A proposer that reads weights is written as NAME=MODEL; it gets the true captions' sentences.
+    python -m benchmarks.quality.proposals [--proposers templates,grid,...] [--split validation] [--pedestrians DIR]
+        [--out FILE.json]
+
+Printed are recall at IoU 0.5 (by label) and at IoU 0.7, boxes an image and CPU milliseconds an image, on synthetic
+P-VLG. With --pedestrians also on manually placed boxes of real images, which the templates were not fitted to: a folder
+with `annotations.json`, a list of {file_path, width, height, sentences, regions: [{label, bbox: [x0, y0, x1, y1] in
+pixels}]}. Write NAME=MODEL for a proposer that loads weights; it gets the sentences of the ground-truth captions.
 """
 
 import argparse
 import json
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.common.tables import write_json
 from dataset_pvlg.proposals.base import Proposer
 from dataset_pvlg.proposals.proposers import load_proposer
 from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
@@ -26,24 +28,24 @@ from modeling_rogle.box_ops import box_iou
 
 WEIGHT_FREE = ("templates", "grid", "templates+felzenszwalb")
 
-# Image, texts of its sentences, true boxes [N, 4] x0, y0, x1, y1 as fractions, their labels.
+# Image, its sentences, ground-truth boxes [N, 4] x0, y0, x1, y1 in [0, 1], their labels.
 Sample = tuple[Image.Image, list[str], np.ndarray, list[str]]
 
 
 def synthetic_samples(split: str, count: int | None) -> Iterator[Sample]:
-    """Rows of synthetic P-VLG from the first on, each true box once."""
+    """The first `count` rows of a split of synthetic P-VLG (None: all), each box once."""
     config = SyntheticConfig()
     for row in islice(rows(split, 0, config.identities(split), config), count):
         size = np.array([row["width"], row["height"]] * 2, dtype=np.float64)
         boxes = {(region["label"], *region["bbox"]): None for region in row["regions"]}
-        edges = np.array([[x, y, x + w, y + h] for _, x, y, w, h in boxes]).reshape(-1, 4) / size
+        corners = np.array([[x, y, x + w, y + h] for _, x, y, w, h in boxes]).reshape(-1, 4) / size
         texts = [sentence["text"] for sentence in row["sentences"]]
         with Image.open(BytesIO(row["image"]["bytes"])) as image:
-            yield image.convert("RGB"), texts, edges, [label for label, *_ in boxes]
+            yield image.convert("RGB"), texts, corners, [label for label, *_ in boxes]
 
 
 def annotated_samples(folder: Path) -> Iterator[Sample]:
-    """The images of a folder that have hand-placed boxes."""
+    """The images of a folder that have boxes in its `annotations.json`."""
     file = folder / "annotations.json"
     for row in json.loads(file.read_text(encoding="utf-8")):
         if row["regions"]:
@@ -54,87 +56,97 @@ def annotated_samples(folder: Path) -> Iterator[Sample]:
 
 
 def measure(propose: Proposer, samples: Iterable[Sample]) -> dict:
-    """Recall by label and over all, mean best IoU, boxes and CPU milliseconds an image, the largest number of boxes.
+    """Recall of a proposer.
+
+    Returns:
+        For all boxes and for each label, their number (`boxes`), `recall@0.5` and `recall@0.7`; besides, `mean best
+        IoU`, the mean and the largest number of `proposals` an image, and CPU milliseconds an image.
 
     Raises:
-        ValueError: no true box at all.
+        ValueError: the samples have no box.
     """
-    overlaps: dict[str, list[float]] = {}
+    best_iou: dict[str, list[float]] = {}
     counts, seconds = [], []
-    for image, texts, true, labels in samples:
+    for image, texts, boxes, labels in samples:
         started = time.process_time()
-        found = propose(image, texts)
+        proposals = propose(image, texts)
         seconds.append(time.process_time() - started)
-        counts.append(len(found.boxes))
-        for label, overlap in zip(labels, box_iou(found.boxes, true).amax(0).tolist(), strict=True):
-            overlaps.setdefault(label, []).append(overlap)
-    if not overlaps:
-        raise ValueError("no image has a true box: there is no recall to measure")
-    every = {"all": [overlap for label in overlaps.values() for overlap in label], **dict(sorted(overlaps.items()))}
+        counts.append(len(proposals.boxes))
+        for label, overlap in zip(labels, box_iou(proposals.boxes, boxes).amax(0).tolist(), strict=True):
+            best_iou.setdefault(label, []).append(overlap)
+    if not best_iou:
+        raise ValueError("no image has a ground-truth box: recall is undefined")
+    by_label = {"all": [iou for ious in best_iou.values() for iou in ious], **dict(sorted(best_iou.items()))}
     return {
         "images": len(counts),
-        "boxes": {label: len(found) for label, found in every.items()},
-        "recall@0.5": {label: float(np.mean(np.array(found) >= 0.5)) for label, found in every.items()},
-        "recall@0.7": {label: float(np.mean(np.array(found) >= 0.7)) for label, found in every.items()},
-        "mean best IoU": float(np.mean(every["all"])),
+        "boxes": {label: len(ious) for label, ious in by_label.items()},
+        "recall@0.5": {label: float(np.mean(np.array(ious) >= 0.5)) for label, ious in by_label.items()},
+        "recall@0.7": {label: float(np.mean(np.array(ious) >= 0.7)) for label, ious in by_label.items()},
+        "mean best IoU": float(np.mean(by_label["all"])),
         "proposals": float(np.mean(counts)),
         "most proposals": max(counts),
         "cpu_ms": 1e3 * float(np.mean(seconds)),
     }
 
 
-def table(title: str, found: dict[str, dict]) -> str:
-    """Markdown: a row a proposer; recall@0.5 over all and by label, the number of true boxes in the head."""
-    counts = next(iter(found.values()))["boxes"]
-    head = [
-        "proposer",
-        "boxes",
-        "CPU ms",
-        "mean IoU",
-        "R@0.7",
-        *(f"{label} ({count})" for label, count in counts.items()),
-    ]
+def table(title: str, results: Mapping[str, dict]) -> str:
+    """A Markdown table with a row for each proposer: recall at IoU 0.5, with the number of boxes in the head."""
+    counts = next(iter(results.values()))["boxes"]
+    head = ["proposer", "boxes", "CPU ms", "mean IoU", "R@0.7"]
+    head += [f"{label} ({count})" for label, count in counts.items()]
     lines = [f"{title}: recall@0.5", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name, each in found.items():
-        cells = [name, f"{each['proposals']:.0f}", f"{each['cpu_ms']:.0f}", f"{each['mean best IoU']:.2f}"]
-        cells += [f"{each['recall@0.7']['all']:.3f}", *(f"{value:.3f}" for value in each["recall@0.5"].values())]
+    for name, result in results.items():
+        cells = [name, f"{result['proposals']:.0f}", f"{result['cpu_ms']:.0f}", f"{result['mean best IoU']:.2f}"]
+        cells += [f"{result['recall@0.7']['all']:.3f}", *(f"{value:.3f}" for value in result["recall@0.5"].values())]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Recall of region proposals.")
-    parser.add_argument("--proposers", default=",".join(WEIGHT_FREE), help="names, or NAME=MODEL, with commas between")
-    parser.add_argument("--split", default="validation", choices=("train", "validation", "test"))
-    parser.add_argument("--count", type=int, help="synthetic images at most, from the first on")
-    parser.add_argument("--most", type=int, default=120, help="boxes of an image, the whole image among them")
-    parser.add_argument("--pedestrians", type=Path, help="folder of real images with annotations.json")
-    parser.add_argument("--out", type=Path, help="JSON of all that was measured")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.proposals", description="Recall of region proposals."
+    )
+    parser.add_argument(
+        "--proposers",
+        default=",".join(WEIGHT_FREE),
+        metavar="NAMES",
+        help=f"comma-separated names, or NAME=MODEL (default: {','.join(WEIGHT_FREE)})",
+    )
+    parser.add_argument(
+        "--split",
+        default="validation",
+        choices=("train", "validation", "test"),
+        help="split of synthetic P-VLG (default: validation)",
+    )
+    parser.add_argument("--count", type=int, help="number of synthetic images (default: all)")
+    parser.add_argument("--most", type=int, default=120, help="largest number of boxes an image (default: 120)")
+    parser.add_argument(
+        "--pedestrians", type=Path, metavar="DIR", help="folder of real images with annotations.json (default: none)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures to a JSON file (default: none)")
     args = parser.parse_args(argv)
     proposers: dict[str, Proposer] = {}
-    for each in args.proposers.split(","):
-        name, _, model = each.partition("=")
+    for text in args.proposers.split(","):
+        name, _, model = text.partition("=")
         try:
-            proposers[each] = load_proposer(name, model or None, args.most)
+            proposers[text] = load_proposer(name, model or None, args.most)
         except (ValueError, ImportError) as error:
             parser.error(str(error))
 
     sets = {f"synthetic {args.split}": list(synthetic_samples(args.split, args.count))}
     if args.pedestrians:
         try:
-            sets["hand-placed boxes"] = list(annotated_samples(args.pedestrians))
+            sets["manually placed boxes"] = list(annotated_samples(args.pedestrians))
         except OSError as error:
             parser.error(f"--pedestrians: {error}")
-    found = {
+    results = {
         title: {name: measure(propose, samples) for name, propose in proposers.items()}
         for title, samples in sets.items()
     }
-    for title, each in found.items():
-        print(table(title, each))
+    for title, by_proposer in results.items():
+        print(table(title, by_proposer))
     if args.out:
-        beside = args.out.with_name(args.out.name + ".part")
-        beside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        os.replace(beside, args.out)
+        write_json(args.out, results)
 
 
 if __name__ == "__main__":

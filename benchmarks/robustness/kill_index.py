@@ -1,9 +1,11 @@
-"""python -m benchmarks.robustness.kill_index [--moments N] [--images N]
+"""Indexing that is killed with SIGKILL and started again, against an uninterrupted run.
 
-kill -9 at N moments of indexing, spread evenly over the time that it takes undisturbed, from before the first commit to
-after the last. After each the gallery must open with every image that the progress bar had counted as done, and going
-on must give the same rows as an undisturbed run. Images and model are made here; a table is printed, and the exit
-status is 1 if anything was lost.
+    python -m benchmarks.robustness.kill_index [--moments N] [--images N]
+
+The N moments are spread evenly over the time of an uninterrupted run, from before the first commit to after the last.
+After each kill the gallery must open with every image that the progress bar had counted, and resumed indexing must give
+the rows of an uninterrupted run. Images and model are generated here. A table is printed. The exit status is 1 if
+anything was lost.
 """
 
 import argparse
@@ -19,47 +21,48 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from benchmarks.common import forks  # noqa: F401  its children are killed
-from modeling_rogle import RogleModel, RogleProcessor
+from benchmarks.common import forks  # noqa: F401 (children are killed)
+from benchmarks.common.random_images import write_random_images
+from benchmarks.common.random_models import configurations, random_processor
+from modeling_rogle import Gallery, RogleModel, RogleProcessor
 from modeling_rogle.index.shards import Index
 from modeling_rogle.indexing import item_encoder
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.search.gallery import Gallery
 
 BATCH = 4
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: after how many seconds; images that the bar had counted; images in the index found afterwards;
-    whether going on gave the rows of an undisturbed run, and how many of them were encoded again."""
+    """Result of one kill.
+
+    Attributes:
+        seconds: time from the start to the kill.
+        reported: number of images that the progress bar had counted.
+        indexed: number of images in the index after the kill.
+        same: whether resumed indexing gave the rows of an uninterrupted run.
+        encoded_again: number of indexed images that were encoded again.
+    """
 
     seconds: float
     reported: int
-    found: int
+    indexed: int
     same: bool
     encoded_again: int
 
-
-def draw_images(folder: Path, count: int) -> Path:
-    """`count` different images of 60 x 150 px."""
-    folder.mkdir(parents=True)
-    draw = np.random.default_rng(0)
-    for number in range(count):
-        small = draw.integers(0, 256, (15, 6, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((60, 150)).save(folder / f"{number:04d}.jpg")
-    return folder
+    @property
+    def lost(self) -> bool:
+        return self.indexed < self.reported or not self.same or bool(self.encoded_again)
 
 
-def same_rows(index: Path, other: Path) -> bool:
-    """Whether two indexes hold the same images with the same embeddings, up to rounding."""
-    first, second = Index(index), Index(other)
-    order, other_order = (np.argsort(opened.paths) for opened in (first, second))
+def same_rows(path: Path, other_path: Path) -> bool:
+    """Whether two complete indexes have the same images with the same embeddings, except for rounding."""
+    first, second = Index(path), Index(other_path)
+    order, other_order = (np.argsort(index.paths) for index in (first, second))
     facts = [
-        opened.table.select(["path", "sha256"]).take(rows).to_pydict()
-        for opened, rows in ((first, order), (second, other_order))
+        index.table.select(["path", "sha256"]).take(rows).to_pydict()
+        for index, rows in ((first, order), (second, other_order))
     ]
     if facts[0] != facts[1] or not first.header["complete"]:
         return False
@@ -67,10 +70,19 @@ def same_rows(index: Path, other: Path) -> bool:
     return bool(near and np.abs(first.region_rows(order) - second.region_rows(other_order)).max(initial=0.0) < 0.02)
 
 
-def index_killed_after(
-    seconds: float, folder: Path, tools: tuple[RogleModel, RogleProcessor], out: Path, log: Path
-) -> int:
-    """Indexes in a child process, kills that after some seconds, and gives how many images its bar had counted."""
+def index_and_kill(seconds: float, folder: Path, tools: tuple[RogleModel, RogleProcessor], out: Path, log: Path) -> int:
+    """Indexes in a child process and kills it.
+
+    Args:
+        seconds: time until the kill.
+        folder: of the images.
+        tools: model and processor.
+        out: folder of the index.
+        log: file for the child's progress bar.
+
+    Returns:
+        Number of images that the progress bar had counted.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -85,52 +97,54 @@ def index_killed_after(
     return int(counted[-1]) if counted else 0
 
 
-def kills(moments: int, folder: Path, tools: tuple[RogleModel, RogleProcessor], work: Path) -> list[Kill]:
-    """Kills one indexing at each of `moments` moments; every commit is as small as one batch."""
-    before, item_encoder.COMMIT_SECONDS = item_encoder.COMMIT_SECONDS, 0.0
+def run_kills(moments: int, folder: Path, tools: tuple[RogleModel, RogleProcessor], work: Path) -> list[Kill]:
+    """Kills one indexing at each of `moments` moments. Every commit has one batch.
+
+    Args:
+        moments: number of kills.
+        folder: of the images.
+        tools: model and processor.
+        work: folder for the indexes.
+    """
+    commit_seconds, item_encoder.COMMIT_SECONDS = item_encoder.COMMIT_SECONDS, 0.0
     try:
-        for warm in ("warm-up", "whole"):
+        for name in ("warm-up", "uninterrupted"):
             started = time.perf_counter()
-            Gallery.build(folder, *tools, work / warm, BATCH, progress=False)
-        undisturbed = time.perf_counter() - started
-        done = []
+            Gallery.build(folder, *tools, work / name, BATCH, progress=False)
+        duration = time.perf_counter() - started
+        kills = []
         for moment in range(moments):
-            out, seconds = work / f"killed-{moment}", undisturbed * 1.1 * (moment + 0.5) / moments
-            reported = index_killed_after(seconds, folder, tools, out, work / "log")
+            out, seconds = work / f"killed-{moment}", duration * 1.1 * (moment + 0.5) / moments
+            reported = index_and_kill(seconds, folder, tools, out, work / "log")
             try:
-                found = len(Gallery.open(out, *tools))
+                indexed = len(Gallery.open(out, *tools))
             except (GalleryError, FileNotFoundError):  # killed before the first commit
-                found = 0
+                indexed = 0
             report = Gallery.build(folder, *tools, out, BATCH, progress=False).report
-            same = same_rows(out, work / "whole") and report.kept == found
-            done.append(Kill(seconds, reported, found, same, report.added - (len(Index(out)) - found)))
-        return done
+            same = same_rows(out, work / "uninterrupted") and report.kept == indexed
+            kills.append(Kill(seconds, reported, indexed, same, report.added - (len(Index(out)) - indexed)))
+        return kills
     finally:
-        item_encoder.COMMIT_SECONDS = before
+        item_encoder.COMMIT_SECONDS = commit_seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="kill -9 at many moments of indexing, and what is left.")
-    parser.add_argument("--moments", type=int, default=20, help="kills (default 20)")
-    parser.add_argument("--images", type=int, default=200, help="images indexed (default 200)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.robustness.kill_index", description="Kill indexing at many moments and resume it."
+    )
+    parser.add_argument("--moments", type=int, default=20, help="number of kills (default: 20)")
+    parser.add_argument("--images", type=int, default=200, help="number of images (default: 200)")
     args = parser.parse_args(argv)
-    from transformers import CLIPImageProcessorPil
-
-    from benchmarks.speed.step import configurations
-    from train.small_model import train_tokenizer
-
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config, _ = configurations("tiny")
-    images = CLIPImageProcessorPil(size={"height": 32, "width": 16}, do_center_crop=False)
-    tools = RogleModel(config).eval(), RogleProcessor(images, train_tokenizer(["A man in red."] * 20, max_length=64))
+    tools = RogleModel(configurations("tiny")[0]).eval(), random_processor("tiny")
     with tempfile.TemporaryDirectory() as work:
-        found = kills(args.moments, draw_images(Path(work, "images"), args.images), tools, Path(work))
-    print("| killed after s | reported done | in the index | rows after going on |\n|---|---|---|---|")
-    for kill in found:
-        print(f"| {kill.seconds:.2f} | {kill.reported} | {kill.found} | {'the same' if kill.same else 'OTHERS'} |")
-    lost = [kill for kill in found if kill.found < kill.reported or not kill.same or kill.encoded_again]
-    print(f"\n{len(found)} kills, {len(lost)} with a loss")
+        kills = run_kills(args.moments, write_random_images(Path(work, "images"), args.images), tools, Path(work))
+    print("| killed after s | reported done | in the index | rows after resuming |\n|---|---|---|---|")
+    for kill in kills:
+        print(f"| {kill.seconds:.2f} | {kill.reported} | {kill.indexed} | {'the same' if kill.same else 'DIFFERENT'} |")
+    lost = sum(kill.lost for kill in kills)
+    print(f"\n{len(kills)} kills, {lost} with a loss")
     return 1 if lost else 0
 
 

@@ -1,11 +1,15 @@
-"""python -m benchmarks.speed.build_memory [--sizes 12000 25000 50000 100000] [--workers 1] [--image 64 128] [--options ...]
+"""Memory and time of `rogle data build` as the number of rows grows.
 
-Memory and time of `rogle data build` over the number of rows, every process of it counted. The rows are a
-set in the layout of CUHK-PEDES that is drawn here: images of 64 x 128 pixels, every one different (coloured blocks,
-about 2 kB; real ones are larger, and so is the share of the work that processes can take over), four an identity, two
-captions each. Nothing is captioned or matched unless --options say so (`--options --matcher MODEL`). Printed: for each
-stage its seconds and the peak of the processes' memory in MB, shared pages counted once (PSS), and how much of it is
-not pages of mapped files, which the system takes back when it wants to.
+    python -m benchmarks.speed.build_memory [--sizes 12000 25000 50000 100000] [--workers 1] [--image 64 128]
+        [--options ...]
+
+The source has the layout of CUHK-PEDES and is generated here: different images of 64 x 128 pixels with coloured blocks
+(about 2 kB; real images are larger, and more of the work can be shared by processes), four images an identity, two
+captions an image. No captions are generated and nothing is matched unless --options says so (`--options --matcher
+MODEL`).
+
+Printed are, for each stage, the seconds, the peak memory of all processes in MB with shared pages counted once (PSS),
+and in brackets the part of it that is not pages of mapped files, which the system can reclaim.
 """
 
 import argparse
@@ -25,15 +29,26 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-IMAGES = 4  # of an identity
+from benchmarks.common.processes import child_environment
+
+IMAGES_PER_IDENTITY = 4
 STAGES = ("read", "curate", "caption", "learn", "match", "write")
+# Stages that run only with an option of the build.
+OPTIONAL_STAGES = {"caption": "--captioner", "learn": "--matcher", "match": "--matcher"}
 WORDS = ("red", "green", "blue", "white", "black", "grey", "yellow", "brown")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
 class Cost:
-    """Of one build: seconds, and of each stage its seconds and peak megabytes, all and not of mapped files."""
+    """Cost of one build.
+
+    Attributes:
+        rows: number of rows.
+        seconds: duration of the build.
+        stage_seconds: stage -> its duration.
+        peak: stage -> peak memory in MB.
+        own: stage -> peak memory in MB without the pages of mapped files.
+    """
 
     rows: int
     seconds: float = 0.0
@@ -42,15 +57,20 @@ class Cost:
     own: dict[str, float] = field(default_factory=dict)
 
 
-def draw_set(folder: Path, rows: int, size: tuple[int, int] = (64, 128)) -> Path:
-    """A set of `rows` images of that width and height in CUHK-PEDES's layout; an eighth of the people each in
-    validation and test."""
-    random, records = np.random.default_rng(0), []
+def write_source(folder: Path, rows: int, size: tuple[int, int] = (64, 128)) -> Path:
+    """Writes a data set in the layout of CUHK-PEDES; an eighth of the identities is in validation, another in test.
+
+    Args:
+        folder: to write to; it is returned.
+        rows: number of images.
+        size: width and height of the images in pixels. Default: 64 x 128.
+    """
+    generator, records = np.random.default_rng(0), []
     for number in tqdm(range(rows), desc="drawing", unit="image", disable=None):
-        person = number // IMAGES + 1
+        person = number // IMAGES_PER_IDENTITY + 1
         name = f"Market/{person // 100:04d}/{person:06d}_c1s1_{number:06d}_00.jpg"
         (folder / "imgs" / name).parent.mkdir(parents=True, exist_ok=True)
-        blocks = Image.fromarray(random.integers(0, 256, (8, 4, 3), dtype=np.uint8))
+        blocks = Image.fromarray(generator.integers(0, 256, (8, 4, 3), dtype=np.uint8))
         blocks.resize(size, Image.Resampling.BICUBIC).save(folder / "imgs" / name)
         first, second, third = (WORDS[(number // 8**power) % 8] for power in range(3))
         captions = [
@@ -63,8 +83,8 @@ def draw_set(folder: Path, rows: int, size: tuple[int, int] = (64, 128)) -> Path
     return folder
 
 
-def memory_of(session: int) -> tuple[float, float]:
-    """(PSS, PSS of anonymous pages) of all processes of a session together, megabytes."""
+def session_memory(session: int) -> tuple[float, float]:
+    """PSS, and PSS of anonymous pages, of all processes of a session, in MB."""
     total = own = 0.0
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
@@ -81,27 +101,35 @@ def memory_of(session: int) -> tuple[float, float]:
 
 
 def _kilobytes(text: str, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    match = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) if match else 0
 
 
 def measure(source: Path, rows: int, out: Path, workers: int, options: Sequence[str]) -> Cost:
-    """Builds once in processes of their own and looks on."""
+    """Builds in processes of its own and samples their memory.
+
+    Args:
+        source: folder of [`write_source`].
+        rows: of the source.
+        out: folder of the built data set.
+        workers: processes of the build.
+        options: further options of `rogle data build`.
+    """
     command = [sys.executable, "-m", "modeling_rogle.cli.main", "data", "build"]
     command += ["--source", f"cuhk_pedes={source}", "--out", str(out), "--num-proc", str(workers), *options]
     cost, stage, since = Cost(rows), "", 0.0
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(command, env=child_environment(), stdout=log, stderr=log, start_new_session=True)
         while child.poll() is None:
             work = out.parent / f".{out.name}.build"
-            now = max((path.name for path in work.glob("[0-9]-*")), default="")
-            name = now.split("-")[1] if now and not out.exists() else stage or "start"
+            newest = max((path.name for path in work.glob("[0-9]-*")), default="")
+            name = newest.split("-")[1] if newest and not out.exists() else stage or "start"
             if name != stage:
                 if stage:
                     cost.stage_seconds[stage] = cost.stage_seconds.get(stage, 0.0) + time.perf_counter() - since
                 stage, since = name, time.perf_counter()
-            total, own = memory_of(child.pid)
+            total, own = session_memory(child.pid)
             cost.peak[stage] = max(cost.peak.get(stage, 0.0), total)
             cost.own[stage] = max(cost.own.get(stage, 0.0), own)
             time.sleep(0.3)
@@ -114,21 +142,42 @@ def measure(source: Path, rows: int, out: Path, workers: int, options: Sequence[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Memory and time of a build of data over its rows.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[12_000, 25_000, 50_000, 100_000], metavar="ROWS")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1], metavar="N", help="processes, one run for each")
-    parser.add_argument("--image", type=int, nargs=2, default=(64, 128), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="the rest goes to the build")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed.build_memory", description="Memory and time of rogle data build by rows."
+    )
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[12_000, 25_000, 50_000, 100_000],
+        metavar="ROWS",
+        help="numbers of rows (default: 12000 25000 50000 100000)",
+    )
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[1], metavar="N", help="processes; one build for each (default: 1)"
+    )
+    parser.add_argument(
+        "--image",
+        type=int,
+        nargs=2,
+        default=(64, 128),
+        metavar=("WIDTH", "HEIGHT"),
+        help="size of the images in pixels (default: 64 128)",
+    )
+    parser.add_argument(
+        "--options",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="all further words are options of rogle data build (default: none)",
+    )
     args = parser.parse_args(argv)
-    done = {"caption": "--captioner", "learn": "--matcher", "match": "--matcher"}
-    stages = [
-        name for name in STAGES if name not in done or any(flag.split("=")[0] == done[name] for flag in args.options)
-    ]
+    given = {flag.split("=")[0] for flag in args.options}
+    stages = [name for name in STAGES if name not in OPTIONAL_STAGES or OPTIONAL_STAGES[name] in given]
     columns = [f"{name}: s, MB (own)" for name in stages]
     print(f"| rows | processes | s | {' | '.join(columns)} |\n|---|---|---|{'---|' * len(stages)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
-            source = draw_set(Path(folder, str(size)), size, tuple(args.image))
+            source = write_source(Path(folder, str(size)), size, tuple(args.image))
             for workers in args.workers:
                 cost = measure(source, size, Path(folder, "out"), workers, args.options)
                 cells = [

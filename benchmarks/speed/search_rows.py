@@ -1,4 +1,4 @@
-"""Embeddings for benchmarks/speed/search.py: clustered synthetic ones or those of a trained model, and their index."""
+"""Embeddings for benchmarks.speed.search, synthetic or from a trained model, and an index of them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from modeling_rogle.index.shards import Index
 from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 DIMENSION = 512
-AT_ONCE = 65_536  # a shard: none is written twice
+BLOCK = 65_536  # rows of a shard, so that each is written once
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -22,40 +22,65 @@ def unit(rows: np.ndarray) -> np.ndarray:
 def clustered(
     count: int, clusters: int, noise: float, seed: int, stream: int, dimension: int = DIMENSION
 ) -> Iterator[np.ndarray]:
-    """`count` unit vectors in blocks, around centres that depend on the seed alone; `stream` tells draws apart."""
+    """Unit vectors around random centres, in blocks `[n, dimension]`.
+
+    Args:
+        count: number of vectors.
+        clusters: number of centres; they depend on the seed only.
+        noise: length of the noise that is added to a centre of length 1.
+        seed: of the random numbers.
+        stream: a different number gives different vectors around the same centres.
+        dimension: of the vectors. Default: 512.
+    """
     centres = unit(np.random.default_rng(seed).normal(size=(clusters, dimension)))
-    draw = np.random.default_rng([seed, stream])
-    for start in range(0, count, AT_ONCE):
-        size = min(AT_ONCE, count - start)
-        away = unit(draw.standard_normal((size, dimension), dtype=np.float32))
-        yield unit(centres[draw.integers(0, clusters, size)] + noise * away)
+    generator = np.random.default_rng([seed, stream])
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        offsets = unit(generator.standard_normal((size, dimension), dtype=np.float32))
+        yield unit(centres[generator.integers(0, clusters, size)] + noise * offsets)
 
 
 def trained(file: str, count: int, noise: float, seed: int) -> tuple[Iterator[np.ndarray], np.ndarray]:
-    """Embeddings of a split as `eval/eval.py --cache` leaves them: `count` unit vectors in blocks, its images over
-    and over, each time with noise of this length, and its long captions `[q, D]` in random order.
+    """Embeddings of a trained model, from a file that `eval/eval.py --cache` writes.
+
+    Args:
+        file: the safetensors file.
+        count: number of image embeddings; the images of the split are repeated with new noise.
+        noise: length of the noise.
+        seed: of the random numbers.
+
+    Returns:
+        Blocks of unit vectors of images `[n, D]`, and the embeddings of the long captions `[q, D]` in random order.
 
     Raises:
-        ValueError: not such a file.
+        ValueError: the file lacks these embeddings.
     """
     tensors = load_file(file)
     if not {"image_embeds", "long.embeds"} <= set(tensors):
-        raise ValueError(f"{file}: holds no image_embeds and long.embeds; `eval/eval.py --cache` makes such a file")
+        raise ValueError(f"{file}: has no image_embeds or long.embeds; `eval/eval.py --cache` writes such a file")
     images, queries = tensors["image_embeds"], tensors["long.embeds"]
 
     def blocks() -> Iterator[np.ndarray]:
-        draw = np.random.default_rng([seed, 1])
-        for start in range(0, count, AT_ONCE):
-            size = min(AT_ONCE, count - start)
-            away = unit(draw.standard_normal((size, images.shape[1]), dtype=np.float32))
-            yield unit(images[np.arange(start, start + size) % len(images)] + noise * away)
+        generator = np.random.default_rng([seed, 1])
+        for start in range(0, count, BLOCK):
+            size = min(BLOCK, count - start)
+            offsets = unit(generator.standard_normal((size, images.shape[1]), dtype=np.float32))
+            yield unit(images[np.arange(start, start + size) % len(images)] + noise * offsets)
 
     return blocks(), np.random.default_rng([seed, 3]).permutation(queries)
 
 
 def make_index(path: Path, blocks: Iterator[np.ndarray], noise: float, seed: int, regions: bool) -> Index:
-    """A real index of blocks of embeddings, regions as far from their image as `noise` says; without `regions` one
-    region an image, itself, to spare time and disk."""
+    """Writes an index of embeddings.
+
+    Args:
+        path: folder of the index.
+        blocks: embeddings of images, `[n, D]` each.
+        noise: length of the noise that is added to the embedding of an image for each of its regions.
+        seed: of the noise.
+        regions: write all template regions. False: write one region an image, equal to the image, which needs less time
+            and disk.
+    """
     block = next(blocks)
     dimension = block.shape[1]
     boxes = template_boxes() if regions else template_boxes()[-1:]
@@ -79,17 +104,17 @@ def make_index(path: Path, blocks: Iterator[np.ndarray], noise: float, seed: int
         "store": None,
         "skipped": [],
     }
-    writer, done = IndexWriter(path, header), 0
-    draw = np.random.default_rng([seed, 2])
+    writer, written = IndexWriter(path, header), 0
+    generator = np.random.default_rng([seed, 2])
     while len(block):
         for part in np.array_split(block, max(1, len(block) // 4096)):
-            facts = [{"path": f"{done + n:08d}.jpg", "width": 128, "height": 384} for n in range(len(part))]
+            facts = [{"path": f"{written + n:08d}.jpg", "width": 128, "height": 384} for n in range(len(part))]
             around = part[:, None]
             if regions:
-                apart = draw.standard_normal((len(part), len(boxes), dimension), dtype=np.float32)
-                around = unit(around + noise * unit(apart))
+                offsets = generator.standard_normal((len(part), len(boxes), dimension), dtype=np.float32)
+                around = unit(around + noise * unit(offsets))
             writer.add(facts, part, around)
-            done += len(part)
+            written += len(part)
         writer.commit()
         block = next(blocks, block[:0])
     writer.commit(complete=True)

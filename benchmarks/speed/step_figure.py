@@ -1,6 +1,8 @@
-"""python -m benchmarks.speed.step_figure STEP.json --out docs/step.png
+"""Draws the result of benchmarks.speed.step: CPU time and memory of a training step, relative to plain CLIP.
 
-Bars of what `benchmarks/speed/step.py --out STEP.json` measured: CPU time and memory of a training step beside plain CLIP's.
+    python -m benchmarks.speed.step_figure STEP.json --out docs/step.png
+
+STEP.json is the file that `python -m benchmarks.speed.step --out STEP.json` writes.
 """
 
 import argparse
@@ -12,20 +14,21 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first: there may be no display)
+from matplotlib import pyplot as plt  # noqa: E402 (the backend is set first: there may be no display)
 
 
-def draw_step(found: dict, path: Path) -> None:
-    """Draws the medians of each variant over those of the first, plain CLIP as people run it.
+def draw_step(measured: dict, path: Path) -> None:
+    """Draws bars: the median of each variant divided by that of the first variant, plain CLIP.
 
     Args:
-        found: what step.py wrote: `seconds`, a list of rounds a variant; `memory_bytes`, one figure a variant, or none.
-        path: PNG.
+        measured: content of STEP.json: `seconds` (variant -> one value a round) and `memory_bytes` (variant -> bytes,
+            may be empty).
+        path: of the PNG file.
     """
-    seconds = {name: statistics.median(rounds) for name, rounds in found["seconds"].items()}
+    seconds = {name: statistics.median(rounds) for name, rounds in measured["seconds"].items()}
     panels = [("CPU time of a step", seconds)]
-    if found.get("memory_bytes"):
-        panels.append(("memory", found["memory_bytes"]))
+    if measured.get("memory_bytes"):
+        panels.append(("memory", measured["memory_bytes"]))
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.2), sharey=True, squeeze=False)
     for axis, (title, values) in zip(axes[0], panels, strict=True):
         names = list(values)[::-1]
@@ -43,11 +46,13 @@ def draw_step(found: dict, path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Bars of a step benchmark.")
-    parser.add_argument("found", type=Path, help="the JSON that benchmarks/speed/step.py --out wrote")
-    parser.add_argument("--out", type=Path, default=Path("docs/step.png"))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed.step_figure", description="Draw CPU time and memory of a training step."
+    )
+    parser.add_argument("measured", type=Path, metavar="STEP.json", help="file written by benchmarks.speed.step --out")
+    parser.add_argument("--out", type=Path, default=Path("docs/step.png"), help="PNG file (default: docs/step.png)")
     args = parser.parse_args(argv)
-    draw_step(json.loads(args.found.read_text(encoding="utf-8")), args.out)
+    draw_step(json.loads(args.measured.read_text(encoding="utf-8")), args.out)
     print(args.out)
 
 

@@ -1,19 +1,21 @@
-"""python -m benchmarks.speed.train_throughput [--images N] [--batch N] [--rounds N] [--waiting]
+"""Cost of loading images in training, against a step on a batch in memory and against a plain loading loop.
 
-Does the loader starve the step? On images written as JPEG files of a pedestrian data set's size, read as a run reads
-them. Ratios are what to read, for all variants take turns in one process.
+    python -m benchmarks.speed.train_throughput [--images N] [--batch N] [--rounds N] [--waiting]
 
-    loader          images/s of `PairDataset`, decoded at draft size, resized once, uint8, against a plain loop
-                    (PIL open, convert, `CLIPImageProcessor`, tokenizer) in the same run; both in one process
-    cached          the same in the second epoch, from memory; `disk` from the file of resized images, and `filling`
-                    the first epoch, which writes it
-    step            CPU seconds of a whole training step with its loading, first and later epochs, from memory and from
-                    disk, over the same step on a batch that lies in memory; and of a run of 10 epochs
-    waiting         share of the time of a run's steps spent waiting for a data worker, which train_log.jsonl has as
-                    data_wait_share (--waiting; on a machine with other work it says little)
+The images are JPEG files of the size of a pedestrian data set, read as a training run reads them. All variants take
+turns in one process. Read the ratios.
 
-The step itself against plain CLIP, at both sizes: benchmarks/speed/step.py. On a GPU, where there is one: images/s of the
-step at bf16, with and without torch.compile, and peak memory of batches up to 4,096 with gradient caching.
+    loader          images/s of `PairDataset` (decoding at draft size, one resize, uint8) against a plain loop (PIL
+                    open, convert, `CLIPImageProcessor`, tokenizer)
+    cached          the same in the second epoch, from memory; `disk`: from the file of resized images; `filling`: the
+                    first epoch, which writes that file
+    step            CPU seconds of a training step with loading, in the first and in later epochs, from memory and from
+                    disk, against the same step on a batch in memory; and the mean over a run of 10 epochs
+    waiting         with --waiting: share of the time that steps wait for a data worker, which train_log.jsonl has as
+                    data_wait_share. It means little on a machine with other load
+
+benchmarks.speed.step compares the step itself with plain CLIP. On a GPU, if there is one, also: images/s of the step in
+bf16, with and without torch.compile, and peak memory of batches of up to 4,096 images with gradient caching.
 """
 
 import argparse
@@ -23,31 +25,29 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from PIL import Image
+from torch.utils.data import DataLoader
 
-import torch  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
+from benchmarks.common.random_models import configurations, random_batch
+from dataset_pvlg.features import FEATURES
+from dataset_pvlg.loading import load_rows
+from modeling_rogle import RogleModel, RogleProcessor
+from train.data.batch import Batch
+from train.data.image_cache import image_cache
+from train.data.pairs import PairDataset, normalize_images
+from train.global_batch import GlobalBatch, forward_step
+from train.small_model import build_small_model
 
-from benchmarks.speed.step import configurations, random_batch  # noqa: E402
-from dataset_pvlg.features import FEATURES  # noqa: E402
-from dataset_pvlg.loading import load_rows  # noqa: E402
-from modeling_rogle import RogleModel, RogleProcessor  # noqa: E402
-from train.data.batch import Batch  # noqa: E402
-from train.data.image_cache import image_cache  # noqa: E402
-from train.data.pairs import PairDataset, normalize_images  # noqa: E402
-from train.global_batch import GlobalBatch, forward_step  # noqa: E402
-from train.small_model import build_small_model  # noqa: E402
-
-SIZE = (256, 768)  # width and height of the files, in pixels: larger than the model reads, as in UFine6926
+SIZE = (256, 768)  # width and height of the files in pixels: larger than the model's input, as in UFine6926
 
 
 def jpeg_rows(folder: Path, count: int) -> Dataset:
-    """Synthetic rows whose images are JPEG files, enlarged, boxes with them."""
+    """Synthetic rows whose images are enlarged and stored as JPEG files in a folder."""
     rows = load_rows("synthetic-tiny")[0]["train"]
-    found = []
+    enlarged = []
     for number in range(count):
         row = rows[number % len(rows)]
         x, y = SIZE[0] / row["width"], SIZE[1] / row["height"]
@@ -55,16 +55,16 @@ def jpeg_rows(folder: Path, count: int) -> Dataset:
         row["image"].convert("RGB").resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
         boxes = [[b[0] * x, b[1] * y, b[2] * x, b[3] * y] for b in (region["bbox"] for region in row["regions"])]
         regions = [region | {"bbox": box} for region, box in zip(row["regions"], boxes, strict=True)]
-        found.append(
+        enlarged.append(
             row
             | {"image": {"path": str(path), "bytes": None}, "image_id": str(number), "regions": regions}
             | {"width": SIZE[0], "height": SIZE[1]}
         )
-    return Dataset.from_list(found, features=FEATURES)
+    return Dataset.from_list(enlarged, features=FEATURES)
 
 
 def plain_loop(rows: Dataset, captions: Sequence[str], processor: RogleProcessor, numbers: Sequence[int]) -> None:
-    """What published training code does: open, convert, process, pad."""
+    """Loads rows as published training code does: open, convert, process, pad."""
     images = rows.select_columns("image")
     for number in numbers:
         image = images[number]["image"].convert("RGB")
@@ -72,108 +72,107 @@ def plain_loop(rows: Dataset, captions: Sequence[str], processor: RogleProcessor
         processor.tokenizer(captions[number], padding="max_length", truncation=True, return_tensors="pt")
 
 
-def seconds_of(work: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
-    began = clock()
+def cpu_seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
     work()
-    return clock() - began
+    return time.process_time() - started
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Measures, prints a table, and returns the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=96)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--waiting", action="store_true", help="also a data worker, in seconds of the clock")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    names = ("loader", "cached", "filling", "disk", "plain", "step", "loaded", "later", "loaded, disk", "later, disk")
-    found: dict[str, list[float]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder:
-        rows = jpeg_rows(Path(folder), args.images)
-        captions = rows["caption"][:]
-        model, processor = build_small_model(captions)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-        accelerator, gather = Accelerator(), GlobalBatch()
-        model.to(accelerator.device).train()
+class LoadingBenchmark:
+    """Rows in JPEG files, a small model and its optimizer, and the calls that are timed.
 
-        def batch_of(pairs: PairDataset, first: int) -> dict:
-            return tensors_of(pairs.collate([pairs[n % len(pairs)] for n in range(first, first + args.batch)]))
+    Args:
+        folder: for the image files and the files of resized images.
+        images: number of images.
+        batch: images a step.
+    """
 
-        def tensors_of(batch: Batch) -> dict:
-            return batch.model_inputs(normalize_images(batch.images, processor))
+    def __init__(self, folder: Path, images: int, batch: int):
+        self.folder, self.images, self.batch = folder, images, batch
+        self.rows = jpeg_rows(folder, images)
+        self.captions = self.rows["caption"][:]
+        self.model, self.processor = build_small_model(self.captions)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
+        self.accelerator, self.gather = Accelerator(), GlobalBatch()
+        self.model.to(self.accelerator.device).train()
 
-        def on_disk_rows(name: str) -> PairDataset:
-            cache = image_cache(rows, processor, Path(folder, name))
-            return PairDataset(rows, processor, cache_bytes=0, cache=cache)
+    def load(self, pairs: PairDataset, first: int) -> dict[str, torch.Tensor]:
+        """Model inputs of the rows from `first` on."""
+        return self.inputs(pairs.collate([pairs[n % len(pairs)] for n in range(first, first + self.batch)]))
 
-        def step(batch: dict) -> None:
-            batch = {name: value.to(accelerator.device) for name, value in batch.items()}
-            _, backward = forward_step(accelerator, model, batch, gather)
-            backward()
-            optimizer.step()
-            optimizer.zero_grad()
+    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return batch.model_inputs(normalize_images(batch.images, self.processor))
 
-        def one_round(turn: int) -> None:
-            first = turn * args.batch
-            numbers = [n % args.images for n in range(first, first + args.batch)]
-            found["plain"].append(seconds_of(lambda: plain_loop(rows, captions, processor, numbers)))
-            held, fresh = PairDataset(rows, processor), PairDataset(rows, processor)
-            for name in ("loader", "cached"):
-                found[name].append(seconds_of(lambda: batch_of(held, first)))
-            ready = batch_of(held, first)
-            found["step"].append(seconds_of(lambda: step(ready)))
-            for name in ("loaded", "later"):
-                found[name].append(seconds_of(lambda: step(batch_of(fresh, first))))
-            alone, stepped = (on_disk_rows(f"{turn}-{n}") for n in range(2))
-            for name in ("filling", "disk"):
-                found[name].append(seconds_of(lambda: batch_of(alone, first)))
-            for name in ("loaded, disk", "later, disk"):
-                found[name].append(seconds_of(lambda: step(batch_of(stepped, first))))
+    def pairs_in_memory(self) -> PairDataset:
+        return PairDataset(self.rows, self.processor)
 
-        step(batch_of(PairDataset(rows, processor), 0))  # allocations
-        for turn in range(args.rounds):
-            one_round(turn)
-        if args.waiting:
-            waits(on_disk_rows("waiting"), args.batch, lambda batch: step(tensors_of(batch)))
-    middle = {name: statistics.median(values) for name, values in found.items()}
-    run = (middle["loaded, disk"] + 9 * middle["later, disk"]) / 10
-    ratios = {
-        "loader over the plain loop, images/s": middle["plain"] / middle["loader"],
-        "from memory over the plain loop, images/s": middle["plain"] / middle["cached"],
-        "from disk over the plain loop, images/s": middle["plain"] / middle["disk"],
-        "step with loading over step in memory, first epoch": middle["loaded"] / middle["step"],
-        "step with loading over step in memory, later epochs": middle["later"] / middle["step"],
-        "the same, filling the file on disk": middle["loaded, disk"] / middle["step"],
-        "the same, from disk": middle["later, disk"] / middle["step"],
-        "the same, a run of 10 epochs": run / middle["step"],
+    def pairs_on_disk(self, name: str) -> PairDataset:
+        cache = image_cache(self.rows, self.processor, self.folder / name)
+        return PairDataset(self.rows, self.processor, cache_bytes=0, cache=cache)
+
+    def step(self, inputs: dict[str, torch.Tensor]) -> None:
+        inputs = {name: value.to(self.accelerator.device) for name, value in inputs.items()}
+        _, backward = forward_step(self.accelerator, self.model, inputs, self.gather)
+        backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def run_round(self, number: int) -> dict[str, float]:
+        """CPU seconds of each variant on one batch."""
+        first = number * self.batch
+        numbers = [n % self.images for n in range(first, first + self.batch)]
+        seconds = {"plain": cpu_seconds(lambda: plain_loop(self.rows, self.captions, self.processor, numbers))}
+        loaded, stepped = self.pairs_in_memory(), self.pairs_in_memory()
+        for name in ("loader", "cached"):
+            seconds[name] = cpu_seconds(lambda: self.load(loaded, first))
+        inputs = self.load(loaded, first)
+        seconds["step"] = cpu_seconds(lambda: self.step(inputs))
+        for name in ("loaded", "later"):
+            seconds[name] = cpu_seconds(lambda: self.step(self.load(stepped, first)))
+        loaded, stepped = (self.pairs_on_disk(f"{number}-{n}") for n in range(2))
+        for name in ("filling", "disk"):
+            seconds[name] = cpu_seconds(lambda: self.load(loaded, first))
+        for name in ("loaded, disk", "later, disk"):
+            seconds[name] = cpu_seconds(lambda: self.step(self.load(stepped, first)))
+        return seconds
+
+    def print_waiting(self) -> None:
+        """Prints the share of time that steps wait for one data worker, in two epochs.
+
+        The first epoch writes the file of resized images.
+        """
+        pairs = self.pairs_on_disk("waiting")
+        loader = DataLoader(pairs, self.batch, drop_last=True, collate_fn=pairs.collate, num_workers=1)
+        for epoch in ("first", "later"):
+            waited, started, batches = 0.0, time.perf_counter(), iter(loader)
+            while True:
+                requested = time.perf_counter()
+                batch = next(batches, None)
+                waited += time.perf_counter() - requested
+                if batch is None:
+                    break
+                self.step(self.inputs(batch))
+            share = waited / (time.perf_counter() - started)
+            print(f"one worker, {epoch} epoch: {share:.3f} of the time waiting for data")
+
+
+def ratios(seconds: dict[str, float]) -> dict[str, float]:
+    """The figures of the table, from the CPU seconds of each variant."""
+    run = (seconds["loaded, disk"] + 9 * seconds["later, disk"]) / 10
+    return {
+        "loader over the plain loop, images/s": seconds["plain"] / seconds["loader"],
+        "from memory over the plain loop, images/s": seconds["plain"] / seconds["cached"],
+        "from disk over the plain loop, images/s": seconds["plain"] / seconds["disk"],
+        "step with loading over step in memory, first epoch": seconds["loaded"] / seconds["step"],
+        "step with loading over step in memory, later epochs": seconds["later"] / seconds["step"],
+        "the same, filling the file on disk": seconds["loaded, disk"] / seconds["step"],
+        "the same, from disk": seconds["later, disk"] / seconds["step"],
+        "the same, a run of 10 epochs": run / seconds["step"],
     }
-    print(f"{args.batch} images of {SIZE[0]} x {SIZE[1]} px, one thread; CPU seconds a batch: "
-          + ", ".join(f"{name} {value:.3f}" for name, value in middle.items()))  # fmt: skip
-    if torch.cuda.is_available():
-        on_gpu(args.rounds)
-    for name, value in ratios.items():
-        print(f"{name:<55} {value:6.2f}x")
-    return ratios
 
 
-def waits(pairs: PairDataset, batch: int, step: Callable[[dict], None]) -> None:
-    """Two epochs with one data worker, the first fills the file on disk: how much of them the step waited."""
-    loader = DataLoader(pairs, batch, drop_last=True, collate_fn=pairs.collate, num_workers=1)
-    for epoch in ("first", "later"):
-        waited, began, found = 0.0, time.perf_counter(), iter(loader)
-        while True:
-            asked = time.perf_counter()
-            given = next(found, None)
-            waited += time.perf_counter() - asked
-            if given is None:
-                break
-            step(given)
-        print(f"one worker, {epoch} epoch: {waited / (time.perf_counter() - began):.3f} of the time waiting for data")
-
-
-def on_gpu(rounds: int) -> None:
-    """Images/s and peak memory of the ViT-B/16 step at bf16."""
+def print_gpu(rounds: int) -> None:
+    """Prints images/s and peak memory of the ViT-B/16 step in bf16."""
     config, _ = configurations("vitb16")
     accelerator, gather = Accelerator(mixed_precision="bf16"), GlobalBatch()
     for compiled in (False, True):
@@ -183,21 +182,53 @@ def on_gpu(rounds: int) -> None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
         model, optimizer = accelerator.prepare(model, optimizer)
         for images, parts in ((64, 1), (256, 1), (1024, 8), (4096, 32)):
-            given = {name: value.cuda() for name, value in random_batch(config, images, 4).items()}
+            inputs = {name: value.cuda() for name, value in random_batch(config, images, 4).items()}
             torch.cuda.reset_peak_memory_stats()
             times = []
             for _ in range(rounds + 2):
                 torch.cuda.synchronize()
-                began = time.perf_counter()
-                _, backward = forward_step(accelerator, model, given, gather, parts)
+                started = time.perf_counter()
+                _, backward = forward_step(accelerator, model, inputs, gather, parts)
                 backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 torch.cuda.synchronize()
-                times.append(time.perf_counter() - began)
+                times.append(time.perf_counter() - started)
             peak = torch.cuda.max_memory_allocated() / 2**30
             rate = images / statistics.median(times[2:])
             print(f"compile {compiled}, batch {images} in {parts} parts: {rate:.0f} images/s, peak {peak:.1f} GiB")
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Measures, prints a table, and returns the ratios."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed.train_throughput",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--images", type=int, default=96, help="images of the data set (default: 96)")
+    parser.add_argument("--batch", type=int, default=32, help="images a step (default: 32)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default: 3)")
+    parser.add_argument(
+        "--waiting", action="store_true", help="also measure the time that steps wait for a data worker (default: off)"
+    )
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark = LoadingBenchmark(Path(folder), args.images, args.batch)
+        benchmark.step(benchmark.load(benchmark.pairs_in_memory(), 0))  # allocates memory
+        rounds = [benchmark.run_round(number) for number in range(args.rounds)]
+        if args.waiting:
+            benchmark.print_waiting()
+    seconds = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in seconds.items())
+    print(f"{args.batch} images of {SIZE[0]} x {SIZE[1]} px, one thread; CPU seconds a batch: {figures}")
+    if torch.cuda.is_available():
+        print_gpu(args.rounds)
+    results = ratios(seconds)
+    for name, value in results.items():
+        print(f"{name:<55} {value:6.2f}x")
+    return results
 
 
 if __name__ == "__main__":

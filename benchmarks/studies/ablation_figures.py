@@ -1,4 +1,4 @@
-"""Images of the ablation: what each term is worth, what noise costs, how regions leak, where a sentence looks."""
+"""Figures of the ablation: scores by term, scores with shuffled pairs, leakage, and similarity maps of sentences."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from datasets import Dataset
+from PIL import Image
 
 from modeling_rogle import RogleModel, RogleProcessor
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first: there may be no display)
+from matplotlib import pyplot as plt  # noqa: E402 (the backend is set first: there may be no display)
 
 BLUE, ORANGE, GREY = "#1f77b4", "#ff7f0e", "#9a9a9a"
 
@@ -24,18 +26,23 @@ def _save(figure: plt.Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float]:
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def draw_terms(scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
-    """Bars of R@1 for long and short captions, one group a row of the ablation; whiskers are standard deviations."""
+    """Draws bars of R@1 for long and short captions with standard deviations.
+
+    Args:
+        scores: row -> `long R@1` and `short R@1` -> one value a seed. Nothing is drawn if there are none.
+        path: of the PNG file.
+    """
     names = [name for name in scores if scores[name]["long R@1"]]
     if not names:
         return
     figure, axis = plt.subplots(figsize=(8, 3.6))
     for offset, column, colour in ((-0.2, "long R@1", BLUE), (0.2, "short R@1", ORANGE)):
-        means, errors = zip(*(_spread(scores[name][column]) for name in names), strict=True)
+        means, errors = zip(*(_mean_and_deviation(scores[name][column]) for name in names), strict=True)
         bars = axis.bar(np.arange(len(names)) + offset, means, 0.38, yerr=errors, color=colour, capsize=3)
         axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
         bars.set_label(f"{column.split()[0]} captions")
@@ -46,18 +53,23 @@ def draw_terms(scores: Mapping[str, Mapping[str, Sequence[float]]], path: Path) 
 
 
 def draw_noise(scores: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: Path) -> None:
-    """R@1 over the share of shuffled pairs, with and without reliability, a panel for each kind of pair and start."""
+    """Draws R@1 over the share of shuffled pairs, with a panel for each kind of pair.
+
+    Args:
+        scores: `S % of PAIRS` -> similarity -> `chosen` and `none` -> one value a seed.
+        path: of the PNG file.
+    """
     if not any(values["global"]["none"] for values in scores.values()):
         return
     kinds = list(dict.fromkeys(name.split(" % of ")[1] for name in scores))
     figure, axes = plt.subplots(1, len(kinds), figsize=(3.6 * len(kinds), 3.6), sharey=True, squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
-        for heading, line in (("with late interaction", "--"), ("global", "-")):
+        for similarity, line in (("with late interaction", "--"), ("global", "-")):
             for name, colour in (("chosen", BLUE), ("none", GREY)):
-                points = [(share, scores[f"{share} % of {kind}"][heading][name]) for share in (0, 20, 50)]
-                points = [(share, *_spread(values)) for share, values in points if values]
+                shares = [(share, scores[f"{share} % of {kind}"][similarity][name]) for share in (0, 20, 50)]
+                points = [(share, *_mean_and_deviation(values)) for share, values in shares if values]
                 if points:
-                    label = f"{name}, {heading}"
+                    label = f"{name}, {similarity}"
                     axis.errorbar(*zip(*points, strict=True), color=colour, ls=line, marker="o", capsize=3, label=label)
         axis.set_xlabel(f"shuffled {kind}, %")
         axis.set_xticks([0, 20, 50])
@@ -75,7 +87,7 @@ def draw_noise(scores: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
 
 def draw_features(scores: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Leak of each region feature before and after training."""
+    """Draws the leakage of each region feature `before` and `after` training into a PNG file."""
     if not scores:
         return
     figure, axis = plt.subplots(figsize=(6, 3.2))
@@ -85,14 +97,14 @@ def draw_features(scores: Mapping[str, Mapping[str, float]], path: Path) -> None
         )
         axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
     axis.set_xticks(range(len(scores)), list(scores))
-    axis.set_ylabel("leak: 1 − cos(in its image, alone)")
+    axis.set_ylabel("leakage: 1 − cos(in its image, alone)")
     axis.legend(title="training", frameon=False)
     _save(figure, path)
 
 
 @torch.no_grad()
-def sentence_map(model: RogleModel, processor: RogleProcessor, image, sentence: str) -> np.ndarray:
-    """Cosine of a sentence and every patch, each patch taken as a region. Returns `[rows, columns]`."""
+def sentence_map(model: RogleModel, processor: RogleProcessor, image: Image.Image, sentence: str) -> np.ndarray:
+    """Cosines `[rows, columns]` of a sentence and every patch of an image, each patch taken as a region."""
     rows, columns = model.config.patch_grid
     y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
     boxes = torch.stack([x, y, x + 1 / columns, y + 1 / rows], dim=-1).reshape(-1, 4)
@@ -102,28 +114,35 @@ def sentence_map(model: RogleModel, processor: RogleProcessor, image, sentence: 
     return (regions @ text[0]).reshape(rows, columns).numpy()
 
 
-def draw_similarity_map(checkpoint: Path, rows, path: Path, number: int = 0) -> None:
-    """Sentences of one validation row over the patches of its image, before and after training."""
+def draw_similarity_map(checkpoint: Path, rows: Dataset, path: Path, number: int = 0) -> None:
+    """Draws the similarity maps of three sentences of a row, before and after training.
+
+    Args:
+        checkpoint: folder of the trained model.
+        rows: P-VLG rows.
+        path: of the image file.
+        number: of the row. Default: 0.
+    """
     trained = RogleModel.from_pretrained(checkpoint).eval()
     processor = RogleProcessor.from_pretrained(checkpoint)
     torch.manual_seed(0)
-    new = RogleModel(trained.config).eval()
+    untrained = RogleModel(trained.config).eval()
     row = rows[number]
-    said = {region["sentence"]: region["bbox"] for region in row["regions"] if region["sentence"] >= 0}
-    chosen = sorted(said)[:3]
+    boxes = {region["sentence"]: region["bbox"] for region in row["regions"] if region["sentence"] >= 0}
+    chosen = sorted(boxes)[:3]
     image = row["image"].convert("RGB")
     figure, axes = plt.subplots(2, 1 + len(chosen), figsize=(2.6 * (1 + len(chosen)), 8.6))
-    for line, (name, model) in enumerate((("before", new), ("after", trained))):
+    for line, (name, model) in enumerate((("before", untrained), ("after", trained))):
         axes[line, 0].imshow(image)
         axes[line, 0].set_title(f"{name} training", fontsize=10)
         for axis, sentence in zip(axes[line, 1:], chosen, strict=True):
             words = row["sentences"][sentence]["text"]
-            found = sentence_map(model, processor, image, words)
+            cosines = sentence_map(model, processor, image, words)
             axis.imshow(image.convert("L"), cmap="gray", extent=(0, image.width, image.height, 0))
             axis.imshow(
-                found, cmap="magma", alpha=0.6, extent=(0, image.width, image.height, 0), interpolation="bilinear"
+                cosines, cmap="magma", alpha=0.6, extent=(0, image.width, image.height, 0), interpolation="bilinear"
             )
-            x, y, w, h = said[sentence]
+            x, y, w, h = boxes[sentence]
             axis.add_patch(plt.Rectangle((x, y), w, h, fill=False, edgecolor="white", linewidth=1.5))
             if line == 0:
                 axis.set_title("\n".join(_wrap(words, 24)), fontsize=8)

@@ -1,15 +1,17 @@
-"""python -m benchmarks.studies.methods --out runs/methods [--systems rogle acsa ...] [--seeds 0 1 2] [--epochs 5]
+"""ROGLE against other systems of the field on synthetic P-VLG.
 
-ROGLE beside the other systems of the field on synthetic P-VLG: one small backbone, one recipe but for what the system's
-file in train/configs says, the same number of steps for all, trained once on long and short captions and scored on both
-from the one checkpoint. Every system has the same search, over three learning rates in short runs of seed 0 (ROGLE on
-mined pairs takes what ROGLE found); that rate, the checkpoint (R@1 of long captions) and the weight of each system's
-local similarity are chosen on validation, test is scored once. CTLG's generated data are near copies drawn by the
-renderer (`rogle data generate`); with them it sees more images in fewer epochs, in as many steps.
+    python -m benchmarks.studies.methods --out runs/methods [--systems rogle acsa ...] [--seeds 0 1 2] [--epochs 5]
 
-Every system x seed is a cell. Cells that are finished are kept, a killed one goes on, and one that another process is
-training is left to it: run the same command twice to use two cores. `--only` trains the cells whose name holds a text,
-`--write docs/results.md` puts the tables there.
+All systems have one small backbone, the same number of steps, and one recipe, except for what the system's file in
+train/configs sets. Each is trained once on long and short captions and scored on both from the same checkpoint. Every
+system has the same search over three learning rates, in short runs of seed 0 (ROGLE on mined pairs uses the rate of
+ROGLE). The learning rate, the checkpoint (R@1 of long captions) and the weight of the local similarity are chosen on
+validation. The test split is scored once. The generated data of CTLG are edited images (`rogle data generate`); with
+them it trains on more images in fewer epochs, for as many steps.
+
+Every system and seed is a cell. Finished cells are kept, an interrupted one is resumed, and one that another process
+trains is skipped: run the same command twice to use two cores. `--only` selects cells by name. `--write
+docs/results.md` writes the tables into that page.
 """
 
 import argparse
@@ -23,17 +25,15 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
+from benchmarks.common.processes import ROOT
+from benchmarks.common.tables import format_table, mean_and_deviation, write_text
 from benchmarks.common.training_runs import (
-    ROOT,
-    at_budget,
     check_cell,
     claimed,
     read_cell,
     run_cell,
-    spread,
-    table,
-    with_copies,
-    write_whole,
+    score_at_budget,
+    with_edited_images,
 )
 from benchmarks.studies.methods_figure import draw_methods
 from dataset_pvlg.loading import load_rows
@@ -43,44 +43,65 @@ from modeling_rogle.evaluation.protocols import all_protocols
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, encode_split
 from modeling_rogle.late_interaction import fuse
 from modeling_rogle.metrics.retrieval import cosine
-from train.recipe import read_recipe  # noqa: E402
+from train.recipe import read_recipe
 
 
 @dataclass(frozen=True)
 class System:
-    """title: in the table. config: file in train/configs; None is train.py's own defaults. flags: over it. copies:
-    trained on the data with generated near copies. told: what it learns from beside captions and identities. rate_of:
-    the system whose learning rate it takes, where it has no search of its own."""
+    """A row of the table.
+
+    Attributes:
+        title: its name.
+        config: file in train/configs; None for the defaults of train.py.
+        flags: further flags of train.py.
+        edited_images: whether the training data include edited images.
+        supervision: supervision besides captions and identities, in words.
+        rate_of: the system whose learning rate is used instead of an own search; None for an own search.
+    """
 
     title: str
     config: str | None
     flags: tuple[str, ...] = ()
-    copies: bool = False
-    told: str = "-"
+    edited_images: bool = False
+    supervision: str = "-"
     rate_of: str | None = None
 
 
 SYSTEMS = {
-    "rogle": System("ROGLE (ours)", None, told="true region-sentence pairs"),
-    # Two epochs are too few to mine by: a search of its own would compare rates on pairs that nobody would train with.
+    "rogle": System("ROGLE (ours)", None, supervision="ground-truth region-sentence pairs"),
+    # Two epochs are too few to mine: a search of its own would compare learning rates on poor pairs.
     "rogle_mined": System("ROGLE (ours), mined pairs", None, ("--regions", "mined"), rate_of="rogle"),
     "clip_itc": System("CLIP, fine-tuned", "clip_itc.yaml"),
     "longclip": System("Long-CLIP", "longclip.yaml"),
-    "goal": System("GOAL", "goal.yaml", told="true region-sentence pairs"),
+    "goal": System("GOAL", "goal.yaml", supervision="ground-truth region-sentence pairs"),
     "irra": System("IRRA (SDM, IRR)", "irra.yaml"),
     "rde": System("RDE (TAL, clean pairs)", "rde.yaml"),
     "ctlg": System("CTLG", "ctlg.yaml"),
     "ctlg_pdg": System(
-        "CTLG + PDG", "ctlg.yaml", ("--approximate", "0.5", "--mix", "0.5"), copies=True, told="near copies"
+        "CTLG + PDG",
+        "ctlg.yaml",
+        ("--approximate", "0.5", "--mix", "0.5"),
+        edited_images=True,
+        supervision="edited images as in-batch hard negatives",
     ),
-    "acsa": System("ACSA", "acsa.yaml", told="sentences of true pairs, as phrases"),
+    "acsa": System("ACSA", "acsa.yaml", supervision="sentences of ground-truth pairs, as phrases"),
     "parts": System("part-level correspondence", "parts.yaml"),
 }
-OURS = ("rogle", "rogle_mined")
-RATES = (0.5, 1.0, 2.0)  # of the recipe's learning rate: what is searched, for all alike
+RATES = (0.5, 1.0, 2.0)  # factors of the recipe's learning rate that the search tries
 CURVE = "validation/global/long/R@1"
 BEGIN, END = "<!-- measured by benchmarks/studies/methods.py -->", "<!-- end of what was measured -->"
 TIMED_QUERIES = 64
+SCORES = {  # score of a cell: title of its column
+    "long": "long R@1",
+    "long, global": "global alone",
+    "long mAP": "long mAP",
+    "short": "short R@1",
+    "short, global": "global alone",
+    "short mAP": "short mAP",
+    "local": "sentence → region R@10",
+    "pointing": "pointing",
+    "joint": "joint mAP",
+}
 
 
 def cell_name(system: str, seed: int) -> str:
@@ -90,96 +111,113 @@ def cell_name(system: str, seed: int) -> str:
 def flags_of(
     system: str, seed: int, out: Path, dataset: str, epochs: int, make: bool, rate: float = 1.0
 ) -> tuple[list[str], list[str]]:
-    """A cell's own flags of train.py, and those by which a finished cell is known to be this one.
+    """A cell's own flags of train.py, and the shared ones that a finished cell is compared with.
 
     Args:
-        make: whether generated data may be made now. rate: of the recipe's learning rate.
+        system: a name of `SYSTEMS`.
+        seed: of the training run.
+        out: folder of the benchmark.
+        dataset: name of the P-VLG data set.
+        epochs: epochs without edited images.
+        make: generate edited images if they are missing.
+        rate: factor of the recipe's learning rate. Default: 1.
     """
     chosen = SYSTEMS[system]
     own = ["--config", str(ROOT / "train" / "configs" / chosen.config)] if chosen.config else []
     own = [*own, *chosen.flags, "--seed", str(seed)]
     shared = ["--dataset", dataset, "--epochs", str(epochs), "--threads", "1"]
-    if chosen.copies:
-        shared = with_copies(out, dataset, epochs, make)
+    if chosen.edited_images:
+        shared = with_edited_images(out, dataset, epochs, make)
     return own, [*shared, "--learning-rate", str(rate * read_recipe(own).learning_rate)]
 
 
 def search_cell(out: Path, system: str, rate: float) -> Path:
-    """Folder of the short run that tries a learning rate."""
+    """Folder of the short run with a learning rate."""
     return out / "search" / f"{system}_rate-{rate:g}"
 
 
-def searched(out: Path, system: str) -> dict[float, float]:
-    """Rate -> the best validation R@1 of long captions (global) that its short run came to, of those that are done."""
+def search_scores(out: Path, system: str) -> dict[float, float]:
+    """Rate -> the best validation R@1 of long captions (global) of its short run, for the finished runs."""
     runs = {rate: read_cell(search_cell(out, system, rate)) for rate in RATES}
     return {rate: max(entry[CURVE] for entry in run["curve"]) for rate, run in runs.items() if run}
 
 
-def searcher(system: str) -> str:
+def searched_system(system: str) -> str:
     """The system whose search chooses the learning rate of this one."""
     return SYSTEMS[system].rate_of or system
 
 
-def best_rate(tried: Mapping[float, float]) -> float:
-    """The rate that scored best; of equal ones that nearest to the recipe's."""
-    return max(tried, key=lambda rate: (tried[rate], -abs(rate - 1.0)))
+def best_rate(scores: Mapping[float, float]) -> float:
+    """The rate with the best score; among equal ones the nearest to that of the recipe."""
+    return max(scores, key=lambda rate: (scores[rate], -abs(rate - 1.0)))
 
 
 def score_cell(folder: Path, rows: Dataset) -> None:
-    """Adds scores.json to a finished cell: the joint protocol on test, and what a query costs."""
+    """Writes scores.json of a finished cell: the joint protocol on the test rows, and the cost of a query."""
     if (folder / "scores.json").exists():
         return
     model = RogleModel.from_pretrained(folder / "best").eval()
     processor = RogleProcessor.from_pretrained(folder / "best")
     embeddings = encode_split(model, processor, rows, progress=False, split="test")
     weight = json.loads((folder / "results.json").read_text(encoding="utf-8"))["local_weight"]
-    found = all_protocols(embeddings, protocols=("joint",))
-    found |= query_cost(model, processor, rows, embeddings, weight) | {"gallery": len(rows)}
-    write_whole(folder / "scores.json", json.dumps(found, indent=1))
+    scores = all_protocols(embeddings, protocols=("joint",))
+    scores |= query_cost(model, processor, rows, embeddings, weight) | {"gallery": len(rows)}
+    write_text(folder / "scores.json", json.dumps(scores, indent=1))
 
 
 @torch.no_grad()
 def query_cost(
     model: RogleModel, processor: RogleProcessor, rows: Dataset, embeddings: SplitEmbeddings, weight: float
 ) -> dict[str, float]:
-    """CPU milliseconds of a long caption: `encoding_ms`, its own and what the local similarity reads where that has a
-    weight, and `ranking_ms`, its similarities to the whole gallery."""
+    """CPU milliseconds of a long caption.
+
+    Args:
+        model: of the system.
+        processor: of the model.
+        rows: P-VLG rows.
+        embeddings: of the rows.
+        weight: of the local similarity; at 0 it is not computed.
+
+    Returns:
+        `encoding_ms`: encoding of the caption and of what the local similarity needs. `ranking_ms`: its similarities
+        to the whole gallery.
+    """
     captions, slots = rows["caption"][:TIMED_QUERIES], model.part_counts[1]
     sentences = [s["text"] for parts in rows["sentences"][:TIMED_QUERIES] for s in parts]
     texts = captions + (sentences if weight and not slots else [])
-    began = time.process_time()
+    started = time.process_time()
     for start in range(0, len(texts), 32):
         ids = processor(text=texts[start : start + 32], return_tensors="pt")["input_ids"]
         model.encode_texts(ids)
         if weight and slots:
             model.encode_text_parts(ids)
-    encoding = time.process_time() - began
-    began = time.process_time()
+    encoding = time.process_time() - started
+    started = time.process_time()
     if weight:
         fuse(*caption_similarities(embeddings, embeddings.long)(0, len(captions)), weight)
     else:
         cosine(embeddings.long.embeds.numpy(), embeddings.image_embeds.numpy())(0, len(captions))
-    ranking = time.process_time() - began
+    ranking = time.process_time() - started
     return {"encoding_ms": 1000 * encoding / len(captions), "ranking_ms": 1000 * ranking / len(captions)}
 
 
 def read_scores(folder: Path) -> dict | None:
-    """Everything of a finished and scored cell, flat where it is a figure; None while it is not."""
+    """The figures of a cell by name, and its `curve`; None if it is not finished and scored."""
     cell = read_cell(folder)
     if cell is None or not (folder / "scores.json").exists():
         return None
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     results, curve = cell["results"], cell["curve"]
-    # Where no weight of the local similarity helps on validation, 0 is chosen, and there is no line of its own.
-    own = "global+local" if "global+local/long/R@1" in results else "global"
+    # A cell whose validation chose the local weight 0 has no scores of its own for global + local.
+    source = "global+local" if "global+local/long/R@1" in results else "global"
     clock = "cpu_seconds" if _device(folder) == "cpu" else "seconds"
     return {
         "long, global": results["global/long/R@1"],
-        "long": results[f"{own}/long/R@1"],
-        "long mAP": results[f"{own}/long/mAP"],
+        "long": results[f"{source}/long/R@1"],
+        "long mAP": results[f"{source}/long/mAP"],
         "short, global": results["global/short/R@1"],
-        "short": results[f"{own}/short/R@1"],
-        "short mAP": results[f"{own}/short/mAP"],
+        "short": results[f"{source}/short/R@1"],
+        "short mAP": results[f"{source}/short/mAP"],
         "local": results.get("local/R@10", 0.0),
         "pointing": results.get("local/pointing", 0.0),
         "joint": scores.get("joint/mAP", 0.0),
@@ -193,153 +231,89 @@ def read_scores(folder: Path) -> dict | None:
 
 
 def _device(folder: Path) -> str:
-    found = folder / "environment.json"
-    return json.loads(found.read_text(encoding="utf-8"))["device"] if found.exists() else "cpu"
+    file = folder / "environment.json"
+    return json.loads(file.read_text(encoding="utf-8"))["device"] if file.exists() else "cpu"
 
 
-def report(found: Mapping[str, Sequence[Mapping]]) -> str:
-    """Two markdown tables, scores and costs, and a line for each thing in which ROGLE should lead.
+def report(cells: Mapping[str, Sequence[Mapping]]) -> str:
+    """Two Markdown tables: scores at equal steps, and scores at equal time with the costs.
 
     Args:
-        found: of each system what [`read_scores`] gives for its seeds; none for one that is not trained yet.
+        cells: system -> results of [`read_scores`], one a seed; empty for a system that is not trained yet.
     """
-    budgets = [cell["minutes"] for cells in found.values() for cell in cells]
-    budget = min(budgets, default=0.0)
+    budget = min((cell["minutes"] for group in cells.values() for cell in group), default=0.0)
 
-    def column(name: str, cells: Sequence[Mapping]) -> str:
-        return spread([cell[name] for cell in cells])
+    def column(name: str, group: Sequence[Mapping]) -> str:
+        return mean_and_deviation([cell[name] for cell in group])
 
-    scores = ["long", "long, global", "long mAP", "short", "short, global", "short mAP", "local", "pointing", "joint"]
-    titles = ["", "told besides", "seeds", "long R@1", "global alone", "long mAP", "short R@1", "global alone"]
-    titles += ["short mAP", "sentence → region R@10", "pointing", "joint mAP"]
     rows = [
-        [SYSTEMS[name].title, SYSTEMS[name].told, str(len(cells)), *(column(score, cells) for score in scores)]
-        for name, cells in found.items()
+        [SYSTEMS[name].title, SYSTEMS[name].supervision, str(len(group)), *(column(score, group) for score in SCORES)]
+        for name, group in cells.items()
     ]
-    parts = [table(titles, rows)]
+    equal_steps = format_table(["", "extra supervision", "seeds", *SCORES.values()], rows)
     titles = ["", "steps", "minutes of training", f"validation long R@1 at {budget:.1f} min (global)"]
     titles += ["weight of the local similarity", "CPU ms a query: encoding", "ranking"]
     rows = []
-    for name, cells in found.items():
-        early = [at_budget(cell["curve"], 60 * budget, CURVE) for cell in cells]
-        weight = f"{statistics.mean(cell['weight'] for cell in cells):.2f}" if cells else "-"
-        rows.append([SYSTEMS[name].title, column("steps", cells), column("minutes", cells), spread(early), weight])
-        rows[-1] += [column("encoding", cells), column("ranking", cells)]
-    parts += ["At equal steps above; at equal time, and what it costs:", table(titles, rows)]
-    verdicts = [_verdict(found, ours, score, title) for ours in OURS for score, title in LEADS.items()]
-    return "\n\n".join([*parts, "\n".join(filter(None, verdicts))]).rstrip()
+    for name, group in cells.items():
+        early = [score_at_budget(cell["curve"], 60 * budget, CURVE) for cell in group]
+        weight = f"{statistics.mean(cell['weight'] for cell in group):.2f}" if group else "-"
+        row = [SYSTEMS[name].title, column("steps", group), column("minutes", group), mean_and_deviation(early), weight]
+        rows.append([*row, column("encoding", group), column("ranking", group)])
+    between = "The table above is at equal steps. The next one shows the scores at equal time, and the costs:"
+    return "\n\n".join([equal_steps, between, format_table(titles, rows)])
 
 
-def search_report(tried: Mapping[str, Mapping[float, float]]) -> str:
-    """A markdown table of what [`searched`] gives for each system, the chosen rate in bold."""
+def search_report(scores: Mapping[str, Mapping[float, float]]) -> str:
+    """A Markdown table of the scores of [`search_scores`] for each system, with the chosen rate in bold."""
     rows = []
-    for name, scores in tried.items():
-        best = best_rate(scores) if len(scores) == len(RATES) else None
-        told = {rate: f"{score:.1f}" for rate, score in scores.items()}
-        told |= {best: f"**{told[best]}**"} if best else {}
-        rows.append([SYSTEMS[name].title, *(told.get(rate, "-") for rate in RATES)])
-    return table(["learning rate", *(f"x {rate:g}" for rate in RATES)], rows)
+    for name, by_rate in scores.items():
+        best = best_rate(by_rate) if len(by_rate) == len(RATES) else None
+        shown = {rate: f"{score:.1f}" for rate, score in by_rate.items()}
+        shown |= {best: f"**{shown[best]}**"} if best else {}
+        rows.append([SYSTEMS[name].title, *(shown.get(rate, "-") for rate in RATES)])
+    return format_table(["learning rate", *(f"x {rate:g}" for rate in RATES)], rows)
 
 
-LEADS = {
-    "long": "long captions, R@1",
-    "short": "short captions, R@1",
-    "local": "sentence → region, R@10",
-    "joint": "joint, mAP",
-}
+def introduction(args: argparse.Namespace, images: int) -> str:
+    """The command, and what the figures mean.
+
+    Args:
+        args: arguments of this program.
+        images: of the test split.
+    """
+    systems = "" if args.systems == list(SYSTEMS) else f" --systems {' '.join(args.systems)}"
+    command = f"python -m benchmarks.studies.methods --dataset {args.dataset} --epochs {args.epochs}"
+    command += f" --seeds {' '.join(map(str, args.seeds))}{systems}"
+    return (
+        f"`{command}`: each cell has the steps of {args.epochs} epochs. The learning rate, the checkpoint and the "
+        "local weight are chosen on validation. "
+        f"R@1, R@10 and mAP on the test split ({images} images) in %, mean and standard deviation over the seeds."
+    )
 
 
-def _verdict(found: Mapping[str, Sequence[Mapping]], ours: str, score: str, title: str) -> str:
-    """Whether one of ours leads the others, and by how much or not; empty while there is nothing to compare."""
-    means = {name: statistics.mean(cell[score] for cell in cells) for name, cells in found.items() if cells}
-    others = {name: mean for name, mean in means.items() if name not in OURS}
-    if ours not in means or not others:
-        return ""
-    best = max(others, key=others.get)
-    gap, name = means[ours] - others[best], SYSTEMS[ours].title
-    says = f"{name} leads by {gap:.1f}" if gap > 0 else f"**{name} does not lead**: it is {abs(gap):.1f} behind"
-    return f"- {title}: {says} ({means[ours]:.1f}; the best other is {SYSTEMS[best].title} with {others[best]:.1f})."
+def search_introduction(epochs: int) -> str:
+    return (
+        f"The learning-rate search is the same for all: {epochs} epochs at each of {len(RATES)} rates, seed 0. "
+        "Validation R@1 of long captions (global); the chosen rate is in bold:"
+    )
 
 
-def write_between(path: Path, text: str) -> None:
-    """Puts the text between the two marks of a page.
+def write_between_marks(path: Path, text: str) -> None:
+    """Writes the text between the two marks of a page.
 
     Raises:
-        ValueError: the page has not both marks, in their order.
+        ValueError: the page does not have both marks in order.
     """
     page = path.read_text(encoding="utf-8")
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{path}: no {BEGIN!r} with {END!r} after it")
-    write_whole(path, f"{before}{begin}\n\n{text}\n\n{end}{after}".rstrip("\n"))
+    write_text(path, f"{before}{begin}\n\n{text}\n\n{end}{after}".rstrip("\n"))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
-    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=5, help="the budget of each cell, in epochs of the plain data")
-    parser.add_argument("--search-epochs", type=int, default=2, help="of the runs that choose the learning rate")
-    parser.add_argument("--dataset", default="synthetic")
-    parser.add_argument("--only", help="train only cells whose name (system_seed-N) holds this text")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is there")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="also put the report between the marks of this page")
-    args = parser.parse_args(argv)
-    out = args.out.resolve()
-    # Seed by seed, so that a run that is stopped has whole rows of the table.
-    wanted = [(system, seed) for seed in args.seeds for system in args.systems]
-    wanted = [(s, seed) for s, seed in wanted if not args.only or args.only in cell_name(s, seed)]
-    test = load_rows(args.dataset)[0]["test"]
-    tried = _search(args, out, sorted({searcher(system) for system, _ in wanted}, key=list(SYSTEMS).index))
-    for number, (system, seed) in enumerate(wanted, 1):
-        folder = out / "cells" / cell_name(system, seed)
-        if len(tried[searcher(system)]) < len(RATES):
-            print(f"[{number}/{len(wanted)}] {folder.name}: its search is not finished", flush=True)
-            continue
-        rate, make = best_rate(tried[searcher(system)]), not args.report_only
-        flags, shared = flags_of(system, seed, out, args.dataset, args.epochs, make, rate)
-        check_cell(folder, shared)
-        if args.report_only:
-            continue
-        print(f"[{number}/{len(wanted)}] {folder.name}", flush=True)
-        if not run_cell(folder, flags, shared):
-            print("    another process is training it", flush=True)
-            continue
-        with claimed(folder) as lock:
-            if lock is not None:
-                score_cell(folder, test)
-
-    names = {system: [cell_name(system, seed) for seed in args.seeds] for system in args.systems}
-    found = {
-        system: [cell for name in cells if (cell := read_scores(out / "cells" / name))]
-        for system, cells in names.items()
-    }
-    cells = [cell for each in found.values() for cell in each]
-    chosen = "" if args.systems == list(SYSTEMS) else f" --systems {' '.join(args.systems)}"
-    text = [
-        f"`python -m benchmarks.studies.methods --dataset {args.dataset} --epochs {args.epochs} --seeds "
-        f"{' '.join(map(str, args.seeds))}{chosen}`: {args.epochs} epochs of the plain data a cell, or as many steps; "
-        f"learning rate, checkpoint and weight chosen on validation; R@1, R@10 and mAP on the test split "
-        f"({len(test)} images), in %, mean and standard deviation over the seeds.",
-        report(found),
-        f"{len(cells)} of {len(args.systems) * len(args.seeds)} cells, {sum(c['minutes'] for c in cells) / 60:.2f} "
-        "hours of training.",
-        f"The search, the same for all: {args.search_epochs} epochs at each of {len(RATES)} learning rates, seed 0; "
-        "validation R@1 of long captions (global), the chosen one in bold:",
-        search_report(tried),
-    ]
-    write_whole(out / "report.md", "\n\n".join(text))
-    write_whole(out / "report.json", json.dumps(found, indent=1))
-    draw_methods(found, {name: system.title for name, system in SYSTEMS.items()}, CURVE, out / "methods.png")
-    if args.write:
-        write_between(args.write, "\n\n".join(text))
-    print("\n\n".join(text))
-
-
-def _search(args: argparse.Namespace, out: Path, systems: Sequence[str]) -> dict[str, dict[float, float]]:
-    """Runs what is missing of the search, and gives for each system what its rates scored so far."""
+def search(args: argparse.Namespace, out: Path, systems: Sequence[str]) -> dict[str, dict[float, float]]:
+    """Trains the missing runs of the learning-rate search, and returns the scores of each system."""
     for system in systems:
         for rate in RATES:
             folder, make = search_cell(out, system, rate), not args.report_only
@@ -348,9 +322,99 @@ def _search(args: argparse.Namespace, out: Path, systems: Sequence[str]) -> dict
             if make and not (folder / "results.json").exists():
                 print(f"[search] {folder.name}", flush=True)
                 run_cell(folder, flags, shared)
-    return {system: searched(out, system) for system in systems}
+    return {system: search_scores(out, system) for system in systems}
+
+
+def train_cells(args: argparse.Namespace, out: Path, test: Dataset) -> dict[str, dict[float, float]]:
+    """Trains and scores the missing cells, and returns the scores of the search.
+
+    Args:
+        args: arguments of this program.
+        out: folder of the benchmark.
+        test: rows of the test split.
+    """
+    # Seed by seed, so that an interrupted run has complete rows of the table.
+    cells = [(system, seed) for seed in args.seeds for system in args.systems]
+    cells = [(system, seed) for system, seed in cells if not args.only or args.only in cell_name(system, seed)]
+    searched = search(args, out, sorted({searched_system(system) for system, _ in cells}, key=list(SYSTEMS).index))
+    for number, (system, seed) in enumerate(cells, 1):
+        folder = out / "cells" / cell_name(system, seed)
+        scores = searched[searched_system(system)]
+        if len(scores) < len(RATES):
+            print(f"[{number}/{len(cells)}] {folder.name}: its search is not finished", flush=True)
+            continue
+        flags, shared = flags_of(system, seed, out, args.dataset, args.epochs, not args.report_only, best_rate(scores))
+        check_cell(folder, shared)
+        if args.report_only:
+            continue
+        print(f"[{number}/{len(cells)}] {folder.name}", flush=True)
+        if not run_cell(folder, flags, shared):
+            print("    another process trains it", flush=True)
+            continue
+        with claimed(folder) as lock:
+            if lock is not None:
+                score_cell(folder, test)
+    return searched
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.methods",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="folder (default: runs/methods)")
+    parser.add_argument(
+        "--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS), help="rows of the table (default: all)"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: 0 1 2)")
+    parser.add_argument(
+        "--epochs", type=int, default=5, help="budget of a cell, in epochs without edited images (default: 5)"
+    )
+    parser.add_argument(
+        "--search-epochs", type=int, default=2, help="epochs of a run of the learning-rate search (default: 2)"
+    )
+    parser.add_argument("--dataset", default="synthetic", metavar="NAME", help="P-VLG data set (default: synthetic)")
+    parser.add_argument(
+        "--only", metavar="TEXT", help="train only cells whose name (system_seed-N) contains TEXT (default: all)"
+    )
+    parser.add_argument(
+        "--report-only", action="store_true", help="train nothing and report the finished cells (default: off)"
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help="also write the report between the marks of a page (default: none)"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    out = args.out.resolve()
+    test = load_rows(args.dataset)[0]["test"]
+    searched = train_cells(args, out, test)
+    folders = {system: [out / "cells" / cell_name(system, seed) for seed in args.seeds] for system in args.systems}
+    groups = {
+        system: [scores for folder in names if (scores := read_scores(folder))] for system, names in folders.items()
+    }
+    cells = [cell for group in groups.values() for cell in group]
+    text = "\n\n".join(
+        [
+            introduction(args, len(test)),
+            report(groups),
+            f"{len(cells)} of {len(args.systems) * len(args.seeds)} cells, "
+            f"{sum(cell['minutes'] for cell in cells) / 60:.2f} hours of training.",
+            search_introduction(args.search_epochs),
+            search_report(searched),
+        ]
+    )
+    write_text(out / "report.md", text)
+    write_text(out / "report.json", json.dumps(groups, indent=1))
+    draw_methods(groups, {name: system.title for name, system in SYSTEMS.items()}, CURVE, out / "methods.png")
+    if args.write:
+        write_between_marks(args.write, text)
+    print(text)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # what a query costs is told for one
+    torch.set_num_threads(1)  # the cost of a query is that of one thread
     main()

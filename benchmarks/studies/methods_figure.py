@@ -1,4 +1,4 @@
-"""The image of the methods' table: R@1 of every system for long and short captions, and what time bought it."""
+"""Figure of the comparison of systems: R@1 on long and short captions, and R@1 over the time of training."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,27 +8,28 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first: there may be no display)
+from matplotlib import pyplot as plt  # noqa: E402 (the backend is set first: there may be no display)
 
 BLUE, ORANGE = "#1f77b4", "#ff7f0e"
 
 
-def draw_methods(found: Mapping[str, Sequence[Mapping]], titles: Mapping[str, str], line: str, path: Path) -> None:
-    """Bars over the seeds with their standard deviation, the best for long captions on top, and validation curves.
+def draw_methods(cells: Mapping[str, Sequence[Mapping]], titles: Mapping[str, str], line: str, path: Path) -> None:
+    """Draws bars of test R@1 with standard deviations, the best system for long captions on top, and validation curves.
 
     Args:
-        found: of each system a list of cells with `long`, `short` and `curve`, a list of `minutes` and `line`; systems
-            without cells are left out. Nothing is drawn where there are none.
-        titles: of the systems. line: what of the curves is drawn, in %.
-        path: PNG.
+        cells: system -> its cells with `long`, `short` and `curve` (a list of `minutes` and `line`). Systems without
+            cells are left out. Nothing is drawn if there are none.
+        titles: system -> its name in the figure.
+        line: name of the score of the curves, in %.
+        path: of the PNG file.
     """
-    means = {name: statistics.mean(cell["long"] for cell in cells) for name, cells in found.items() if cells}
+    means = {name: statistics.mean(cell["long"] for cell in group) for name, group in cells.items() if group}
     names = sorted(means, key=means.get)
     if not names:
         return
     figure, (bars, curves) = plt.subplots(1, 2, figsize=(11, 1.6 + 0.42 * max(len(names), 4)))
     for offset, score, colour in ((0.2, "long", BLUE), (-0.2, "short", ORANGE)):
-        values = [[cell[score] for cell in found[name]] for name in names]
+        values = [[cell[score] for cell in cells[name]] for name in names]
         errors = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in values]
         drawn = bars.barh(
             np.arange(len(names)) + offset,
@@ -45,9 +46,9 @@ def draw_methods(found: Mapping[str, Sequence[Mapping]], titles: Mapping[str, st
     bars.legend(frameon=False, loc="lower right")
     colours = plt.get_cmap("tab10")
     for number, name in enumerate(reversed(names)):
-        epochs = min(len(cell["curve"]) for cell in found[name])
+        epochs = min(len(cell["curve"]) for cell in cells[name])
         minutes, scores = (
-            [statistics.mean(cell["curve"][e][key] for cell in found[name]) for e in range(epochs)]
+            [statistics.mean(cell["curve"][e][key] for cell in cells[name]) for e in range(epochs)]
             for key in ("minutes", line)
         )
         style = {"color": colours(number % 10), "linestyle": "-" if number < 10 else "--"}

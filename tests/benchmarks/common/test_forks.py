@@ -1,4 +1,4 @@
-"""benchmarks/common/forks.py: what a killed child held of the progress bars."""
+"""benchmarks/common/forks.py: a killed child does not block the progress bars of its parent."""
 
 import os
 import signal
@@ -6,15 +6,15 @@ import signal
 from tqdm import tqdm
 
 
-def test_a_child_killed_while_it_draws_does_not_stop_the_parents_bars():
-    ready, tell = os.pipe()
+def test_a_child_killed_while_it_draws_does_not_block_the_parents_bars():
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         with tqdm.get_lock():
-            os.write(tell, b"x")
+            os.write(writer, b"x")
             signal.pause()
-    os.read(ready, 1)
+    os.read(reader, 1)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert tqdm.get_lock().acquire(timeout=10), "the killed child's for ever"
+    assert tqdm.get_lock().acquire(timeout=10), "the killed child still holds the lock"
     tqdm.get_lock().release()

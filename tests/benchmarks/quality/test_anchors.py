@@ -1,23 +1,23 @@
-"""benchmarks/quality/anchors.py: places are chosen to cover, and the table says what they cover."""
+"""benchmarks/quality/anchors.py: anchors are chosen by the boxes that they cover."""
 
 import numpy as np
 from datasets import load_dataset
 
 import dataset_pvlg  # noqa: F401, registers "pvlg"
-from benchmarks.quality.anchors import choose_places, region_boxes
+from benchmarks.quality.anchors import choose_anchors, region_boxes
 from modeling_rogle.box_ops import box_iou
 
 
-def test_each_place_covers_what_those_before_leave():
+def test_each_anchor_covers_the_most_boxes_that_are_left():
     rng = np.random.default_rng(0)
     centres = np.array([[0.1, 0.1, 0.4, 0.3], [0.5, 0.6, 0.9, 0.9], [0.2, 0.4, 0.8, 0.55]])
     boxes = np.repeat(centres, (60, 25, 10), axis=0) + rng.normal(0, 0.005, (95, 4))
     for count, covered in ((1, 60), (2, 85), (3, 95)):
-        places = choose_places(boxes, count)
-        assert places.shape == (count, 4) and (places == places.round(2)).all()
-        assert (box_iou(boxes, places).amax(1) >= 0.5).sum() == covered
-    assert (np.diff(places[:, 1] + places[:, 3]) >= 0).all()  # from the top down
-    assert (choose_places(boxes, 3) == places).all()
+        anchors = choose_anchors(boxes, count)
+        assert anchors.shape == (count, 4) and (anchors == anchors.round(2)).all()
+        assert (box_iou(boxes, anchors).amax(1) >= 0.5).sum() == covered
+    assert (np.diff(anchors[:, 1] + anchors[:, 3]) >= 0).all()  # from top to bottom
+    assert (choose_anchors(boxes, 3) == anchors).all()
 
 
 def test_a_region_of_several_sentences_is_one_box():

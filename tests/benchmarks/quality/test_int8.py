@@ -1,4 +1,4 @@
-"""benchmarks/quality/int8.py: equal precision costs nothing, R@1 is that of the model's own ranking, bad input is one line."""
+"""benchmarks/quality/int8.py: R@1 equals that of the torch model, and bad input is reported in one line."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""benchmarks/robustness/kill_index.py at its smallest: kill -9 at four moments; and a search while another process appends."""
+"""Indexing that is killed at four moments, and a search while another process appends."""
 
 import os
 import time
@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 
+from benchmarks.common.random_images import write_random_images
 from benchmarks.robustness import kill_index
 from modeling_rogle.indexing import item_encoder
 from modeling_rogle.inference.errors import GalleryError
@@ -20,17 +21,16 @@ def tools(tiny_checkpoint):
 
 
 def test_nothing_reported_done_is_lost(tools, tmp_path):
-    folder = kill_index.draw_images(tmp_path / "pictures", 28)
-    found = kill_index.kills(4, folder, tools, tmp_path)
-    assert len(found) == 4 and any(0 < kill.found < 28 for kill in found)
-    for kill in found:
-        assert kill.reported <= kill.found and kill.same and kill.encoded_again == 0
+    folder = write_random_images(tmp_path / "images", 28)
+    kills = kill_index.run_kills(4, folder, tools, tmp_path)
+    assert len(kills) == 4 and any(0 < kill.indexed < 28 for kill in kills)
+    assert not any(kill.lost for kill in kills)
 
 
 def test_one_process_searches_while_another_appends(tools, tmp_path, monkeypatch):
-    folder, out = make_images(tmp_path / "pictures", 4), tmp_path / "index"
+    folder, out = make_images(tmp_path / "images", 4), tmp_path / "index"
     Gallery.build(folder, *tools, out, progress=False)
-    kill_index.draw_images(folder / "more", 60)
+    write_random_images(folder / "more", 60)
     monkeypatch.setattr(item_encoder, "COMMIT_SECONDS", 0.0)
     child = os.fork()
     if child == 0:
@@ -41,7 +41,7 @@ def test_one_process_searches_while_another_appends(tools, tmp_path, monkeypatch
     gallery, sizes = Gallery.open(out, *tools), []
     while not os.waitpid(child, os.WNOHANG)[0]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that indexing is not finished
+            warnings.simplefilter("ignore")  # indexing is not finished
             matches = gallery.search(QUERY, top_k=100)
         assert len(matches) == len(gallery) == len({match.path for match in matches})
         sizes.append(len(gallery))
@@ -53,9 +53,9 @@ def test_one_process_searches_while_another_appends(tools, tmp_path, monkeypatch
 
 def test_a_writer_killed_while_it_replaces_leaves_the_old_index(tools, tmp_path):
     out = tmp_path / "index"
-    Gallery.build(make_images(tmp_path / "pictures", 4), *tools, out, progress=False)
-    other = kill_index.draw_images(tmp_path / "other", 40)
-    kill_index.index_killed_after(0.3, other, tools, out, tmp_path / "log")
+    Gallery.build(make_images(tmp_path / "images", 4), *tools, out, progress=False)
+    other = write_random_images(tmp_path / "other", 40)
+    kill_index.index_and_kill(0.3, other, tools, out, tmp_path / "log")
     gallery = Gallery.open(out, *tools)
     assert len(gallery) in (4, 40) and len(gallery.search(QUERY, top_k=50)) == len(gallery)
     Gallery.build(other, *tools, out, progress=False)

@@ -1,4 +1,4 @@
-"""benchmarks/speed/encode.py at its smallest: real encodings, tables, and ways that agree on what they encode."""
+"""benchmarks/speed/encode.py at its smallest size: real encodings, tables, and variants with equal embeddings."""
 
 import json
 import statistics
@@ -24,7 +24,7 @@ def test_tables_of_every_way(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert printed.count("| packed by runs | ") == printed.count("| packed, dense mask | ") == 3
     written = json.loads(out.read_text())
     assert written["seconds"] == seconds and written["memory_bytes"] == {}
-    assert [row["bar"] for row in written["bars"]] == [bar for *_, bar in encode.BARS]
+    assert [row["bar"] for row in written["bars"]] == [bar for *_, bar in encode.TARGETS]
     assert lines[-1].startswith(written["machine"])
 
 
@@ -32,16 +32,16 @@ def test_every_way_gives_the_same_embeddings():
     work, counts = encode.prepare("tiny", 3, 2)
     with torch.no_grad():
         for what in ("texts, short", "texts, long"):
-            # Same towers, other weights: what padding leaves out is compared within a model.
+            # The models have different weights, so the embeddings are compared within a model.
             padded, longest = work[what]["clip, padded"](), work[what]["clip, longest"]()
             assert padded.shape == (counts[what], 32)
             torch.testing.assert_close(padded, longest, atol=1e-5, rtol=0)
         assert work["images"]["rogle"]().shape == work["images"]["clip"]().shape == (3, 32)
         assert work["images"]["rogle, bf16"]().dtype == torch.float32
-    for ways in encode.packing_ways("tiny", 2).values():
+    for ways in encode.packing_work("tiny", 2).values():
         expected, *others = [way() for way in ways.values()]
-        for found in others:
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        for embeds in others:
+            torch.testing.assert_close(embeds, expected, atol=1e-5, rtol=0)
 
 
 def test_lengths_are_those_of_the_captions():
@@ -67,9 +67,9 @@ def test_bfloat16_is_asked_of_a_processor_that_has_it(fast: bool, verdict: str):
         "texts, short": {"clip, padded": [7.0], "clip, longest": [1.3], "rogle": [1.0]},
         "texts, long": {"clip, padded": [1.4], "clip, longest": [1.1], "rogle": [1.0]},
     }
-    rows = encode.against_bars(seconds, fast)
+    rows = encode.check_targets(seconds, fast)
     assert [row["holds"] for row in rows] == [True, False if fast else None, True, True, True]
-    assert f"| images: rogle, bf16 / clip | 1.11 | 2.20 | {verdict} |" in encode.bars_markdown(rows)
+    assert f"| images: rogle, bf16 / clip | 1.11 | 2.20 | {verdict} |" in encode.targets_markdown(rows)
 
 
 def test_memory_of_one_way_is_measured_alone(capsys: pytest.CaptureFixture[str]):

@@ -1,20 +1,20 @@
-"""benchmarks/speed/mining.py: both ways mine the same candidates, and the tables say whether the bars hold."""
+"""benchmarks/speed/mining.py: both variants mine the same candidates, and the tables check the targets."""
 
 import pytest
 import torch
 
 from benchmarks.speed import mining as mining_speed
 from modeling_rogle import RogleProcessor
-from modeling_rogle.matching.mining import propose_anchors, encode_rows
+from modeling_rogle.matching.mining import encode_rows, propose_anchors
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return mining_speed.take("validation", 3, images=1)
+    return mining_speed.first_rows("validation", 3, images_per_identity=1)
 
 
 def test_crops_as_a_model_are_the_crops_of_mining(rows, tiny_model, tiny_processor):
-    crops = list(encode_rows(mining_speed.AsCrops(tiny_model), tiny_processor, rows))
+    crops = list(encode_rows(mining_speed.CropEncoder(tiny_model), tiny_processor, rows))
     known = list(encode_rows(tiny_model, tiny_processor, rows, crops=True))
     for a, b in zip(crops, known, strict=True):
         assert torch.allclose(a.region_embeds, b.region_embeds, atol=1e-5)
@@ -25,7 +25,7 @@ def test_seconds_add_up_and_crops_cost_more(rows, tiny_checkpoint):
     model, processor = mining_speed.random_model("tiny", RogleProcessor.from_pretrained(tiny_checkpoint))
     found = {
         "dense": mining_speed.time_mining(model, processor, rows, propose_anchors),
-        "crops": mining_speed.time_mining(mining_speed.AsCrops(model), processor, rows, propose_anchors),
+        "crops": mining_speed.time_mining(mining_speed.CropEncoder(model), processor, rows, propose_anchors),
     }
     for f in found.values():
         assert f["boxes"] == 49
@@ -33,22 +33,22 @@ def test_seconds_add_up_and_crops_cost_more(rows, tiny_checkpoint):
     assert found["crops"]["images"] > found["dense"]["images"]
 
 
-def test_tables_say_whether_the_bars_hold():
+def test_tables_say_whether_the_targets_hold():
     dense = {"total": 1.0, "proposals": 0.1, "images": 0.5, "sentences": 0.3, "rest": 0.1, "boxes": 120.0}
     text = mining_speed.speed_markdown({"dense": dense, "crops": dense | {"total": 50.0, "images": 49.5}}, {})
-    assert "50.0 times" in text and "wanted: holds" in text and "alone 99.0 times" in text
-    assert "wanted: missed" in mining_speed.speed_markdown({"dense": dense, "crops": dense | {"total": 39.0}}, {})
+    assert "50.0 times" in text and "at least 40, holds" in text and "alone is 99.0 times" in text
+    assert "at least 40, missed" in mining_speed.speed_markdown({"dense": dense, "crops": dense | {"total": 39.0}}, {})
     crops = {"precision": 80.0, "recall": 70.0, "none_f1": 90.0}
     text = mining_speed.quality_markdown({"dense": crops | {"precision": 78.5, "recall": 71.0}, "crops": crops})
-    assert "+1.5 points of precision and -1.0 of recall" in text and "allowed: holds" in text
-    assert "allowed: missed" in mining_speed.quality_markdown({"dense": crops | {"recall": 67.9}, "crops": crops})
+    assert "+1.5 points of precision and -1.0 of recall" in text and "at most 2, holds" in text
+    assert "at most 2, missed" in mining_speed.quality_markdown({"dense": crops | {"recall": 67.9}, "crops": crops})
 
 
 def test_the_program_writes_both_tables(tiny_checkpoint, tmp_path, capsys):
     out = tmp_path / "speed.md"
-    command = ["--size", "tiny", "--model", str(tiny_checkpoint), "--proposer", "places", "--images", "2"]
+    command = ["--size", "tiny", "--model", str(tiny_checkpoint), "--proposer", "anchors", "--images", "2"]
     command += ["--rounds", "1", "--train-rows", "6", "--rows", "2", "--out", str(out)]
     assert mining_speed.main(command) == 0
     text = out.read_text()
     assert text == capsys.readouterr().out and text.count("| dense |") == text.count("| crops |") == 2
-    assert "proposer places" in text and "MiB" in text
+    assert "proposer anchors" in text and "MiB" in text

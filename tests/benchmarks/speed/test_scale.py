@@ -1,4 +1,4 @@
-"""benchmarks/speed/scale.py: its tables are those of docs/scale.md, and say what the figures of one image say."""
+"""benchmarks/speed/scale.py: its tables are those of docs/scale.md and follow from the figures of one image."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ def test_the_document_holds_the_tables_as_they_are_printed(capsys):
 
 
 def test_memory_and_latency_are_the_figures_times_the_images():
-    by_name = {way.name: way for way in scale.ways()}
+    by_name = {method.name: method for method in scale.methods()}
     exact = by_name["exact, fp32"]
-    assert 10**9 * exact.memory(10**9) == 2048e9 and scale.size(2048e9) == "2.05 TB"
+    assert 10**9 * exact.memory(10**9) == 2048e9 and scale.format_size(2048e9) == "2.05 TB"
     assert exact.milliseconds(10**6) == pytest.approx(10 * exact.milliseconds(10**5))
     assert scale.shard_bytes() == 2048 + 11 * 516 + 92
     assert by_name["`faiss`, 10% of the cells"].milliseconds(10**6) < exact.milliseconds(10**6) / 2
-    assert scale.duration(1500) == "1.5 s" and scale.size(999) == "999 B"
+    assert scale.format_duration(1500) == "1.5 s" and scale.format_size(999) == "999 B"
 
 
 def test_every_figure_was_measured():

@@ -1,4 +1,4 @@
-"""benchmarks/speed/scan.py at its smallest: every kind is measured, with the bytes that it has."""
+"""benchmarks/speed/scan.py at its smallest size: every kind of storage is measured."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""benchmarks/speed/search.py at its smallest: every part runs, recalls are recalls, exact is exact."""
+"""benchmarks/speed/search.py at its smallest size: every part runs, and exact search has a recall of 1."""
 
 import importlib.util
 
@@ -7,7 +7,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from benchmarks.speed import search, search_rows
-from benchmarks.speed.step import configurations
 
 
 def test_every_part_gives_its_rows(tmp_path, capsys, monkeypatch):
@@ -28,7 +27,6 @@ def test_a_build_is_compared_with_a_plain_loop(tmp_path):
     found = search.main("--parts build --model-size tiny --images 12 --batch 4".split() + ["--work", str(tmp_path)])
     assert [row["part"] for row in found[:2]] == ["plain loop over CLIPModel, fp32", "Gallery.build, fp32"]
     assert all(row["images/s"] > 0 for row in found[:2]) and found[2]["p50"] > 0
-    assert configurations("tiny")[0].projection_dim == 32
 
 
 def test_embeddings_of_a_trained_model_are_repeated_with_noise(tmp_path, capsys):
@@ -42,7 +40,7 @@ def test_embeddings_of_a_trained_model_are_repeated_with_noise(tmp_path, capsys)
     block = next(search_rows.trained(str(tmp_path / "split.safetensors"), 100, 0.2, 0)[0])
     np.testing.assert_allclose((block[40:80] * images).sum(1), 1.04**-0.5, atol=0.05)
     save_file({"image": images}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="holds no image_embeds and long.embeds"):
+    with pytest.raises(ValueError, match="image_embeds"):
         search_rows.trained(str(tmp_path / "other.safetensors"), 100, 0.2, 0)
 
 

@@ -1,4 +1,4 @@
-"""The methods' image: one bar a score and system, curves as long as their runs, nothing where there is nothing."""
+"""The figure of the systems: one bar a score and system, curves as long as their runs."""
 
 from pathlib import Path
 
@@ -29,6 +29,6 @@ def test_bars_and_curves_are_those_of_the_cells(tmp_path: Path, monkeypatch: pyt
     assert lines["A"] == [[0, 0], [1, 15], [2, 30], [3, 45]]
 
 
-def test_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:
+def test_nothing_is_drawn_without_cells(tmp_path: Path) -> None:
     draw_methods({"a": []}, {"a": "A"}, LINE, tmp_path / "m.png")
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from datasets import load_dataset
 
 import dataset_pvlg.build.build
 import dataset_pvlg.build.steps
-from benchmarks.robustness.kill_build import checksums, finished_units, go_on, kill_when
+from benchmarks.robustness.kill_build import checksums, finished_units, kill_when, resume
 from dataset_pvlg.build.build import Options, Source, build, parse_sources
 from dataset_pvlg.curation.curate import CurationOptions
 from dataset_pvlg.features import FEATURES
@@ -196,10 +196,10 @@ def test_a_build_killed_at_any_stage_resumes_to_the_same_bytes(tmp_path, killed,
     moment = out.exists if stage == "over" else lambda: finished_units(out).get(stage, 0) > 0
     finished = kill_when(out, moment, lambda: run(out))
     assert stage == "over" or finished[stage] > 0
-    kill = go_on(out, stage, finished, lambda: run(out), whole)
+    kill = resume(out, stage, finished, lambda: run(out), whole)
     assert kill.same
-    if kill.found:  # otherwise only the clean-up was left
-        assert {name: count for name, count in kill.found.items() if count} == finished
+    if kill.reused:  # otherwise only the clean-up was left
+        assert {name: count for name, count in kill.reused.items() if count} == finished
 
 
 def test_restricted_images_are_not_pushed(tmp_path, capsys):

@@ -1,0 +1,38 @@
+"""Scores of mined pairs against the ground truth."""
+
+import pytest
+from datasets import Dataset, load_dataset
+
+import dataset_pvlg  # noqa: F401, registers "pvlg"
+from benchmarks.common.mined_pairs import score_mined_pairs
+from dataset_pvlg.features import FEATURES
+
+
+@pytest.fixture(scope="module")
+def rows() -> Dataset:
+    return load_dataset("pvlg", "synthetic-tiny", split="validation")
+
+
+def paired(row: dict) -> list[dict]:
+    return [region for region in row["regions"] if region["sentence"] >= 0]
+
+
+def test_the_ground_truth_has_full_scores_and_no_pair_has_recall_zero(rows):
+    truth = [paired(row) for row in rows.remove_columns("image")]
+    assert score_mined_pairs(rows, truth) == {"precision": 100.0, "recall": 100.0, "none_f1": 100.0}
+    nothing = score_mined_pairs(rows, [[] for _ in truth])
+    sentences, true = sum(map(len, rows["sentences"])), sum(len({r["sentence"] for r in each}) for each in truth)
+    silent = sentences - true
+    assert nothing["recall"] == 0 and nothing["none_f1"] == pytest.approx(200 * silent / (sentences + silent))
+
+
+def test_a_wrong_pair_lowers_precision_and_a_missing_one_recall(rows):
+    row = rows.remove_columns("image")[0]
+    truth = list({region["sentence"]: region for region in paired(row)}.values())[:2]
+    one = rows.select([0]).remove_columns("regions").add_column("regions", [truth], feature=FEATURES["regions"])
+    x, y, w, h = truth[0]["bbox"]
+    wrong = truth[0] | {"bbox": [x, y, w / 3, h]}  # IoU 1/3 with the true box
+    found = score_mined_pairs(one, [[wrong, truth[1]]])
+    assert found["precision"] == found["recall"] == pytest.approx(50) and found["none_f1"] == pytest.approx(100)
+    found = score_mined_pairs(one, [[truth[1]]])
+    assert found["precision"] == 100 and found["recall"] == pytest.approx(50) and found["none_f1"] < 100
