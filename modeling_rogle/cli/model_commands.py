@@ -97,7 +97,8 @@ def _export(args: argparse.Namespace) -> None:
 def _push(args: argparse.Namespace) -> int | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / "hub" / "release.py").is_file():
-        return _push_model(args)
+        _push_model(args)
+        return None
     sys.path.insert(0, str(root))
     from hub.release import main
 

@@ -147,7 +147,7 @@ def convert_checkpoint(
         parameters=sum(p.numel() for p in model.parameters()),
         with_processor=processor is not None,
         layout=layout.name,
-        image_size=tuple(model.config.image_size),
+        image_size=(model.config.image_size[0], model.config.image_size[1]),
         unused=unused,
         notes=layout.notes,
     )

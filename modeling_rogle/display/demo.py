@@ -33,7 +33,7 @@ _CSS = """
 #regions img { max-width: 236px; }
 """
 _INTERNAL = {"id", "sha256", COPY_COLUMN, "box"}  # columns that are not useful in a filter
-_CLEARED = (None, [], None, "", "")
+_CLEARED: tuple[Any, ...] = (None, [], None, "", "")
 
 
 def build(gallery: Gallery) -> Any:
@@ -52,7 +52,7 @@ def build(gallery: Gallery) -> Any:
         thumbnails = [(thumbnail(gallery, match), caption(match)) for match in matches]
         return message, list(matches), thumbnails, None, "", shareable(query, where, matches)
 
-    def explain(matches: list[Match] | None, event: gr.SelectData) -> tuple:
+    def explain(matches: list[Match] | None, event: gr.SelectData) -> tuple:  # type: ignore[name-defined]
         if not matches or not 0 <= event.index < len(matches):
             return None, ""
         match = matches[event.index]
@@ -215,7 +215,7 @@ def shareable(query: str, where: str, matches: Matches) -> str:
     return json.dumps({"query": query, "where": where or None, **data}, ensure_ascii=False, indent=1)
 
 
-def _checked_upload(preprocess: Callable[[Any], Any], kind: type[Exception]) -> Callable[[Any], Any]:
+def _checked_upload(preprocess: Callable[[Any], Any], kind: Callable[..., Exception]) -> Callable[[Any], Any]:
     """Gradio opens an upload before the search does: any failure there becomes a one-line error too."""
 
     def checked(payload: Any) -> Any:

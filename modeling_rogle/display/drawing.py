@@ -23,6 +23,7 @@ MARK = 18  # side of the square around a sentence's number
 DASH = 14  # length of a dash of a frame that several sentences share
 MAX_LINES = 4
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def check_image_suffix(path: str | Path) -> None:
@@ -59,7 +60,7 @@ def sentence_colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def load_font(size: float) -> ImageFont.FreeTypeFont:
+def load_font(size: float) -> Font:
     """Pillow's built-in font, which needs no font file on the machine."""
     return ImageFont.load_default(size)
 
@@ -74,7 +75,7 @@ def fit_size(width: int, height: int, max_width: int, max_height: int) -> tuple[
     return (max(1, round(width * scale)), max(1, round(height * scale))), scale
 
 
-def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: float, max_lines: int = MAX_LINES) -> list[str]:
+def wrap_text(text: str, font: Font, width: float, max_lines: int = MAX_LINES) -> list[str]:
     """Breaks a text into lines.
 
     Args:
@@ -106,7 +107,7 @@ def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: float, max_lines: 
     return lines
 
 
-def shorten_middle(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def shorten_middle(text: str, font: Font, width: float) -> str:
     """Cuts the middle of a text that is wider than `width` pixels: the end of a file name says more than its middle."""
     if font.getlength(text) <= width:
         return text

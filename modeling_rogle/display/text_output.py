@@ -29,7 +29,7 @@ def verdict(matches: Matches) -> str | None:
     """The line above the results: that no image passes the filter, or that none is likely to match; otherwise None."""
     if not matches:
         return "No image passes the filter."
-    if not matches.no_match:
+    if not matches.no_match or matches.false_alarm_rate is None:
         return None
     rate = f"{100 * matches.false_alarm_rate:.0f} %"
     return f"No match found (threshold set for a {rate} false-alarm rate). Closest results:"

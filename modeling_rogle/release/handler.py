@@ -78,7 +78,7 @@ class EndpointHandler:
             parts = [torch.cat(pixels[start : start + BATCH_SIZE]) for start in range(0, len(pixels), BATCH_SIZE)]
             image_embeds = torch.cat([self.model.encode_images(part.to(self.device))[0].cpu() for part in parts])
             answer["image_embeds"] = image_embeds.tolist()
-        if texts and pixels:
+        if text_embeds is not None and image_embeds is not None:
             answer["similarity"] = (text_embeds @ image_embeds.T).tolist()
         return answer
 

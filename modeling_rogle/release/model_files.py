@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -23,7 +24,7 @@ MODEL_MAP = {
     "AutoModelForZeroShotImageClassification": "modeling_rogle.RogleModel",
 }
 PROCESSOR_MAP = {"AutoProcessor": "processing_rogle.RogleProcessor"}
-PIPELINES = {
+PIPELINES: dict[str, dict[str, Any]] = {
     "text-based-person-search": {
         "impl": "pipeline_rogle.TextBasedPersonSearchPipeline",
         "pt": ["AutoModel"],
@@ -65,7 +66,7 @@ def code_files() -> tuple[str, ...]:
                     waiting.append(f"{node.module}.py")
                 elif node.level:
                     refused = True
-            if refused:
+            if refused and isinstance(node, ast.Import | ast.ImportFrom):
                 raise ReleaseError(f"{PACKAGE / name}: line {node.lineno}: must be `from .x import y`")
     return tuple(sorted(files))
 
@@ -136,10 +137,10 @@ def assemble_model(model_dir: str | Path, repo_id: str, folder: str | Path) -> R
     card = check_model_folder(model_dir)
     check_empty(folder)
     try:
-        model = RogleModel.from_pretrained(model_dir)
+        model = RogleModel.from_pretrained(str(model_dir))
     except (StrictDataclassError, SafetensorError) as error:
         raise ReleaseError(f"{model_dir}: {str(error.__cause__ or error).splitlines()[0]}") from error
-    save_for_hub(model, RogleProcessor.from_pretrained(model_dir), folder)
+    save_for_hub(model, RogleProcessor.from_pretrained(str(model_dir)), folder)
     (folder / "README.md").write_text(card.replace("PATH_OR_NAME", repo_id), encoding="utf-8")
     return model.config
 
