@@ -16,9 +16,11 @@ def score_mined_pairs(rows: Dataset, mined: Sequence[Sequence[dict]]) -> dict[st
         mined: for each row, regions with `sentence` and `bbox`, as `match_rows` returns them.
 
     Returns:
-        Percentages: `precision` (mined pairs whose box has IoU >= 0.5 with the ground-truth box of the sentence),
-        `recall` (the same, of the sentences that have a ground-truth box) and `none_f1` (F1 score of "this sentence has
-        no region").
+        Percentages. A mined pair is correct if its box has IoU >= 0.5 with the ground-truth box of the sentence.
+
+        - `precision`: correct pairs among the mined ones
+        - `recall`: correct pairs among the sentences that have a ground-truth box
+        - `none_f1`: F1 score of "this sentence has no region"
     """
     correct = n_mined = n_true = none_correct = none_mined = none_true = 0
     for row, regions in zip(rows.remove_columns("image"), mined, strict=True):

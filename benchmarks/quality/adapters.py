@@ -168,7 +168,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, metavar="DIR", help="checkpoint of the small model to start from")
     parser.add_argument("--rank", type=int, default=5, help="rank of the adapters (default: 5)")
     parser.add_argument(
-        "--whole-rates",
+        "--full-rates",
         type=float,
         nargs="+",
         default=[3e-4, 1e-3],
@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = write_other_cameras(plain, args.people, args.out / f"{args.dataset}-{args.people}")
     before, start = score_on_test(args.model, plain), score_on_test(args.model, load_rows("pvlg", data)[0])
     print(f"test R@1 of {args.model}: {before:.1f} on images of the same cameras, {start:.1f} on those of others\n")
-    all_weights = {rate: train(args.out / f"full-{rate}", data, args, rate, 0) for rate in args.whole_rates}
+    all_weights = {rate: train(args.out / f"full-{rate}", data, args, rate, 0) for rate in args.full_rates}
     adapters = {rate: train(args.out / f"lora-{args.rank}-{rate}", data, args, rate, args.rank) for rate in args.rates}
     print(markdown(start, all_weights, adapters))
 

@@ -175,12 +175,12 @@ def differences(run: Path, other: Path) -> list[str]:
 
 def compare(processes: int, out: Path, epochs: int, batch: int, args: argparse.Namespace) -> bool:
     """Trains with and without kills, prints the comparison, and returns whether both runs are equal."""
-    runs = {name: out / f"{name}-{processes}" for name in ("whole", "killed")}
+    runs = {name: out / f"{name}-{processes}" for name in ("uninterrupted", "killed")}
     for folder in runs.values():
         shutil.rmtree(folder, ignore_errors=True)
     log = out / f"log-{processes}.txt"
-    finish(processes, train_flags(processes, runs["whole"], epochs, batch, args.more), log, args.forked)
-    steps = newest_step(runs["whole"])
+    finish(processes, train_flags(processes, runs["uninterrupted"], epochs, batch, args.more), log, args.forked)
+    steps = newest_step(runs["uninterrupted"])
     print(f"{processes} processes: {steps} steps without a break; now with {args.kills} kills", flush=True)
     flags = train_flags(processes, runs["killed"], epochs, batch, args.more)
     kills = train_with_kills(processes, flags, runs["killed"], steps, args, log)

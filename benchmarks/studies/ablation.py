@@ -25,7 +25,7 @@ from pathlib import Path
 
 from benchmarks.common.tables import write_text
 from benchmarks.common.training_runs import check_cell, read_cell, run_cell, with_edited_images, with_pretraining
-from benchmarks.studies.ablation_cells import COPIES, DEFAULTS, LEARNT, STUDIES, TERMS, cell_folder, cells
+from benchmarks.studies.ablation_cells import COPIES, DEFAULTS, PRETRAINED, STUDIES, TERMS, cell_folder, cells
 from benchmarks.studies.ablation_figures import draw_features, draw_noise, draw_similarity_map, draw_terms
 from benchmarks.studies.ablation_reports import (
     report_edited_images,
@@ -43,14 +43,14 @@ def flags_of_cell(
     """A cell's own flags of train.py, and those that it shares with other cells.
 
     Args:
-        flags: of the cell, with COPIES and LEARNT.
+        flags: of the cell, with COPIES and PRETRAINED.
         args: arguments of this program.
         out: folder of the ablation.
         make: make the data and the pre-trained model if they are missing. Default: False.
     """
-    own = [flag for flag in flags if flag not in (COPIES, LEARNT)]
-    if LEARNT in flags:
-        return own, with_pretraining(out, args.dataset, args.learnt_epochs, make)
+    own = [flag for flag in flags if flag not in (COPIES, PRETRAINED)]
+    if PRETRAINED in flags:
+        return own, with_pretraining(out, args.dataset, args.pretrained_epochs, make)
     if COPIES in flags:
         return own, with_edited_images(out, args.dataset, args.epochs, make)
     return own, shared_flags(args)
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: 0 1 2)")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of a cell from scratch (default: 5)")
     parser.add_argument(
-        "--learnt-epochs", type=int, default=4, help="epochs of a cell from a pre-trained model (default: 4)"
+        "--pretrained-epochs", type=int, default=4, help="epochs of a cell from a pre-trained model (default: 4)"
     )
     parser.add_argument("--dataset", default="synthetic", metavar="NAME", help="P-VLG data set (default: synthetic)")
     parser.add_argument("--only", metavar="TEXT", help="train only cells whose name contains TEXT (default: all)")

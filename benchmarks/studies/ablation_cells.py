@@ -19,10 +19,10 @@ UNSUITED_KINDS = {"region-sentence": ("none", "identity"), "image-caption": ("no
 SHUFFLES = {"region-sentence": "--shuffle-sentences", "image-caption": "--shuffle-captions"}
 SHARES = (0, 20, 50)  # % of shuffled pairs
 FEATURES = ("patch_mean", "dense_roi")
-# These are no flags of train.py. COPIES: the data include edited images. LEARNT: the cell fine-tunes a model that was
-# trained on other identities.
-COPIES, LEARNT = "--copies", "--learnt"
-STARTS = {"region-sentence": ([], [LEARNT]), "image-caption": ([LEARNT],)}  # of the study of noise
+# These are no flags of train.py. COPIES: the data include edited images. PRETRAINED: the cell fine-tunes a model that
+# was trained on other identities. Both are parts of the names of cells on disk.
+COPIES, PRETRAINED = "--copies", "--learnt"
+STARTS = {"region-sentence": ([], [PRETRAINED]), "image-caption": ([PRETRAINED],)}  # of the study of noise
 EDITED_IMAGES = {
     "defaults": [],
     "edited images": [COPIES],
@@ -75,7 +75,7 @@ def shuffle_flags(pairs: str, share: int) -> list[str]:
 def reliability_flags(pairs: str, kind: str) -> list[str]:
     """Flags of a cell of the study `reliability`: half of the pairs shuffled, from a pre-trained model."""
     side = "--reliability-local" if pairs == "region-sentence" else "--reliability-global"
-    return [LEARNT, *shuffle_flags(pairs, 50), *([side, kind] if kind not in UNSUITED_KINDS[pairs] else [])]
+    return [PRETRAINED, *shuffle_flags(pairs, 50), *([side, kind] if kind not in UNSUITED_KINDS[pairs] else [])]
 
 
 def cell_name(flags: Sequence[str], seed: int) -> str:
@@ -88,7 +88,7 @@ def cell_folder(out: Path, flags: Sequence[str], seed: int) -> Path:
 
 
 __all__ = [
-    "COPIES", "DEFAULTS", "EDITED_IMAGES", "FEATURES", "FULL", "KINDS", "LEARNT", "RELIABILITY", "SHARES", "SHUFFLES",
-    "STARTS", "STUDIES", "TERMS", "UNSUITED_KINDS", "cell_folder", "cell_name", "cells", "reliability_flags",
-    "shuffle_flags",
+    "COPIES", "DEFAULTS", "EDITED_IMAGES", "FEATURES", "FULL", "KINDS", "PRETRAINED", "RELIABILITY", "SHARES",
+    "SHUFFLES", "STARTS", "STUDIES", "TERMS", "UNSUITED_KINDS", "cell_folder", "cell_name", "cells",
+    "reliability_flags", "shuffle_flags",
 ]  # fmt: skip

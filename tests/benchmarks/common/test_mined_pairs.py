@@ -32,7 +32,7 @@ def test_a_wrong_pair_lowers_precision_and_a_missing_one_recall(rows):
     one = rows.select([0]).remove_columns("regions").add_column("regions", [truth], feature=FEATURES["regions"])
     x, y, w, h = truth[0]["bbox"]
     wrong = truth[0] | {"bbox": [x, y, w / 3, h]}  # IoU 1/3 with the true box
-    found = score_mined_pairs(one, [[wrong, truth[1]]])
-    assert found["precision"] == found["recall"] == pytest.approx(50) and found["none_f1"] == pytest.approx(100)
-    found = score_mined_pairs(one, [[truth[1]]])
-    assert found["precision"] == 100 and found["recall"] == pytest.approx(50) and found["none_f1"] < 100
+    scores = score_mined_pairs(one, [[wrong, truth[1]]])
+    assert scores["precision"] == scores["recall"] == pytest.approx(50) and scores["none_f1"] == pytest.approx(100)
+    scores = score_mined_pairs(one, [[truth[1]]])
+    assert scores["precision"] == 100 and scores["recall"] == pytest.approx(50) and scores["none_f1"] < 100

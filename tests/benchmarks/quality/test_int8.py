@@ -35,8 +35,8 @@ def test_r1_is_the_models_own(exported: Path, tiny_checkpoint: Path):
 
 
 def test_table_says_what_is_lost():
-    whole = int8.Cost(80.0, 91.0, 600, 600, 7.0, 2.0, 3.0)
-    table = int8.as_table(whole, replace(whole, r1_global=79.25, r1_fused=91.5))
+    float32 = int8.Cost(80.0, 91.0, 600, 600, 7.0, 2.0, 3.0)
+    table = int8.as_table(float32, replace(float32, r1_global=79.25, r1_fused=91.5))
     assert "int8 loses 0.75 and -0.50 points of 600 queries" in table and table.count("\n|") == 3
 
 

@@ -25,8 +25,8 @@ def test_proposal_recall_counts_regions_only(rows):
         row = by_texts[tuple(texts)]
         boxes = [[x, y, x + w, y + h] for x, y, w, h in (region["bbox"] for region in paired(row))]
         size = np.array([row["width"], row["height"]] * 2)
-        found = propose_anchors(image, texts)
-        return type(found)(np.concatenate([boxes / size, found.boxes[-1:]]).astype(np.float32), ())
+        anchors = propose_anchors(image, texts)
+        return type(anchors)(np.concatenate([boxes / size, anchors.boxes[-1:]]).astype(np.float32), ())
 
     by_texts = {tuple(s["text"] for s in row["sentences"]): row for row in some.select([0])}
     assert proposal_recall(some.select([0]), propose_ground_truth)[0] == 100

@@ -14,10 +14,12 @@ def test_recall_is_counted_by_label():
     boxes = np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 1, 1]], dtype=np.float32)
     true = np.array([[0, 0, 0.5, 0.25], [0.5, 0.5, 1, 1], [0.9, 0, 1, 0.1]])
     image = Image.new("RGB", (10, 20))
-    found = measure(lambda image, texts: Proposals(boxes, ("a", "b", "c")), [(image, [], true, ["bag", "feet", "bag"])])
-    assert found["recall@0.5"] == pytest.approx({"all": 2 / 3, "bag": 0.5, "feet": 1.0})
-    assert found["recall@0.7"] == pytest.approx({"all": 1 / 3, "bag": 0.0, "feet": 1.0})
-    assert found["boxes"] == {"all": 3, "bag": 2, "feet": 1} and found["proposals"] == found["most proposals"] == 3
+    result = measure(
+        lambda image, texts: Proposals(boxes, ("a", "b", "c")), [(image, [], true, ["bag", "feet", "bag"])]
+    )
+    assert result["recall@0.5"] == pytest.approx({"all": 2 / 3, "bag": 0.5, "feet": 1.0})
+    assert result["recall@0.7"] == pytest.approx({"all": 1 / 3, "bag": 0.0, "feet": 1.0})
+    assert result["boxes"] == {"all": 3, "bag": 2, "feet": 1} and result["proposals"] == result["most proposals"] == 3
     with pytest.raises(ValueError, match="no image"):
         measure(lambda image, texts: Proposals(boxes, ("a", "b", "c")), [])
 
@@ -31,11 +33,11 @@ def test_a_folder_of_real_images_is_read(tmp_path, capsys):
     (tmp_path / "annotations.json").write_text(json.dumps(rows))
     ((_, texts, boxes, labels),) = annotated_samples(tmp_path)
     assert (texts, boxes.tolist(), labels) == (["A hat."], [[0.3, 0.03, 0.7, 0.24]], ["head"])
-    out = tmp_path / "found.json"
+    out = tmp_path / "result.json"
     main(["--count", "2", "--proposers", "templates,grid", "--pedestrians", str(tmp_path), "--out", str(out)])
-    found = json.loads(out.read_text())
-    assert found["manually placed boxes"]["templates"]["recall@0.5"] == {"all": 1.0, "head": 1.0}
-    assert found["synthetic validation"]["grid"]["images"] == 2
+    result = json.loads(out.read_text())
+    assert result["manually placed boxes"]["templates"]["recall@0.5"] == {"all": 1.0, "head": 1.0}
+    assert result["synthetic validation"]["grid"]["images"] == 2
     assert "| templates | 37 |" in capsys.readouterr().out
 
 
@@ -43,6 +45,6 @@ def test_the_default_meets_real_boxes(test_data):
     pytest.importorskip("skimage")
     from dataset_pvlg.proposals.proposers import load_proposer
 
-    found = measure(load_proposer(), annotated_samples(test_data / "pedestrians"))
-    assert found["boxes"]["all"] == 47
-    assert found["recall@0.5"]["all"] >= 0.8 and found["most proposals"] <= 130 and found["cpu_ms"] <= 250
+    result = measure(load_proposer(), annotated_samples(test_data / "pedestrians"))
+    assert result["boxes"]["all"] == 47
+    assert result["recall@0.5"]["all"] >= 0.8 and result["most proposals"] <= 130 and result["cpu_ms"] <= 250

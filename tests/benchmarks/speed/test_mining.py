@@ -15,22 +15,22 @@ def rows():
 
 def test_crops_as_a_model_are_the_crops_of_mining(rows, tiny_model, tiny_processor):
     crops = list(encode_rows(mining_speed.CropEncoder(tiny_model), tiny_processor, rows))
-    known = list(encode_rows(tiny_model, tiny_processor, rows, crops=True))
-    for a, b in zip(crops, known, strict=True):
+    expected = list(encode_rows(tiny_model, tiny_processor, rows, crops=True))
+    for a, b in zip(crops, expected, strict=True):
         assert torch.allclose(a.region_embeds, b.region_embeds, atol=1e-5)
         assert torch.equal(a.sentence_embeds, b.sentence_embeds)
 
 
 def test_seconds_add_up_and_crops_cost_more(rows, tiny_checkpoint):
     model, processor = mining_speed.random_model("tiny", RogleProcessor.from_pretrained(tiny_checkpoint))
-    found = {
+    times = {
         "dense": mining_speed.time_mining(model, processor, rows, propose_anchors),
         "crops": mining_speed.time_mining(mining_speed.CropEncoder(model), processor, rows, propose_anchors),
     }
-    for f in found.values():
-        assert f["boxes"] == 49
-        assert f["total"] == pytest.approx(sum(f[name] for name in ("proposals", "images", "sentences", "rest")))
-    assert found["crops"]["images"] > found["dense"]["images"]
+    for row in times.values():
+        assert row["boxes"] == 49
+        assert row["total"] == pytest.approx(sum(row[name] for name in ("proposals", "images", "sentences", "rest")))
+    assert times["crops"]["images"] > times["dense"]["images"]
 
 
 def test_tables_say_whether_the_targets_hold():

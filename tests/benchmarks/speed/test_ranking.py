@@ -29,8 +29,8 @@ def test_the_reference_computes_the_metrics_whatever_its_rows() -> None:
     gallery, gallery_ids = benchmark.make_embeddings("gallery", 70, 6, seed=3)
     expected = global_scores(query, query_ids, gallery, gallery_ids)
     for rows in (90, 7):
-        found = benchmark.full_argsort(query, query_ids, gallery, gallery_ids, rows)
-        assert found == pytest.approx({name: expected[name] for name in benchmark.METRICS}, abs=1e-4)
+        scores = benchmark.full_argsort(query, query_ids, gallery, gallery_ids, rows)
+        assert scores == pytest.approx({name: expected[name] for name in benchmark.METRICS}, abs=1e-4)
 
 
 def test_embeddings_are_unit_vectors_of_the_same_people() -> None:
@@ -47,8 +47,8 @@ def test_ratios_are_of_medians_and_of_the_whole_reference() -> None:
     runs = [{"cpu_s": seconds, "added_bytes": 100} for seconds in (3.0, 4.0, 8.0)]
     bare = [{"cpu_s": seconds, "added_bytes": 10} for seconds in (2.0, 4.0, 4.0)]
     reference = {"cpu_s": 40.0, "added_bytes": 2000, "rows": 25}
-    found = benchmark.ratios({"engine": runs, "matmul": bare, "reference": reference, "n_query": 100})
-    assert list(found.values()) == [10, 1.5, 80]
+    scores = benchmark.ratios({"engine": runs, "matmul": bare, "reference": reference, "n_query": 100})
+    assert list(scores.values()) == [10, 1.5, 80]
 
 
 def test_a_number_below_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

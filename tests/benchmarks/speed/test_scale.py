@@ -10,10 +10,10 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "scale.md"
 
 
 def test_the_document_holds_the_tables_as_they_are_printed(capsys):
-    found = scale.main([])
-    assert capsys.readouterr().out.strip() == found
+    tables = scale.main([])
+    assert capsys.readouterr().out.strip() == tables
     text = DOCUMENT.read_text(encoding="utf-8")
-    for table in found.split("\n\n"):
+    for table in tables.split("\n\n"):
         assert table in text
 
 

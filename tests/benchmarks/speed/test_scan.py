@@ -8,7 +8,7 @@ pytest.importorskip("faiss")
 
 
 def test_every_kind_is_measured_and_printed(capsys):
-    found = scan.main(["--vectors", "2500", "--queries", "3"])
-    assert {name: size for name, (size, _) in found.items()} == {"fp32": 2048, "bf16": 1024, "int8": 512, "PQ64": 64}
-    assert all(nanoseconds > 0 for _, nanoseconds in found.values())
+    measured = scan.main(["--vectors", "2500", "--queries", "3"])
+    assert {name: size for name, (size, _) in measured.items()} == {"fp32": 2048, "bf16": 1024, "int8": 512, "PQ64": 64}
+    assert all(nanoseconds > 0 for _, nanoseconds in measured.values())
     assert "| int8 | 512 | " in capsys.readouterr().out

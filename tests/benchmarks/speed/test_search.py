@@ -11,22 +11,22 @@ from benchmarks.speed import search, search_rows
 
 def test_every_part_gives_its_rows(tmp_path, capsys, monkeypatch):
     parts = ["exact", "rerank", *(["faiss"] if importlib.util.find_spec("faiss") else [])]
-    found = search.main(["--size", "tiny", "--parts", ",".join(parts), "--queries", "6", "--work", str(tmp_path)])
-    rows = {row["part"]: row for row in found}
+    table = search.main(["--size", "tiny", "--parts", ",".join(parts), "--queries", "6", "--work", str(tmp_path)])
+    rows = {row["part"]: row for row in table}
     assert rows["exact"]["recall"] == 1.0 and rows["exact"]["disk"] > 3000 * 512 * 4
     for name in parts[2:]:
         assert all(rows[f"{name}{filtered}"]["recall"] >= 0.95 for filtered in ("", ", 1 % filter", ", 50 % filter"))
     assert {"exact, 1 % filter", "exact + late interaction over 200"} <= set(rows)
     out = capsys.readouterr().out
     assert "3,000 x 512, 150 clusters, noise 1.0, seed 0, 1 threads, wall clock" in out
-    assert len([line for line in out.splitlines() if line.startswith("| ")]) == len(found) + 1
+    assert len([line for line in out.splitlines() if line.startswith("| ")]) == len(table) + 1
     assert not list(tmp_path.iterdir())
 
 
 def test_a_build_is_compared_with_a_plain_loop(tmp_path):
-    found = search.main("--parts build --model-size tiny --images 12 --batch 4".split() + ["--work", str(tmp_path)])
-    assert [row["part"] for row in found[:2]] == ["plain loop over CLIPModel, fp32", "Gallery.build, fp32"]
-    assert all(row["images/s"] > 0 for row in found[:2]) and found[2]["p50"] > 0
+    table = search.main("--parts build --model-size tiny --images 12 --batch 4".split() + ["--work", str(tmp_path)])
+    assert [row["part"] for row in table[:2]] == ["plain loop over CLIPModel, fp32", "Gallery.build, fp32"]
+    assert all(row["images/s"] > 0 for row in table[:2]) and table[2]["p50"] > 0
 
 
 def test_embeddings_of_a_trained_model_are_repeated_with_noise(tmp_path, capsys):

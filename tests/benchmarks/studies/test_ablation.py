@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from benchmarks.studies.ablation import main
-from benchmarks.studies.ablation_cells import EDITED_IMAGES, LEARNT, RELIABILITY, TERMS, cell_folder, cells
+from benchmarks.studies.ablation_cells import EDITED_IMAGES, PRETRAINED, RELIABILITY, TERMS, cell_folder, cells
 from benchmarks.studies.ablation_reports import mean_leakage
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
@@ -18,7 +18,7 @@ def test_studies_share_their_cells_and_every_row_has_one_for_each_seed(tmp_path:
     # From scratch, the clean cells without and with reliability of regions are rows of `terms`. From a pre-trained
     # model, both kinds of pairs share the clean cell without reliability.
     assert len(both) == 2 * (len(TERMS) + 2 * 2 + (3 * 2 + 3 * 2 - 1))
-    for flags in (*TERMS.values(), [LEARNT, "--shuffle-captions", "0.5", *RELIABILITY["image-caption"]]):
+    for flags in (*TERMS.values(), [PRETRAINED, "--shuffle-captions", "0.5", *RELIABILITY["image-caption"]]):
         for seed in (0, 1):
             assert both[cell_folder(tmp_path, flags, seed).name] == [*flags, "--seed", str(seed)]
     assert len(cells(["terms", "edited-images"], [0])) == len(TERMS) + len(EDITED_IMAGES) - 1
@@ -44,9 +44,9 @@ def test_one_cell_trains_is_reported_and_is_not_trained_again(
 
 
 def test_noise_is_added_to_a_model_trained_on_other_identities(tmp_path: Path) -> None:
-    given = ["--out", str(tmp_path), "--dataset", "synthetic-tiny", "--learnt-epochs", "1", "--seeds", "0"]
+    given = ["--out", str(tmp_path), "--dataset", "synthetic-tiny", "--pretrained-epochs", "1", "--seeds", "0"]
     main([*given, "--studies", "noise", "--only", "learnt_shuffle-captions_0.5_reliability-global_identity"])
-    cell = cell_folder(tmp_path, [LEARNT, "--shuffle-captions", "0.5", *RELIABILITY["image-caption"]], 0)
+    cell = cell_folder(tmp_path, [PRETRAINED, "--shuffle-captions", "0.5", *RELIABILITY["image-caption"]], 0)
     recipe = yaml.safe_load((cell / "recipe.yaml").read_text())
     assert recipe["model"] == str(tmp_path / "start" / "best") and recipe["epochs"] == 1
     halves = [load_rows("pvlg", tmp_path / "data" / f"synthetic-tiny-{name}-half")[0] for name in ("first", "second")]

@@ -18,8 +18,8 @@ def cell(long: float, short: float, epochs: int = 3) -> dict:
 def test_bars_and_curves_are_those_of_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(plt, "close", drawn.append)
-    found = {"a": [cell(40.0, 30.0), cell(50.0, 20.0)], "b": [cell(60.0, 10.0, epochs=2)], "c": []}
-    draw_methods(found, {"a": "A", "b": "B", "c": "C"}, LINE, tmp_path / "m.png")
+    cells = {"a": [cell(40.0, 30.0), cell(50.0, 20.0)], "b": [cell(60.0, 10.0, epochs=2)], "c": []}
+    draw_methods(cells, {"a": "A", "b": "B", "c": "C"}, LINE, tmp_path / "m.png")
     assert (tmp_path / "m.png").stat().st_size > 1000
     bars, curves = drawn[0].axes
     assert [label.get_text() for label in bars.get_yticklabels()] == ["A", "B"]  # the best on top
