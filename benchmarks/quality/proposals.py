@@ -5,8 +5,8 @@
 
 Printed are recall at IoU 0.5 (by label) and at IoU 0.7, boxes an image and CPU milliseconds an image, on synthetic
 P-VLG. With --pedestrians they are also measured on manually placed boxes of real images, which the templates were not
-fitted to. That folder has an `annotations.json`: a list of {file_path, width, height, sentences, regions: [{label, bbox:
-[x0, y0, x1, y1] in pixels}]}. Write NAME=MODEL for a proposer that loads weights; it gets the sentences of the
+fitted to. That folder has an `annotations.json`: a list of {file_path, width, height, sentences, regions: [{label,
+bbox: [x0, y0, x1, y1] in pixels}]}. Write NAME=MODEL for a proposer that loads weights; it gets the sentences of the
 ground-truth captions.
 """
 

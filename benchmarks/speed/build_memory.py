@@ -3,9 +3,10 @@
     python -m benchmarks.speed.build_memory [--sizes 12000 25000 50000 100000] [--workers 1] [--image 64 128]
         [--options ...]
 
-The source has the layout of CUHK-PEDES and is generated here, with four images an identity and two captions an image. The
-images are all different and have 64 x 128 pixels with coloured blocks (about 2 kB). Real images are larger, and more of
-the work can then be shared by processes. No captions are generated and nothing is matched by default (`--options --matcher MODEL`).
+The source has the layout of CUHK-PEDES and is generated here, with four images an identity and two captions an image.
+The images are all different and have 64 x 128 pixels with coloured blocks (about 2 kB). Real images are larger, so that
+more of the work can be shared by processes. By default no captions are generated and nothing is matched (`--options
+--matcher MODEL`).
 
 Printed are the seconds of each stage and the peak memory of all processes in MB, with shared pages counted once (PSS).
 The figure in brackets excludes pages of mapped files, which the system can reclaim.

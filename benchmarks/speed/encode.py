@@ -14,8 +14,8 @@ measured in a process of its own. Read the ratios: seconds depend on the machine
     texts, long    the same for captions of 85-155 tokens
 
 `--packing` compares ways to leave the padding out, in inference and in training (captions of 85-155 tokens and their
-6-9 sentences, forward and backward). The ways are runs of equal length packed end to end (what the model does on a CPU),
-buckets of similar length, and packing under one dense block-diagonal mask.
+6-9 sentences, forward and backward). The ways are runs of equal length packed end to end (what the model does on a
+CPU), buckets of similar length, and packing under one dense block-diagonal mask.
 """
 
 import argparse

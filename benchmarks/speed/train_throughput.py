@@ -9,8 +9,8 @@ turns in one process. Read the ratios.
                     open, convert, `CLIPImageProcessor`, tokenizer)
     cached          the same in the second epoch, from memory; `disk`: from the file of resized images; `filling`: the
                     first epoch, which writes that file
-    step            CPU seconds of a training step with loading, against the same step on a batch in memory: in the first
-                    and in later epochs, from memory and from disk. Also the mean over a run of 10 epochs
+    step            CPU seconds of a training step with loading, against the same step on a batch in memory: in the
+                    first and in later epochs, from memory and from disk. Also the mean over a run of 10 epochs
     waiting         with --waiting: share of the time that steps wait for a data worker, which train_log.jsonl has as
                     data_wait_share. It means little on a machine with other load
 
