@@ -55,7 +55,7 @@ def checkpoint_sha256(model: str) -> str | None:
     """
     folder = checkpoint_folder(model)
     weights = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}) if folder else []
-    if not weights:
+    if folder is None or not weights:
         return None
     digest = hashlib.sha256()
     for path in [*weights, *(folder / name for name in SETTINGS if (folder / name).is_file())]:

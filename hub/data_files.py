@@ -80,7 +80,8 @@ def assemble_data(source: str | Path, repo_id: str, folder: str | Path, images_o
         raise ReleaseError(f"--images-of {unknown[0]}: no such source; available: {', '.join(TERMS)}")
     name = str(source)
     data, _ = load_rows(name) if name in SYNTHETIC_NAMES else load_rows("pvlg", source)
-    release, split_of = DataRelease(), {}
+    release = DataRelease()
+    split_of: dict[int, str] = {}
     for split in (split for split in SPLITS if split in data):
         _check_rows(data[split], split)
         for person in set(data[split].data.column("person_id").to_pylist()):

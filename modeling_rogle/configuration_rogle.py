@@ -162,6 +162,11 @@ class RogleConfig(CLIPConfig):
         return loaded
 
     @property
+    def late_interaction_weight(self) -> float:
+        """`local_weight` in a search: 0.0 with a head whose own similarity `local_weight` belongs to."""
+        return 0.0 if self.head in ("acsa", "parts") else float(self.local_weight)
+
+    @property
     def patch_grid(self) -> tuple[int, int]:
         """Rows and columns of patches: (24, 8) for 384 x 128 pixels and patches of 16."""
         patch = self.vision_config.patch_size

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import AutoModel, Pipeline
 from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .image_io import DecodedImage, ImageError, read_image, reduce_image
 from .late_interaction import late_interaction, quantize_regions, region_cosines
 from .sentences import query_sentences
 from .templates import template_boxes
@@ -127,13 +129,14 @@ class TextBasedPersonSearchPipeline(Pipeline):
         encoded = EncodedCandidates(np.zeros((0, self.model.config.projection_dim), dtype=np.float32), [], [], [])
         parts = [encoded.image_embeds]
         for start in range(0, len(candidates), batch_size):
-            images = [_image(candidate) for candidate in candidates[start : start + batch_size]]
-            pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
+            batch = candidates[start : start + batch_size]
+            images, sizes = zip(*(self._read(item, i) for i, item in enumerate(batch, start)), strict=True)
+            pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
             corners = []
-            for i, image in enumerate(images, start):
+            for i, size in enumerate(sizes, start):
                 rows = None if boxes is None else _rows(boxes[i], i)
-                corners.append(template_boxes() if rows is None else self._corners(rows, image, i))
-                encoded.boxes.append(_pixel_boxes(corners[-1], image) if rows is None else rows)
+                corners.append(template_boxes() if rows is None else self._corners(rows, size, i))
+                encoded.boxes.append(_pixel_boxes(corners[-1], size) if rows is None else rows)
             counts = torch.tensor([len(each) for each in corners])
             image_embeds, region_embeds = self.model.encode_images(
                 pixels.to(self.model.device, self.model.dtype),
@@ -166,8 +169,8 @@ class TextBasedPersonSearchPipeline(Pipeline):
     def postprocess(self, model_outputs, candidates, top_k=None, local_weight=None):
         embeds, sentences = model_outputs["embeds"].float().numpy(), model_outputs["sentences"]
         config = self.model.config
-        if local_weight is None:  # with these heads it is the weight of the head's similarity
-            local_weight = 0.0 if config.head in ("acsa", "parts") else config.local_weight
+        if local_weight is None:
+            local_weight = config.late_interaction_weight
         global_scores = candidates.image_embeds @ embeds[0]
         results = []
         for index, boxes in enumerate(candidates.boxes):
@@ -184,14 +187,26 @@ class TextBasedPersonSearchPipeline(Pipeline):
         results.sort(key=lambda item: -item["score"])  # stable: equal scores keep the candidates' order
         return results[:top_k]
 
-    def _corners(self, boxes: np.ndarray, image: Image.Image, index: int) -> np.ndarray:
+    def _read(self, item: Any, index: int) -> tuple[Image.Image, tuple[int, int]]:
+        """A candidate as RGB image, reduced as in an index, and its width and height before that."""
+        height, width = self.model.config.image_size
+        if isinstance(item, str | Path) and Path(item).is_file():
+            try:
+                decoded: DecodedImage = read_image(Path(item), str(item), (height, width))
+            except ImageError as error:
+                raise ValueError(f"candidates: entry {index}, {item}: {error}") from error
+            return decoded.image, (decoded.width, decoded.height)
+        image = Image.fromarray(item) if isinstance(item, np.ndarray) else load_image(item)
+        return reduce_image(image.convert("RGB"), (height, width)), image.size
+
+    def _corners(self, boxes: np.ndarray, size: tuple[int, int], index: int) -> np.ndarray:
         with np.errstate(invalid="ignore"):
-            corners = self.processor.normalize_boxes(boxes, *image.size)
+            corners = self.processor.normalize_boxes(boxes, *size)
         bad = ~(np.isfinite(boxes).all(axis=1) & (corners[:, 2:] > corners[:, :2]).all(axis=1))
         if bad.any():
             row = int(bad.argmax())
-            size = f"{image.width} x {image.height}"
-            raise ValueError(f"boxes: entry {index}, row {row}: {boxes[row].tolist()} has no area in its {size} px")
+            area = f"{size[0]} x {size[1]}"
+            raise ValueError(f"boxes: entry {index}, row {row}: {boxes[row].tolist()} has no area in its {area} px")
         return corners
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -226,12 +241,6 @@ def _description(query: str | Mapping[str, Any], number: int) -> dict[str, Any]:
     return {"text": text.strip(), "sentences": [sentence for sentence, _, _ in found]}
 
 
-def _image(item: Any) -> Image.Image:
-    if isinstance(item, np.ndarray):
-        return Image.fromarray(item).convert("RGB")
-    return load_image(item).convert("RGB")
-
-
 def _rows(boxes: Any, index: int) -> np.ndarray:
     try:
         rows = np.asarray(boxes, dtype=np.float32)
@@ -242,9 +251,9 @@ def _rows(boxes: Any, index: int) -> np.ndarray:
     return rows.reshape(-1, 4)
 
 
-def _pixel_boxes(corners: np.ndarray, image: Image.Image) -> np.ndarray:
+def _pixel_boxes(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`[r, 4]` x0, y0, x1, y1 in [0, 1] -> x, y, w, h in pixels, rounded to hundredths."""
-    pixels = corners.astype(np.float64) * np.array([image.width, image.height] * 2)
+    pixels = corners.astype(np.float64) * np.array([*size] * 2)
     return np.concatenate([pixels[:, :2], pixels[:, 2:] - pixels[:, :2]], axis=1).round(2)
 
 

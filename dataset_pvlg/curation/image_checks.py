@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dataset_pvlg.boxes import clip_regions
 from dataset_pvlg.curation.near_duplicates import THUMBNAIL_SIZE, signature
 from dataset_pvlg.jobs.workers import map_in_workers
-from modeling_rogle.inference.image_io import EXIF_ORIENTATION, FORMATS, ImageError, decode_image
+from modeling_rogle.image_io import EXIF_ORIENTATION, FORMATS, ImageError, decode_image
 
 _READ_AT_ONCE = 256  # rows that are read together
 MODE, ORIENTATION = "mode", "EXIF orientation"

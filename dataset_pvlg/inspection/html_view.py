@@ -24,7 +24,7 @@ from dataset_pvlg.features import FEATURES, SPLITS
 from dataset_pvlg.inspection.contact_sheet import region_colours
 from dataset_pvlg.loading import SYNTHETIC_NAMES
 from modeling_rogle.display.drawing import GREY, INK, PALE, PAPER
-from modeling_rogle.inference.image_io import FORMATS as READABLE_FORMATS
+from modeling_rogle.image_io import FORMATS as READABLE_FORMATS
 
 MAX_ROWS = 500  # more embedded images make a page slow
 MAX_IMAGE_PIXELS = 40_000_000

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import PIL.Image
 import PIL.ImageOps
 
+from modeling_rogle.image_io import FORMATS
 from modeling_rogle.indexing.image_folder import MAX_BYTES
-from modeling_rogle.inference.image_io import FORMATS
 
 
 class RefusedPathError(ValueError):

@@ -160,7 +160,7 @@ def _index(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{args.folder}: no such folder")
     model_name = check_model(args.model)
     from modeling_rogle import build_index, load_model
-    from modeling_rogle.inference.image_io import printable_path
+    from modeling_rogle.image_io import printable_path
 
     report = build_index(
         args.folder,
@@ -285,7 +285,7 @@ def _dataset_trials(args: argparse.Namespace) -> tuple:
     if "validation" not in splits:
         raise ValueError(f"--dataset {args.dataset}: has no validation split to fit on, only {', '.join(splits)}")
     model, processor = load_model(model_name)
-    weight = float(model.config.local_weight)
+    weight = model.config.late_interaction_weight
 
     def trials(split: str, seed: int, shares: tuple[float, ...] = (1.0,)) -> Trials:
         progress = sys.stderr.isatty()

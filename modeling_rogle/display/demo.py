@@ -17,8 +17,8 @@ from PIL import Image
 from modeling_rogle.display.drawing import CELL, CELL_HEIGHT, sentence_colour
 from modeling_rogle.display.result_sheet import draw_result
 from modeling_rogle.display.text_output import to_json_data, verdict
+from modeling_rogle.image_io import ImageError, printable_path, read_image
 from modeling_rogle.index.manifest import COPY_COLUMN
-from modeling_rogle.inference.image_io import ImageError, printable_path, read_image
 from modeling_rogle.search.gallery import Gallery
 from modeling_rogle.search.results import Match, Matches
 

@@ -29,7 +29,7 @@ from modeling_rogle.display.drawing import (
     save_image,
     wrap_text,
 )
-from modeling_rogle.inference.image_io import DecodedImage, ImageError, read_image
+from modeling_rogle.image_io import DecodedImage, ImageError, read_image
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.search.results import Match

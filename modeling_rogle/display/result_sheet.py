@@ -36,7 +36,7 @@ from modeling_rogle.display.drawing import (
     shorten_middle,
     wrap_text,
 )
-from modeling_rogle.inference.image_io import ImageError, printable_path, read_image
+from modeling_rogle.image_io import ImageError, printable_path, read_image
 
 if TYPE_CHECKING:
     from modeling_rogle.search.results import Match, SentenceMatch

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modeling_rogle.inference.image_io import printable_path
+from modeling_rogle.image_io import printable_path
 
 if TYPE_CHECKING:
     from modeling_rogle.search.results import Matches, SentenceMatch

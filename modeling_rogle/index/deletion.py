@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from modeling_rogle.image_io import printable_path
 from modeling_rogle.index.index_writer import IndexWriter, write_table
 from modeling_rogle.index.manifest import MANIFEST, STAGED_MANIFEST, new_name, read_manifest
 from modeling_rogle.index.shards import Index, read_parquet
 from modeling_rogle.index.store_sync import delete_from_store, sync_store
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_io import printable_path
 
 
 def find_rows(index: Index, paths: Sequence[str | Path]) -> tuple[set[int], set[str]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from modeling_rogle.image_io import printable_path
 from modeling_rogle.index.index_writer import IndexWriter
 from modeling_rogle.index.manifest import (
     COPIES_FOLDER,
@@ -40,7 +41,6 @@ from modeling_rogle.indexing.item_encoder import ItemEncoder
 from modeling_rogle.indexing.person_detector import Detector
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_encoder import TorchEncoder
-from modeling_rogle.inference.image_io import printable_path
 from modeling_rogle.inference.loading import fingerprint, model_path
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from modeling_rogle.image_io import ImageError
 from modeling_rogle.indexing.image_folder import Skipped
 from modeling_rogle.indexing.image_sources import Item, Source
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_io import ImageError
 from modeling_rogle.processing_rogle import RogleProcessor
 
 COPY_QUALITY = 90  # of the JPEG copies that an index stores

@@ -24,11 +24,11 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from PIL import Image
 
+from modeling_rogle.image_io import DecodedImage, ImageError, decode_image, printable_path, read_image
 from modeling_rogle.index.manifest import COPY_COLUMN
 from modeling_rogle.index.shards import SCHEMA
 from modeling_rogle.indexing.image_folder import METADATA, Skipped, image_files
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_io import DecodedImage, ImageError, decode_image, printable_path, read_image
 
 # Columns of a data set that are not metadata: those of the index, and the caption.
 _NOT_METADATA = {

@@ -59,7 +59,7 @@ class TorchEncoder:
     @property
     def local_weight(self) -> float:
         """Weight of the local score in the final score, read from the configuration on each access."""
-        return float(self.model.config.local_weight)
+        return self.model.config.late_interaction_weight
 
     @property
     def max_tokens(self) -> int:

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from modeling_rogle.image_io import ImageError, read_image
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_io import ImageError, read_image
 from modeling_rogle.sentences import query_sentences
 
 

@@ -77,9 +77,6 @@ def test_a_search_ranks_every_image_and_shows_its_regions(search):
 def test_the_space_gives_the_results_of_the_gallery(demo: Path, app: ModuleType, tmp_path: Path, query: str):
     write_revision(tmp_path, str(demo.parent / "model"), None)
     shutil.copytree(demo / "gallery", tmp_path / "gallery")
-    for file in (tmp_path / "gallery").glob("*.jpg"):
-        # An index decodes images that are much larger than the model's input at a lower resolution.
-        Image.open(file).resize((24, 60)).save(file, quality=95)
     search = app.Search(tmp_path)
     loaded = load_model(demo.parent / "model")
     gallery = Gallery.build(tmp_path / "gallery", *loaded, tmp_path / "index", progress=False)

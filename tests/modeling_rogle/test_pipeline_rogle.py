@@ -51,8 +51,10 @@ def test_results_equal_the_definition(search, candidates):
         assert all(found["box"] in BOXES[item["index"]] for found in item["sentences"])
 
 
-def test_scores_equal_those_of_a_gallery(search, candidates, tmp_path):
+@pytest.mark.parametrize("factor", [1, 7])  # images that are much larger than the model's input are reduced
+def test_scores_equal_those_of_a_gallery(search, candidates, tmp_path, factor):
     (tmp_path / "images").mkdir()
+    candidates = [image.resize((20 * factor, 60 * factor)) for image in candidates]
     for number, image in enumerate(candidates):
         image.save(tmp_path / "images" / f"{number}.png")
     gallery = Gallery.build(tmp_path / "images", search.model, search.processor, tmp_path / "index", progress=False)
@@ -67,13 +69,31 @@ def test_scores_equal_those_of_a_gallery(search, candidates, tmp_path):
                 for mine, theirs in zip(item["sentences"], match.sentences, strict=True):
                     assert mine["sentence"] == theirs.sentence
                     assert mine["score"] == pytest.approx(theirs.score, abs=1e-5)
-                    assert mine["box"] == pytest.approx(theirs.box or (0, 0, 20, 60), abs=0.01)
+                    assert mine["box"] == pytest.approx(theirs.box or (0, 0, 20 * factor, 60 * factor), abs=0.01)
+
+
+def test_image_files_give_the_scores_of_a_gallery(search, candidates, tmp_path):
+    paths = [tmp_path / "images" / f"{number}.jpg" for number in range(4)]
+    (tmp_path / "images").mkdir()
+    for path, image in zip(paths, candidates, strict=True):
+        image.resize((400, 900)).save(path)  # decoded at a lower resolution
+    gallery = Gallery.build(tmp_path / "images", search.model, search.processor, tmp_path / "index", progress=False)
+    expected = {tmp_path / "images" / match.path: match.score for match in gallery.search(QUERY, local_weight=0.4)}
+    for item in search(QUERY, [str(path) for path in paths], local_weight=0.4):
+        assert item["score"] == pytest.approx(expected[paths[item["index"]]], abs=1e-5)
 
 
 def test_sentences_over_the_limit_are_ignored_with_a_warning(search, candidates):
     with pytest.warns(UserWarning, match="entry 0 has 70 sentences"):
         ranked = search("He walks. " * 70, candidates=candidates)
     assert len(ranked[0]["sentences"]) == 64
+
+
+def test_local_weight_of_a_head_is_no_weight_of_late_interaction(tiny_model):
+    tiny_model.config.local_weight = 0.7
+    assert tiny_model.config.late_interaction_weight == 0.7
+    tiny_model.config.head = "acsa"
+    assert tiny_model.config.late_interaction_weight == 0.0
 
 
 def test_several_queries_give_several_lists(search, candidates):

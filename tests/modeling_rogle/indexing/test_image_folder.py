@@ -2,8 +2,8 @@
 
 import os
 
+from modeling_rogle.image_io import printable_path
 from modeling_rogle.indexing.image_folder import image_files
-from modeling_rogle.inference.image_io import printable_path
 from tests.helpers.image_files import write_noise
 
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Image
 
+from modeling_rogle.image_io import ImageError
 from modeling_rogle.indexing.image_sources import find_source
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.image_io import ImageError
 from tests.helpers.image_files import data_rows, write_colour
 
 

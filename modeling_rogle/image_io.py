@@ -1,4 +1,4 @@
-"""Reads image files from an untrusted source: size limits, EXIF orientation, conversion to RGB.
+"""Reads image files from an untrusted source: size limits, EXIF orientation, conversion to RGB. Pillow and NumPy only.
 
 An entry point that takes a path or the bytes of an image should read it through `read_image` or `decode_image`.
 """
@@ -84,19 +84,29 @@ def decode_image(data: bytes, path: str, min_size: tuple[int, int] | None = None
     try:
         swapped = opened.getexif().get(EXIF_ORIENTATION, 1) >= 5  # rotated by 90 degrees: width and height swap
         if min_size is not None:
-            # Twice the size, so that the last reduction is the processor's own resampling.
             min_height, min_width = 2 * min_size[0], 2 * min_size[1]
             opened.draft("RGB", (min_height, min_width) if swapped else (min_width, min_height))
         image = _as_8_bit(ImageOps.exif_transpose(opened), opened.format).convert("RGB")
         if min_size is not None:
             # Reduced here because a batch of images at full resolution would exhaust the memory.
-            factors = (max(1, image.width // min_width), max(1, image.height // min_height))
-            image = image if factors == (1, 1) else image.reduce(factors)
+            image = reduce_image(image, min_size)
     except Exception as error:
         raise ImageError(f"truncated or damaged: {error}") from error
     if swapped:
         width, height = height, width
     return DecodedImage(path, hashlib.sha256(data).hexdigest(), width, height, len(data), image)
+
+
+def reduce_image(image: Image.Image, min_size: tuple[int, int]) -> Image.Image:
+    """Reduces each side that is at least four times as long as the target, by an integer factor.
+
+    Args:
+        image: an RGB image.
+        min_size: height and width in pixels that the caller resizes to. The result keeps at least twice this size, so
+            that the last reduction is the processor's own resampling.
+    """
+    factors = (max(1, image.width // (2 * min_size[1])), max(1, image.height // (2 * min_size[0])))
+    return image if factors == (1, 1) else image.reduce(factors)
 
 
 def _as_8_bit(image: Image.Image, file_format: str | None) -> Image.Image:
@@ -106,4 +116,4 @@ def _as_8_bit(image: Image.Image, file_format: str | None) -> Image.Image:
     return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
 
 
-__all__ = ["DecodedImage", "ImageError", "decode_image", "printable_path", "read_image"]
+__all__ = ["DecodedImage", "ImageError", "decode_image", "printable_path", "read_image", "reduce_image"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_rogle.inference.image_io import ImageError, read_image
+from modeling_rogle.image_io import ImageError, read_image
 from tests.helpers.image_files import write_bomb, write_noise
 
 
