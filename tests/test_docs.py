@@ -209,6 +209,7 @@ def run_page(page: str, folder: Path) -> None:
                 run_command(words, folder)
 
 
+@pytest.mark.slow
 def test_readme(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copytree(page_folder / "images", page_folder / "runs" / "gallery")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -219,6 +220,7 @@ def test_readme(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert len(capsys.readouterr().out.splitlines()) == 5 + 1 and len(names["gallery"]) > 5
 
 
+@pytest.mark.slow
 def test_search(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
     for extra in ("onnx", "onnxruntime", "onnxscript", "faiss"):
         pytest.importorskip(extra)
@@ -234,6 +236,7 @@ def test_search(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert "person.jpg" not in Gallery.open("runs/index").paths
 
 
+@pytest.mark.slow
 def test_research(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
     run_page("research", page_folder)
     printed = capsys.readouterr().out
@@ -246,6 +249,7 @@ def test_research(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert "(IRRA)" in printed and (page_folder / "runs/irra-theirs/processor_config.json").is_file()
 
 
+@pytest.mark.slow
 def test_data(page_folder: Path, hub: HubServer, capsys: pytest.CaptureFixture) -> None:
     run_page("data", page_folder)
     printed = capsys.readouterr().out
@@ -257,6 +261,7 @@ def test_data(page_folder: Path, hub: HubServer, capsys: pytest.CaptureFixture) 
     assert (page_folder / "runs/pvlg/build_report.json").is_file()
 
 
+@pytest.mark.slow
 def test_contribute(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
     run_page("contribute", page_folder)
     printed = capsys.readouterr().out
@@ -349,6 +354,7 @@ def test_what_a_page_links_is_there(page: str) -> None:
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.slow
 def test_the_quickstart_notebook_runs_from_top_to_bottom(
     page_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

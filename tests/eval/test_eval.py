@@ -115,6 +115,7 @@ def launched(processes: int, checkpoint: Path, out: Path, *more: str) -> dict:
     return json.loads((out / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_figures_of_one_bit_for_bit(tiny_checkpoint: Path, tmp_path: Path) -> None:
     more = ("--batch-size", "3", "--local-weight", "0.3")  # 16 images: batches of 3, 3, 3, 3, 3, 1 on two processes
     two = launched(2, tiny_checkpoint, tmp_path / "two", *more)

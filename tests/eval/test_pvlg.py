@@ -193,6 +193,7 @@ def test_the_engine_is_the_models_own_files() -> None:
     assert [path.relative_to(ROOT) for path in ROOT.glob("*/*/pvlg.py")] == [Path("eval/pvlg/pvlg.py")]
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_folder_loads_alone_offline_and_as_a_space(tmp_path: Path) -> None:
     folder = tmp_path / "space" / "pvlg"
     shutil.copytree(ROOT / "eval/pvlg", folder, symlinks=False, ignore=shutil.ignore_patterns("__pycache__"))
@@ -219,6 +220,7 @@ print(json.dumps(scores))
         assert scores[config] == pytest.approx(printed_figures(printed), abs=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is not None, reason="gradio is installed: it would serve")
 def test_without_gradio_the_space_names_it() -> None:
     done = subprocess.run([sys.executable, "eval/pvlg/app.py"], capture_output=True, text=True, check=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from transformers import pipeline
 
 import dataset_pvlg  # noqa: F401  makes "pvlg" known
 from dataset_pvlg.loading import load_rows
@@ -22,12 +23,15 @@ from hub import release
 from hub.data_files import DataRelease
 from hub.release import PARTS, assemble, names_of, push
 from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.pipeline_rogle import TASK
 from modeling_rogle.release.checksums import verify, write_checksums
 from modeling_rogle.release.push import push_model
 from modeling_rogle.release.upload import ReleaseError
 from tests.helpers.hub_server import HubServer, as_user, hub_server, in_this_process
 from train.lora import load_adapters
 from train.train import main as train
+
+pytestmark = pytest.mark.slow
 
 TEXTS = ["A man wears a red jacket and black pants.", "The woman has long brown hair. She carries a blue bag."]
 OURS = ("rogle", "modeling_rogle", "dataset_pvlg", "__editable__")

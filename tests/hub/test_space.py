@@ -149,6 +149,7 @@ def test_the_metric_is_copied_without_links_and_names_its_space(tmp_path: Path):
         assemble_metric("me/metrics", tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_the_app_of_the_metric_needs_only_its_folder(tmp_path: Path):
     assemble_metric("me/pvlg", tmp_path / "space")
     code = (

@@ -208,6 +208,7 @@ def test_configuration_can_ask_for_states(tiny_model: RogleModel, batch: dict) -
     assert len(output.vision_model_output.hidden_states) == len(output.text_model_output.hidden_states) == 3
 
 
+@pytest.mark.slow
 def test_towers_compile_into_one_graph(tiny_model: RogleModel, batch: dict) -> None:
     torch._dynamo.reset()
     for encoder, inputs in (

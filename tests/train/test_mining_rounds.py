@@ -10,6 +10,8 @@ from dataset_pvlg.mining.mine_rows import with_regions
 from train.data.pairs import PairDataset
 from train.mining_rounds import MiningRounds
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bare():

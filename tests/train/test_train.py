@@ -30,6 +30,7 @@ def last_weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(sorted((run / "checkpoints").glob("step-*"))[-1] / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_weights_log_curves_results_and_card(tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     results = main(flags(tiny_checkpoint, out, "--trackers", "none"))

@@ -174,6 +174,7 @@ def test_annotations_only_hold_no_image(tmp_path):
     assert "rogle join THIS_FOLDER --images cuhk_pedes=FOLDER --out DIR" in card
 
 
+@pytest.mark.slow
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, tiny_checkpoint):
     """A function that builds the same data set into any folder, and the checksums of an uninterrupted run."""

@@ -215,6 +215,7 @@ def test_two_processes_write_the_same_bytes_as_one(tmp_path, folder):
     assert len(checksums(tmp_path / "two")) == 4
 
 
+@pytest.mark.slow
 def test_groups_finished_before_a_kill_are_not_computed_again(tmp_path, folder):
     data = write_folder(tmp_path / "in", count=30, group=2)
     run(data, tmp_path / "whole", folder)

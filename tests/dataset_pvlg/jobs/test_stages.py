@@ -117,6 +117,7 @@ def test_workers_give_the_same_results_and_pass_errors_on(tmp_path):
     assert [json.dumps(u.result) for u in one.values()] == [json.dumps(u.result) for u in two.values()]
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_build(tmp_path):
     logs = [tmp_path / "a", tmp_path / "b"]
     code = (

@@ -74,12 +74,14 @@ def test_a_folder_is_mined_without_its_pairs_and_can_be_loaded(mined):
         assert str(out.parent).encode() not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_mine_the_same_bytes_as_one(mined, tmp_path, tiny_checkpoint):
     data, out = mined
     in_processes(2, mine_folder, *load_model(tiny_checkpoint), data, tmp_path / "two", OPTIONS, False)
     assert checksums(tmp_path / "two") == checksums(out)
 
 
+@pytest.mark.slow
 def test_killed_mining_resumes_to_the_same_bytes(mined, tmp_path, tiny_checkpoint):
     data, out = mined
     parts = tmp_path / ".again.mining"

@@ -8,6 +8,8 @@ import dataset_pvlg  # noqa: F401, registers "pvlg"
 from dataset_pvlg.mining import mine_rows as module
 from dataset_pvlg.mining.mine_rows import fit_matching, mine_rows, with_regions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows():

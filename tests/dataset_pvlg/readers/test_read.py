@@ -397,6 +397,7 @@ def test_captions_of_several_identities_and_repeated_captions_are_counted(source
     assert data["train"][0]["captions"] == records[0]["captions"]
 
 
+@pytest.mark.slow
 def test_rows_depend_neither_on_processes_nor_on_where_they_are_kept(source, tmp_path):
     file, records = source
     (file.parent / "imgs" / records[3]["file_path"]).write_bytes(b"no image")

@@ -18,6 +18,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
     return codes[0], captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_mine_writes_a_data_set_with_regions(tiny_checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     command = ("mine", "synthetic-tiny", "--model", tiny_checkpoint, "--out", out, "--split", "train", "--ignore-pairs")

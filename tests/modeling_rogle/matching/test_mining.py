@@ -98,6 +98,7 @@ def test_the_prior_keeps_the_given_share_of_sentences(tiny_model, tiny_processor
         assert abs(counts["assigned"] / counts["sentences"] - keep) <= 0.25
 
 
+@pytest.mark.slow
 def test_a_matcher_finds_the_regions_that_it_was_fitted_on(tiny_model, tiny_processor):
     rows = make_rows(60)
     for n, row in enumerate(rows):

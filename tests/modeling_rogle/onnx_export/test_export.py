@@ -15,6 +15,8 @@ from modeling_rogle.inference.onnx_encoder import OnnxError, open_session  # noq
 from modeling_rogle.onnx_export.export import TOLERANCE, ImageGraph, TextGraph, check, export_onnx, quantise  # noqa: E402
 from tests.helpers.onnx_files import exported_folder  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

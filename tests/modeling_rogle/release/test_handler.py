@@ -133,6 +133,7 @@ def test_formats_that_start_other_programs_are_refused(handler: EndpointHandler)
     assert handler({"inputs": {"images": [page]}})["error"].startswith("inputs.images[0]: not an image")
 
 
+@pytest.mark.slow
 def test_only_one_image_is_in_memory_at_full_size(handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch):
     held, most = [], []
     decode = modeling_rogle.release.handler._image

@@ -87,6 +87,7 @@ assert RogleModel._auto_class is None and getattr(model.config, "auto_map", None
 """
 
 
+@pytest.mark.slow
 def test_push_to_hub_of_a_model_includes_its_code(tiny_checkpoint: Path, tmp_path: Path):
     with hub_server() as hub:  # a separate process: libraries read the address of the Hub at import
         command = [sys.executable, "-c", OWN_METHOD, str(tiny_checkpoint)]

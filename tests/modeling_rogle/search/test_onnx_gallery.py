@@ -24,6 +24,8 @@ from modeling_rogle.search.gallery import Gallery  # noqa: E402
 from tests.helpers.image_files import QUERY, make_images  # noqa: E402
 from tests.helpers.onnx_files import exported_folder  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 # Runs searches from a JSON list of keyword arguments, and the command with each list of arguments.
 WITHOUT_TORCH = """
