@@ -13,10 +13,10 @@ from transformers import AutoModel, Pipeline
 from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .box_ops import template_boxes
 from .image_io import DecodedImage, ImageError, read_image, reduce_image
 from .late_interaction import late_interaction, quantize_regions, region_cosines
 from .sentences import query_sentences
-from .templates import template_boxes
 
 TASK = "text-based-person-search"
 

@@ -11,6 +11,7 @@ os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_DATASETS_CACHE"] = os.path.join(_CACHE.name, "datasets")
 os.environ["MPLBACKEND"] = "Agg"
 
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -85,6 +86,8 @@ def test_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _few_threads() -> None:
-    # Tiny models are slower on many threads than on one, and test machines are shared.
+def _one_thread() -> Iterator[None]:
+    """Tiny models are faster on one thread, and equal bits need an equal number of threads. Runs change the number."""
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)  # fixtures of the next module run before its first test

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.index.index_writer import IndexWriter
 from modeling_rogle.index.manifest import FORMAT, VERSION
 from modeling_rogle.index.shards import Index
-from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 DIMENSION = 512
 BLOCK = 65_536  # rows of a shard, so that each is written once

@@ -10,7 +10,7 @@ from modeling_rogle.box_ops import box_iou
 
 MIN_AREA, MAX_AREA = 0.005, 0.8  # fractions of the image; smaller boxes show nothing, larger ones the whole image
 MAX_IOU = 0.9  # a box with a larger IoU with an earlier box is a duplicate
-WHOLE_IMAGE = "whole person"  # label of the last candidate, as in `modeling_rogle.templates.TEMPLATE_LABELS`
+WHOLE_IMAGE = "whole person"  # label of the last candidate, as in `modeling_rogle.box_ops.TEMPLATE_LABELS`
 MAX_BOXES = 120  # default number of candidates of an image
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.inference.image_encoder import encode_with_templates
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.sentences import query_sentences
-from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 # Fields of a row that are read, besides `image`.
 FIELDS = ("image_id", "person_id", "width", "height", "caption", "captions", "sentences", "regions")

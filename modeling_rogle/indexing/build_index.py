@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.image_io import printable_path
 from modeling_rogle.index.index_writer import IndexWriter
 from modeling_rogle.index.manifest import (
@@ -44,7 +45,6 @@ from modeling_rogle.inference.image_encoder import TorchEncoder
 from modeling_rogle.inference.loading import fingerprint, model_path
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
-from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 
 @dataclass(frozen=True)

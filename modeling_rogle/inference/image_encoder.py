@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from modeling_rogle.box_ops import template_boxes
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import device_of, fingerprint
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
-from modeling_rogle.templates import template_boxes
 
 MIN_BFLOAT16_WIDTH = 384  # hidden size of ViT-S; narrower vision towers gain nothing from bfloat16
 

@@ -7,8 +7,7 @@ Any other box is a weighted mean of the anchor boxes that it overlaps most.
 import numpy as np
 import torch
 
-from modeling_rogle.box_ops import box_iou
-from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.box_ops import TEMPLATE_LABELS, box_iou, template_boxes
 
 # x0, y0, x1, y1 as fractions of width and height, sorted from head to feet. Chosen greedily: each box covers, at IoU
 # 0.5, as many region boxes of the synthetic P-VLG training split as possible that the boxes before it do not cover

@@ -19,13 +19,12 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from modeling_rogle.box_ops import crop_boxes
+from modeling_rogle.box_ops import TEMPLATE_LABELS, crop_boxes
 from modeling_rogle.inference.loading import device_of
 from modeling_rogle.matching.anchors import anchor_boxes, nearest_template_labels, random_boxes
 from modeling_rogle.matching.assignment import margin_reliability, match_sentences
 from modeling_rogle.matching.position_prior import PositionPrior
 from modeling_rogle.matching.region_matcher import MatcherSample, RegionMatcher
-from modeling_rogle.templates import TEMPLATE_LABELS
 
 SAMPLE = {"prior": 800, "matcher": 4000}  # images that a scorer is fitted on
 _RANDOM_BOXES = 40  # per image, besides the anchor boxes, for fitting the matcher

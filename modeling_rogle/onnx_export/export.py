@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.inference.loading import fingerprint, load_model
 from modeling_rogle.inference.onnx_encoder import (
     CALIBRATION,
@@ -41,7 +42,6 @@ from modeling_rogle.inference.onnx_encoder import (
 )
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
-from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 
 TOLERANCE = 1e-4  # largest difference of a component of a unit vector
 OPSET = 20

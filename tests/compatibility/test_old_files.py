@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoProcessor
 
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.box_ops import template_boxes
 from modeling_rogle.search.gallery import Gallery
-from modeling_rogle.templates import template_boxes
 
 FILES = Path(__file__).parent / "files"
 EXPECTED = json.loads((FILES / "expected.json").read_text(encoding="utf-8"))

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from modeling_rogle.box_ops import template_boxes
 from modeling_rogle.evaluation.protocols import all_protocols
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings
-from modeling_rogle.templates import template_boxes
 
 WIDTH, HEIGHT = 20, 44
 HEAD, TRUNK, LEGS = (5, 0, 10, 9), (2, 9, 16, 17), (4, 24, 12, 20)

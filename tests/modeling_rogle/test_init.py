@@ -19,7 +19,7 @@ sys.modules["torch"] = None
 import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
-import modeling_rogle, modeling_rogle.late_interaction, modeling_rogle.sentences, modeling_rogle.templates
+import modeling_rogle, modeling_rogle.late_interaction, modeling_rogle.sentences
 assert "transformers" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

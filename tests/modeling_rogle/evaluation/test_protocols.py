@@ -9,11 +9,11 @@ import torch
 from datasets import Dataset, Split
 
 from modeling_rogle import RogleModel, RogleProcessor
+from modeling_rogle.box_ops import template_boxes
 from modeling_rogle.evaluation.fusion import fit_local_weight
 from modeling_rogle.evaluation.protocols import all_protocols, both_protocols, ranked_queries
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, encode_split
 from modeling_rogle.evaluation.tables import format_table
-from modeling_rogle.templates import template_boxes
 from tests.helpers.splits import (
     HEAD,
     HEIGHT,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_rogle.box_ops import template_boxes
 from modeling_rogle.inference import image_encoder
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_encoder import (
@@ -18,7 +19,6 @@ from modeling_rogle.inference.image_encoder import (
     with_fast_dtype,
 )
 from modeling_rogle.inference.loading import fingerprint
-from modeling_rogle.templates import template_boxes
 
 TEXTS = ("A man wears a red jacket.", "A woman in a blue coat. She carries a bag.")
 

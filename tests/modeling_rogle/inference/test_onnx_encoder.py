@@ -12,8 +12,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from modeling_rogle import RogleModel, RogleProcessor  # noqa: E402
+from modeling_rogle.box_ops import template_boxes  # noqa: E402
 from modeling_rogle.inference.onnx_encoder import OnnxEncoder, OnnxError  # noqa: E402
-from modeling_rogle.templates import template_boxes  # noqa: E402
 from tests.helpers.onnx_files import exported_folder  # noqa: E402
 
 TEXTS = [

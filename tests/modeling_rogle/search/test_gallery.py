@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from modeling_rogle import RogleConfig, RogleModel
+from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.index.shards import Index
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import fingerprint
 from modeling_rogle.late_interaction import quantize_regions
 from modeling_rogle.search.gallery import Gallery
-from modeling_rogle.templates import TEMPLATE_LABELS, template_boxes
 from tests.helpers.image_files import QUERY, make_images
 
 
