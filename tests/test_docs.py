@@ -143,10 +143,8 @@ def run_command(words: list[str], folder: Path) -> None:
         status = run_demo(words[1:], folder)
     elif words[0] == "rogle":
         status = rogle(words[1:])
-    elif words[:2] == ["python", "-m"] and words[2].startswith("dataset_pvlg."):
-        status = importlib.import_module(words[2]).main(words[3:])
-    elif words[1] != "-m" and (found := [word for word in words if word.endswith(".py")]):
-        at, program = words.index(found[0]), Path(found[0])
+    elif "-m" not in words and (scripts := [word for word in words if word.endswith(".py")]):
+        at, program = words.index(scripts[0]), Path(scripts[0])
         if words[0] == "accelerate":
             assert words[1:at] == ["launch", "--num_processes", "1"], "this process is one"
         given = words[at + 1 :]
@@ -157,7 +155,7 @@ def run_command(words: list[str], folder: Path) -> None:
             [*given, *MORE.get(str(program), [])]
         )
         status = 0 if isinstance(status, dict) else status  # train returns its scores
-    else:  # of the repository itself
+    else:  # a tool that checks the repository
         words[:1] = [sys.executable] if words[0] == "python" else [sys.executable, "-m", words[0]]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         print(done.stdout, done.stderr)
@@ -286,9 +284,7 @@ def named_commands(page: str) -> list[tuple[str, bool]]:
     found = [(step, True) for block in shell for step in re.split(r"(?<!\\)\n|&&", block)]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     found += [(inline, False) for inline in re.findall(r"`([^`]+)`", prose)]
-    ours = re.compile(
-        r"(?:[A-Z_]+=\S+ )*((?:rogle \w|accelerate launch |python -m (?:dataset_pvlg|benchmarks)|python \w+/\w+\.py).*)"
-    )
+    ours = re.compile(r"(?:[A-Z_]+=\S+ )*((?:rogle \w|accelerate launch |python -m benchmarks|python \w+/\w+\.py).*)")
     lines = [(ours.fullmatch(" ".join(step.replace("\\\n", " ").split())), whole) for step, whole in found]
     return list(dict.fromkeys((line[1], whole) for line, whole in lines if line))
 
