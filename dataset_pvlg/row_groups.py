@@ -108,7 +108,7 @@ class FolderRows:
 
 
 class GeneratedRows:
-    """The embedded synthetic data in groups of [`GROUP_ROWS`] rows. The result has one file a split.
+    """The embedded synthetic data in groups of [`GROUP_ROWS`] rows. The result has one file per split.
 
     Args:
         name (`str`): `synthetic` or `synthetic-tiny`.
@@ -186,7 +186,7 @@ def _work_folder(out: Path, name: str) -> Path:
 
 
 class Job:
-    """One job on all rows of a data set: [`once`] as often as needed, then [`each`], then [`finish`].
+    """One job on all rows of a data set: [`make_file`] as often as needed, then [`process_groups`], then [`finish`].
 
     As a context manager, it locks out other commands on the same output.
 
@@ -263,7 +263,7 @@ class Job:
             raise ValueError(message[0])
         return message[1]
 
-    def once(self, name: str, make: Callable[[Path], None]) -> Path:
+    def make_file(self, name: str, make: Callable[[Path], None]) -> Path:
         """Make a file in the main process, unless it exists.
 
         Args:
@@ -282,7 +282,7 @@ class Job:
         self._in_main_process(make_if_missing)
         return path
 
-    def each(
+    def process_groups(
         self, work: Callable[[Dataset], tuple[Dataset, dict[str, int]]], splits: Sequence[str], progress: bool = True
     ) -> Counts:
         """Process every unfinished group of some splits. The processes share the groups.
@@ -323,7 +323,7 @@ class Job:
         """Assemble `out` and remove the work folder.
 
         Args:
-            counts (`Counts`): the result of [`each`].
+            counts (`Counts`): the result of [`process_groups`].
             write (`Callable`): `write(folder)` adds reports and the card.
         """
 

@@ -59,21 +59,31 @@ NO_POSITIVE = {
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line; wrong values end the program."""
     parser = argparse.ArgumentParser(prog="eval/eval.py", description=__doc__.split("\n\n")[1])
-    parser.add_argument("--model", required=True, help="Rogle or CLIP checkpoint, a folder or a Hub name")
-    parser.add_argument("--dataset", default="synthetic", choices=DATASET_NAMES, help="data set (default: synthetic)")
-    parser.add_argument("--data-root", help="folder of the data set; not needed for the synthetic ones")
     parser.add_argument(
-        "--image-root", help="folder that image paths are relative to (default: the usual one of the data set)"
+        "--model", required=True, metavar="DIR", help="Rogle or CLIP checkpoint, a folder or a Hub name"
     )
-    parser.add_argument("--split", default="test", help="split to score: train, validation or test (default: test)")
+    parser.add_argument("--dataset", default="synthetic", choices=DATASET_NAMES, help="data set (default: synthetic)")
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="folder of the data set (default: none, for a synthetic data set)"
+    )
+    parser.add_argument(
+        "--image-root",
+        metavar="DIR",
+        help="folder that image paths are relative to (default: the usual one of the data set)",
+    )
+    parser.add_argument(
+        "--split", default="test", metavar="SPLIT", help="split to score: train, validation or test (default: test)"
+    )
     parser.add_argument(
         "--protocols",
+        metavar="NAMES",
         type=_protocols,
         default=PROTOCOLS,
         help="protocols to score, separated by commas (default: global,local,joint)",
     )
     parser.add_argument(
         "--local-weight",
+        metavar="W",
         type=_weight,
         help="weight of late interaction in [0, 1], or auto: fitted on validation (default: that of the checkpoint)",
     )
@@ -83,28 +93,44 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=TIES[0],
         help="rank of a positive that ties with negatives (default: pessimistic)",
     )
-    parser.add_argument("--batch-size", type=_count, default=64, help="images per forward pass (default: 64)")
-    parser.add_argument("--threads", type=_count, help="CPU threads per process (default: chosen by torch)")
-    parser.add_argument("--device", help="torch device (default: the accelerator if there is one, else cpu)")
     parser.add_argument(
-        "--cache", type=Path, help="folder that embeddings are stored in and read from (default: no cache)"
+        "--batch-size", metavar="N", type=_count, default=64, help="images per forward pass (default: 64)"
     )
-    parser.add_argument("--out", type=Path, help="folder that the results are written to (default: none)")
+    parser.add_argument(
+        "--threads", metavar="N", type=_count, help="CPU threads per process (default: chosen by torch)"
+    )
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="torch device (default: the accelerator if there is one, else cpu)"
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=Path,
+        help="folder that embeddings are stored in and read from (default: no cache)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="folder that the results are written to (default: none)"
+    )
     parser.add_argument(
         "--bootstrap",
+        metavar="N",
         type=_count_or_none,
         default=1000,
         help="bootstrap draws for the intervals, 0 for no intervals (default: 1000)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the bootstrap (default: 0)")
     parser.add_argument(
         "--failures",
+        metavar="N",
         type=_failures,
         default=8,
         help="number of worst queries in the image, 0 for no image (default: 8)",
     )
     parser.add_argument(
-        "--card", type=Path, help="model card, or its folder, that the scores are written into (default: none)"
+        "--card",
+        metavar="FILE",
+        type=Path,
+        help="model card, or its folder, that the scores are written into (default: none)",
     )
     return parser.parse_args(argv)
 

@@ -181,7 +181,7 @@ def sbom(out: Path, python: Path | None = None) -> Path:
 
 
 def audit(requirements: Path) -> str:
-    """Summarises pip-audit for pinned requirements in one line, or says why the look-up was not possible."""
+    """Summarises pip-audit for pinned requirements in one line, or gives the reason why the look-up failed."""
     command = [sys.executable, "-m", "pip_audit", "-r", str(requirements), "--no-deps", "--disable-pip", "-f", "json"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -214,12 +214,16 @@ def _run(command: Sequence[str], cwd: Path, **environment: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
+    parser = argparse.ArgumentParser(description=" ".join(__doc__.splitlines()[2:]))
     parser.add_argument("--out", metavar="DIR", help="keep the built files in this folder (default: delete them)")
     parser.add_argument(
         "--no-isolation", action="store_true", help="build with the installed setuptools (default: download it)"
     )
-    parser.add_argument("--install", action="store_true", help="also install the wheel into an empty environment")
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help="also install the wheel into an empty environment (default: only build it)",
+    )
     parser.add_argument(
         "--libraries",
         metavar="DIR",

@@ -114,7 +114,7 @@ def box_patch_shares(boxes: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor
 
 
 def positions_in_image(box_image: torch.Tensor, images: int) -> tuple[torch.Tensor, int]:
-    """Numbers the boxes of each image, so that one batched product an image covers all its boxes.
+    """Numbers the boxes of each image, so that one batched product per image covers all of its boxes.
 
     Args:
         box_image: `[n]` int64, in any order.
@@ -136,7 +136,7 @@ def weighted_tokens(weights: torch.Tensor, patch_tokens: torch.Tensor, box_image
     """Weighted sums of the patch tokens of each box's image.
 
     Args:
-        weights: `[n, k, p]`, for k sums a box.
+        weights: `[n, k, p]`, for k sums per box.
         patch_tokens: `[b, p, d]`.
         box_image: `[n]` int64.
 
@@ -150,11 +150,11 @@ def weighted_tokens(weights: torch.Tensor, patch_tokens: torch.Tensor, box_image
         wide = weights.new_zeros(n, images, k, p)
         wide[torch.arange(n, device=weights.device), box_image] = weights
         return torch.einsum("nbkp,bpd->nkd", wide, patch_tokens)
-    # One matrix product an image: gathering the tokens for each box would copy them once a box.
-    position, most = positions_in_image(box_image, images)
-    table = weights.new_zeros(images, most, k, p)
+    # One matrix product per image, because gathering the tokens for each box would copy them once per box.
+    position, max_boxes = positions_in_image(box_image, images)
+    table = weights.new_zeros(images, max_boxes, k, p)
     table[box_image, position] = weights
-    return (table.flatten(1, 2) @ patch_tokens).unflatten(1, (most, k))[box_image, position]
+    return (table.flatten(1, 2) @ patch_tokens).unflatten(1, (max_boxes, k))[box_image, position]
 
 
 def mean_patch_tokens(
@@ -192,8 +192,8 @@ def roi_align(
     As torchvision's `roi_align(aligned=True)`: a patch's value lies at its centre, nothing is rounded, and boxes
     smaller than a patch keep their size. Boxes are clipped to the image first (torchvision counts the outside as
     zeros). A sample closer to the border than half a patch takes the border patch's value in that direction. Bilinear
-    weights are the product of a row and a column weight. So each bin has one weight a patch, and all boxes of an image
-    are one matrix product.
+    weights are the product of a row and a column weight. So each bin has one weight per patch, and all boxes of an
+    image are one matrix product.
 
     Args:
         patch_tokens: `[b, rows * columns, d]`, without the class token.
@@ -201,7 +201,7 @@ def roi_align(
         box_image: `[n]` int64, the image (row of `patch_tokens`) of each box.
         grid: (rows, columns) of patches.
         output: numbers of bins (vertical, horizontal); (1, 1), the default, gives the pooled vector.
-        samples: samples a bin and direction; by default as many as a bin has patches in that direction, rounded up.
+        samples: samples per bin and direction; by default as many as a bin has patches in that direction, rounded up.
 
     Returns:
         `[n, vertical, horizontal, d]` in the dtype of `patch_tokens`.
@@ -282,11 +282,11 @@ def _bilinear_weights(points: torch.Tensor, cells: int) -> torch.Tensor:
 def _bin_weights(low: torch.Tensor, high: torch.Tensor, cells: int, bins: int, samples: int | None) -> torch.Tensor:
     """Mean interpolation weights of each bin in one direction: `[n]` edges in [0, 1] -> `[n, bins, cells]`."""
     size = (high - low)[:, None] * (cells / bins)
-    most = samples or -(-cells // bins)
+    max_samples = samples or -(-cells // bins)
     # The tolerance keeps a box on patch edges from getting one more sample by float32 rounding.
-    count = torch.full_like(size, samples) if samples else (size - 1e-4).ceil().clamp(1, most)
-    sample = torch.arange(most, device=low.device, dtype=low.dtype)
+    count = torch.full_like(size, samples) if samples else (size - 1e-4).ceil().clamp(1, max_samples)
+    sample = torch.arange(max_samples, device=low.device, dtype=low.dtype)
     position = torch.arange(bins, device=low.device, dtype=low.dtype)[:, None] + (sample + 0.5) / count[:, None]
     weights = _bilinear_weights((low[:, None] * cells + (position * size[..., None]).flatten(1)), cells)
     counted = (sample < count).to(low.dtype)[:, None, :, None]
-    return (weights.unflatten(1, (bins, most)) * counted).sum(2) / count[..., None]
+    return (weights.unflatten(1, (bins, max_samples)) * counted).sum(2) / count[..., None]

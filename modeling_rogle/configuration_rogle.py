@@ -50,7 +50,7 @@ class RogleConfig(CLIPConfig):
             CLIP's post-layer-norm and visual projection (GOAL, arXiv 2503.17782).
             `"dense_roi"`: the last block without attention (value path only, MaskCLIP, arXiv 2112.01071), then
             RoIAlign (a region feature similar to FG-CLIP's, arXiv 2505.05071).
-            `"crop"`: the box is cropped, resized and encoded as an image, at the cost of one forward pass a box.
+            `"crop"`: the box is cropped, resized and encoded as an image, at the cost of one forward pass per box.
         global_loss (`str`, defaults to `"itc"`): the image-caption loss.
             `"itc"`: InfoNCE in which every pair of an identity is positive.
             `"sdm"`: similarity distribution matching (IRRA, arXiv 2303.12501).
@@ -63,10 +63,12 @@ class RogleConfig(CLIPConfig):
         local_loss_weight (`float`, defaults to 0.5): weight of the region-sentence contrastive loss (GOAL's 0.5).
             0 leaves this term out. Without boxes there is no local branch.
         local_contrast (`str`, defaults to `"region"`): the image side of that loss: `"region"`, the embeddings of the
-            boxes, or `"crop"`, the embedding of one crop an image (GOAL), at the cost of one more image forward a step.
+            boxes, or `"crop"`, the embedding of one crop per image (GOAL). The crop costs one more image
+            forward pass per step.
         tsl_text_weight (`float`, defaults to 1.0): weight of the token-similarity loss of texts (GOAL).
         tsl_image_weight (`float`, defaults to 0.0): weight of the token-similarity loss of images, whose target is
-            the embedding of one crop an image. It costs one more image forward a step and is therefore off (ours).
+            the embedding of one crop per image. It costs one more image forward pass per step and is therefore off
+            (ours).
         tsl_detach_target (`bool`, defaults to `True`): stop the gradient at the target, the embedding of the crop or
             the sentence (ours; GOAL does not).
         id_loss_weight (`float`, defaults to 0.0): weight of the identity classification loss, one classifier for both
@@ -135,11 +137,11 @@ class RogleConfig(CLIPConfig):
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any):
-        given = self.head_config | {key: kwargs.pop(key) for key in HEAD_FIELDS if key in kwargs}
-        if unknown := sorted(set(given) - set(HEAD_FIELDS)):
+        settings = self.head_config | {key: kwargs.pop(key) for key in HEAD_FIELDS if key in kwargs}
+        if unknown := sorted(set(settings) - set(HEAD_FIELDS)):
             raise ValueError(f"head_config has no key {unknown[0]!r}; the keys are {', '.join(HEAD_FIELDS)}")
         # Keys of the other heads are dropped, so that a checkpoint can be loaded with a different head.
-        self.head_config = {key: given.get(key, value) for key, value in HEAD_DEFAULTS.get(self.head, {}).items()}
+        self.head_config = {key: settings.get(key, value) for key, value in HEAD_DEFAULTS.get(self.head, {}).items()}
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -215,10 +217,10 @@ class RogleConfig(CLIPConfig):
 
 
 def _check_head_value(name: str, value: Any) -> None:
-    whole = name in ("head_layers", "part_slots")
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise ValueError(f"{name} must be {'an integer' if whole else 'a number'}, not {value!r}")
-    if whole and value < 1:
+    is_integer = name in ("head_layers", "part_slots")
+    if isinstance(value, bool) or not isinstance(value, int if is_integer else (int, float)):
+        raise ValueError(f"{name} must be {'an integer' if is_integer else 'a number'}, not {value!r}")
+    if is_integer and value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")
     if name == "head_temperature" and not value > 0:
         raise ValueError(f"{name} must be positive, not {value}")

@@ -5,7 +5,7 @@ used. The attention is that of SCAN (arXiv 1803.08024), from which ACSA takes it
 `global_loss="cmpm"` with `id_loss="cmpc"`. Known differences:
 - ACSA uses Swin and BERT; this uses the two encoders of CLIP.
 - ACSA finds phrases with a noun-phrase chunker; here a phrase is a sentence.
-- Its windows and stage features are left out; only body stripes and the whole image are used.
+- ACSA's windows and stage features are left out; only body stripes and the whole image are used.
 - The temperature of its local loss is not public, and its neighbour re-ranking is left out.
 """
 

@@ -56,13 +56,13 @@ class ImplicitRelations(Head):
         position = torch.arange(input_ids.shape[1], device=input_ids.device)
         word = (position > 0) & (position < lengths[:, None] - 1)
         drawn = word & (torch.rand(input_ids.shape, device=input_ids.device) < self.mask_probability)
-        fate = torch.rand(input_ids.shape, device=input_ids.device)
+        choice = torch.rand(input_ids.shape, device=input_ids.device)
         # The replacement must be neither the start nor the end of text: the text would end there.
-        another = torch.randint_like(input_ids, self.vocab_size)
-        special = (another == self.bos) | (another == self.eos) | (another == self.vocab_size - 1)
-        another = torch.where(special, input_ids, another)
-        masked = torch.where(drawn & (fate < 0.8), torch.full_like(input_ids, self.bos), input_ids)
-        masked = torch.where(drawn & (fate >= 0.8) & (fate < 0.9), another, masked)
+        replacement = torch.randint_like(input_ids, self.vocab_size)
+        special = (replacement == self.bos) | (replacement == self.eos) | (replacement == self.vocab_size - 1)
+        replacement = torch.where(special, input_ids, replacement)
+        masked = torch.where(drawn & (choice < 0.8), torch.full_like(input_ids, self.bos), input_ids)
+        masked = torch.where(drawn & (choice >= 0.8) & (choice < 0.9), replacement, masked)
         return masked, torch.where(drawn, input_ids, IGNORED)
 
     def forward(

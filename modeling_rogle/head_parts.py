@@ -127,7 +127,7 @@ def commonality_margin_ranking(
     Args:
         image_parts: `[b, K, d]` unit vectors.
         text_parts: `[b, K, d]` unit vectors, row i describing image i.
-        person_ids: `[b]` int64, or None for one identity a row.
+        person_ids: `[b]` int64, or None for one identity per row.
         weight: `[b]` reliability of each image-caption pair in [0, 1], for the terms in which it is the positive.
         margin: in units of cosine, 0.2 by default.
         commonality: in [0, 1], 1 by default; 0 is the ordinary margin ranking loss.

@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Interaction:
-    """Result of late interaction for n candidates, S sentences and T regions an image.
+    """Result of late interaction for n candidates, S sentences and T regions per image.
 
     Attributes:
         score: `[n]` final scores.

@@ -26,7 +26,7 @@ def multi_positive_itc(
 ) -> torch.Tensor:
     """Symmetric image-text contrastive loss in which every pair of one identity is a positive.
 
-    The target of a row is uniform over its positives; with one image an identity this is CLIP's InfoNCE. With weights,
+    The target of a row is uniform over its positives; with one image per identity this is CLIP's InfoNCE. With weights,
     a caption counts in the rows of its own identity as that many captions, see [`_positives`].
 
     With a small fixed temperature this is CTLG's hardness-aware contrast (arXiv 2311.09084): the gradient of a negative
@@ -36,7 +36,7 @@ def multi_positive_itc(
         image_embeds: `[b, d]` unit vectors.
         text_embeds: `[b, d]` unit vectors, row i describing image i.
         logit_scale: scalar, already exponentiated.
-        person_ids: `[b]` int64, or None for one identity a row.
+        person_ids: `[b]` int64, or None for one identity per row.
         weight: `[b]` in [0, 1], or None for 1.
         exclude_same: the only positive of a row is its own pair, and others of its identity are left out of its sum.
 
@@ -97,7 +97,7 @@ def label_divergence(
     similarity = at_least_float32(similarity)
     if len(similarity) == 0:
         return similarity.sum()
-    losses = [_divergence(*each) for each in _directions(similarity, 1 / temperature, person_ids, weight)]
+    losses = [_divergence(*direction) for direction in _directions(similarity, 1 / temperature, person_ids, weight)]
     return (losses[0] + losses[1]) / 2
 
 
@@ -149,7 +149,7 @@ def projection_classification(
     Args:
         image_features: `[b, d]`, not normalised.
         text_features: `[b, d]`, not normalised, row i describing image i.
-        classes: `[num_identities, d]`, one direction an identity for both modalities.
+        classes: `[num_identities, d]`, one direction per identity for both modalities.
         identities: `[b]` int64 in [0, num_identities).
         weight: `[b]` reliability of each pair, or None for 1. It weighs both sides, since both read the whole pair.
 
@@ -331,9 +331,9 @@ def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def same_by_any(ids: tuple[torch.Tensor | None, ...], count: int, device: torch.device) -> torch.Tensor:
     """`[count, count]` bool: two rows agree in at least one of the `[count]` ids; without any ids, all False."""
     same = torch.zeros(count, count, dtype=torch.bool, device=device)
-    for each in ids:
-        if each is not None:
-            same |= each[:, None] == each[None, :]
+    for values in ids:
+        if values is not None:
+            same |= values[:, None] == values[None, :]
     return same
 
 

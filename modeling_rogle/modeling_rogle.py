@@ -115,7 +115,7 @@ class RogleModel(PretrainedRogle):
         self._no_split_modules = set(self._no_split_modules) & {type(module).__name__ for module in self.modules()}
 
     def get_input_embeddings(self) -> nn.Module:
-        """The table of word embeddings, which FSDP asks for."""
+        """The table of word embeddings, which FSDP reads."""
         return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -168,7 +168,7 @@ class RogleModel(PretrainedRogle):
         boxes: torch.Tensor | None = None,
         box_image: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Global and region embeddings for retrieval, from one forward (`region_feature="crop"`: one more a box).
+        """Global and region embeddings for retrieval, from one forward (`region_feature="crop"`: one more per box).
 
         Args:
             pixel_values: `[b, 3, height, width]`, normalised by the processor.
@@ -209,7 +209,8 @@ class RogleModel(PretrainedRogle):
 
     @torch.no_grad()
     def encode_image_parts(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """What the head compares of images at inference: slots (`"parts"`), or stripes and the image (`"acsa"`).
+        """Vectors of images that the head compares at inference: slots (`"parts"`), or stripes and the image
+        (`"acsa"`).
 
         Args:
             pixel_values: `[b, 3, height, width]`, normalised by the processor.
@@ -221,7 +222,7 @@ class RogleModel(PretrainedRogle):
 
     @torch.no_grad()
     def encode_text_parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """What the head compares of texts at inference, in addition to their embedding: the slots of `"parts"`.
+        """Vectors of texts that the head compares at inference, besides their embedding: the slots of `"parts"`.
 
         Args:
             input_ids: `[n, l]`, padded on the right.

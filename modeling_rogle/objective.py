@@ -75,7 +75,7 @@ class Head(nn.Module):
     Attributes:
         reads: which of `"patches"` (final states of all patches), `"words"` (final states of the caption's tokens) and
             `"regions"` ([`Step.embed_regions`]) it needs in a training step.
-        part_counts: numbers of vectors an image and a text that [`Head.encode_image_parts`] and
+        part_counts: numbers of vectors per image and per text that [`Head.encode_image_parts`] and
             [`Head.encode_text_parts`] return.
     """
 
@@ -90,7 +90,7 @@ class Head(nn.Module):
         return None
 
     def loss_inputs(self, step: Step) -> dict[str, torch.Tensor]:
-        """Tensors that [`Head.loss`] reads, each with one row an image, caption, pair or word."""
+        """Tensors that [`Head.loss`] reads, each with one row per image, caption, pair or word."""
         raise NotImplementedError
 
     def loss(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

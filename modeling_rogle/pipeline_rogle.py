@@ -137,7 +137,7 @@ class TextBasedPersonSearchPipeline(Pipeline):
                 rows = None if boxes is None else _rows(boxes[i], i)
                 corners.append(template_boxes() if rows is None else self._corners(rows, size, i))
                 encoded.boxes.append(_pixel_boxes(corners[-1], size) if rows is None else rows)
-            counts = torch.tensor([len(each) for each in corners])
+            counts = torch.tensor([len(boxes) for boxes in corners])
             image_embeds, region_embeds = self.model.encode_images(
                 pixels.to(self.model.device, self.model.dtype),
                 torch.from_numpy(np.concatenate(corners)).to(self.model.device),
@@ -223,22 +223,22 @@ def _description(query: str | Mapping[str, Any], number: int) -> dict[str, Any]:
     """The text to encode, without white space around it or sentences over the limit, and the sentences."""
     text = query.get("text") if isinstance(query, Mapping) else query
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"queries: entry {number} is no description")
+        raise ValueError(f"queries: entry {number} is not a description")
     sentences = query.get("sentences") if isinstance(query, Mapping) else None
     if sentences:
         if isinstance(sentences, str) or not all(isinstance(item, str) for item in sentences):
             raise ValueError(f"queries: 'sentences' of entry {number} must be a list of strings")
         return {"text": text.strip(), "sentences": list(sentences)}
-    found, omitted = query_sentences(text)
-    if not found:
-        raise ValueError(f"queries: entry {number} is no description")
+    spans, omitted = query_sentences(text)
+    if not spans:
+        raise ValueError(f"queries: entry {number} is not a description")
     if omitted:
         warnings.warn(
-            f"queries: entry {number} has {len(found) + omitted} sentences, the last {omitted} are ignored",
+            f"queries: entry {number} has {len(spans) + omitted} sentences, the last {omitted} are ignored",
             stacklevel=4,
         )
-        text = text[: found[-1][2]]
-    return {"text": text.strip(), "sentences": [sentence for sentence, _, _ in found]}
+        text = text[: spans[-1][2]]
+    return {"text": text.strip(), "sentences": [sentence for sentence, _, _ in spans]}
 
 
 def _rows(boxes: Any, index: int) -> np.ndarray:

@@ -70,7 +70,7 @@ def one_crop_per_image(
     boxes: torch.Tensor,
     box_image: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crops the first box of each image, which costs one more forward pass a step (GOAL crops the best box).
+    """Crops the first box of each image, which costs one more forward pass per step (GOAL crops the best box).
 
     Args:
         model: the [`RogleModel`].

@@ -63,7 +63,7 @@ class PackedAttention(CLIPAttention):
             return super().forward(hidden_states, attention_mask, **kwargs)
         dropout = self.dropout if self.training else 0.0
         sizes = [texts * length for texts, length in runs]
-        # split, not slices: the gradient of a slice is a whole pack of zeros.
+        # `split` instead of slices, because the gradient of a slice is a whole pack of zeros.
         parts = [projection(hidden_states[0]).split(sizes) for projection in (self.q_proj, self.k_proj, self.v_proj)]
         mixed = []
         for (texts, length), *projected in zip(runs, *parts, strict=True):
@@ -168,7 +168,7 @@ def encode_buckets(
 
 
 def length_buckets(lengths: Sequence[int], call_tokens: int) -> list[list[int]]:
-    """Groups texts so that the computed tokens, including padding, plus `call_tokens` a group are the fewest.
+    """Groups texts so that the computed tokens, including padding, plus `call_tokens` per group are the fewest.
 
     Args:
         lengths: tokens of each text.

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written next to their place and then renamed, each with checksums of its files."""
+"""Checkpoints of a run: written under a temporary name and then renamed, each with checksums of its files."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 @dataclass
 class Progress:
-    """Where a run stands; a part of every checkpoint.
+    """The progress of a run, stored in every checkpoint.
 
     Args:
         step (`int`): steps done.
@@ -150,17 +150,17 @@ class Checkpoints:
             os.replace(old, deleted)
             shutil.rmtree(deleted)
 
-    def newest(self, say: Callable[[str], None] = print) -> Path | None:
+    def newest(self, log: Callable[[str], None] = print) -> Path | None:
         """The newest checkpoint whose files match their checksums; None if there is none.
 
         Args:
-            say (defaults to `print`): reports each broken checkpoint.
+            log (defaults to `print`): reports each broken checkpoint.
         """
         for path in self.all():
             fault = find_fault(path)
             if fault is None:
                 return path
-            say(f"{path} is broken, the checkpoint before it is used: {fault}")
+            log(f"{path} is broken, the checkpoint before it is used: {fault}")
         return None
 
     @staticmethod
@@ -223,14 +223,14 @@ class TrainingState:
         self.global_batch = global_batch
 
     def save(self, checkpoints: Checkpoints, progress: Progress) -> None:
-        """Writes a checkpoint in the main process; every process must call.
+        """Writes a checkpoint in the main process; every process must call it.
 
         Raises:
             OSError: see [`Checkpoints.save`].
         """
         model = self.accelerator.get_state_dict(self.model)
         moments = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE)
-        extra = {name: each.state_dict() for name, each in self.extra.items()}
+        extra = {name: item.state_dict() for name, item in self.extra.items()}
         random_states = gather_object([_random_state(self.accelerator.device)])
         if self.accelerator.is_main_process:
             tensors = {
@@ -252,7 +252,7 @@ class TrainingState:
         self.accelerator.wait_for_everyone()
 
     def load(self, path: Path) -> Progress:
-        """Restores everything; every process must call. The random states are restored if their number is equal.
+        """Restores everything; every process must call it. The random states are restored if their number is equal.
 
         Raises:
             ValueError: a checkpoint of another global batch or another model.
@@ -260,7 +260,7 @@ class TrainingState:
         tensors, state = Checkpoints.load(path)
         if state["global_batch"] != self.global_batch:
             raise ValueError(
-                f"{path}: {state['global_batch']} images a step, this run {self.global_batch} (--batch-size times "
+                f"{path}: {state['global_batch']} images per step, this run {self.global_batch} (--batch-size times "
                 f"{self.accelerator.num_processes} processes)"
             )
         try:

@@ -57,7 +57,10 @@ def tracker_names(option: str) -> list[str] | None:
         return ["tensorboard"] if is_tensorboard_available() else None
     if option == "none":
         return None
-    names, installed = [name.strip() for name in option.split(",")], [str(each) for each in get_available_trackers()]
+    names, installed = (
+        [name.strip() for name in option.split(",")],
+        [str(tracker) for tracker in get_available_trackers()],
+    )
     for name in names:
         if name not in LoggerType.list():
             raise ValueError(f"--trackers {name}: known trackers are {', '.join(LoggerType.list())}")

@@ -35,7 +35,7 @@ class GlobalBatch:
         self.stop_requested = True
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Gathers tensors with their gradient. Every process must call with the same names.
+        """Gathers tensors with their gradient. Every process must call it with the same names.
 
         Args:
             inputs: `[n, ...]` tensors of this process; n may differ by name and process.

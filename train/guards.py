@@ -57,11 +57,11 @@ class BadImages:
     Args:
         path: JSON file of the error message of each image.
         limit: number of images that ends the run.
-        say: reports each image.
+        log: reports each image.
     """
 
-    def __init__(self, path: Path, limit: int, say: Callable[[str], None]):
-        self.path, self.limit, self.say = path, limit, say
+    def __init__(self, path: Path, limit: int, log: Callable[[str], None]):
+        self.path, self.limit, self.log = path, limit, log
         self.faults: dict[str, str] = {}
 
     def report(self, faults: dict[str, str]) -> None:
@@ -79,7 +79,7 @@ class BadImages:
         self.faults |= new
         write_json(self.path, self.faults)
         for name, fault in new.items():
-            self.say(f"{name} cannot be read and is replaced by the next image: {fault}")
+            self.log(f"{name} cannot be read and is replaced by the next image: {fault}")
         if len(self.faults) >= self.limit:
             raise SystemExit(f"{len(self.faults)} images cannot be read: {self.path}")
 
@@ -107,7 +107,7 @@ class StopSignal:
 
 
 def batches(
-    loader: DataLoader, enter: Callable[[int], None], start: int, say: Callable[[str], None]
+    loader: DataLoader, enter: Callable[[int], None], start: int, log: Callable[[str], None]
 ) -> Iterator[Batch]:
     """The batches of an epoch. If a data worker is killed, the loader is restarted and no batch is lost.
 
@@ -115,7 +115,7 @@ def batches(
         loader: its sampler can be entered at any step.
         enter: sets sampler and data to this epoch, from a given step on.
         start: number of steps already done.
-        say: reports each restart.
+        log: reports each restart.
 
     Raises:
         RuntimeError: workers were killed more than three times.
@@ -141,7 +141,7 @@ def batches(
             if restarts == WORKER_RESTARTS:
                 raise RuntimeError(f"a DataLoader worker was killed {restarts + 1} times: {reason}") from error
             restarts += 1
-            say(f"the data workers are started again ({restarts} of {WORKER_RESTARTS}): {reason}")
+            log(f"the data workers are started again ({restarts} of {WORKER_RESTARTS}): {reason}")
 
 
 __all__ = ["BadImages", "BadSteps", "StopSignal", "batches"]

@@ -25,11 +25,11 @@ class MiningRounds:
         folder: folder of the rounds, one file `epoch-N.json` each.
         first: epochs before the first round; until then there are no pairs.
         every: epochs from one round to the next; 0 mines once.
-        say (defaults to `print`): reports each round, in one process.
+        log (defaults to `print`): reports each round, in one process.
     """
 
-    def __init__(self, folder: Path, first: int, every: int, say: Callable[[str], None] = print):
-        self.folder, self.first, self.every, self.say = folder, first, every, say
+    def __init__(self, folder: Path, first: int, every: int, log: Callable[[str], None] = print):
+        self.folder, self.first, self.every, self.log = folder, first, every, log
         self._last: tuple[int | None, Regions] = (None, [])
 
     def round_of(self, epoch: int) -> int | None:
@@ -48,7 +48,7 @@ class MiningRounds:
 
         Args:
             epoch: epochs done.
-            accelerator: every process must call.
+            accelerator: every process must call the method.
             model: model after that many epochs; not used if the round's file exists.
             processor: its processor.
             rows: P-VLG rows.
@@ -74,15 +74,15 @@ class MiningRounds:
         was_training = model.training
         model.eval()
         previous = self.folder / f"epoch-{number - self.every}.json"
-        known = rows
+        start_rows = rows
         if self.every and previous.exists():
-            known = with_regions(rows, json.loads(previous.read_text(encoding="utf-8")))
-        scorer = fit_matching(model, processor, known)
+            start_rows = with_regions(rows, json.loads(previous.read_text(encoding="utf-8")))
+        scorer = fit_matching(model, processor, start_rows)
         mined, counts = mine_rows(model, processor, rows, scorer=scorer)
         model.train(was_training)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(mined["regions"][:]))
-        self.say(f"mined after {number} epochs: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+        self.log(f"mined after {number} epochs: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 __all__ = ["MiningRounds"]

@@ -33,7 +33,7 @@ class Recipe:
         default=None, metadata={"help": "folder of the images, if they are not in --data-root"}
     )
     model: str | None = field(
-        default=None, metadata={"help": "folder or Hub name of a Rogle or CLIP checkpoint; default: a new small model"}
+        default=None, metadata={"help": "folder or Hub name of a Rogle or CLIP checkpoint (default: a new small model)"}
     )
     model_config: dict[str, Any] = field(default_factory=dict)
     regions: str = field(
@@ -100,7 +100,7 @@ class Recipe:
     seed: int = field(default=0, metadata={"help": "seed of weights and data order"})
     seeds: list[int] = field(
         default_factory=list,
-        metadata={"help": "seeds of several runs in --out/seed-N, with mean and deviation; default: one run"},
+        metadata={"help": "seeds of several runs in --out/seed-N, with mean and deviation (default: one run)"},
     )
     resume: str | None = field(
         default=None,
@@ -222,7 +222,7 @@ def claim_folder(out: Path, recipe: Recipe) -> None:
     values = {name: value for name, value in flat_fields(recipe).items() if name not in ("resume", "threads", "seeds")}
     saved = out / "recipe.yaml"
     names = {path.name for path in out.iterdir()} if out.exists() else set()
-    if names - {"recipe.yaml", "environment.json", "trackers"}:  # these a run writes before its first step
+    if names - {"recipe.yaml", "environment.json", "trackers"}:  # a run writes these before its first step
         if not recipe.resume:
             raise SystemExit(f"--out {out} is not empty: pass --resume to continue that run, or another folder")
         stored = current_keys(yaml.safe_load(saved.read_text(encoding="utf-8")), saved) if saved.exists() else {}
@@ -286,7 +286,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_HelpFormatter,
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file of fields, such as those in train/configs; default: no file"
+        "--config", metavar="FILE", help="YAML file of fields, such as those in train/configs (default: no file)"
     )
     for each in fields(Recipe):
         if each.name == "model_config":
@@ -294,7 +294,7 @@ def _parser() -> argparse.ArgumentParser:
         default = each.default if each.default is not MISSING else each.default_factory()
         options = dict(each.metadata)
         if each.default is None and "default" not in options["help"]:
-            options["help"] += "; default: none"
+            options["help"] += " (default: none)"
         _add_flag(parser, each.name, _value_type(each.type), default, options)
     group = parser.add_argument_group("model", "Override fields of the model configuration (default: as in --model).")
     for name, (kind, text) in MODEL_FIELDS.items():

@@ -40,14 +40,14 @@ class RunReliability:
         }
 
     def pairs_changed(self) -> None:
-        """Takes note of newly mined pairs."""
+        """Updates the state after pairs were mined again."""
         if self.uses_region_agreement:
             self.trackers["local"].agreement = agreement_of_regions(self.pairs)
 
-    def begin_epoch(self, say: Callable[[str], None]) -> None:
+    def begin_epoch(self, log: Callable[[str], None]) -> None:
         """Replaces unreliable captions, and lets reliable region-sentence pairs be drawn more often."""
         if self.trackers["global"].kind == "identity":
-            say(replace_unreliable_captions(self.pairs, self.trackers["global"].weights()))
+            log(replace_unreliable_captions(self.pairs, self.trackers["global"].weights()))
         if self.trackers["local"].kind != "none":
             self.pairs.pair_reliability = self.trackers["local"].weights().numpy()
 
@@ -68,7 +68,7 @@ class RunReliability:
         """
         if not any(tracker.needs_observations for tracker in self.trackers.values()):
             return
-        # Replaced and mixed captions say nothing about the row's own caption.
+        # Replaced and mixed captions carry no information about the row's own caption.
         own_caption = (batch.source_rows == batch.rows) & (batch.person_ids.cpu() >= 0)
         device = batch.caption_input_ids.device
         box_image = torch.zeros(0, dtype=torch.long) if batch.box_image is None else batch.box_image

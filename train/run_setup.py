@@ -63,7 +63,7 @@ class Run:
         schedule: learning rates.
         checkpoints: folder of checkpoints.
         state: everything that a checkpoint contains, apart from `progress`.
-        progress: where the run stands.
+        progress: steps, epochs and scores so far.
         steps: number of steps of the whole run.
     """
 
@@ -301,9 +301,9 @@ def resume(
     return progress
 
 
-def _find_checkpoint(recipe: Recipe, checkpoints: Checkpoints, say: Callable[[str], None]) -> Path | None:
+def _find_checkpoint(recipe: Recipe, checkpoints: Checkpoints, log: Callable[[str], None]) -> Path | None:
     if recipe.resume in (None, "auto"):  # None: the folder was empty
-        return checkpoints.newest(say)
+        return checkpoints.newest(log)
     if fault := find_fault(Path(recipe.resume)):
         raise SystemExit(f"--resume {recipe.resume}: {fault}")
     return Path(recipe.resume)

@@ -77,7 +77,7 @@ def score_test(run: Run, command: str) -> dict[str, float]:
     Returns:
         The test scores in percent.
     """
-    out, say, progress = Path(run.recipe.out), run.accelerator.print, run.progress
+    out, log, progress = Path(run.recipe.out), run.accelerator.print, run.progress
     best = RogleModel.from_pretrained(out / "best").to(run.accelerator.device).eval()
     validation = encode_split(best, run.processor, run.splits["validation"], progress=False, split="validation")
     best.config.local_weight, _ = fit_local_weight(validation)
@@ -105,8 +105,8 @@ def score_test(run: Run, command: str) -> dict[str, float]:
     draw_curves(progress.history, out / "curves.png")
     write_card(out / "best" / "README.md", flat_fields(run.recipe), summary)
     minutes = progress.seconds / 60
-    say(f"best epoch {progress.best_epoch}, chosen on validation; trained {minutes:.1f} min; test split:")
-    say(format_table(results))
+    log(f"best epoch {progress.best_epoch}, chosen on validation; trained {minutes:.1f} min; test split:")
+    log(format_table(results))
     return results
 
 
@@ -120,9 +120,9 @@ def train_seeds(recipe: Recipe, command: str) -> dict[str, float]:
     for seed in recipe.seeds:
         one_seed = replace(recipe, seed=seed, seeds=[], out=str(Path(recipe.out) / f"seed-{seed}"))
         scores.append(train(one_seed, command))
-    names = [name for name in scores[0] if all(name in each for each in scores)]
-    mean = {name: statistics.mean(each[name] for each in scores) for name in names}
-    deviation = {name: statistics.stdev(each[name] for each in scores) if len(scores) > 1 else 0.0 for name in names}
+    names = [name for name in scores[0] if all(name in run for run in scores)]
+    mean = {name: statistics.mean(run[name] for run in scores) for name in names}
+    deviation = {name: statistics.stdev(run[name] for run in scores) if len(scores) > 1 else 0.0 for name in names}
     if PartialState().is_main_process:
         write_json(Path(recipe.out) / "seeds.json", {"seeds": recipe.seeds, "mean": mean, "deviation": deviation})
         for name in names:

@@ -118,7 +118,7 @@ class Trainer:
         return broadcast_object_list([scores])[0]
 
     def save(self) -> None:
-        """Writes a checkpoint to resume from; every process must call."""
+        """Writes a checkpoint to resume from; every process must call it."""
         self.run.state.save(self.run.checkpoints, self.progress)
 
     def save_best(self) -> None:
@@ -139,13 +139,13 @@ class Trainer:
         save_folder(self.out / "best", write)
 
     def _print_summary(self) -> None:
-        run, say = self.run, self.accelerator.print
+        run, log = self.run, self.accelerator.print
         if run.processor.truncated_captions:
             limit = run.processor.tokenizer.model_max_length
-            say(f"{run.processor.truncated_captions} captions over {limit} tokens were cut at the end of a sentence")
+            log(f"{run.processor.truncated_captions} captions over {limit} tokens were cut at the end of a sentence")
         trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
         size = sum(p.numel() for p in run.model.parameters())
-        say(
+        log(
             f"{len(run.pairs)} images, {run.steps} steps of {run.sampler.global_batch} images in "
             f"{self.accelerator.num_processes} processes, {trained:,} of {size:,} parameters, {self.accelerator.device}"
         )
@@ -166,7 +166,7 @@ class Trainer:
 
     @torch.no_grad()
     def _clamp_scales(self) -> None:
-        """Keeps the temperatures within CLIP's limit; beyond it their losses have no gradient to return by."""
+        """Keeps the temperatures within CLIP's limit; beyond it they have no gradient and could not return."""
         for scale in (self.run.model.logit_scale, self.run.model.region_head.logit_scale):
             scale.clamp_(max=MAX_LOG_SCALE)
 
@@ -214,7 +214,7 @@ class Trainer:
         self.save()
         self.accelerator.log(entry, step=progress.step)
         if self.accelerator.is_main_process:
-            lines = "".join(json.dumps(each) + "\n" for each in progress.history)
+            lines = "".join(json.dumps(entry) + "\n" for entry in progress.history)
             write_text(self.out / "train_log.jsonl", lines)
 
     def _timed(self, iterator: Iterator[Batch]) -> Iterator[Batch]:

@@ -154,7 +154,7 @@ def _check_models(options: Options) -> None:
 
 
 def _read_sources(stages: Stages, sources: Sequence[Source]) -> tuple[list[Path], list[dict[str, Any]]]:
-    """The folders that hold the rows of all sources, and one report a source."""
+    """The folders that hold the rows of all sources, and one report per source."""
     layouts = {source.name: (source, stages.workers) for source in sources if source.name != "synthetic"}
     units = stages.run("read", steps.read_layout, layouts, in_this_process=True) if layouts else {}
     folders, reports = [], []
@@ -343,8 +343,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="NAME=PATH",
-        help=f"data to read, may be repeated; NAME is one of {', '.join(NAMES)}, PATH is the folder of the set; for "
-        "synthetic, PATH is the number of identities, as 500 or 500x4 (images each)",
+        help=f"data set to read; repeat for several. NAME: one of {', '.join(NAMES)}. PATH: its folder; "
+        "for synthetic, the number of identities, as 500, or 500x4 for 4 images each",
     )
     parser.add_argument(
         "--image-root",
@@ -354,8 +354,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder that the image paths of a source are relative to (default: the one in the set's folder)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the data set")
-    parser.add_argument("--captioner", metavar="MODEL", help="vision-language model that writes long captions")
-    parser.add_argument("--matcher", metavar="MODEL", help="Rogle or CLIP checkpoint that mines the regions")
+    parser.add_argument(
+        "--captioner",
+        metavar="MODEL",
+        help="vision-language model that writes long captions (default: keep the captions)",
+    )
+    parser.add_argument(
+        "--matcher", metavar="MODEL", help="Rogle or CLIP checkpoint that mines the regions (default: no mining)"
+    )
     parser.add_argument(
         "--proposer",
         metavar="NAME[=MODEL]",
@@ -368,9 +374,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--annotations-only",
         action="store_true",
-        help="leave the images out; `rogle join` adds them again",
+        help="leave the images out; `rogle join` adds them again (default: store the images)",
     )
-    parser.add_argument("--push-to-hub", metavar="USER/NAME", help="upload the result to a private data set on the Hub")
+    parser.add_argument(
+        "--push-to-hub",
+        metavar="USER/NAME",
+        help="upload the result to a private data set on the Hub (default: no upload)",
+    )
     _add_curation_arguments(parser)
 
 
@@ -390,7 +400,8 @@ def _add_curation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Build a data set as the arguments say; print the counts of each split, the folder, and the commit if any.
+    """Build the data set that the arguments describe; print the counts of each split, the folder, and the commit if
+    any.
 
     Raises:
         ValueError: an argument is wrong or the build fails, see [`build`] and [`push`].

@@ -48,7 +48,7 @@ images again. They are found by `path` and checked by `sha256`:
 
     rogle join THIS_FOLDER {images} --out DIR"""
 
-# Images of these sources may be redistributed by whoever built the folder; the authors of all others forbid it.
+# Images of these sources may be redistributed by the person who built the folder; the authors of all others forbid it.
 FREE_SOURCES = ("synthetic", "own")
 LICENCES = {
     "synthetic": "Apache-2.0; drawn by a program, no real person is in it",

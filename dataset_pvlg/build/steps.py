@@ -63,7 +63,7 @@ def synthetic_size(text: str) -> SyntheticConfig:
     """Parse the size of a synthetic source.
 
     Args:
-        text (`str`): `IDENTITIES`, or `IDENTITIESxIMAGES` (default: 4 images an identity). A tenth of the identities
+        text (`str`): `IDENTITIES`, or `IDENTITIESxIMAGES` (default: 4 images per identity). A tenth of the identities
             are validation, and a tenth are test.
 
     Raises:

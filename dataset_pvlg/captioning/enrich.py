@@ -145,7 +145,9 @@ def enrich_folder(
         if job.counts is not None:
             return job.counts
         splits = list(dict.fromkeys(group.split for group in rows.groups))
-        counts = job.each(lambda part: enrich_rows(captioner, part, batch_size, progress=False), splits, progress)
+        counts = job.process_groups(
+            lambda part: enrich_rows(captioner, part, batch_size, progress=False), splits, progress
+        )
         job.finish(counts, lambda folder: _write_report(Path(data_dir), folder, counts, captioner))
         return counts
 
@@ -197,7 +199,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write captions as the arguments say; print the counts of each split and the folder.
+    """Write the captions that the arguments request; print the counts of each split and the folder.
 
     Raises:
         ValueError: an argument is wrong, or the model or the data cannot be read.

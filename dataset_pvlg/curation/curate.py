@@ -172,19 +172,19 @@ def _drop_shared_identities(rows: CurationRows) -> None:
         people = [origin(path or "", name) for path, name in zip(paths, names, strict=True)]
         origins.append(digests("\n".join(person) if person else None for person in people))
     source, origin_digest = concatenated(sources, np.int32), concatenated(origins, DIGEST)
-    known = np.flatnonzero(origin_digest != b"")
-    person = np.unique(origin_digest[known], return_inverse=True)[1]
-    person_in_source = person * len(source_numbers) + source[known]
-    train = rows.split_index[known] == 0
+    with_origin = np.flatnonzero(origin_digest != b"")
+    person = np.unique(origin_digest[with_origin], return_inverse=True)[1]
+    person_in_source = person * len(source_numbers) + source[with_origin]
+    train = rows.split_index[with_origin] == 0
     evaluated = np.unique(person_in_source[~train])
     evaluated_here = np.isin(person_in_source, evaluated)  # in validation or test of the row's own source
-    sources_of_person = np.bincount(evaluated // max(1, len(source_numbers)), minlength=len(known))
+    sources_of_person = np.bincount(evaluated // max(1, len(source_numbers)), minlength=len(with_origin))
     evaluated_elsewhere = sources_of_person[person] - evaluated_here
     # Only noted: this is the authors' own split, and a change would make another benchmark.
-    within = known[train & evaluated_here & (evaluated_elsewhere == 0)]
+    within = with_origin[train & evaluated_here & (evaluated_elsewhere == 0)]
     rows.note(within, "identity of train in an evaluation split of the same source")
     person_ids = rows.numbers("person_id")
-    leaked = np.isin(person_ids, person_ids[known[train & (evaluated_elsewhere > 0)]])
+    leaked = np.isin(person_ids, person_ids[with_origin[train & (evaluated_elsewhere > 0)]])
     reason = "identity in validation or test of another source"
     rows.drop(np.flatnonzero(leaked & (rows.split_index == 0)), reason)
 
@@ -209,9 +209,9 @@ def _drop_common_captions(rows: CurationRows, max_people: int) -> None:
 def _drop_exact_duplicates(rows: CurationRows) -> None:
     files = concatenated([digests(piece["sha256"].to_pylist()) for piece in rows.pieces("sha256")], DIGEST)
     groups = np.arange(len(rows))
-    known = np.flatnonzero(files != b"")
-    _, first, inverse = np.unique(files[known], return_index=True, return_inverse=True)
-    groups[known] = known[first[inverse]]
+    with_file = np.flatnonzero(files != b"")
+    _, first, inverse = np.unique(files[with_file], return_index=True, return_inverse=True)
+    groups[with_file] = with_file[first[inverse]]
     _drop_copies(rows, groups, np.empty((0, 2), np.int64), "file")
 
 

@@ -23,7 +23,7 @@ MODE, ORIENTATION = "mode", "EXIF orientation"
 
 @dataclass
 class ImageChecks:
-    """What is kept of N images: 17 bytes each, and a thumbnail of 288 bytes that may be in a memory-mapped file.
+    """Results for N images: 17 bytes each, and a thumbnail of 288 bytes that may be in a memory-mapped file.
 
     Args:
         hashes (`np.ndarray`): difference hashes, uint64 [N].

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 from PIL import Image
 
-THUMBNAIL_SIZE = (12, 24)  # width, height; 288 bytes an image
+THUMBNAIL_SIZE = (12, 24)  # width, height; 288 bytes per image
 MIN_CONTRAST = 3.0  # standard deviation in grey levels below which an image has nothing to compare
 _BLOCKS = 3
 

@@ -88,7 +88,7 @@ class CurationReport:
 
 
 class CurationRows:
-    """The rows of all splits, one split after the other, with 2 bytes a row in memory. Columns are read in pieces.
+    """The rows of all splits, one split after the other, with 2 bytes per row in memory. Columns are read in pieces.
 
     Args:
         splits (`Sequence[str]`): names of the splits in the order of `SPLITS`.

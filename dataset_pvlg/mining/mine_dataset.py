@@ -135,14 +135,14 @@ def mine_folder(
             scorer.save(path)
             temporary.unlink()
 
-        scorer = RegionMatcher.load(job.once(SCORER_FILE, fit))
+        scorer = RegionMatcher.load(job.make_file(SCORER_FILE, fit))
         matching = (scorer, propose, options.threshold)
 
         def mine(part: Dataset) -> tuple[Dataset, dict[str, int]]:
             part = with_regions(part, [[] for _ in range(len(part))]) if ignore_pairs else part
             return mine_rows(model, processor, part, options.batch_size, *matching, progress=False)
 
-        counts = job.each(mine, splits, progress)
+        counts = job.process_groups(mine, splits, progress)
         file = job.parts / SCORER_FILE
         job.finish(counts, lambda folder: _write_reports(rows, folder, file, settings, counts, fit_split))
         return counts

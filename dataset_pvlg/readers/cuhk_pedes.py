@@ -3,7 +3,8 @@
 - `reid_raw.json`: records with `split`, `captions` (mostly two), `file_path`, `processed_tokens` (ignored) and `id`.
   Ids start at 1 and are contiguous over train, val and test.
 - `caption_all.json`, as the authors send it: the same without `split`. The official splits are ranges of the ids.
-- `annotations/{train,val,test}.json` of TextReID: `{categories, annotations}` with one row a sentence; ids start at 0.
+- `annotations/{train,val,test}.json` of TextReID: `{categories, annotations}` with one row per sentence. Ids
+  start at 0.
 
 All three give the same `person_id`. The images come from five older sets; four files end in `.jpg.jpg`.
 """

@@ -3,7 +3,7 @@
 Columns (fields); the first existing name is used:
 
 - image (required): `file_name`, `file_path`, `image` or `path`, relative to the folder of the file.
-- captions: `captions`, `caption` or `text`; a list, or one text a row. Rows with the same image are joined.
+- captions: `captions`, `caption` or `text`; a list, or one text per row. Rows with the same image are joined.
 - identity: `person_id` or `id`; a number or a name, for the same person in every split. Names are numbered in sorted
   order. Without it, each image is a person.
 - `split`: train, val or test. If no row has one, a tenth of the identities each is held out as validation and test.
@@ -199,13 +199,13 @@ def _with_public_names(entry: Any) -> Any:
 
     others = {name: entry[name] for name in OTHER_FIELDS if entry.get(name) is not None}
     captions = first_value(CAPTION_FIELDS)
-    if isinstance(captions, str):  # one text a row is valid in this layout
+    if isinstance(captions, str):  # one text per row is valid in this layout
         captions = [captions] if captions.strip() else []
     return {"file_path": first_value(IMAGE_FIELDS), "captions": captions, "id": first_value(PERSON_FIELDS), **others}
 
 
 def _joined_by_image(entries: Entries, report: ReadReport) -> Entries:
-    """Join rows that differ only in the caption, as in tables with one row a caption."""
+    """Join rows that differ only in the caption, as in tables with one row per caption."""
     joined: Entries = []
     first_entries: dict[str, dict[str, Any]] = {}
     for where, entry in entries:

@@ -1,6 +1,7 @@
 """Checked records on disk, so that 100,000 records take no more memory for their text than 1,000.
 
-Only numbers stay in memory, about 30 bytes a record. Text is read in pieces, as often as a pass over the records needs.
+Only numbers stay in memory, about 30 bytes per record. Text is read in pieces, as often as a pass over the records
+needs.
 """
 
 import hashlib

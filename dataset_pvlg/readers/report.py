@@ -90,7 +90,7 @@ class ReadReport:
 
     def as_dict(self) -> dict:
         """The report as plain dicts and lists, for JSON."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         # `asdict` would rebuild a Counter from its pairs, and count the pairs instead.
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
 

@@ -27,7 +27,7 @@ def camera(name: str) -> str | None:
 
 
 def check_6926(records: Iterable[Record], report: ReadReport) -> None:
-    """Refuse UFine3C, whose people would get the ids of other people if it was read as UFine6926."""
+    """Refuse UFine3C. Read as UFine6926, its people would get the ids of other people."""
     if {(record.split, bool(record.origin)) for record in records} == {("test", True)}:
         raise SourceError(f"{report.file}: every record is 'test' and has a field 'source': this is ufine3c, not ufine")
 

@@ -1,4 +1,4 @@
-"""What several commands share: checked arguments, one-line errors and warnings. Nothing heavy is imported here."""
+"""Shared parts of the commands: argument checks, one-line errors and warnings. No slow import happens here."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_model(name: str) -> str:
     if not Path(name).is_dir() and is_local:
         raise FileNotFoundError(f"--model {name}: no such folder")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise ValueError(f"--model {name}: no config.json there, so this is not a model folder")
+        raise ValueError(f"--model {name}: no config.json in this folder, so it is not a model")
     return name
 
 

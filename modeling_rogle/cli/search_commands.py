@@ -60,16 +60,23 @@ def add_search(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("query", nargs="?", default="", help="description of a person in one or more sentences")
     add_gallery_arguments(parser)
-    parser.add_argument("--image", metavar="IMAGE", help="image of the person, instead of or in addition to the query")
+    parser.add_argument(
+        "--image", metavar="IMAGE", help="image of the person, besides or instead of the description (default: none)"
+    )
     parser.add_argument(
         "--where",
         metavar="FILTER",
-        help="search only images that pass this filter, for example \"camera = 'c3' and time > '2024-05-01'\"",
+        help="search only images that pass this filter, for example \"camera = 'c3' and time > '2024-05-01'\" "
+        "(default: all images)",
     )
     parser.add_argument("--top-k", type=int, default=10, metavar="K", help="number of results (default: 10)")
-    parser.add_argument("--save", metavar="IMAGE", help="draw the results into this .png, .jpg or .webp file")
     parser.add_argument(
-        "--save-map", metavar="IMAGE", help="draw heat maps of the sentences over the results into this file"
+        "--save", metavar="IMAGE", help="draw the results into this .png, .jpg or .webp file (default: no image)"
+    )
+    parser.add_argument(
+        "--save-map",
+        metavar="IMAGE",
+        help="draw heat maps of the sentences over the results into this file (default: none)",
     )
     parser.add_argument(
         "--heatmap",
@@ -77,11 +84,17 @@ def add_search(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="draw the heat map for sentence N only; needs --save-map (default: all sentences)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON (default: a table)")
     parser.add_argument(
-        "--onnx", metavar="DIR", help="search with a model that `rogle export` wrote; torch is not needed"
+        "--onnx",
+        metavar="DIR",
+        help="search with a model that `rogle export` wrote, without torch (default: search with torch)",
     )
-    parser.add_argument("--int8", action="store_true", help="use the int8 files of the exported model; needs --onnx")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="use the int8 files of the exported model; needs --onnx (default: the float32 files)",
+    )
     parser.add_argument(
         "--local-weight",
         type=float,
@@ -107,9 +120,9 @@ def add_calibrate(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "calibrate",
         help="fit probabilities to the scores, and a threshold for persons who are not in the gallery",
-        description="Fit on the validation split of a data set and evaluate on its test split; or, with --index, fit "
-        "on half of the people described in --pairs and evaluate on the other half. Half of the people described are "
-        "removed from the gallery to measure false alarms. Every later search reads the calibration.json written.",
+        description="With --dataset, fit on the validation split and evaluate on the test split. With --index, fit on "
+        "half of the people described in --pairs and evaluate on the other half. Half of the described people are "
+        "removed from the gallery to measure false alarms. Every later search reads the result, calibration.json.",
     )
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument(
@@ -117,12 +130,16 @@ def add_calibrate(commands: argparse._SubParsersAction) -> None:
     )
     data.add_argument("--index", metavar="INDEX", help="folder that `rogle index` wrote; needs --pairs")
     parser.add_argument(
-        "--pairs", metavar="FILE", help='JSON lines of the form {"query": "a man ...", "paths": ["a.jpg", ...]}'
+        "--pairs",
+        metavar="FILE",
+        help='JSON lines {"query": "a man ...", "paths": ["a.jpg", ...]}; needed with --index (default: none)',
     )
     parser.add_argument(
         "--model", metavar="DIR", help="folder or Hub name of the model (default: the model that made the index)"
     )
-    parser.add_argument("--data-root", metavar="DIR", help="folder of the data set (synthetic sets need none)")
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="folder of the data set (default: none, for a synthetic data set)"
+    )
     parser.add_argument("--image-root", metavar="DIR", help="folder of its images (default: inside --data-root)")
     parser.add_argument(
         "--out", metavar="DIR", help="folder for calibration.json (default: the index, or the model folder)"

@@ -46,17 +46,17 @@ def build(gallery: Gallery) -> Any:
     columns = ", ".join(html.escape(name) for name in gallery.schema.names if name not in _INTERNAL)
 
     def search(query: str, image: str | None, where: str, top_k: float) -> tuple:
-        matches, message = answer(gallery, query, image, where, int(top_k))
+        matches, message = run_search(gallery, query, image, where, int(top_k))
         if matches is None:
             return message, *_CLEARED
         thumbnails = [(thumbnail(gallery, match), caption(match)) for match in matches]
-        return message, list(matches), thumbnails, None, "", shareable(query, where, matches)
+        return message, list(matches), thumbnails, None, "", search_as_json(query, where, matches)
 
     def explain(matches: list[Match] | None, event: gr.SelectData) -> tuple:  # type: ignore[name-defined]
         if not matches or not 0 <= event.index < len(matches):
             return None, ""
         match = matches[event.index]
-        return (draw_result(match) if inside(gallery, match) else None), why(match)
+        return (draw_result(match) if is_inside(gallery, match) else None), explanation(match)
 
     with gr.Blocks(title="Rogle", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as page:
         gr.HTML(f"<h2>{html.escape(printable_path(gallery.folder.name))}</h2><p>{len(gallery)} images</p>")
@@ -147,7 +147,7 @@ def launch(gallery: Gallery, host: str = "127.0.0.1", port: int = 7860, block: b
     return page
 
 
-def answer(
+def run_search(
     gallery: Gallery, query: str | None, image: str | None, where: str | None, top_k: int
 ) -> tuple[Matches | None, str]:
     """Searches with the values of the form.
@@ -170,7 +170,7 @@ def thumbnail(gallery: Gallery, match: Match) -> Image.Image:
     """The whole image, small; a grey one if the file is missing, damaged or outside the gallery."""
     size = (CELL, CELL_HEIGHT)
     try:
-        if not inside(gallery, match):
+        if not is_inside(gallery, match):
             raise ImageError("outside the gallery")
         image = read_image(match.file, match.path, size[::-1]).image
     except ImageError:
@@ -181,7 +181,7 @@ def thumbnail(gallery: Gallery, match: Match) -> Image.Image:
     return image
 
 
-def inside(gallery: Gallery, match: Match) -> bool:
+def is_inside(gallery: Gallery, match: Match) -> bool:
     """Whether a result's file, after following links, is inside the indexed folder or the index."""
     file = match.file.resolve()
     return any(file.is_relative_to(folder.resolve()) for folder in (gallery.folder, gallery.path))
@@ -193,7 +193,7 @@ def caption(match: Match) -> str:
     return f"#{match.rank} · {match.score:.3f}{probability}"
 
 
-def why(match: Match) -> str:
+def explanation(match: Match) -> str:
     """HTML with each sentence in its region's colour, its best region, cosine and change of rank, and the metadata."""
     rows = []
     for number, item in enumerate(match.sentences):
@@ -207,7 +207,7 @@ def why(match: Match) -> str:
     return f"<p>#{match.rank} {html.escape(printable_path(match.path))}</p><table>{''.join(rows)}</table>"
 
 
-def shareable(query: str, where: str, matches: Matches) -> str:
+def search_as_json(query: str, where: str, matches: Matches) -> str:
     """JSON of a search without any folder of this machine."""
     data = to_json_data(matches)
     for item in data["results"]:
@@ -240,4 +240,4 @@ def _gradio() -> Any:
     return gradio
 
 
-__all__ = ["answer", "build", "launch", "thumbnail"]
+__all__ = ["build", "launch", "run_search", "thumbnail"]

@@ -108,7 +108,7 @@ def wrap_text(text: str, font: Font, width: float, max_lines: int = MAX_LINES) -
 
 
 def shorten_middle(text: str, font: Font, width: float) -> str:
-    """Cuts the middle of a text that is wider than `width` pixels: the end of a file name says more than its middle."""
+    """Shortens a text to `width` pixels by cutting its middle, because the end of a file name matters more."""
     if font.getlength(text) <= width:
         return text
     for length in range(len(text) - 1, 1, -1):

@@ -157,13 +157,13 @@ def fit_local_weight(
     if not grid or min(grid) < 0 or max(grid) > 1:
         raise ValueError(f"fit_local_weight: grid must be weights in [0, 1], not {list(grid)}")
     sets = [embeddings.captions(kind) for kind in captions]
-    sets = [each for each in sets if len(each.embeds)]
+    sets = [caption_set for caption_set in sets if len(caption_set.embeds)]
     if not sets:
         raise ValueError(f"fit_local_weight: the rows have no {' or '.join(captions)} captions")
-    scores = [[ranking.scores() for ranking in rank_captions(embeddings, each, grid)] for each in sets]
+    scores = [[ranking.scores() for ranking in rank_captions(embeddings, item, grid)] for item in sets]
     table = [
         {"local_weight": float(weight)}
-        | {name: float(np.mean([each[name] for each in kinds])) for name in ("R@1", "mAP")}
+        | {name: float(np.mean([kind[name] for kind in kinds])) for name in ("R@1", "mAP")}
         for weight, *kinds in zip(grid, *scores, strict=True)
     ]
     best = max(table, key=lambda entry: entry["R@1"] + entry["mAP"])

@@ -17,7 +17,7 @@ def format_table(
         results: flat results, `<line>/<metric>` -> value, see `all_protocols`.
         intervals: lower and upper bound by line and metric, printed behind the value; none by default.
         protocols: protocols that were requested, `("local",)` by default. If `results` has nothing of `local` or
-            `joint` although requested, a note under the table says so.
+            `joint` although requested, a note under the table states it.
 
     Returns:
         The table.

@@ -52,10 +52,10 @@ def _possible_names(index: Index, path: str | Path) -> list[str]:
     if not index.header["files"]:
         return [str(path)]
     folder = Path(index.header["folder"])
-    given = folder / path
+    named = folder / path
     # The user may name the folder through a link, so its links are resolved; an image that is a link keeps its name.
-    resolved = Path(os.path.realpath(given.parent), given.name)
-    return [file.relative_to(folder).as_posix() for file in (given, resolved) if file.is_relative_to(folder)]
+    resolved = Path(os.path.realpath(named.parent), named.name)
+    return [file.relative_to(folder).as_posix() for file in (named, resolved) if file.is_relative_to(folder)]
 
 
 def remove_images(path: Path, removed: set[str], skipped: set[str]) -> None:

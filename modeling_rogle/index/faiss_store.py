@@ -1,6 +1,6 @@
 """A vector store of faiss: an inverted file (IVF) or a graph (HNSW) of the global embeddings, in one file of the index.
 
-The inverted file stores 8 bits a number, a quarter of the bytes of float32, because the shards score its candidates
+The inverted file stores 8 bits per number, a quarter of the bytes of float32, because the shards score its candidates
 again. The file is written under a temporary name and renamed: `faiss.write_index` is not atomic.
 """
 
@@ -16,10 +16,10 @@ from modeling_rogle.inference.errors import GalleryError
 HNSW_LINKS = 32  # M
 HNSW_BUILD_EFFORT = 200  # efConstruction
 # Number of cells of an inverted file, as a factor on the root of the number of vectors. With fewer cells, or fewer
-# training vectors a cell, clusters of the data are split between cells, and ten times as many must be probed.
+# training vectors per cell, clusters of the data are split between cells, and ten times as many must be probed.
 CELLS = 2
-TRAINING_VECTORS = 128  # a cell
-MIN_TRAINING_VECTORS = 39  # a cell, the lower limit of faiss
+TRAINING_VECTORS = 128  # per cell
+MIN_TRAINING_VECTORS = 39  # per cell, the lower limit of faiss
 
 
 class FaissStore:

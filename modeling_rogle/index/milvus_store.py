@@ -15,9 +15,9 @@ import numpy as np
 
 from modeling_rogle.inference.errors import GalleryError
 
-REQUEST_ROWS = 2048  # vectors a request: 4 MB at width 512; a server accepts 64 MB
+REQUEST_ROWS = 2048  # vectors per request: 4 MB at width 512; a server accepts 64 MB
 HNSW_PARAMETERS = {"M": 32, "efConstruction": 200}
-MAX_RESULTS = 16_384  # a search, a limit of Milvus
+MAX_RESULTS = 16_384  # per search, a limit of Milvus
 TIMEOUT = 30.0  # seconds
 
 

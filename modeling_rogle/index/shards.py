@@ -2,9 +2,9 @@
 
     index.json                   manifest: format, model, indexed folder, shards in order (see manifest.py)
     shard-<hex>/
-        images.parquet           one row an image, with the columns of SCHEMA
+        images.parquet           one row per image, with the columns of SCHEMA
         global.npy               [n, D] unit vectors, float32, or bfloat16 as uint16
-        regions.npy              [n, T, D] int8, T <= 16 template regions an image
+        regions.npy              [n, T, D] int8, T <= 16 template regions per image
         region_scales.npy        [n, T] float32; an int8 row times its scale has unit length
     metadata-<hex>.parquet       the user's columns (camera, time, ...) by `path`
     pictures/                    copies of images that are not files: crops of scenes, rows of a data set
@@ -98,7 +98,7 @@ class Shard:
         file = path / "images.parquet"
         self.table = read_parquet(file, SCHEMA)
         if len(self.table) != rows:
-            raise GalleryError(f"{file}: {len(self.table)} rows, {MANIFEST} says {rows}; build the index again")
+            raise GalleryError(f"{file}: {len(self.table)} rows, {MANIFEST} expects {rows}; build the index again")
         copies = self.table.column(COPY_COLUMN).drop_null()
         invalid = copies.filter(pc.invert(pc.match_substring_regex(copies, _COPY_NAME)))
         if len(invalid):
@@ -139,7 +139,8 @@ def _mapped(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise GalleryError(f"{file}: missing or damaged; build the index again") from error
     if array.dtype != dtype or array.shape != shape:
-        raise GalleryError(f"{file}: {array.dtype}{list(array.shape)}, {MANIFEST} says {np.dtype(dtype)}{list(shape)}")
+        expected = f"{np.dtype(dtype)}{list(shape)}"
+        raise GalleryError(f"{file}: {array.dtype}{list(array.shape)}, {MANIFEST} expects {expected}")
     return array
 
 

@@ -9,9 +9,9 @@ Recall is measured when the store is filled, on sentences like those of real que
 recall@10 is 0.99; a store below 0.95 is not used. Its speed relative to exact search is measured on the same queries,
 and `rogle index` warns where the store is slower.
 
-A filter that passes few rows is answered exactly. For other filters the store is asked for more candidates, in
-proportion to the rows that the filter removes: stores that filter inside their graph lose results (recall 0.77 and 0.35
-were measured). Recall with a filter is measured as well. Below 0.95, or if too few candidates pass, the search is exact
+A filter that passes few rows is answered exactly. For other filters the store returns more candidates, in proportion to
+the rows that the filter removes. (Stores that filter inside their graph lose results: recall 0.77 and 0.35 were
+measured.) Recall with a filter is measured as well. Below 0.95, or if too few candidates pass, the search is exact
 and warns.
 
 A new kind of store implements `VectorStore` in a module of its own and is added to `open_store`.
@@ -99,7 +99,7 @@ def open_store(uri: str, path: Path, header: dict[str, Any]) -> VectorStore:
         uri: `faiss` or `faiss-ivf` (inverted file), `faiss-hnsw` (graph), `milvus` (a local file in the index), a path
             that ends in `.db`, or `http://host:19530`.
         path: the index folder.
-        header: the manifest. Its `store`, if it has the same URI, says what the store holds.
+        header: the manifest. Its `store`, if it has the same URI, describes what the store holds.
 
     Raises:
         GalleryError: the URI is unknown, a package is not installed, the store's file is missing, or the server does

@@ -189,7 +189,7 @@ def _new_header(model: RogleModel, precision: str) -> dict[str, Any]:
     """Returns the manifest of an empty index."""
     boxes = template_boxes()
     if len(boxes) > MAX_REGIONS:
-        raise GalleryError(f"{len(boxes)} regions an image, an index holds at most {MAX_REGIONS}")
+        raise GalleryError(f"{len(boxes)} regions per image, an index holds at most {MAX_REGIONS}")
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -227,11 +227,11 @@ def _find_source_and_detector(
         detector = Detector(detector)
     if old is None:
         return find_source(source), detector
-    found = find_source(source, Path(old["folder"]) if old["files"] else None)
-    if old["files"] != (found.rows is None):
+    new_source = find_source(source, Path(old["folder"]) if old["files"] else None)
+    if old["files"] != (new_source.rows is None):
         kinds = ("a data set", "files")
         raise GalleryError(f"{out}: holds {kinds[old['files']]}; {kinds[not old['files']]} cannot be appended")
-    return found if old["files"] else replace(found, root=old["folder"]), detector
+    return new_source if old["files"] else replace(new_source, root=old["folder"]), detector
 
 
 def _without_index_folder(source: Source, out: Path) -> Source:

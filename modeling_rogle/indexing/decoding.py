@@ -147,7 +147,7 @@ def _threaded(decoder: ItemDecoder, batch_size: int) -> Iterator[list[DecodedIte
 
 
 def default_workers(device: torch.device) -> int:
-    """Returns the default number of decoding processes: 0 for a model on the CPU, otherwise one a core, at most 8.
+    """Returns the default number of decoding processes: 0 for a model on the CPU, otherwise one per core, at most 8.
 
     Args:
         device: device of the model. On a CPU, worker processes would compete with the model for the cores.

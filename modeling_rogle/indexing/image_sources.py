@@ -65,7 +65,7 @@ class Source:
         items: the images.
         skipped: images that cannot be indexed.
         ignored: number of files that are not images.
-        metadata: table with one row an image and a column `path`; None without metadata.
+        metadata: table with one row per image and a column `path`; None without metadata.
         rows: the data set; None for files.
     """
 

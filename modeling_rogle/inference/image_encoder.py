@@ -31,10 +31,10 @@ class TorchEncoder:
         processor: the processor of that model.
 
     Attributes:
-        knows_images: True. An image can be a query.
+        has_image_encoder: True. An image can be a query.
     """
 
-    knows_images = True
+    has_image_encoder = True
 
     def __init__(self, model: RogleModel, processor: RogleProcessor):
         self.model, self.processor = model, processor

@@ -67,7 +67,7 @@ def load_model(name: str | Path) -> tuple[RogleModel, RogleProcessor]:
     is_too_large = len(processor.tokenizer) > model.config.text_config.vocab_size
     if is_too_large or expected not in (end_token, CLIP_LEGACY_END_TOKEN):
         raise GalleryError(
-            f"{name}: the tokenizer is not this model's (end token {end_token}, config.json says {expected})"
+            f"{name}: the tokenizer is not this model's (end token {end_token}, config.json has {expected})"
         )
     return model.to(best_device()), processor
 

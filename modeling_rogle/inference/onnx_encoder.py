@@ -103,7 +103,7 @@ class OnnxEncoder:
         return self.manifest["fingerprint"]
 
     @property
-    def knows_images(self) -> bool:
+    def has_image_encoder(self) -> bool:
         """Whether an image can be a query: the image encoder may have been removed from the folder."""
         return (self.folder / f"image{self.suffix}").is_file()
 

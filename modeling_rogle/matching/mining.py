@@ -134,8 +134,8 @@ def _encode_candidates(
 ) -> tuple[torch.Tensor, ...]:
     """`[N, D]` fp32 on the CPU for each image; as crops if a number of crops per forward pass is given."""
     device = device_of(model)
-    counts = torch.tensor([len(each.boxes) for each in candidates])
-    boxes = torch.from_numpy(np.concatenate([each.boxes for each in candidates])).to(device)
+    counts = torch.tensor([len(item.boxes) for item in candidates])
+    boxes = torch.from_numpy(np.concatenate([item.boxes for item in candidates])).to(device)
     box_image = torch.arange(len(images)).repeat_interleave(counts).to(device)
     pixels = processor(images=images, return_tensors="pt")["pixel_values"].to(device)
     if crops_at_once is None:

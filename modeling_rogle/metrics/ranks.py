@@ -24,8 +24,8 @@ import numpy as np
 TIES = ("pessimistic", "optimistic", "stable")
 BLOCK_BYTES = 64 << 20  # size of one block of similarities
 COUNT_UP_TO = 6  # positives per query; with more, sorting the items ahead of them is cheaper than counting for each
-FAR = 3  # the last positives of such a query are counted all the same: they may rank too low for sorting to pay
-THREAD_FROM = 1 << 21  # similarities in a block; starting threads for fewer does not pay
+FAR = 3  # the last positives of such a query are counted too: they may rank so low that sorting is slower
+THREAD_FROM = 1 << 21  # similarities in a block; threads are slower for fewer
 
 # (start, stop) of the queries -> [stop - start, n_gallery] similarities.
 SimilarityBlock = Callable[[int, int], Any]

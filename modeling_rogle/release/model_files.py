@@ -156,7 +156,7 @@ def check_model_folder(model_dir: Path) -> str:
     """
     config = model_dir / "config.json"
     if not config.is_file():
-        raise ReleaseError(f"{model_dir}: no config.json there, so this is not a model folder")
+        raise ReleaseError(f"{model_dir}: no config.json in this folder, so it is not a model")
     kind = read_json(config).get("model_type")
     if kind != "rogle":
         raise ReleaseError(f"{config}: model_type is {kind!r}, only 'rogle' can be released")

@@ -17,7 +17,7 @@ TEXT_BYTES = 4_000_000  # larger files are not searched for tokens
 
 
 class ReleaseError(ValueError):
-    """A folder or name that cannot be released. The message is one line that says what to change."""
+    """A folder or name that cannot be released. The message is one line that states what to change."""
 
 
 @dataclass(frozen=True)

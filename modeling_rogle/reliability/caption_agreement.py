@@ -1,9 +1,9 @@
 """Probability that an image's captions describe its person, from the captions of the same person's other images (ours).
 
-Captions of one person are written for different images but mention the same clothes. So two right captions agree in the
-words that distinguish people. A caption of another person agrees with them no more than texts of two different people
-do, which can be measured. The probability of each caption sums over all subsets of a person's captions that may be the
-right ones. Neither images nor a model are used, only the identity labels of the training data.
+Captions of one person are written for different images but mention the same clothes. So two correct captions agree in
+the words that distinguish people. A caption of another person agrees with them no more than texts of two different
+people do, which can be measured. The probability of each caption sums over all subsets of a person's captions that may
+be the correct ones. Neither images nor a model are used, only the identity labels of the training data.
 """
 
 import math
@@ -33,9 +33,9 @@ def caption_agreement(
         person_ids: N identities. If a person has more than 10 texts, they are compared in interleaved groups.
 
     Returns:
-        agreement: fp32 `[N]` in [0, 1]. A person's only text gets the share of right texts. All are 1 if there are
+        agreement: fp32 `[N]` in [0, 1]. A person's only text gets the share of correct texts. All are 1 if there are
             fewer than 50 pairs of texts of one person, or of two people, or if the words do not distinguish people.
-        share: estimated share of right texts.
+        share: estimated share of correct texts.
 
     Raises:
         ValueError: different numbers of texts and identities.
@@ -58,11 +58,11 @@ def caption_agreement(
     cosines = _pair_cosines(units, sizes)
     shuffled = torch.randperm(len(units), generator=torch.Generator().manual_seed(0))
     person = torch.tensor(group_person[::step])[encoder.group]
-    strangers = (units * units[shuffled]).sum(1)[person != person[shuffled]].double().numpy()
-    fit = _AgreementModel(cosines, strangers) if len(strangers) >= MIN_PAIRS else None
+    unrelated = (units * units[shuffled]).sum(1)[person != person[shuffled]].double().numpy()
+    fit = _AgreementModel(cosines, unrelated) if len(unrelated) >= MIN_PAIRS else None
     if fit is None or not fit.is_informative:
         return torch.ones(len(texts)), 1.0
-    share = fit.share_of_right(cosines, sizes)
+    share = fit.share_of_correct(cosines, sizes)
 
     agreement = torch.ones(len(texts))
 
@@ -115,17 +115,17 @@ class _WordWeights:
 
 
 class _AgreementModel:
-    """Mixture of two Gaussians over the cosine of two texts of one person: both right, or like two strangers.
+    """Mixture of two Gaussians over the cosine of two texts of one person: both correct, or as of two people.
 
-    The Gaussian of strangers is known; the other one and its share are fitted.
+    The Gaussian of texts of two people is known; the other one and its share are fitted.
 
     Args:
-        cosines: `[P]`, pairs of texts of one person.
-        strangers: `[Q]`, pairs of texts of two people.
+        cosines: `[P]` cosines, pairs of texts of one person.
+        unrelated: `[Q]` cosines, pairs of texts of two people.
     """
 
-    def __init__(self, cosines: np.ndarray, strangers: np.ndarray):
-        self.other = float(strangers.mean()), max(float(strangers.var()), 1e-6)
+    def __init__(self, cosines: np.ndarray, unrelated: np.ndarray):
+        self.other = float(unrelated.mean()), max(float(unrelated.var()), 1e-6)
         self.same = float(np.quantile(cosines, 0.75)), self.other[1]
         self.share = 0.5
         for _ in range(200):
@@ -137,9 +137,9 @@ class _AgreementModel:
             self.same = mean, max(float((both * (cosines - mean) ** 2).sum() / mass), 1e-6)
             if abs(self.share - before) < 1e-5:
                 break
-        # Texts of one person that agree hardly more than texts of strangers carry no information.
+        # Texts of one person that agree hardly more than texts of two people carry no information.
         gain = float(cosines.mean()) - self.other[0]
-        error = math.sqrt(float(cosines.var()) / len(cosines) + self.other[1] / len(strangers))
+        error = math.sqrt(float(cosines.var()) / len(cosines) + self.other[1] / len(unrelated))
         self.is_informative = gain > 3 * error and self.same[0] - self.other[0] > math.sqrt(self.other[1])
 
     def _log_odds(self, x: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ class _AgreementModel:
         return 0.5 * ((x - m0) ** 2 / v0 - (x - m1) ** 2 / v1 + math.log(v0 / v1))
 
     def log_odds(self, cosines: np.ndarray) -> np.ndarray:
-        """Log odds of both texts being right against two strangers, made monotonic where the wider Gaussian wins."""
+        """Log odds of two correct texts against texts of two people, made monotonic where the wider Gaussian wins."""
         (m0, v0), (m1, v1) = self.other, self.same
         curve = 1 / v0 - 1 / v1
         if abs(curve) > 1e-9:
@@ -155,8 +155,8 @@ class _AgreementModel:
             cosines = np.maximum(cosines, turn) if curve > 0 else np.minimum(cosines, turn)
         return self._log_odds(cosines)
 
-    def share_of_right(self, cosines: np.ndarray, sizes: Sequence[int]) -> float:
-        """The share of right texts at which it equals the mean probability of all texts."""
+    def share_of_correct(self, cosines: np.ndarray, sizes: Sequence[int]) -> float:
+        """The share of correct texts at which it equals the mean probability of all texts."""
         odds, share = self.log_odds(cosines), math.sqrt(self.share)
         for _ in range(20):
             before = share
@@ -183,7 +183,7 @@ def _subset_probabilities(odds: np.ndarray, sizes: Sequence[int], share: float) 
     Args:
         odds: `[P]` log odds of the pairs, in the order of [`_pair_cosines`].
         sizes: number of texts of each group.
-        share: share of right texts, in (0, 1).
+        share: share of correct texts, in (0, 1).
 
     Returns:
         `[N]` in [0, 1].

@@ -24,13 +24,13 @@ MAX_LOG_ODDS = 5.0  # that the scores may add to the prior log odds of a pair: a
 def pair_scores(
     kind: str, embeds_a: torch.Tensor, embeds_b: torch.Tensor, ids: Sequence[torch.Tensor | None] = ()
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores each pair of a batch against its rivals, in both directions (ours).
+    """Scores each pair of a batch against its in-batch negatives, in both directions (ours).
 
-    Row n of both sides is one pair. Its rivals are the rows of the other side that share none of its ids. The score is
-    the pair's cosine minus the mean of its rivals' cosines, in standard deviations of the rivals' cosines, clamped to
+    Row n of both sides is one pair. Its negatives are the rows of the other side that share none of its ids. The score
+    is the pair's cosine minus the mean of its negatives' cosines, in standard deviations of these, clamped to
     [-10, 10]. It replaces RDE's loss per pair (arXiv 2308.09911): it orders pairs as the loss does, but means the same
-    in every step, for any model, batch and temperature. A mismatched pair is one more rival, so its scores have mean 0
-    and deviation 1. A single similar rival, which makes the loss of a hard true pair large, moves it little.
+    in every step, for any model, batch and temperature. A mismatched pair is one more negative, so its scores have mean
+    0 and deviation 1. A single similar negative, which makes the loss of a hard true pair large, moves it little.
 
     Args:
         kind: one of `RELIABILITIES_LOCAL` and `RELIABILITIES_GLOBAL` of `configuration_rogle.py`.
@@ -40,7 +40,7 @@ def pair_scores(
 
     Returns:
         Two fp32 `[n]` without gradient: a against the rows of b, and b against the rows of a. Infinite where the batch
-        gives no score: with fewer than two rivals, and everywhere for the kinds `none` and `places`.
+        gives no score: with fewer than two negatives, and everywhere for the kinds `none` and `places`.
 
     Raises:
         ValueError: another kind.
@@ -48,16 +48,16 @@ def pair_scores(
     _check_kind(kind)
     cosine = cosines(embeds_a, embeds_b).float()
     own = torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)
-    rival = ~(same_by_any(tuple(ids), len(cosine), cosine.device) | own)
-    return _scores(kind, cosine, rival), _scores(kind, cosine.T, rival)
+    is_negative = ~(same_by_any(tuple(ids), len(cosine), cosine.device) | own)
+    return _scores(kind, cosine, is_negative), _scores(kind, cosine.T, is_negative)
 
 
-def _scores(kind: str, cosine: torch.Tensor, rival: torch.Tensor) -> torch.Tensor:
-    own, count = cosine.diagonal(), rival.sum(1)
+def _scores(kind: str, cosine: torch.Tensor, is_negative: torch.Tensor) -> torch.Tensor:
+    own, count = cosine.diagonal(), is_negative.sum(1)
     if kind in UNOBSERVED_KINDS or len(cosine) == 0:
         return torch.full_like(own, math.inf)
-    mean = (cosine * rival).sum(1) / count.clamp(min=1)
-    variance = ((cosine - mean[:, None]).square() * rival).sum(1) / (count - 1).clamp(min=1)
+    mean = (cosine * is_negative).sum(1) / count.clamp(min=1)
+    variance = ((cosine - mean[:, None]).square() * is_negative).sum(1) / (count - 1).clamp(min=1)
     scores = ((own - mean) / variance.sqrt().clamp(min=1e-4)).clamp(-10, 10)
     return scores.masked_fill(count < 2, math.inf)
 
@@ -93,7 +93,7 @@ class PairReliability:
         n_pairs: number of pairs; they are numbered from 0.
         warmup_epochs: epochs of weight 1 at the start, at least and by default 1. Their observations count.
         momentum: weight of a pair's past score in [0, 1), 0.5 by default; 0 keeps the latest score. A single score is
-            noisy, because it depends on the rivals in the batch.
+            noisy, because it depends on the negatives in the batch.
         agreement: `[n_pairs]` in [0, 1], probability that a pair is true before training, from
             [`region_agreement`] or [`caption_agreement`]; None, the default: 1 for all pairs. Ignored for `none`.
 
@@ -235,7 +235,8 @@ class PairReliability:
 def mismatch_mixture(scores: torch.Tensor, prior: torch.Tensor | None = None) -> tuple[torch.Tensor, float, float]:
     """Probability that each pair is true, from a mixture of true and mismatched pairs (ours).
 
-    A mismatched pair is one more rival of itself, so its scores are known in advance: mean 0 and deviation at most 1
+    A mismatched pair is like one of its own negatives, so its scores are known in advance: mean 0 and deviation at most
+        1
     ([`pair_scores`]). True pairs are a second Gaussian with free mean above 0, deviation and share. Given the kind of
     pair, the two directions are independent. The fit is expectation maximisation of at most 200 iterations. If the mean
     score of all pairs is below 0.25, the model cannot separate pairs yet and nothing is fitted.

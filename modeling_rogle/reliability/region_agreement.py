@@ -1,10 +1,10 @@
 """Probability that a sentence and its region belong together, from the words of the sentence and the box alone (ours).
 
-Words name body parts, and body parts have typical boxes. In a wrong pair the words say nothing about the box. So for
-all pairs with words w, p(box | w) = r p(box | w, right) + (1 - r) p(box). Where the part of w never is, only the second
-term is left: (1 - r) p(box). Randomly combined words and boxes mostly fall there, which gives r. Bayes' rule then gives
-the probability of each pair. No image is read. A wrong pair of the same body part ("black shoes" with brown ones) is
-left to pair_reliability.py.
+Words name body parts, and body parts have typical boxes. In a mismatched pair the box does not depend on the words. So
+for all pairs with words w, p(box | w) = r p(box | w, correct) + (1 - r) p(box). In positions where the body part of w
+never occurs, only the second term remains. Randomly combined words and boxes mostly lie there, which gives r. Bayes'
+rule then gives the probability of each pair. No image is read. A mismatched pair of the same body part ("black shoes"
+with brown ones) is left to pair_reliability.py.
 """
 
 from collections.abc import Sequence

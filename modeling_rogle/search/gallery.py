@@ -243,7 +243,7 @@ class Gallery:
             if not name:
                 raise GalleryError(f"{self.path}: made by a model that was never saved; name a model")
             if os.path.isabs(name) and not Path(name).is_dir():
-                raise GalleryError(f"{self.path}: model {name} is not there; name the model's folder")
+                raise GalleryError(f"{self.path}: model {name} does not exist; name the model's folder")
             model, processor = load_model(name)
             encoder = TorchEncoder(model, self._processor or processor)
             self._check_encoder(encoder)
@@ -366,8 +366,8 @@ class Gallery:
     def _nearest(self, embed: np.ndarray, count: int, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows `[k]` with the highest cosines, and the cosines `[k]`, best first."""
         store = self._index.header.get("store") or {}
-        upto, filtered = store.get("upto", 0), store.get("filtered", 1.0)
-        return nearest(self._index, embed, count, rows, self._open_store(), upto, filtered)
+        synced_until_id, filtered_recall = store.get("upto", 0), store.get("filtered", 1.0)
+        return nearest(self._index, embed, count, rows, self._open_store(), synced_until_id, filtered_recall)
 
     def _region_cosines(self, rows: np.ndarray, query: Query) -> np.ndarray:
         """float32 `[n, S, T]` cosines of the query's sentences with the regions of `rows` `[n]`."""

@@ -22,7 +22,7 @@ class Encoder(Protocol):
         fingerprint: SHA-256 of the model; an index is searched with the model that made it.
         folder: folder of the model, which may hold a `calibration.json`; None for a model that was never saved.
         image_size: height and width in pixels to which an image is resized.
-        knows_images: whether an image can be a query.
+        has_image_encoder: whether an image can be a query.
         local_weight: default weight of the local score in the final score, in [0, 1].
         max_tokens: maximum length of a text in tokens, including the start and end tokens.
     """
@@ -36,7 +36,7 @@ class Encoder(Protocol):
     @property
     def image_size(self) -> tuple[int, int]: ...
     @property
-    def knows_images(self) -> bool: ...
+    def has_image_encoder(self) -> bool: ...
     @property
     def local_weight(self) -> float: ...
     @property
@@ -92,7 +92,7 @@ def encode_query(encoder: Encoder, text: str = "", image: str | Path | Image.Ima
         text = text[: sentences[-1][2]]
     if not sentences and image is None:
         raise GalleryError('query: no words in it; describe a person, as in "a man in a red coat"')
-    if image is not None and not encoder.knows_images:
+    if image is not None and not encoder.has_image_encoder:
         raise GalleryError(f"query image: {encoder.folder} has no image encoder; search with a description")
     embeds, sentence_embeds = [], np.zeros((0, encoder.dimension), dtype=np.float32)
     if sentences:

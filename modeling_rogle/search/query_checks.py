@@ -21,7 +21,7 @@ _FUNCTION_WORDS = set("a an any the his her their of for with other visible has 
 _FUNCTION_WORDS |= set("wear wearing carry carrying".split())
 _MAX_CONTENT_WORDS = 2  # as in "without a black backpack"
 
-TOKENS_A_CHARACTER = 0.6  # English has about 0.25; letters that are tokens of their own have 1 or more
+TOKENS_PER_CHARACTER = 0.6  # English has about 0.25; letters that are tokens of their own have 1 or more
 _MIN_CHARACTERS = 8
 
 
@@ -65,7 +65,7 @@ def query_warnings(query: str, token_count: int) -> list[str]:
             "visible"
         )
     characters = len("".join(query.split()))
-    if characters >= _MIN_CHARACTERS and token_count >= TOKENS_A_CHARACTER * characters:
+    if characters >= _MIN_CHARACTERS and token_count >= TOKENS_PER_CHARACTER * characters:
         lines.append(
             f"query: {token_count} tokens for {characters} characters: the tokenizer was not trained on these words, "
             "so the results mean little; describe the person in the language of the model's captions"

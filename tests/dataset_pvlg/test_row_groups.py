@@ -37,8 +37,8 @@ def work(rows, out, splits=("train",), settings=None):
         with Job(rows, out, "testing", settings or {}, ["caption"]) as job:
             counts = job.counts
             if counts is None:
-                job.once("note.txt", lambda path: path.write_text("once"))
-                counts = job.each(recaption, splits, progress=False)
+                job.make_file("note.txt", lambda path: path.write_text("once"))
+                counts = job.process_groups(recaption, splits, progress=False)
                 job.finish(counts, lambda folder: (folder / "report.json").write_text(json.dumps(counts)))
             result.update(counts)
 
@@ -101,7 +101,7 @@ def test_an_error_of_the_main_process_is_raised(folder, tmp_path):
 
     def run():
         with Job(open_rows(folder), tmp_path / "out", "testing", {}, ["caption"]) as job:
-            job.once("x", refuse)
+            job.make_file("x", refuse)
 
     with pytest.raises(ValueError, match="disk full"):
         fresh(run)

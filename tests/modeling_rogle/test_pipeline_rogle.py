@@ -124,9 +124,9 @@ def test_images_may_be_paths_arrays_or_images(search, candidates, tmp_path):
     [
         ({"queries": QUERY, "candidates": []}, "candidates: pass a list"),
         ({"queries": QUERY, "candidates": "a.jpg"}, "candidates: pass a list"),
-        ({"queries": "  "}, "queries: entry 0 is no description"),
-        ({"queries": "?!"}, "queries: entry 0 is no description"),
-        ({"queries": [QUERY, {"sentences": ["x"]}]}, "queries: entry 1 is no description"),
+        ({"queries": "  "}, "queries: entry 0 is not a description"),
+        ({"queries": "?!"}, "queries: entry 0 is not a description"),
+        ({"queries": [QUERY, {"sentences": ["x"]}]}, "queries: entry 1 is not a description"),
         ({"queries": {"text": QUERY, "sentences": "one"}}, "'sentences' of entry 0 must be a list"),
         ({"queries": QUERY, "boxes": [[]]}, "boxes: 1 entries for 4 candidates"),
         ({"queries": QUERY, "boxes": [[[1, 2, 3]], [], [], []]}, "boxes: entry 0 of shape"),

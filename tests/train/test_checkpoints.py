@@ -163,5 +163,5 @@ def test_another_batch_size_is_refused(tiny_checkpoint: Path, tmp_path: Path) ->
     (tmp_path / "run" / "recipe.yaml").write_text(
         (tmp_path / "run" / "recipe.yaml").read_text().replace("batch_size: 8", "batch_size: 4")
     )
-    with pytest.raises(ValueError, match=r"8 images a step, this run 4 \(--batch-size times 1 processes\)"):
+    with pytest.raises(ValueError, match=r"8 images per step, this run 4 \(--batch-size times 1 processes\)"):
         train.main(flags(tiny_checkpoint, tmp_path / "run", "--epochs", "1", "--batch-size", "4", "--resume"))

@@ -1,4 +1,4 @@
-"""The contract of training data: what one image contributes to a step, and what a step hands to the model.
+"""The contract of training data: what one image contributes to a step, and what a step passes to the model.
 
 `PairDataset` makes a [`Sample`] for each image, `PairDataset.collate` makes a [`Batch`] of several samples, and
 [`Batch.model_inputs`] gives the arguments of `RogleModel.forward`. Names in these classes are those of training;
@@ -26,7 +26,7 @@ class Sample:
         image_id (`str`): the row's `image_id`.
         image: `[3, height, width]` uint8, resized.
         person_id (`int`): identity of the pair; negative and unique if the image was mixed with another one.
-        source_row (`int`): the row itself, or the replacement row whose caption is used in its place.
+        source_row (`int`): the row itself, or the replacement row whose caption is used instead.
         caption (`list[int]`): token ids of the caption, with start and end of text.
         boxes: `[n, 4]` float32 x0, y0, x1, y1 in [0, 1].
         pair_numbers (`list[int]`): number of each pair in the split.
@@ -148,8 +148,8 @@ class Batch:
         return self
 
     def _tensors(self) -> list[tuple[str, torch.Tensor]]:
-        found = [(each.name, getattr(self, each.name)) for each in fields(self)]
-        return [(name, value) for name, value in found if isinstance(value, torch.Tensor)]
+        values = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [(name, value) for name, value in values if isinstance(value, torch.Tensor)]
 
 
 def split_inputs(inputs: dict[str, torch.Tensor], parts: int) -> list[dict[str, torch.Tensor]]:

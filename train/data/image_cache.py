@@ -27,11 +27,11 @@ class ImageCache:
     Args:
         file: created with its folder when the first image is written.
         shape: 3, height and width.
-        say (defaults to `print`): prints the message, once per process, that nothing can be written.
+        log (defaults to `print`): prints the message, once per process, that nothing can be written.
     """
 
-    def __init__(self, file: Path, shape: tuple[int, int, int], say: Callable[[str], None] = print):
-        self.file, self.shape, self.say = file, shape, say
+    def __init__(self, file: Path, shape: tuple[int, int, int], log: Callable[[str], None] = print):
+        self.file, self.shape, self.log = file, shape, log
         self.record_bytes = _HEADER + int(np.prod(shape))
         self.writable = True
         self._handle: int | None = None
@@ -68,7 +68,7 @@ class ImageCache:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.writable = False
-            self.say(
+            self.log(
                 f"{self.file}: {error.strerror or error}; resized images are not cached, each epoch reads the files"
             )
 

@@ -44,7 +44,7 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self.person_ids, self.seed, self.group_size = np.asarray(person_ids), seed, images_per_identity
         self.batch_size, self.rank, self.global_batch = batch_size, rank, batch_size * processes
         if not 0 < self.global_batch <= len(self.person_ids):
-            raise ValueError(f"--batch-size: {self.global_batch} images a step, the data have {len(self.person_ids)}")
+            raise ValueError(f"--batch-size: {self.global_batch} images per step, the data have {len(self.person_ids)}")
         if not 1 <= images_per_identity <= self.global_batch:
             raise ValueError(f"--images-per-identity {images_per_identity}: a step has {self.global_batch} images")
         self.blocks, self.buffer = blocks, buffer

@@ -53,7 +53,7 @@ class ShardImages:
 def stream_rows(root: str, buffer: int) -> tuple[dict[str, Dataset], ShardImages]:
     """The splits of a P-VLG folder; the training rows without their images, and these images separately.
 
-    Texts, boxes and numbers of the training rows are held in memory: 50 kB a row, with the tokens of a `PairDataset`.
+    Texts, boxes and numbers of the training rows are held in memory: 50 kB per row, with the tokens of a `PairDataset`.
     The images of validation and test are copied once to the cache of `datasets` and mapped into memory from there.
 
     Args:

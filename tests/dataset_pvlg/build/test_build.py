@@ -174,7 +174,6 @@ def test_annotations_only_hold_no_image(tmp_path):
     assert "rogle join THIS_FOLDER --images cuhk_pedes=FOLDER --out DIR" in card
 
 
-@pytest.mark.slow
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, tiny_checkpoint):
     """A function that builds the same data set into any folder, and the checksums of an uninterrupted run."""
@@ -190,6 +189,7 @@ def killed(tmp_path_factory, tiny_checkpoint):
     return run, checksums(folder / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["read", "curate", "learn", "match", "write", "over"])
 def test_a_build_killed_at_any_stage_resumes_to_the_same_bytes(tmp_path, killed, stage):
     run, whole = killed

@@ -37,6 +37,7 @@ def test_mine_writes_a_data_set_with_regions(tiny_checkpoint, tmp_path, capsys):
 
 
 def test_bad_input_of_mine_is_one_line_before_the_model_is_read(tiny_checkpoint, tmp_path, capsys):
+    load_rows("synthetic-tiny")  # fills the cache of `datasets`, so that no progress bar is printed below
     gone, model = tmp_path / "gone", ("--model", tiny_checkpoint)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")

@@ -159,7 +159,10 @@ def test_bad_input_is_one_line_and_exit_2(index, images, tiny_checkpoint, tmp_pa
         (("index", empty, *model, "--out", gone), f"rogle index: {empty}: no images in this folder"),
         (("index", gone, *model, "--out", gone), f"rogle index: {gone}: no such folder"),
         (("index", images, "--model", gone, "--out", gone), f"rogle index: --model {gone}: no such folder"),
-        (("index", images, "--model", empty, "--out", gone), f"rogle index: --model {empty}: no config.json there"),
+        (
+            ("index", images, "--model", empty, "--out", gone),
+            f"rogle index: --model {empty}: no config.json in",
+        ),
         (("index", images, *model, "--out", images), f"rogle index: {images}: holds "),
         (("index", images, *model, "--out", gone, "--batch-size", "0"), "rogle index: batch size must be at least 1"),
         (("search", QUERY, "--index", gone), f"rogle search: {gone}: no such index"),

@@ -30,10 +30,10 @@ def gallery(tiny_checkpoint, tmp_path) -> Gallery:
 
 
 def test_an_answer_is_the_result_of_a_search(gallery):
-    matches, message = demo.answer(gallery, QUERY, None, "width > 20", 5)
+    matches, message = demo.run_search(gallery, QUERY, None, "width > 20", 5)
     assert matches == gallery.search(QUERY, 5, where="width > 20") and len(matches) == 2 and message == ""
     image = str(gallery.folder / "red.png")
-    matches, _ = demo.answer(gallery, "", image, "", 5)
+    matches, _ = demo.run_search(gallery, "", image, "", 5)
     assert matches[0].path == "red.png" and len(matches) == 3
 
 
@@ -49,12 +49,12 @@ def test_an_answer_is_the_result_of_a_search(gallery):
     ],
 )
 def test_messages_are_shown_as_escaped_lines(gallery, query, where, expected):
-    _, lines = demo.answer(gallery, query, None, where, 5)
+    _, lines = demo.run_search(gallery, query, None, where, 5)
     assert expected in lines and "<b>" not in lines
 
 
 def test_no_filter_and_too_many_sentences_are_accepted(gallery):
-    matches, message = demo.answer(gallery, "Red. " * 30_000, None, None, 5)
+    matches, message = demo.run_search(gallery, "Red. " * 30_000, None, None, 5)
     assert len(matches) == 3 and "30000 sentences, at most 64 are read" in message
 
 
@@ -74,19 +74,19 @@ def test_an_upload_that_is_no_image_is_refused_and_the_filter_lists_its_columns(
 
 def test_an_emptied_gallery_is_reported(gallery):
     gallery.delete(["red.png", "blue.png", HOSTILE])
-    matches, message = demo.answer(gallery, QUERY, None, "", 5)
+    matches, message = demo.run_search(gallery, QUERY, None, "", 5)
     assert matches is None and "no image is left in this index" in message
 
 
 def test_names_and_sentences_are_escaped(gallery):
-    matches, _ = demo.answer(gallery, "A man <script>alert(2)</script> wears a red jacket.", None, "", 5)
+    matches, _ = demo.run_search(gallery, "A man <script>alert(2)</script> wears a red jacket.", None, "", 5)
     for match in matches:
-        shown = demo.why(match)
+        shown = demo.explanation(match)
         assert "<script" not in shown and "<img" not in shown and "&lt;script&gt;" in shown
 
 
 def test_shared_json_names_no_folder_of_this_machine(gallery):
-    text = demo.shareable(QUERY, "", gallery.search(QUERY, 2))
+    text = demo.search_as_json(QUERY, "", gallery.search(QUERY, 2))
     assert str(gallery.folder) not in text and str(gallery.path) not in text
     shared = json.loads(text)
     assert shared["query"] == QUERY and [item["rank"] for item in shared["results"]] == [1, 2]
@@ -106,7 +106,7 @@ def test_a_link_to_a_file_outside_the_gallery_is_not_followed(gallery, tmp_path)
     Image.new("RGB", (20, 60), "white").save(tmp_path / "secret.png")
     match.file.unlink()
     match.file.symlink_to(tmp_path / "secret.png")
-    assert not demo.inside(gallery, match)
+    assert not demo.is_inside(gallery, match)
     assert np.asarray(demo.thumbnail(gallery, match)).max() < 255  # grey
     match.file.unlink()
     assert demo.thumbnail(gallery, match).size[0] > 0  # gone

@@ -70,7 +70,7 @@ def test_nothing_to_encode(encoder):
 
 
 def test_the_attributes_follow_the_model(encoder):
-    assert encoder.knows_images and encoder.image_size == (32, 16)
+    assert encoder.has_image_encoder and encoder.image_size == (32, 16)
     encoder.model.config.local_weight = 0.25
     assert encoder.local_weight == 0.25
     assert encoder.fingerprint == fingerprint(encoder.model)

@@ -71,7 +71,7 @@ def test_a_refused_push_is_one_line(model_dir: Path, tmp_path: Path):
         push_model(model_dir, "rogle")
     with pytest.raises(ReleaseError, match="--base"):
         push_model(model_dir, "me/rogle", base="me/base")
-    with pytest.raises(ReleaseError, match="nowhere: no config.json there"):
+    with pytest.raises(ReleaseError, match="nowhere: no config.json in this folder"):
         push_model(tmp_path / "nowhere", "me/rogle")
     with pytest.raises(ReleaseError, match="not pushed: .*offline mode"):  # the tests run offline
         push_model(model_dir, "me/rogle")

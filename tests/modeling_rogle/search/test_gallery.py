@@ -140,7 +140,7 @@ def test_a_model_that_was_moved_must_be_named(copied, tiny_checkpoint):
     header = json.loads((copied / "index.json").read_text())
     header["model"]["path"] = "/nowhere/model"
     (copied / "index.json").write_text(json.dumps(header))
-    with pytest.raises(GalleryError, match="model /nowhere/model is not there"):
+    with pytest.raises(GalleryError, match="model /nowhere/model does not exist"):
         Gallery.open(copied).search(QUERY)
     assert len(Gallery.open(copied, tiny_checkpoint).search(QUERY)) == 10
 

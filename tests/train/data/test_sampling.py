@@ -47,7 +47,7 @@ def test_images_of_an_identity_come_together() -> None:
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"batch_size": 65}, "65 images a step"), ({"images_per_identity": 9}, "a step has 8 images")],
+    [({"batch_size": 65}, "65 images per step"), ({"images_per_identity": 9}, "a step has 8 images")],
 )
 def test_what_does_not_fit_is_one_line(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
