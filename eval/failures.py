@@ -27,19 +27,19 @@ class Failure:
     Attributes:
         text: the caption.
         image: row of the caption's own image.
-        right: row of the best-ranked image of the same identity.
+        first_correct: row of the best-ranked image of the same identity.
         rank: rank of that image, from 1.
         average_precision: of this query, in [0, 1].
-        first: rows of the top results.
+        top: rows of the top results.
         correct: whether each of them has the same identity.
     """
 
     text: str
     image: int
-    right: int
+    first_correct: int
     rank: int
     average_precision: float
-    first: list[int]
+    top: list[int]
     correct: list[bool]
 
 
@@ -72,16 +72,16 @@ def worst_queries(
         query = int(ranked.query[row])
         scores = fuse(*similarities(query, query + 1), local_weight)[0]
         same = people == ranked.person_ids[row]
-        first = np.lexsort((same, -scores))  # on equal scores the wrong image first, as in the ranking
+        order_of_images = np.lexsort((same, -scores))  # on equal scores the wrong image first, as in the ranking
         failures.append(
             Failure(
                 text=texts[query],
                 image=int(ranked.image[row]),
-                right=int(first[same[first]][0]),
+                first_correct=int(order_of_images[same[order_of_images]][0]),
                 rank=int(ranking.first_rank[row]),
                 average_precision=float(ranking.average_precision[row]),
-                first=first[:SHOWN].tolist(),
-                correct=same[first[:SHOWN]].tolist(),
+                top=order_of_images[:SHOWN].tolist(),
+                correct=same[order_of_images[:SHOWN]].tolist(),
             )
         )
     return failures
@@ -131,8 +131,8 @@ def _strip(failure: Failure, rows: Sequence[Mapping[str, Any]], width: int) -> I
     for number, line in enumerate(lines):
         draw.text((0, number * (TEXT + 6)), line, fill=INK, font=_font(TEXT))
     # The correct image is left of a gap, the ranked list right of it.
-    _paste(image, draw, rows[failure.right], 0, below, None, f"first correct: #{failure.rank}")
-    for number, (row, correct) in enumerate(zip(failure.first, failure.correct, strict=True)):
+    _paste(image, draw, rows[failure.first_correct], 0, below, None, f"first correct: #{failure.rank}")
+    for number, (row, correct) in enumerate(zip(failure.top, failure.correct, strict=True)):
         left = CELL + 3 * GAP + number * (CELL + GAP)
         _paste(image, draw, rows[row], left, below, correct, f"#{number + 1}")
     return image

@@ -69,8 +69,8 @@ def assemble_data(source: str | Path, repo_id: str, folder: str | Path, images_o
         Counts of the written rows.
 
     Raises:
-        ReleaseError: the rows may not be released, because a source is unknown, a path leads out of its folder or an
-            identity is in two splits; or a source in `images_of` is unknown or has no rows; or `folder` is not empty.
+        ReleaseError: the rows may not be released, because a source is unknown, a path leads out of its folder, or an
+            identity is in two splits. Or a source in `images_of` is unknown or has no rows. Or `folder` is not empty.
         ValueError, OSError: the rows cannot be read.
     """
     folder = Path(folder)

@@ -242,8 +242,8 @@ def region_sentence_contrastive(
 ) -> torch.Tensor:
     """Symmetric contrastive loss over region-sentence pairs with identity masking (ours; the paper's is not public).
 
-    Row n of both is one pair. Two kinds of pairs are likely to be true and are left out of the negatives: pairs with
-    an equal sentence ("She has black shoes."), and pairs of the same person in another image that name the same part.
+    Row n of both is one pair. Two kinds of pairs are likely to be true and are left out of the negatives. They are
+    pairs with an equal sentence ("She has black shoes."), and pairs that name the same part of the same person.
     A pair of weight 0 has no loss in its own row and column, and stays a negative of the others.
 
     Args:

@@ -342,7 +342,7 @@ def test_the_extras_that_the_pages_name_are_there() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_links_is_there(page: str) -> None:
+def test_the_links_of_a_page_exist(page: str) -> None:
     text = PAGES[page].read_text(encoding="utf-8")
     for path in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (PAGES[page].parent / path).exists(), path

@@ -114,7 +114,7 @@ def test_no_import_cycle() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_the_root_of_the_model_is_what_travels_to_the_hub() -> None:
+def test_the_root_of_the_package_is_the_code_of_a_release() -> None:
     root = {path.name for path in (ROOT / "modeling_rogle").iterdir() if path.is_file()}
     assert root == {*code_files(), "__init__.py", "py.typed"}
 

@@ -223,7 +223,7 @@ def prepare_model(
 def make_mining_rounds(
     recipe: Recipe, rows: Dataset, shards: ShardImages | None, accelerator: Accelerator
 ) -> MiningRounds | None:
-    """Mining rounds, if the recipe asks for them or the rows have no region-sentence pairs.
+    """Mining rounds, if the recipe requests them or the rows have no region-sentence pairs.
 
     Raises:
         SystemExit: mining combined with streaming, noise or FSDP.
@@ -320,7 +320,7 @@ def _claim_out(recipe: Recipe, accelerator: Accelerator) -> None:
 
 
 def _adapt(recipe: Recipe, model: RogleModel) -> "PeftModel | None":
-    """Adds the adapters in place, if the recipe asks for some."""
+    """Adds the adapters in place, if the recipe requests them."""
     if not recipe.lora_rank:
         return None
     base = Path(recipe.model).name if recipe.model and Path(recipe.model).exists() else recipe.model

@@ -171,7 +171,7 @@ class Trainer:
             scale.clamp_(max=MAX_LOG_SCALE)
 
     def _save_within_epoch(self) -> None:
-        """Writes the checkpoint that `--save-steps` or SIGTERM asks for.
+        """Writes the checkpoint that `--save-steps` or SIGTERM requests.
 
         Raises:
             SystemExit: after SIGTERM.

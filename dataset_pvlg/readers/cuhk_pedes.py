@@ -105,14 +105,14 @@ def _with_splits(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
             f"test to 13003): of {len(people)} identities {len(moved)} are held out as validation and test, chosen by "
             "a hash of the id. Results do not compare with the official split"
         )
-    for where, entry in load_records(file, report):
+    for location, entry in load_records(file, report):
         if isinstance(entry, dict):
             person = parse_person(entry.get("id"))
             if person is not None and first == 0:
                 entry["id"] = person = person + 1
             # A record with an invalid id is skipped later, whatever its split.
             entry["split"] = "train" if person is None else by_id.get(person, "train")
-        yield where, entry
+        yield location, entry
 
 
 def _official_split(person: int) -> str | None:
@@ -143,21 +143,21 @@ def _joined_by_image(rows: list[Any], part: Path, split: str, report: ReadReport
     entries: Entries = []
     by_image: dict[tuple[str, int], dict[str, Any]] = {}
     for index, row in enumerate(rows):
-        where = f"{part.name}: annotation {index}"
+        location = f"{part.name}: annotation {index}"
         if not isinstance(row, dict):
-            entries.append((where, row))
+            entries.append((location, row))
             continue
         person, path = parse_person(row.get("id")), row.get("file_path")
         if person is None or not isinstance(path, str):
-            entries.append((where, {"split": split, "id": row.get("id"), "file_path": path, "captions": []}))
+            entries.append((location, {"split": split, "id": row.get("id"), "file_path": path, "captions": []}))
             continue
         if (path, person) in by_image:
             by_image[path, person]["captions"].append(row.get("sentence"))
-            report.note("sentence joined to the image that it describes", where)
+            report.note("sentence joined to the image that it describes", location)
             continue
         entry = {"split": split, "id": person + 1, "file_path": path, "captions": [row.get("sentence")]}
         by_image[path, person] = entry
-        entries.append((where, entry))
+        entries.append((location, entry))
     return entries
 
 

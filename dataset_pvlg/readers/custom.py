@@ -103,7 +103,7 @@ def load(file: Path, report: ReadReport) -> Iterator[tuple[str, Any]]:
         raise SourceError(f"{file}: a folder of images, or .csv, .tsv, .jsonl or .json is expected")
     if not entries:
         raise SourceError(f"{file}: no {'image' if file.is_dir() else 'row'} in it")
-    entries = _joined_by_image([(where, _with_public_names(entry)) for where, entry in entries], report)
+    entries = _joined_by_image([(location, _with_public_names(entry)) for location, entry in entries], report)
     if file.stem.lower() == "metadata" and len(tables := _tables(file.parent)) > 1:
         others = ", ".join(path.name for path in tables if path != file)
         report.warn(f"{file.name} was read; {others} beside it was not")
@@ -165,11 +165,11 @@ def _read_table(file: Path, report: ReadReport) -> Entries:
             raise SourceError(f"{file}: line 1: column {sorted(repeated)[0]!r} occurs twice in the header")
         reader.fieldnames = names
         for row in reader:
-            where = f"{file.name}: line {reader.line_num}"
+            location = f"{file.name}: line {reader.line_num}"
             if None in row or any(value is None for value in row.values()):
-                entries.append((where, "a row with more or fewer cells than the header"))
+                entries.append((location, "a row with more or fewer cells than the header"))
                 continue
-            entries.append((where, {name: value for name, value in row.items() if value.strip()}))
+            entries.append((location, {name: value for name, value in row.items() if value.strip()}))
     except csv.Error as error:
         raise SourceError(f"{file}: line {reader.reader.line_num}: not readable as CSV ({error})") from error
     return entries
@@ -181,11 +181,11 @@ def _read_json_lines(file: Path, report: ReadReport) -> Entries:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{file.name}: line {number}"
+        location = f"{file.name}: line {number}"
         try:
-            entries.append((where, json.loads(line)))
+            entries.append((location, json.loads(line)))
         except (ValueError, RecursionError) as error:
-            entries.append((where, f"not JSON ({str(error)[:60]})"))
+            entries.append((location, f"not JSON ({str(error)[:60]})"))
     return entries
 
 
@@ -208,15 +208,15 @@ def _joined_by_image(entries: Entries, report: ReadReport) -> Entries:
     """Join rows that differ only in the caption, as in tables with one row per caption."""
     joined: Entries = []
     first_entries: dict[str, dict[str, Any]] = {}
-    for where, entry in entries:
+    for location, entry in entries:
         if isinstance(entry, dict) and isinstance(entry["captions"], list) and isinstance(entry["file_path"], str):
             key = json.dumps({name: value for name, value in entry.items() if name != "captions"}, default=str)
             if key in first_entries:
                 first_entries[key]["captions"] += entry["captions"]
-                report.note("caption joined to the image that it describes", where)
+                report.note("caption joined to the image that it describes", location)
                 continue
             first_entries[key] = entry
-        joined.append((where, entry))
+        joined.append((location, entry))
     return joined
 
 

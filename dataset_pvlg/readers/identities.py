@@ -41,7 +41,7 @@ def remove_shared_people(records: RecordFile, report: ReadReport) -> None:
     np.maximum.at(last, records.people, records.splits)
     shared = records.splits != last[records.people]
     for record in records.select(shared):
-        report.skip(f"person of {record.split} who is in {SPLITS[last[record.person]]} too", record.image_where)
+        report.skip(f"person of {record.split} who is in {SPLITS[last[record.person]]} too", record.image_location)
     records.remaining &= ~shared
     if shared.any():
         report.warn(

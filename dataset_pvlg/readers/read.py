@@ -141,11 +141,11 @@ def _find_image_root(layout: Layout, file: Path, image_root: str | Path | None) 
 
 def _checked_records(layout: Layout, file: Path, report: ReadReport) -> Iterator[Record]:
     has_objects = has_splits = False
-    for where, entry in layout.load(file, report):
+    for location, entry in layout.load(file, report):
         report.records += 1
         if isinstance(entry, dict):
             has_objects, has_splits = True, has_splits or entry.get("split") is not None
-        if record := parse_record(where, entry, layout, report):
+        if record := parse_record(location, entry, layout, report):
             yield record
     if has_objects and not has_splits:
         raise SourceError(f"{file}: field 'split': no record has one")
@@ -157,12 +157,12 @@ def _check_captions(records: RecordFile, report: ReadReport, num_proc: int) -> N
     results = map_in_workers(_caption_faults, (record.captions for record in records), num_proc, [__name__])
     for record, (faults, record_keys) in zip(records, results, strict=True):
         for number, fault in faults:
-            report.note_irregular(fault, f"{record.where}: field 'captions': {record.captions[number][:80]!r}")
+            report.note_irregular(fault, f"{record.location}: field 'captions': {record.captions[number][:80]!r}")
         keys.extend(record_keys)
         people.extend([record.person] * len(record_keys))
         repeated = len(record_keys) - len(set(record_keys))
         if repeated:
-            report.note_irregular("the same caption twice", record.where, repeated)
+            report.note_irregular("the same caption twice", record.location, repeated)
     _, first, which, uses = np.unique(
         np.array(keys, np.uint64), return_index=True, return_inverse=True, return_counts=True
     )
@@ -190,16 +190,16 @@ def _locate_images(records: RecordFile, layout: Layout, images: Path, report: Re
         try:
             match = find_image(images, record.name, layout.first_folder_optional)
         except RefusedPathError:
-            report.skip("image path leads out of the image root", record.image_where)
+            report.skip("image path leads out of the image root", record.image_location)
             continue
         if match is None:
-            report.skip("image missing", record.image_where)
+            report.skip("image missing", record.image_location)
             first, slash, _ = record.name.partition("/")
             missing_by_folder[first if slash else ""] += 1
             continue
         record.path, name, change = match
         if change:
-            report.repair(change, record.image_where)
+            report.repair(change, record.image_location)
         record.name = name
         yield record
     for folder, count in missing_by_folder.items():  # the most common failure: only some folders were downloaded
@@ -214,9 +214,9 @@ def _remove_second_owners(records: RecordFile, splits: Collection[str] | None, r
     is_claimed = (owners != owners[first][image]).any(1)
     is_requested = np.isin(records.splits, [SPLITS.index(split) for split in splits or SPLITS])
     for record in records.select(is_claimed):
-        report.skip("image already used by another identity or split", record.image_where)
+        report.skip("image already used by another identity or split", record.image_location)
     for record in records.select(~is_requested & ~is_claimed):
-        report.skip("split not requested", f"{record.where}: {record.split}")
+        report.skip("split not requested", f"{record.location}: {record.split}")
     records.remaining &= is_requested & ~is_claimed
 
 
@@ -235,20 +235,20 @@ def _rows(
     bar = tqdm(numbered, desc=f"reading {layout.source}", unit="image", total=len(records), disable=None)
     for number, record, (image, caption, caption_origin, sentences) in bar:
         if isinstance(image, str):
-            report.skip("image does not decode", f"{record.image_where}: {image}")
+            report.skip("image does not decode", f"{record.image_location}: {image}")
             records.remaining[number] = False
             continue
         if image.mode != "RGB":
-            report.note(f"image mode {image.mode}", record.image_where)
+            report.note(f"image mode {image.mode}", record.image_location)
         contents[number] = text_key(image.sha256)
         suffix = ""
         if int(records.names[number]) in repeated_names:
             uses[record.name] += 1
             if uses[record.name] > 1:
                 suffix = f"#{uses[record.name]}"
-                report.note("image named by several records", record.image_where)
+                report.note("image named by several records", record.image_location)
         if not record.captions:
-            report.note("image without caption", record.image_where)
+            report.note("image without caption", record.image_location)
         captions[record.split] += len(record.captions)
         row = {
             "image": str(record.path),
@@ -316,7 +316,7 @@ def _note_copies(records: RecordFile, contents: np.ndarray, report: ReadReport) 
         shown[pairs[:MAX_EXAMPLES].ravel()] = True
         examples = dict(zip(np.flatnonzero(shown).tolist(), records.select(shown), strict=True))
         for number, (copy, original) in enumerate(pairs.tolist()):
-            text = f"{examples[copy].image_where} and {examples[original].name!r}" if number < MAX_EXAMPLES else ""
+            text = f"{examples[copy].image_location} and {examples[original].name!r}" if number < MAX_EXAMPLES else ""
             report.note(f"byte-identical image in two {kind}", text)
 
 
@@ -355,19 +355,19 @@ def _human_regions(
     regions = []
     for region in record.regions:
         if not isinstance(region, dict):
-            report.drop("region is not an object", f"{record.where}: field 'regions'")
+            report.drop("region is not an object", f"{record.location}: field 'regions'")
             continue
         sentence = region.get("sentence")
         index = texts.index(sentence) if sentence in texts else -1
         if sentence is not None and index < 0:
-            report.note("sentence of a region not found", f"{record.where}: field 'regions': {str(sentence)[:60]!r}")
+            report.note("sentence of a region not found", f"{record.location}: field 'regions': {str(sentence)[:60]!r}")
         label = encodable(str(region.get("label") or ""))
         values = {"bbox": region.get("bbox"), "label": label, "sentence": index, "score": 1.0, "reliability": 1.0}
         regions.append(values | {"origin": "human"})
     regions, counts = clip_regions(regions, width, height)
-    where = f"{record.where}: field 'regions': image {record.name!r} is {width} x {height}"
+    location = f"{record.location}: field 'regions': image {record.name!r} is {width} x {height}"
     if counts["clipped"]:
-        report.repair("box clipped to its image", where, counts["clipped"])
+        report.repair("box clipped to its image", location, counts["clipped"])
     if counts["dropped"]:
-        report.drop("box under one pixel inside its image", where, counts["dropped"])
+        report.drop("box under one pixel inside its image", location, counts["dropped"])
     return regions

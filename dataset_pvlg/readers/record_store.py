@@ -20,7 +20,7 @@ from dataset_pvlg.readers.records import Record
 
 RECORDS_AT_ONCE = 500
 _TEXT_SCHEMA = pa.schema(
-    [("where", pa.binary()), ("name", pa.string()), ("captions", pa.list_(pa.string())), ("camera", pa.string()),
+    [("location", pa.binary()), ("name", pa.string()), ("captions", pa.list_(pa.string())), ("camera", pa.string()),
      ("origin", pa.string()), ("regions", pa.string()), ("path", pa.binary())]
 )  # fmt: skip
 
@@ -88,9 +88,9 @@ class RecordFile:
                 start += len(batch)
 
     def _record(self, number: int, columns: dict[str, Any]) -> Record:
-        where, path, regions = columns.pop("where"), columns.pop("path"), columns.pop("regions")
+        location, path, regions = columns.pop("location"), columns.pop("path"), columns.pop("regions")
         return Record(
-            where=os.fsdecode(where),
+            location=os.fsdecode(location),
             split=SPLITS[self.splits[number]],
             person=int(self.people[number]),
             path_field=self.path_field,
@@ -102,7 +102,7 @@ class RecordFile:
 
 def _text_columns(record: Record) -> dict[str, Any]:
     return {
-        "where": os.fsencode(record.where),  # it contains a file name, which may not be valid text
+        "location": os.fsencode(record.location),  # it contains a file name, which may not be valid text
         "name": record.name,
         "captions": record.captions,
         "camera": record.camera,

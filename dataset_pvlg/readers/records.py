@@ -138,7 +138,7 @@ class Record:
     """One checked annotation.
 
     Args:
-        where (`str`): the location for messages, as "file.json: record 17".
+        location (`str`): the location for messages, as "file.json: record 17".
         split (`str`): one of `SPLITS`.
         person (`int`): the source's id of the identity.
         path_field (`str`): field with the path of the image.
@@ -150,7 +150,7 @@ class Record:
         path (`Path`, *optional*): the image file, once it was found.
     """
 
-    where: str
+    location: str
     split: str
     person: int
     path_field: str
@@ -162,9 +162,9 @@ class Record:
     path: Path | None = None
 
     @property
-    def image_where(self) -> str:
+    def image_location(self) -> str:
         """The location with the field and name of the image, for messages."""
-        return f"{self.where}: field {self.path_field!r}: {self.name!r}"
+        return f"{self.location}: field {self.path_field!r}: {self.name!r}"
 
 
 def find_annotations(layout: Layout, root: Path) -> Path:
@@ -254,11 +254,11 @@ def record_list(content: Any, file: Path) -> Entries:
     return [(f"{file.name}: record {index}", entry) for index, entry in enumerate(content)]
 
 
-def parse_record(where: str, entry: Any, layout: Layout, report: ReadReport) -> Record | None:
+def parse_record(location: str, entry: Any, layout: Layout, report: ReadReport) -> Record | None:
     """Check the fields of one record.
 
     Args:
-        where (`str`): the location for messages.
+        location (`str`): the location for messages.
         entry: the record as parsed.
         layout (`Layout`): the source.
         report (`ReadReport`): counts what is skipped, dropped and repaired.
@@ -267,39 +267,39 @@ def parse_record(where: str, entry: Any, layout: Layout, report: ReadReport) -> 
         `Record`, *optional*: None, and a count, if a field cannot be repaired.
     """
     if not isinstance(entry, dict):
-        report.skip("record is not an object", f"{where}: {type(entry).__name__}")
+        report.skip("record is not an object", f"{location}: {type(entry).__name__}")
         return None
     for name in ("split", "id", layout.path_field, *(["captions"] if layout.needs_captions else [])):
         if entry.get(name) is None:
-            report.skip(f"field '{name}' missing", f"{where}: field {name!r} missing")
+            report.skip(f"field '{name}' missing", f"{location}: field {name!r} missing")
             return None
     split = SPLIT_NAMES.get(entry["split"].strip().lower()) if isinstance(entry["split"], str) else None
     if split is None:
-        report.skip("field 'split' names no split", f"{where}: field 'split': {entry['split']!r}")
+        report.skip("field 'split' names no split", f"{location}: field 'split': {entry['split']!r}")
         return None
     person = parse_person(entry["id"])
     if isinstance(entry["id"], str) and person is not None:
-        report.repair("id given as a string", f"{where}: field 'id': {entry['id']!r}")
+        report.repair("id given as a string", f"{location}: field 'id': {entry['id']!r}")
     if isinstance(entry["id"], int) and entry["id"] < 0:
-        report.skip("field 'id' marks junk or a distractor", f"{where}: field 'id': {entry['id']!r}")
+        report.skip("field 'id' marks junk or a distractor", f"{location}: field 'id': {entry['id']!r}")
         return None
     if person is None:
-        report.skip("field 'id' is not a number of a person", f"{where}: field 'id': {entry['id']!r}")
+        report.skip("field 'id' is not a number of a person", f"{location}: field 'id': {entry['id']!r}")
         return None
     name = entry[layout.path_field]
     if not isinstance(name, str) or not name.strip() or encodable(name) != name:
-        report.skip(f"field '{layout.path_field}' is not a path", f"{where}: field {layout.path_field!r}: {name!r}")
+        report.skip(f"field '{layout.path_field}' is not a path", f"{location}: field {layout.path_field!r}: {name!r}")
         return None
-    captions = _parse_captions(entry.get("captions") or [], where, report)
+    captions = _parse_captions(entry.get("captions") or [], location, report)
     if not captions and layout.needs_captions:
-        report.skip("no caption left", f"{where}: field 'captions': {str(entry['captions'])[:60]!r}")
+        report.skip("no caption left", f"{location}: field 'captions': {str(entry['captions'])[:60]!r}")
         return None
     regions = entry.get("regions") or []
     if not isinstance(regions, list):
-        report.drop("field 'regions' is not a list", f"{where}: field 'regions': {type(regions).__name__}")
+        report.drop("field 'regions' is not a list", f"{location}: field 'regions': {type(regions).__name__}")
         regions = []
     return Record(
-        where=where,
+        location=location,
         split=split,
         person=person,
         path_field=layout.path_field,
@@ -346,20 +346,20 @@ def _short_text(value: Any) -> str | None:
     return encodable(str(value)).strip()[:64] or None
 
 
-def _parse_captions(value: Any, where: str, report: ReadReport) -> list[str]:
+def _parse_captions(value: Any, location: str, report: ReadReport) -> list[str]:
     if isinstance(value, str):
-        report.repair("captions given as a string", f"{where}: field 'captions' is a string, not a list")
+        report.repair("captions given as a string", f"{location}: field 'captions' is a string, not a list")
         value = [value]
     captions = []
     for caption in value if isinstance(value, list) else [value]:
         if not isinstance(caption, str):
-            report.drop("caption is not text", f"{where}: field 'captions': {type(caption).__name__}")
+            report.drop("caption is not text", f"{location}: field 'captions': {type(caption).__name__}")
         elif not split_sentences(caption):
-            report.drop("caption is empty", f"{where}: field 'captions': {caption[:40]!r}")
+            report.drop("caption is empty", f"{location}: field 'captions': {caption[:40]!r}")
         else:
             clean = encodable(caption)
             if clean != caption:
-                report.repair("caption contains a lone surrogate", f"{where}: field 'captions'")
+                report.repair("caption contains a lone surrogate", f"{location}: field 'captions'")
             captions.append(clean)
     return captions
 

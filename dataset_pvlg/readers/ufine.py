@@ -38,7 +38,7 @@ def check_3c(records: Iterable[Record], report: ReadReport) -> None:
     for record in records:
         splits.add(record.split)
         if record.origin:
-            report.note(f"taken from {record.origin}", record.where)
+            report.note(f"taken from {record.origin}", record.location)
     if wrong := [split for split in SPLITS if split in splits - {"test"}]:
         report.warn(f"UFine3C is for evaluation only, and there are records of {', '.join(wrong)}: is this UFine6926?")
 

@@ -1,9 +1,9 @@
 """Sources of images to index: a folder, a glob, or a data set of P-VLG rows; with the metadata of each image.
 
-A folder may hold `metadata.jsonl` or `metadata.csv` next to the images, in the format of `datasets`' imagefolder: a
-column `file_name`, relative to that file, and any other columns (camera, time, ...), with the types that pyarrow
-infers. Of the rows of a data set every scalar column is kept, and `image_id` names the image. Their images are not
-files, so the index stores small copies of them.
+A folder may hold `metadata.jsonl` or `metadata.csv` next to the images, in the format of `datasets`' imagefolder. The
+column `file_name` is relative to that file. There may be any other columns (camera, time, ...), with the types that
+pyarrow infers. Of the rows of a data set, every scalar column is kept, and `image_id` names the image. Their images are
+not files, so the index stores small copies of them.
 
 A new kind of source returns its images as a `Source` and is added to `find_source`.
 """

@@ -118,7 +118,7 @@ class RegionMatcher(nn.Module):
         regions, (images, count) = sample.region_embeds, sample.candidates.shape[:2]
         cosines = _candidate_cosines(sample)
         self._fit_statistics(regions, cosines)
-        near, share = (each.view(images, count, -1) for each in anchor_weights(sample.candidates.reshape(-1, 4)))
+        nearest, share = (values.view(images, count, -1) for values in anchor_weights(sample.candidates.reshape(-1, 4)))
         extents = _extent_features(sample.candidates)
         by_image = sample.sentence_image.argsort(stable=True)
         sentences_of = by_image.split(torch.bincount(sample.sentence_image, minlength=images).tolist())
@@ -135,7 +135,7 @@ class RegionMatcher(nn.Module):
                 if not len(sentences):
                     continue
                 image = torch.searchsorted(batch, sample.sentence_image[sentences])
-                anchors = near[batch], share[batch]
+                anchors = nearest[batch], share[batch]
                 embeds = F.dropout(self._standardize(regions[batch], *anchors), 0.3)
                 logits = self._logits(bags[sentences], cosines[sentences], embeds, image, *anchors, extents[batch])
                 loss = F.binary_cross_entropy_with_logits(logits, target[sentences], reduction="none").mean(1)
@@ -152,10 +152,10 @@ class RegionMatcher(nn.Module):
         self.cosine_mean.copy_(cosines[:, :anchors].mean(0))
         self.cosine_std.copy_(cosines[:, :anchors].std(0, correction=0).clamp(min=1e-3))
 
-    def _standardize(self, embeds: torch.Tensor, near: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    def _standardize(self, embeds: torch.Tensor, nearest: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         """Region embeddings `[B, N, D]`, standardised by the statistics of their nearest anchor boxes."""
-        mean = torch.einsum("bnk,bnkd->bnd", share, self.embed_mean[near])
-        return (embeds.float() - mean) / torch.einsum("bnk,bnkd->bnd", share, self.embed_std[near])
+        mean = torch.einsum("bnk,bnkd->bnd", share, self.embed_mean[nearest])
+        return (embeds.float() - mean) / torch.einsum("bnk,bnkd->bnd", share, self.embed_std[nearest])
 
     def _logits(
         self,
@@ -163,7 +163,7 @@ class RegionMatcher(nn.Module):
         cosines: torch.Tensor,
         embeds: torch.Tensor,
         image: torch.Tensor,
-        near: torch.Tensor,
+        nearest: torch.Tensor,
         share: torch.Tensor,
         extents: torch.Tensor,
     ) -> torch.Tensor:
@@ -174,7 +174,7 @@ class RegionMatcher(nn.Module):
             cosines: `[S, N]`.
             embeds: `[B, N, D]`, standardised.
             image: `[S]` int64, the image of each sentence.
-            near: `[B, N, 3]` int64, see [`anchor_weights`].
+            nearest: `[B, N, 3]` int64, see [`anchor_weights`].
             share: `[B, N, 3]`, see [`anchor_weights`].
             extents: `[B, N, E]`.
 
@@ -183,12 +183,12 @@ class RegionMatcher(nn.Module):
         """
         word_side = bags @ self.ask  # [S, R]
         image_side = torch.einsum("bnd,kdr->bnkr", embeds, self.see)  # at all anchor boxes: gathering `see` costs more
-        index = near[..., None].expand(*near.shape, image_side.shape[-1])
+        index = nearest[..., None].expand(*nearest.shape, image_side.shape[-1])
         image_side = torch.einsum("bnk,bnkr->bnr", share, image_side.gather(2, index))
         prefer = _WORD_GAIN * (bags @ self.prefer) + self.bias  # [S, K]
         logits = _WORD_GAIN * torch.einsum("se,sne->sn", bags @ self.extent, extents[image])
-        for n in range(near.shape[2]):
-            anchor, weight = near[image, :, n], share[image, :, n]
+        for n in range(nearest.shape[2]):
+            anchor, weight = nearest[image, :, n], share[image, :, n]
             standard = (cosines - self.cosine_mean[anchor]) / self.cosine_std[anchor]
             logits = logits + weight * (prefer.gather(1, anchor) + self.cosine[anchor] * standard)
         return logits + torch.einsum("sr,snr->sn", word_side, image_side[image])
@@ -214,11 +214,12 @@ class RegionMatcher(nn.Module):
         Returns:
             `[S, N]` fp32 in [0, 1].
         """
-        near, share = (each[None] for each in anchor_weights(boxes))
+        nearest, share = (values[None] for values in anchor_weights(boxes))
         cosines = sentence_embeds.float() @ region_embeds.float().T
-        embeds, image = self._standardize(region_embeds[None], near, share), torch.zeros(len(texts), dtype=torch.long)
+        embeds = self._standardize(region_embeds[None], nearest, share)
+        image = torch.zeros(len(texts), dtype=torch.long)
         bags = self.bags(tokenizer, texts)
-        return torch.sigmoid(self._logits(bags, cosines, embeds, image, near, share, _extent_features(boxes[None])))
+        return torch.sigmoid(self._logits(bags, cosines, embeds, image, nearest, share, _extent_features(boxes[None])))
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file with the words in its metadata; the file is replaced atomically."""

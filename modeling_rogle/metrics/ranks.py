@@ -120,9 +120,9 @@ def rank(
         The ranking of each query.
 
     Raises:
-        ValueError: an unknown tie rule, no query, or an empty gallery; similarities of the wrong shape, in half
-            precision (bfloat16 changes published figures by up to 0.4 points), or not finite for a query with a
-            positive; pairs outside the block.
+        ValueError: an unknown tie rule, no query, or an empty gallery; pairs outside the block; similarities
+            of the wrong shape, in half precision, or not finite for a query with a positive. (bfloat16 changes
+            published figures by up to 0.4 points.)
     """
     if ties not in TIES:
         raise ValueError(f"ties must be one of {TIES}, not {ties!r}")

@@ -317,13 +317,13 @@ class Gallery:
             description have probabilities, except those that were not reranked.
 
         Raises:
-            GalleryError: the query is empty, a number is out of range, the filter is invalid, the index has no images,
-                or the model is not the one that made the index or returns embeddings that are not finite.
+            GalleryError: the query is empty, a number is out of range, the filter is invalid, or the index has no
+                images. Or the model is not the one that made the index, or its embeddings are not finite.
 
         Warns:
-            UserWarning: the query is longer than the model reads, contains a negation or is in a script that the
-                tokenizer does not know; the index is incomplete; the store does not answer; or the calibration does
-                not apply to the model, the local weight or the size of the gallery.
+            UserWarning: the query is longer than the model reads, contains a negation, or is in a script that the
+                tokenizer does not know. Or the index is incomplete, or the store does not answer. Or the calibration
+                does not apply to the model, the local weight or the size of the gallery.
         """
         if top_k < 1:
             raise GalleryError(f"top-k must be at least 1, not {top_k}")

@@ -82,7 +82,7 @@ def test_lines_of_other_queries_are_left_out() -> None:
     assert breakdown({"i2t": ranked("image", [1, 2, 3]), "joint": ranked("mixed", [1])}, groups) == []
 
 
-def test_synthetic_rows_tell_garments_colours_and_lengths() -> None:
+def test_synthetic_rows_are_grouped_by_garment_colour_and_length() -> None:
     rows = load_rows("synthetic-tiny")[0]["test"].remove_columns("image")
     groups = groups_of_queries(rows)
     n = len(groups["long"])

@@ -26,10 +26,10 @@ def test_the_worst_queries_come_first_with_their_results(line: str, weight: floa
     for failure in failures:
         scores = similarity[failure.image]
         assert failure.text == f"caption {failure.image}"
-        assert failure.first == sorted(range(16), key=lambda i: -scores[i])[:SHOWN]
-        assert failure.correct == [bool(people[i] == people[failure.image]) for i in failure.first]
-        assert people[failure.right] == people[failure.image]
-        assert failure.rank == 1 + int((scores > scores[failure.right]).sum())
+        assert failure.top == sorted(range(16), key=lambda i: -scores[i])[:SHOWN]
+        assert failure.correct == [bool(people[i] == people[failure.image]) for i in failure.top]
+        assert people[failure.first_correct] == people[failure.image]
+        assert failure.rank == 1 + int((scores > scores[failure.first_correct]).sum())
 
 
 def test_ties_are_shown_as_they_are_ranked() -> None:
@@ -40,7 +40,7 @@ def test_ties_are_shown_as_they_are_ranked() -> None:
     assert failure.rank == 7 and not any(failure.correct)
 
 
-def test_queries_without_a_right_image_are_no_failures() -> None:
+def test_queries_without_a_correct_image_are_no_failures() -> None:
     split = random_split(6)
     ranked = ranked_queries(split, 0, ["global"])["global/long"]
     none = replace(ranked, ranking=replace(ranked.ranking, n_positives=np.zeros(6, dtype=np.int64)))
@@ -51,7 +51,7 @@ def test_queries_without_a_right_image_are_no_failures() -> None:
         worst_queries(split, ranked_queries(split, 0, ["local"])["local"], [], 3)
 
 
-def test_the_image_frames_right_and_wrong(tmp_path: Path) -> None:
+def test_the_image_frames_correct_and_wrong_results(tmp_path: Path) -> None:
     split = random_split(10)
     rows = [{"image": Image.new("RGB", (20 + n, 44), (0, 0, 20 * n))} for n in range(10)]
     ranked = ranked_queries(split, 0, ["global"])["global/long"]

@@ -90,6 +90,6 @@ def test_a_step_without_a_masked_word_has_every_gradient(model: RogleModel) -> N
     assert out.loss_head == 0 and all(p.grad is not None for p in model.parameters())
 
 
-def test_it_has_no_parts_at_inference(model: RogleModel) -> None:
+def test_the_head_has_no_parts_at_inference(model: RogleModel) -> None:
     assert model.part_counts == (0, 0)
     assert model.encode_image_parts(torch.randn(2, 3, 32, 16)).shape == (2, 0, 32)

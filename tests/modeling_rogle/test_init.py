@@ -6,7 +6,7 @@ import sys
 import modeling_rogle
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_can_be_imported():
     for name in modeling_rogle.__all__:
         assert getattr(modeling_rogle, name).__name__ == name
     assert set(modeling_rogle.__all__) <= set(dir(modeling_rogle))

@@ -28,7 +28,7 @@ def test_a_query_without_sentences_keeps_its_global_scores():
     assert result.moved.shape == (2, 0)
 
 
-def test_cosines_of_int8_regions_equal_those_of_the_unit_vectors_they_stand_for():
+def test_cosines_of_int8_regions_equal_those_of_their_unit_vectors():
     rng = np.random.default_rng(0)
     regions = rng.normal(size=(5, 3, 16)).astype(np.float32)
     sentences = rng.normal(size=(4, 16)).astype(np.float32)

@@ -202,7 +202,7 @@ def test_attention_maps_of_other_than_eager_attention_are_refused(tiny_model: Ro
         tiny_model(**batch, output_attentions=True)
 
 
-def test_configuration_can_ask_for_states(tiny_model: RogleModel, batch: dict) -> None:
+def test_states_can_be_requested_by_the_configuration(tiny_model: RogleModel, batch: dict) -> None:
     tiny_model.config.output_hidden_states = True
     output = tiny_model(**batch)
     assert len(output.vision_model_output.hidden_states) == len(output.text_model_output.hidden_states) == 3
@@ -531,7 +531,7 @@ def test_a_rogle_checkpoint_keeps_its_sizes(tiny_checkpoint: Path) -> None:
     RogleModel.from_pretrained(tiny_checkpoint, image_size=[32, 16], max_position_embeddings=64)
 
 
-def test_crops_are_one_an_image_and_of_any_image_size(tiny_model: RogleModel) -> None:
+def test_there_is_one_crop_per_image_for_any_image_size(tiny_model: RogleModel) -> None:
     tiny_model.config.tsl_image_weight = 1.0
     seen = []
     tiny_model.vision_model.register_forward_pre_hook(

@@ -45,7 +45,7 @@ def texts(text: str) -> list[str]:
         ("42", ["42"]),
     ],
 )
-def test_splits(text, expected):
+def test_texts_are_split_into_sentences(text, expected):
     assert texts(text) == expected
 
 

@@ -148,7 +148,7 @@ def test_buckets_have_the_lowest_cost_of_all_partitions(lengths: list[int], call
         assert buckets == []
 
 
-def test_an_expensive_call_makes_one_bucket_and_a_free_one_a_bucket_a_length() -> None:
+def test_the_number_of_buckets_follows_the_cost_of_a_call() -> None:
     lengths = [5, 100, 5, 20, 100]
     assert length_buckets(lengths, 10_000) == [[0, 2, 3, 1, 4]]
     assert length_buckets(lengths, 0) == [[0, 2], [3], [1, 4]]

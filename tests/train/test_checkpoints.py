@@ -40,7 +40,7 @@ def test_the_last_few_are_kept_and_come_back_as_saved(tmp_path: Path) -> None:
         ("manifest.json", "Unterminated"),
     ],
 )
-def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path: Path, name: str, fault: str) -> None:
+def test_a_truncated_checkpoint_is_skipped_for_the_previous_one(tmp_path: Path, name: str, fault: str) -> None:
     checkpoints, messages = Checkpoints(tmp_path), []
     checkpoints.save(1, tensors_of(1), {})
     checkpoints.save(2, tensors_of(2), {"long enough": 1})
@@ -140,7 +140,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_bits(
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_a_truncated_checkpoint_is_passed_over(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_a_truncated_checkpoint_is_skipped(tiny_checkpoint: Path, tmp_path: Path) -> None:
     reference, killed, output = tmp_path / "reference", tmp_path / "killed", tmp_path / "output"
     arguments = flags(tiny_checkpoint, reference, "--epochs", "2")
     train.main(arguments)

@@ -7,7 +7,7 @@ from accelerate.utils import LoggerType, is_tensorboard_available
 from train.environment import tracker_names
 
 
-def test_a_tracker_that_is_not_there_is_named() -> None:
+def test_a_tracker_that_is_not_installed_is_named() -> None:
     assert tracker_names("none") is None
     assert tracker_names("auto") == (["tensorboard"] if is_tensorboard_available() else None)
     there = [str(each) for each in get_available_trackers()]

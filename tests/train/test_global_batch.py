@@ -50,7 +50,7 @@ def test_gradient_caching_equals_the_full_batch(tiny_model: RogleModel, batch: d
         assert float((actual[name] - each).abs().max()) < 1e-5 * largest, name
 
 
-def test_what_is_embedded_twice_drops_the_same_both_times(tiny_model: RogleModel, batch: dict) -> None:
+def test_both_passes_of_gradient_caching_have_equal_dropout(tiny_model: RogleModel, batch: dict) -> None:
     for tower in (tiny_model.vision_model, tiny_model.text_model):
         for layer in tower.encoder.layers:
             layer.self_attn.dropout = 0.2

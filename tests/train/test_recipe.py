@@ -132,7 +132,7 @@ def test_resume_is_a_word_or_a_checkpoint(tmp_path: Path) -> None:
     assert old.resume == "auto" and old.seeds == [1, 2]
 
 
-def test_a_folder_is_claimed_by_the_same_recipe_alone(tmp_path: Path) -> None:
+def test_only_an_equal_recipe_may_reuse_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "run"
     claim_folder(out, Recipe(out=str(out)))
     (out / "checkpoints").mkdir()

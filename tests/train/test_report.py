@@ -45,7 +45,7 @@ def test_curves_show_more_ink_for_more_lines(tmp_path: Path) -> None:
         ("icfg_pedes", "LOCAL", "other", "from `small`"),
     ],
 )
-def test_card_says_what_it_is_trained_on_and_its_numbers(
+def test_the_card_names_training_data_and_scores(
     tmp_path: Path, dataset: str, model: str | None, licence: str, named: str
 ) -> None:
     if model == "LOCAL":

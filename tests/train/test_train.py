@@ -111,7 +111,7 @@ def test_training_lowers_the_loss_and_moves_both_branches(tiny_checkpoint: Path,
 
 
 @pytest.mark.slow
-def test_noise_is_made_and_what_is_trusted_is_logged(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_noise_is_added_and_reliability_is_logged(tiny_checkpoint: Path, tmp_path: Path) -> None:
     noise = ["--shuffle-sentences", "0.5", "--shuffle-captions", "0.5"]
     reliability = ["--reliability-local", "gmm_consensus", "--reliability-global", "gmm_consensus"]
     main(flags(tiny_checkpoint, tmp_path / "run", *noise, *reliability))
@@ -154,7 +154,7 @@ def test_the_whole_recipe_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [["--id-loss-weight", "0.5"], ["--global-loss", "tal"]])
-def test_every_objective_can_be_asked_for(tiny_checkpoint: Path, tmp_path: Path, more: list[str]) -> None:
+def test_every_objective_can_be_selected(tiny_checkpoint: Path, tmp_path: Path, more: list[str]) -> None:
     main(flags(tiny_checkpoint, tmp_path / "run", *more))
     log = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
     name = {"--id-loss-weight": "loss_id", "--global-loss": "loss_global"}[more[0]]

@@ -69,11 +69,11 @@ def test_minima_are_settable():
         ("His shoes are white, his bag red.", "A man with a red bag, black socks and white shoes."),
     ],
 )
-def test_what_can_both_be_true_is_no_contradiction(caption, facts):
+def test_compatible_texts_are_no_contradiction(caption, facts):
     assert contradiction(caption, facts) is None
 
 
-def test_attributes_are_read_before_and_after_the_noun_and_not_where_denied():
+def test_attributes_are_read_on_both_sides_of_a_noun_unless_negated():
     attributes = read_attributes("He has no hat. His long, loose coat is dark green, and he wears black dress shoes.")
     assert attributes.gender == (3, 0)
     assert dict(attributes.kinds) == {"outer": {""}, "feet": {""}}

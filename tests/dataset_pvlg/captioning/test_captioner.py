@@ -128,7 +128,7 @@ def test_a_model_that_needs_torchvision_is_one_line(tmp_path, drawing, kind, pro
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
-def test_what_is_no_captioner_is_one_line(tmp_path, folder, tiny_checkpoint):
+def test_an_unsuitable_captioner_is_one_line(tmp_path, folder, tiny_checkpoint):
     silent = save_tiny_captioner(tmp_path / "silent")
     (silent / "chat_template.jinja").unlink()
     clip = tmp_path / "clip"

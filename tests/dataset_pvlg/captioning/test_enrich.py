@@ -171,7 +171,7 @@ def run(data, out, folder, batch_size=2):
     fresh(enrich_folder, data, out, Captioner(str(folder), options=OPTIONS), batch_size, False)
 
 
-def test_command_writes_a_folder_that_loads_and_says_what_was_done(tmp_path, folder, capsys):
+def test_the_command_writes_a_loadable_folder_and_prints_a_summary(tmp_path, folder, capsys):
     data = write_folder(tmp_path / "in")
     (data / "README.md").write_text("# Card\n")
     (data / "build_report.json").write_text('{"sources": []}')

@@ -142,7 +142,7 @@ def test_size_and_aspect_drop_training_rows_and_note_others(source, size, option
     assert sum(run(rows, CurationOptions())[1].removed["train"].values()) == 1
 
 
-def test_same_file_across_splits_costs_the_training_row(source):
+def test_equal_files_across_splits_are_removed_from_train(source):
     for train, other in ((0, 8), (2, 10), (3, 10)):
         image_file(source, train).write_bytes(image_file(source, other).read_bytes())
     image_file(source, 9).write_bytes(image_file(source, 11).read_bytes())
@@ -159,7 +159,7 @@ def test_same_file_across_splits_costs_the_training_row(source):
     assert len(curated["train"]) == 5 and len(curated["validation"]) == len(curated["test"]) == 2
 
 
-def test_near_duplicate_across_splits_costs_the_training_row(source):
+def test_near_duplicates_across_splits_are_removed_from_train(source):
     original = Image.open(image_file(source, 10)).resize((96, 240), Image.Resampling.BICUBIC)
     original.save(image_file(source, 10), quality=95)
     original.resize((48, 120), Image.Resampling.LANCZOS).save(image_file(source, 1), quality=70)
@@ -214,7 +214,7 @@ def test_person_in_two_splits_of_one_source_is_noted(source):
     assert len(curated["train"]) == 8
 
 
-def test_captions_of_many_people_cost_the_training_rows_that_have_no_other(source):
+def test_training_rows_with_only_common_captions_are_removed(source):
     file, records = source
     for number in (0, 2, 4, 10):
         records[number]["captions"] = ["A man with black hair is walking"]

@@ -113,7 +113,7 @@ def test_time_grows_about_as_the_rows_do():
     assert seconds[1] < 10 * seconds[0]
 
 
-def test_memory_of_the_search_is_a_few_numbers_a_row():
+def test_the_search_needs_a_few_numbers_per_row():
     """The grey images as float32 would be 1,152 bytes a row; half of the rows have a hash near that of another."""
     rng = np.random.default_rng(0)
     peaks = []

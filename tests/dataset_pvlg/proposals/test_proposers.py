@@ -67,7 +67,7 @@ def test_any_image_is_taken(proposer, size, mode):
 
 @pytest.mark.parametrize("most", [2, 10, 60])
 @pytest.mark.parametrize("name", WEIGHT_FREE)
-def test_no_more_boxes_than_asked_for(name, most, persons):
+def test_no_more_boxes_than_requested(name, most, persons):
     if name == "templates+felzenszwalb":
         pytest.importorskip("skimage")
     few, many = load_proposer(name, max_boxes=most)(persons[0].image, []), load_proposer(name)(persons[0].image, [])
@@ -91,7 +91,7 @@ def test_templates_are_symmetric():
     }
 
 
-def test_a_salient_thing_is_found_anywhere():
+def test_a_salient_region_is_found_at_any_position():
     pytest.importorskip("skimage")
     image = Image.new("RGB", (100, 260), (120, 130, 120))
     image.paste((200, 30, 30), (61, 3, 84, 21))  # far from all templates

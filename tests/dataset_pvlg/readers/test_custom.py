@@ -29,7 +29,7 @@ def all_rows(data) -> dict[str, dict]:
     return {row["path"]: row | {"split": split} for split, rows in data.items() for row in rows}
 
 
-def test_folder_of_images_gives_a_person_an_image_and_no_captions(folder):
+def test_a_folder_of_images_gives_one_person_per_image_and_no_captions(folder):
     data, report = read_source("own", folder)
     rows = all_rows(data)
     assert data["train"].features == FEATURES
@@ -104,7 +104,7 @@ def test_people_of_the_halves_of_msmt17_are_different_people(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("csv", ";"), ("tsv", "\t")])
-def test_table_with_one_caption_a_row(folder, suffix, delimiter):
+def test_a_table_with_one_caption_per_row(folder, suffix, delimiter):
     header = ["File_Name", "caption", "person_id", "split", "camera", "remark"]
     rows = [
         ["0.jpg", "A man, in red.", "ann", "train", "hall", ""],
@@ -189,7 +189,7 @@ def test_table_that_cannot_be_read_is_one_clear_line(folder, name, content, line
     assert "\n" not in str(error.value)
 
 
-def test_a_choice_of_tables_is_not_guessed(folder, tmp_path):
+def test_several_tables_are_refused(folder, tmp_path):
     write_table(folder / "a.csv", ["image"], [["0.jpg"]])
     write_table(folder / "b.csv", ["image"], [["1.jpg"]])
     with pytest.raises(SourceError, match=r"name one of a\.csv, b\.csv as the source"):

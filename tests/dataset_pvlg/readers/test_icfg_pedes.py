@@ -67,7 +67,7 @@ def test_splits_may_be_spelt_in_any_case(tmp_path, spelling):
     assert found == expected
 
 
-def test_folders_of_msmt17_say_nothing_about_the_split(tmp_path):
+def test_folders_of_msmt17_do_not_determine_the_split(tmp_path):
     file, records = write_source(tmp_path, "icfg_pedes")
     assert {record["file_path"].split("/")[0] for record in records} == {"test"}
     assert len(read_source("icfg_pedes", tmp_path)[0]["train"]) == 8

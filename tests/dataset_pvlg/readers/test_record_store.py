@@ -10,7 +10,12 @@ from dataset_pvlg.readers.records import Record
 
 
 def record(number: int, **given) -> Record:
-    fields = {"where": f"a.json: record {number}", "split": "train", "person": number // 2, "path_field": "file_path"}
+    fields = {
+        "location": f"a.json: record {number}",
+        "split": "train",
+        "person": number // 2,
+        "path_field": "file_path",
+    }
     return Record(**fields | {"name": f"imgs/{number}.jpg", "captions": [f"Image {number}.", "A man."]} | given)
 
 
@@ -20,7 +25,7 @@ ODD = [
     record(2, regions=[{"bbox": [1, 2.5, 3, 4], "label": "hat", "sentence": None}, "no object"]),
     record(
         3,
-        where="\udcff.json: record 3",
+        location="\udcff.json: record 3",
         path=Path("/images/\udcff.jpg"),
         captions=["Ein Mädchen", "一个男人"],
         split="validation",

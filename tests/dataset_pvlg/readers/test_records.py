@@ -25,7 +25,7 @@ def test_a_list_is_read_record_by_record_as_if_it_were_parsed_whole(tmp_path_fac
         patch.setattr(records, "_CHARACTERS_AT_ONCE", at_once)  # so that pieces end at every position
         loaded = list(records.load_records(file, ReadReport("cuhk_pedes")))
     assert [entry for _, entry in loaded] == entries
-    assert [where for where, _ in loaded] == [f"list.json: record {number}" for number in range(len(entries))]
+    assert [location for location, _ in loaded] == [f"list.json: record {number}" for number in range(len(entries))]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_without_their_first_folder_paths_are_found_and_counted(tmp_path):
     assert data["test"]["path"][:] == ["60.jpg", "61.jpg"]
 
 
-def test_a_choice_of_json_files_is_not_guessed(tmp_path):
+def test_several_json_files_are_refused(tmp_path):
     file, records = write_source(tmp_path, "ufine")
     write_records(tmp_path / "other.json", records)
     with pytest.raises(SourceError, match="no annotation file of ufine"):
@@ -42,7 +42,7 @@ def test_another_sets_file_is_refused(tmp_path, source):
         assert "\n" not in str(error.value)
 
 
-def test_another_sets_file_beside_does_not_hide_the_own_one(tmp_path):
+def test_a_file_of_another_data_set_in_the_folder_is_ignored(tmp_path):
     file, _ = write_source(tmp_path / "UFine6926", "ufine")
     write_source(tmp_path, "cuhk_pedes")
     assert read_source("ufine", tmp_path)[1].file == str(file)
@@ -58,7 +58,7 @@ def test_ufine3c_is_all_test_with_captions_of_varying_number(tmp_path):
     assert report.noted == {"taken from ICFG-PEDES": 6, "taken from UFine6926": 6}
 
 
-def test_ufine3c_and_ufine6926_are_not_taken_for_each_other(tmp_path):
+def test_ufine3c_and_ufine6926_are_not_confused(tmp_path):
     write_source(tmp_path / "6926", "ufine")
     write_source(tmp_path / "3c", "ufine3c")
     with pytest.raises(SourceError, match="annotations.json: every record is 'test' .* this is ufine3c, not ufine"):
@@ -67,7 +67,7 @@ def test_ufine3c_and_ufine6926_are_not_taken_for_each_other(tmp_path):
     assert "is this UFine6926?" in report.warnings[0]
 
 
-def test_joined_caption_says_nothing_twice(tmp_path):
+def test_a_joined_caption_repeats_no_sentence(tmp_path):
     file, records = write_source(tmp_path, "ufine")
     records[0]["captions"] = ["He has a hat. His shoes are red", "His shoes are red. He carries a bag."]
     write_records(file, records)

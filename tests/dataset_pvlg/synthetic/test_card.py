@@ -55,7 +55,7 @@ def test_image_matcher_leaves_the_image_itself_out():
     assert card.image_r1(images, np.array([0, 0, 1])) == pytest.approx(200 / 3)
 
 
-def test_oracle_needs_every_rival_to_differ_in_something_named():
+def test_the_oracle_needs_a_named_attribute_that_differs():
     people = dict(enumerate(sample_identities(0, 0, 6)))
     everything = frozenset(vars(people[0]))
     ids = np.arange(6)

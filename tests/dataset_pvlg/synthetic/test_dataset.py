@@ -100,7 +100,7 @@ def test_noise_rate_out_of_range_is_refused():
 
 
 @pytest.mark.parametrize("fault", ["glued", "double_blanks", "cjk", "misspelt"])
-def test_text_faults_keep_offsets_right(fault, clean):
+def test_text_faults_keep_offsets_correct(fault, clean):
     changed = 0
     for row, before in zip(train(noisy(**{fault: 1.0})), clean, strict=True):
         assert all(row["caption"][s["start"] : s["end"]] == s["text"] for s in row["sentences"])

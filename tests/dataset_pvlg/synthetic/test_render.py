@@ -157,7 +157,7 @@ def test_a_dress_fills_upper_and_lower_body():
     assert "upper_type" in drawn.visible and "lower_type" not in drawn.visible
 
 
-def test_what_an_occluder_hides_is_dropped(many):
+def test_occluded_parts_are_dropped(many):
     case = {"bag_type": "suitcase", "bag_colour": "purple", "bag_side": "left"}
     bare = [draw(seed, **case) for seed in range(40)]
     behind = [draw(seed, view={"occluder": "bush"}, **case) for seed in range(40)]

@@ -92,7 +92,7 @@ def test_open_clip_with_a_text_tower_apart_has_plain_gelu(tmp_path: Path):
     same(model.encode_texts(ids), unit(tokens @ state["text.text_projection"]))
 
 
-def test_open_clip_settings_beside_the_file_tell_heads_activation_and_pixels(tmp_path: Path):
+def test_open_clip_settings_give_heads_activation_and_pixels(tmp_path: Path):
     settings = {
         "model_cfg": {"vision_cfg": {"head_width": 32}, "text_cfg": {"width": WIDTH, "heads": 8}, "quick_gelu": True},
         "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},

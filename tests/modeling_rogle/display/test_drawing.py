@@ -28,7 +28,7 @@ def test_wrapped_lines_fit_and_keep_the_text(text, width):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_formats(tmp_path, suffix):
+def test_images_are_saved_in_every_format(tmp_path, suffix):
     path = save_image(Image.new("RGB", (20, 30), "red"), tmp_path / "new" / f"out{suffix}")
     with Image.open(path) as image:
         image.load()

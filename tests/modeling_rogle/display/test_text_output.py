@@ -29,7 +29,7 @@ def test_everything_becomes_json():
     assert only["sentences"][0]["box"] == [1.0, 2.0, 3.0, 4.0] and only["file"] == "/images/c3/1\n.png"
 
 
-def test_the_table_has_one_line_a_result():
+def test_the_table_has_one_line_per_result():
     table = format_table(Matches([result(1, moved=2), result(2, moved=-1), result(3, moved=0)]))
     lines = table.splitlines()
     assert lines[:2] == ["[1] A red coat.", ""] and len(lines) == 6

@@ -50,7 +50,7 @@ def stored(file, number: int) -> bytes:
     raise AssertionError(f"{number} is not in {file}")
 
 
-def test_an_inverted_file_takes_a_byte_a_number_and_probes_more_cells_where_they_hold_too_few(tmp_path):
+def test_an_inverted_file_stores_one_byte_per_number_and_probes_more_cells_if_needed(tmp_path):
     clustered_index(tmp_path)
     saved = sync_store(tmp_path, "faiss", lambda: clustered(30))
     assert (tmp_path / saved["file"]).stat().st_size < ROWS * (DIMENSION + 8) + 10_000
@@ -158,7 +158,7 @@ def test_few_vectors_are_filled_without_output(tmp_path, capfd):
     assert len(store) == 8 and capfd.readouterr() == ("", "")
 
 
-def test_without_faiss_one_line_says_what_to_install(tmp_path, monkeypatch):
+def test_without_faiss_one_line_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(GalleryError, match="faiss is not installed; pip install faiss-cpu"):
         open_store("faiss", tmp_path, {"dimension": 4, "images": 0})

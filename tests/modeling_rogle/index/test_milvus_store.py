@@ -74,7 +74,7 @@ def test_vectors_of_another_dimension_are_named(tmp_path):
     assert len(Index(tmp_path)) == ROWS
 
 
-def test_without_pymilvus_one_line_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pymilvus_one_line_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pymilvus", None)
     with pytest.raises(GalleryError, match="pip install pymilvus milvus-lite"):
         open_store("milvus", tmp_path, {"dimension": 4, "images": 0, "collection": "c"})

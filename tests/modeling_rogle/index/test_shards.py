@@ -63,7 +63,7 @@ def test_the_users_columns_are_joined_by_path_and_by_scene(tmp_path):
     }
 
 
-def test_bytes_lose_little():
+def test_int8_regions_keep_their_direction():
     rows = unit_rows(50, 4, 64)
     back = dequantize_regions(*quantize_regions(rows))
     assert np.linalg.norm(back, axis=-1) == pytest.approx(1.0, abs=1e-5)

@@ -212,7 +212,7 @@ def test_a_collapsed_model_has_r1_of_0_in_a_joint_gallery() -> None:
     assert (caption["caption/R@1"], caption["caption/R@5"], caption["sentence/queries"]) == (0, 100, 0)
 
 
-def test_an_equal_sentence_of_the_same_person_is_ignored_and_of_another_is_wrong() -> None:
+def test_equal_sentences_are_ignored_within_a_person_and_wrong_across_people() -> None:
     query, gallery = [[0.0, 0.5, 0.6]], np.eye(3)
     arguments = {"target_region_ids": [1], "query_person_ids": [7], "query_text_ids": [4]}
     gallery_arguments = {"gallery_embeds": gallery, "gallery_region_ids": [0, 1, 2], "gallery_text_ids": [4, 4, 4]}

@@ -27,7 +27,7 @@ def model_dir(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_model_is_pushed_as_the_dry_run_says(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_push_uploads_the_files_of_the_dry_run(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     *files, digest, summary = push_model(model_dir, "me/rogle", dry_run=True)
     assert summary == f"dry run: {len(files)} files would be pushed to me/rogle"
     with hub_server() as hub:

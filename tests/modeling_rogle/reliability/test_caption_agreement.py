@@ -56,7 +56,7 @@ def test_one_caption_against_many(tiny_processor):
     assert agreement[0] < 0.5 and agreement[other] < 0.5 and agreement.mean() > 0.98
 
 
-def test_the_only_text_of_a_person_gets_the_share_of_right_texts(tiny_processor):
+def test_the_only_text_of_a_person_gets_the_share_of_correct_texts(tiny_processor):
     texts, who, _ = captions_of_people(0.4)
     texts, who = [*texts, "A man in a red jacket is walking."], [*who, "alone"]
     agreement, estimate = caption_agreement(tiny_processor.tokenizer, texts, who)

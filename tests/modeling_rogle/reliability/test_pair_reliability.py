@@ -102,7 +102,7 @@ def test_scores_of_half_precision_are_close_and_have_no_gradient(kind):
 
 
 @pytest.mark.parametrize("kind", OBSERVED_KINDS)
-def test_without_rivals_nothing_is_observed(kind):
+def test_without_negatives_nothing_is_observed(kind):
     a, b = batch(3)
     tracker = PairReliability(kind, 3)
     for ids in ((torch.zeros(3, dtype=torch.long),), (None, torch.zeros(3, dtype=torch.long))):
@@ -320,7 +320,7 @@ def train_on_noise(kind: str, noisy: float) -> tuple[float, PairReliability, tor
     return 100 * hits.float().mean().item(), tracker, source[:n] == torch.arange(n)
 
 
-def test_consensus_costs_clean_training_nothing_and_saves_noisy_training():
+def test_consensus_helps_noisy_training_and_does_not_harm_clean_training():
     clean, _, _ = train_on_noise("none", 0.0)
     trusted, tracker, _ = train_on_noise("gmm_consensus", 0.0)
     assert trusted >= clean - 0.5

@@ -93,7 +93,7 @@ def passing(where: str, table: pa.Table = TABLE) -> list[int]:
         ("`two words` = 2", [1]),
     ],
 )
-def test_meaning(where, rows):
+def test_filters_pass_the_expected_rows(where, rows):
     assert passing(where) == rows
 
 

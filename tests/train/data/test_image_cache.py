@@ -36,7 +36,7 @@ def test_workers_fill_it_and_the_next_epoch_opens_no_image(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_is_half_written_is_not_there(tmp_path: Path) -> None:
+def test_a_half_written_image_counts_as_missing(tmp_path: Path) -> None:
     cache = ImageCache(tmp_path / "some.pictures", (3, 4, 2))
     image = np.arange(24, dtype=np.uint8).reshape(3, 4, 2)
     assert cache.read(0) is None

@@ -28,7 +28,7 @@ def sentences(pairs: PairDataset) -> list[str]:
     return [pairs.sentence_texts[row][k] for row_pairs in pairs.pairs for _, _, row, k in row_pairs]
 
 
-def test_captions_move_and_identities_tell_which_are_wrong(pairs: PairDataset) -> None:
+def test_shuffled_captions_are_marked_by_identity(pairs: PairDataset) -> None:
     before = [pairs[n].sentences for n in range(10)]
     clean = shuffle_captions(pairs, 0.6, seed=3)
     moved = pairs.caption_rows != np.arange(10)

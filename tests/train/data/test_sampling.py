@@ -49,6 +49,6 @@ def test_images_of_an_identity_come_together() -> None:
     ("given", "message"),
     [({"batch_size": 65}, "65 images per step"), ({"images_per_identity": 9}, "a step has 8 images")],
 )
-def test_what_does_not_fit_is_one_line(given: dict, message: str) -> None:
+def test_sizes_that_do_not_fit_are_one_line(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GlobalBatchSampler(PEOPLE, **({"batch_size": 8, "seed": 0} | given))

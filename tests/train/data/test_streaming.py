@@ -132,6 +132,6 @@ def test_a_run_streams_resumes_to_the_same_bits_and_two_processes_do_as_one(
         (["--dataset", "pvlg", "--data-root", "me/nothing", "--stream"], "no data set on the Hub"),
     ],
 )
-def test_what_cannot_be_streamed_is_named(tmp_path: Path, given: list[str], named: str) -> None:
+def test_options_that_cannot_be_streamed_are_named(tmp_path: Path, given: list[str], named: str) -> None:
     with pytest.raises(SystemExit, match=named):
         train.main([*given, "--out", str(tmp_path / "run")])
