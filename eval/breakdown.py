@@ -1,6 +1,6 @@
 """Scores by group of queries: what a query mentions, and how long it is.
 
-The groups come from the rows alone: the labels of the regions, and the colour and garment words of the sentences that
+The groups come only from the rows: the labels of the regions, and the colour and garment words of the sentences that
 are paired with them. Captions without such words are still grouped by length.
 """
 

@@ -199,9 +199,11 @@ def read_audit(packages: Sequence[dict[str, Any]]) -> str:
     if not checked:
         reason = packages[0]["skip_reason"] if packages else "no packages given"
         return f"not measured: none of {len(packages)} packages could be looked up ({reason})"
-    known = [f"{package['name']} {vulnerability['id']}" for package in checked for vulnerability in package["vulns"]]
+    vulnerabilities = [
+        f"{package['name']} {vulnerability['id']}" for package in checked for vulnerability in package["vulns"]
+    ]
     return f"{len(checked)} of {len(packages)} packages looked up, " + (
-        f"known: {', '.join(known)}" if known else "none known"
+        f"known: {', '.join(vulnerabilities)}" if vulnerabilities else "none known"
     )
 
 
@@ -222,15 +224,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--install",
         action="store_true",
-        help="also install the wheel into an empty environment (default: only build it)",
+        help="also install the wheel into an empty environment (default: no)",
     )
     parser.add_argument(
         "--libraries",
         metavar="DIR",
         help="site-packages with the dependencies for --install (default: pip downloads them)",
     )
-    parser.add_argument("--sbom", action="store_true", help="also write sbom.cdx.json (needs cyclonedx-bom and --out)")
-    parser.add_argument("--audit", action="store_true", help="also look up known vulnerabilities (needs pip-audit)")
+    parser.add_argument(
+        "--sbom", action="store_true", help="also write sbom.cdx.json; needs cyclonedx-bom and --out (default: no)"
+    )
+    parser.add_argument(
+        "--audit", action="store_true", help="also look up known vulnerabilities; needs pip-audit (default: no)"
+    )
     args = parser.parse_args(argv)
     try:
         if args.sbom and not args.out:

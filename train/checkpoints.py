@@ -42,7 +42,7 @@ class Progress:
         bad_steps (`int`): steps skipped because of a NaN or infinite value.
         bad_images (`list[str]`): image ids of these steps.
         seconds (`float`): time of training and validation, waiting included.
-        cpu_seconds (`float`): CPU time of the training steps alone.
+        cpu_seconds (`float`): CPU time of the training steps only.
         waited (`float`): seconds of this epoch spent waiting for data.
         steps_seconds (`float`): seconds of this epoch's steps, waiting included.
         sums (`dict[str, float]`): sum of each loss over this epoch's finite steps.
@@ -202,7 +202,9 @@ class TrainingState:
     """Everything that a run needs to be resumed, of all its processes.
 
     Args:
-        accelerator, model, optimizer: model and optimizer as prepared; every process takes part.
+        accelerator: the accelerator of the run; every process takes part.
+        model: the model as prepared.
+        optimizer: the optimizer as prepared.
         schedule: a torch scheduler, not prepared.
         extra: objects with `state_dict` and `load_state_dict` of plain tensors, by file name. Their state is the same
             in every process.
@@ -236,7 +238,7 @@ class TrainingState:
             tensors = {
                 "model": {name: value.detach().cpu() for name, value in model.items()},
                 "optimizer": {
-                    f"{name}/{key}": value for name, each in moments["state"].items() for key, value in each.items()
+                    f"{name}/{key}": value for name, values in moments["state"].items() for key, value in values.items()
                 },
                 **extra,
             }
@@ -283,8 +285,8 @@ class TrainingState:
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        for name, each in self.extra.items():
-            each.load_state_dict(tensors[name])
+        for name, item in self.extra.items():
+            item.load_state_dict(tensors[name])
         if len(state["random"]) == self.accelerator.num_processes:
             _set_random_state(state["random"][self.accelerator.process_index], self.accelerator.device)
         return Progress(**state["progress"])

@@ -22,8 +22,8 @@ class GlobalBatch:
     It also makes all processes stop together: a request to stop in one process is known to all after the next step.
 
     Args:
-        processes (`int`, defaults to 1), rank (`int`, defaults to 0): those of the default process group. One process
-            gathers nothing.
+        processes (`int`, defaults to 1): size of the default process group. One process gathers nothing.
+        rank (`int`, defaults to 0): rank of this process in the group.
     """
 
     def __init__(self, processes: int = 1, rank: int = 0):
@@ -111,7 +111,7 @@ def forward_step(
         for piece in pieces:
             random_states.append(_random_state(accelerator.device))
             embedded.append(model(**piece, return_loss_inputs=True).loss_inputs)
-    leaves = {name: torch.cat([each[name] for each in embedded]) for name in embedded[0]}
+    leaves = {name: torch.cat([part[name] for part in embedded]) for name in embedded[0]}
     cached = [name for name in leaves if leaves[name].is_floating_point() and not name.endswith("_weight")]
     for name in cached:
         leaves[name] = leaves[name].float().requires_grad_()
@@ -123,7 +123,7 @@ def forward_step(
             output.loss, [leaves[name] for name in cached], retain_graph=True, allow_unused=True
         )
         shares = {
-            name: gradient.split([len(each[name]) for each in embedded])
+            name: gradient.split([len(part[name]) for part in embedded])
             for name, gradient in zip(cached, gradients, strict=True)
             if gradient is not None  # detached targets have none
         }

@@ -288,14 +288,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file of fields, such as those in train/configs (default: no file)"
     )
-    for each in fields(Recipe):
-        if each.name == "model_config":
+    for item in fields(Recipe):
+        if item.name == "model_config":
             continue
-        default = each.default if each.default is not MISSING else each.default_factory()
-        options = dict(each.metadata)
-        if each.default is None and "default" not in options["help"]:
+        default = item.default if item.default is not MISSING else item.default_factory()
+        options = dict(item.metadata)
+        if item.default is None and "default" not in options["help"]:
             options["help"] += " (default: none)"
-        _add_flag(parser, each.name, _value_type(each.type), default, options)
+        _add_flag(parser, item.name, _value_type(item.type), default, options)
     group = parser.add_argument_group("model", "Override fields of the model configuration (default: as in --model).")
     for name, (kind, text) in MODEL_FIELDS.items():
         _add_flag(group, name, kind, argparse.SUPPRESS, {"help": text})

@@ -99,8 +99,8 @@ def _nearest_colours(images: list[Image.Image], size: tuple[int, int] = (32, 96)
     """Index of the nearest named colour of every pixel, `[N, H, W]`."""
     palette = _to_lab(np.array(list(NAMED_RGB.values()), np.float64))
     maps = []
-    for each in images:
-        lab = _to_lab(np.asarray(each.convert("RGB").resize(size, Image.Resampling.BILINEAR), np.float64))
+    for item in images:
+        lab = _to_lab(np.asarray(item.convert("RGB").resize(size, Image.Resampling.BILINEAR), np.float64))
         maps.append(((lab[..., None, :] - palette) ** 2).sum(-1).argmin(-1))
     return np.stack(maps)
 
@@ -165,8 +165,8 @@ def image_r1(images: list[Image.Image], ids: np.ndarray) -> float:
         R@1 in percent.
     """
     bins = []
-    for each in images:
-        pixels = np.asarray(each.convert("RGB").resize((64, 192)), np.int64).reshape(-1, 3) // 32
+    for item in images:
+        pixels = np.asarray(item.convert("RGB").resize((64, 192)), np.int64).reshape(-1, 3) // 32
         bins.append(np.bincount(pixels @ np.array([64, 8, 1]), minlength=512) / len(pixels))
     hist = np.stack(bins).astype(np.float32)
     scores = np.stack([np.minimum(h, hist).sum(1) for h in hist])

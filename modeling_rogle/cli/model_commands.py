@@ -30,7 +30,8 @@ def add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--activation",
         choices=("quick_gelu", "gelu"),
-        help="activation, if the file does not name it: quick_gelu for OpenAI's weights, gelu for most of open_clip's",
+        help="activation of the encoders: quick_gelu for OpenAI's weights, gelu for most of open_clip's (default: the "
+        "one that the file names, else an assumption that is printed)",
     )
     parser.set_defaults(run=_convert)
 

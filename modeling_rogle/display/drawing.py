@@ -129,7 +129,10 @@ def draw_frame(draw: ImageDraw.ImageDraw, x0: float, y0: float, x1: float, y1: f
 
     Args:
         draw: the canvas.
-        x0, y0, x1, y1: the corners in pixels, inclusive.
+        x0: left edge in pixels.
+        y0: top edge in pixels.
+        x1: right edge in pixels, inclusive.
+        y1: bottom edge in pixels, inclusive.
         numbers: the sentences of this region, from 0.
     """
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=PAPER, width=5)

@@ -1,4 +1,4 @@
-"""The similarity that a model's head adds to the global one, from the embeddings of a split alone.
+"""The similarity that a model's head adds to the global one, computed only from the embeddings of a split.
 
 `encode_split` stores what a head compares: `image_parts` of the images, and `parts` of the captions if the head has
 slots. With slots (`head="parts"`), every image is compared with every caption, one product per slot. Attention over
@@ -18,7 +18,7 @@ TOP = 100  # gallery items per query that attention reranks
 
 
 class HeadSimilarity:
-    """Similarity of captions and images by a head, fused like late interaction: `(1 - w) * global + w * this`.
+    """Similarity of captions and images by a head, fused like late interaction: `(1 - w) * global + w * head`.
 
     Args:
         embeddings: the split.

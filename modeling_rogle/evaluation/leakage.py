@@ -13,7 +13,7 @@ def region_leakage(
     """Measures how much of each region's embedding comes from outside its box (ours).
 
     The leakage is 1 - cosine of the region's embeddings in two images: its own, and a copy in which everything outside
-    the box has the processor's mean colour. At 0 the embedding depends on the box alone. It takes one image forward
+    the box has the processor's mean colour. At 0 the embedding depends only on the box. It takes one image forward
     pass per box.
 
     Args:

@@ -261,7 +261,7 @@ class _Build:
         source: the source.
         out: the index folder, whose lock the caller holds.
         header: the manifest of a new index.
-        appending: identifier of the source that is appended; None to index the source alone.
+        appending: identifier of the source that is appended; None to index only the source.
 
     Attributes:
         writer: writer of the index, from which outdated rows are removed already.

@@ -263,9 +263,9 @@ def _candidate_cosines(sample: MatcherSample) -> torch.Tensor:
 def _extent_features(boxes: np.ndarray) -> torch.Tensor:
     """Boxes `[..., 4]` -> `[..., 14]`: standardised centre and log size, and their products."""
 
-    def measures(each: np.ndarray) -> np.ndarray:
-        size = np.maximum(each[..., 2:] - each[..., :2], 0.01)
-        return np.concatenate([(each[..., 2:] + each[..., :2]) / 2, np.log(size)], axis=-1)
+    def measures(corners: np.ndarray) -> np.ndarray:
+        size = np.maximum(corners[..., 2:] - corners[..., :2], 0.01)
+        return np.concatenate([(corners[..., 2:] + corners[..., :2]) / 2, np.log(size)], axis=-1)
 
     anchors = measures(anchor_boxes())
     linear = torch.from_numpy((measures(boxes) - anchors.mean(0)) / anchors.std(0)).float()

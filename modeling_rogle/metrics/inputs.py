@@ -34,14 +34,14 @@ def as_embeddings(values: Any, name: str, columns: int | None = None) -> np.ndar
     return np.ascontiguousarray(values)
 
 
-def as_ids(values: Any, name: str, length: int, of: str) -> np.ndarray:
+def as_ids(values: Any, name: str, length: int, length_of: str) -> np.ndarray:
     """Converts ids to NumPy.
 
     Args:
         values: array, tensor or list of integers.
         name: the argument's name, for the error message.
         length: number of ids.
-        of: name of the argument that has this length.
+        length_of: name of the argument that has this length.
 
     Returns:
         int64 `[length]`.
@@ -55,7 +55,7 @@ def as_ids(values: Any, name: str, length: int, of: str) -> np.ndarray:
         raise ValueError(f"{name} must be a list of integers, not of lists") from error
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be a list of integers, not {values.dtype} of shape {list(values.shape)}")
-    check_length(len(values), name, length, of)
+    check_length(len(values), name, length, length_of)
     return values.astype(np.int64)
 
 

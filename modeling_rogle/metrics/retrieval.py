@@ -261,9 +261,9 @@ def joint_scores(
     return scores | {"gallery": len(gallery_embeds)}
 
 
-def _is_part(kinds: Any, name: str, length: int, of: str) -> np.ndarray:
+def _is_part(kinds: Any, name: str, length: int, length_of: str) -> np.ndarray:
     """bool `[length]`: sentences among queries, regions in the gallery."""
-    kinds = as_ids(kinds, name, length, of)
+    kinds = as_ids(kinds, name, length, length_of)
     if ((kinds != 0) & (kinds != 1)).any():
         raise ValueError(f"{name} must be 0 (caption, image) or 1 (sentence, region), not {kinds.min()}..{kinds.max()}")
     return kinds == 1

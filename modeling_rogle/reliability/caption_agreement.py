@@ -125,30 +125,32 @@ class _AgreementModel:
     """
 
     def __init__(self, cosines: np.ndarray, unrelated: np.ndarray):
-        self.other = float(unrelated.mean()), max(float(unrelated.var()), 1e-6)
-        self.same = float(np.quantile(cosines, 0.75)), self.other[1]
+        self.of_unrelated = float(unrelated.mean()), max(float(unrelated.var()), 1e-6)
+        self.of_correct = float(np.quantile(cosines, 0.75)), self.of_unrelated[1]
         self.share = 0.5
         for _ in range(200):
             odds = self._log_odds(cosines) + math.log(self.share / (1 - self.share))
-            both, before = 1 / (1 + np.exp(-odds.clip(-500, 500))), self.share
-            self.share = float(both.mean().clip(MIN_SHARE, 1 - MIN_SHARE))
-            mass = max(float(both.sum()), 1e-9)
-            mean = float((both * cosines).sum() / mass)
-            self.same = mean, max(float((both * (cosines - mean) ** 2).sum() / mass), 1e-6)
+            probability, before = 1 / (1 + np.exp(-odds.clip(-500, 500))), self.share
+            self.share = float(probability.mean().clip(MIN_SHARE, 1 - MIN_SHARE))
+            mass = max(float(probability.sum()), 1e-9)
+            mean = float((probability * cosines).sum() / mass)
+            self.of_correct = mean, max(float((probability * (cosines - mean) ** 2).sum() / mass), 1e-6)
             if abs(self.share - before) < 1e-5:
                 break
         # Texts of one person that agree hardly more than texts of two people carry no information.
-        gain = float(cosines.mean()) - self.other[0]
-        error = math.sqrt(float(cosines.var()) / len(cosines) + self.other[1] / len(unrelated))
-        self.is_informative = gain > 3 * error and self.same[0] - self.other[0] > math.sqrt(self.other[1])
+        gain = float(cosines.mean()) - self.of_unrelated[0]
+        error = math.sqrt(float(cosines.var()) / len(cosines) + self.of_unrelated[1] / len(unrelated))
+        self.is_informative = gain > 3 * error and self.of_correct[0] - self.of_unrelated[0] > math.sqrt(
+            self.of_unrelated[1]
+        )
 
     def _log_odds(self, x: np.ndarray) -> np.ndarray:
-        (m0, v0), (m1, v1) = self.other, self.same
+        (m0, v0), (m1, v1) = self.of_unrelated, self.of_correct
         return 0.5 * ((x - m0) ** 2 / v0 - (x - m1) ** 2 / v1 + math.log(v0 / v1))
 
     def log_odds(self, cosines: np.ndarray) -> np.ndarray:
         """Log odds of two correct texts against texts of two people, made monotonic where the wider Gaussian wins."""
-        (m0, v0), (m1, v1) = self.other, self.same
+        (m0, v0), (m1, v1) = self.of_unrelated, self.of_correct
         curve = 1 / v0 - 1 / v1
         if abs(curve) > 1e-9:
             turn = (m0 / v0 - m1 / v1) / curve

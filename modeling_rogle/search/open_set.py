@@ -387,7 +387,7 @@ def evaluate_calibration(calibration: Calibration, trials: Trials) -> dict[str, 
         `best_right`: best results that are correct;
         `ece_best`, `ece_all`: expected calibration error of the best result and of all ten;
         `auroc`, `fpr95`: separation of present from absent people by the calibration;
-        `auroc_score`, `fpr95_score`: the same by the best score alone;
+        `auroc_score`, `fpr95_score`: the same by the best score only;
         `false_alarms`: absent people whose search reports a match;
         `answered`: present people whose search reports a match.
     """

@@ -18,7 +18,8 @@ class SentenceMatch:
 
     Attributes:
         sentence: the sentence.
-        start, end: offsets of the sentence in the query.
+        start: offset of the sentence in the query.
+        end: offset of the end of the sentence in the query.
         label: name of the region.
         box: bounding box x, y, w, h in pixels of the image; None if the whole image matches best.
         score: cosine of the sentence and the region.
@@ -45,9 +46,10 @@ class Match:
         file: absolute path of the image.
         score: final score, which determines the rank.
         global_score: cosine of the query and the image.
-        width, height: size in pixels of the upright image (EXIF orientation applied).
+        width: width in pixels of the upright image (EXIF orientation applied).
+        height: height in pixels of the upright image.
         sentences: the best region of each sentence of the query.
-        global_rank: rank by `global_score` alone.
+        global_rank: rank by `global_score` only.
         metadata: the user's columns.
         scene: the full image, for a person that a detector found in it.
         scene_box: bounding box x, y, w, h of that person in pixels of the full image.

@@ -79,7 +79,8 @@ def join_captions(first: Sequence[int], second: Sequence[int], limit: int) -> li
     """Joins the tokens of two captions. If the result is too long, each caption keeps at most half of the limit.
 
     Args:
-        first, second: token ids, with start and end of text.
+        first: token ids, with start and end of text.
+        second: token ids, with start and end of text.
         limit: maximum number of tokens of the result.
     """
     head, tail = list(first[1:-1]), list(second[1:-1])

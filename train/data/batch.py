@@ -2,7 +2,7 @@
 
 `PairDataset` makes a [`Sample`] for each image, `PairDataset.collate` makes a [`Batch`] of several samples, and
 [`Batch.model_inputs`] gives the arguments of `RogleModel.forward`. Names in these classes are those of training;
-`model_inputs` is the one place that maps them to the names of `forward`.
+only `model_inputs` maps them to the names of `forward`.
 """
 
 from collections.abc import Sequence

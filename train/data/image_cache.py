@@ -107,7 +107,7 @@ def image_cache(rows: Rows, processor: RogleProcessor, folder: str | Path = "aut
     for key in zip(hashes, rows["image_id"][:], rows["width"][:], rows["height"][:], strict=True):
         digest.update(json.dumps(key).encode())
     if not all(hashes):
-        for row, stored in _stored_images(rows, [n for n, each in enumerate(hashes) if not each]):
+        for row, stored in _stored_images(rows, [n for n, file_hash in enumerate(hashes) if not file_hash]):
             digest.update(f"{row} {_fingerprint(stored)}".encode())
     return ImageCache(parent / f"{digest.hexdigest()[:32]}.pictures", shape)
 

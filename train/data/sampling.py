@@ -14,15 +14,16 @@ class GlobalBatchSampler(Sampler[list[int]]):
 
     With `images_per_identity=K`, images of an identity are put into groups of K, drawn again in every epoch. The rest
     of an identity makes a smaller group. A group is divided between two batches only if no other group fits into the
-    step. So a batch holds more positive pairs, which the losses know by identity.
+    step. So a batch holds more positive pairs, which the losses recognise by the identity.
 
     Args:
         person_ids: identity of each row.
         batch_size: rows per process and step.
         seed: seed of the order.
         images_per_identity (`int`, defaults to 1): size of the groups; 1 makes none.
-        rank (`int`, defaults to 0), processes (`int`, defaults to 1): this process's part. The order of the rows of a
-            global batch depends on neither.
+        rank (`int`, defaults to 0): number of this process. The order of the rows of a global batch does not depend
+            on it.
+        processes (`int`, defaults to 1): number of processes. The order does not depend on it either.
         blocks (defaults to `None`): number of rows of each block, in their order; None shuffles all rows together.
         buffer (`int`, defaults to 2048): minimum number of rows that are shuffled together, if there are blocks.
 
