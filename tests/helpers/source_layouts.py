@@ -67,7 +67,7 @@ def write_source(folder: Path, source: str, people: int = 6, images: int = 2) ->
 
 
 def write_textreid(folder: Path, records: list[dict[str, Any]]) -> None:
-    """Write records of CUHK-PEDES in the form of TextReID: one file a split, one row a sentence, ids from 0."""
+    """Write records of CUHK-PEDES in the form of TextReID: one file per split, one row per sentence, ids from 0."""
     images = 0
     for split in ("train", "val", "test"):
         rows = []

@@ -97,9 +97,9 @@ def scores_by_loops(similarity: np.ndarray, people: list[int]) -> tuple[float, f
     hits, precisions = [], []
     for c, row in enumerate(similarity):
         order = sorted(range(len(row)), key=lambda i: -row[i])
-        ranks = [place for place, i in enumerate(order, 1) if people[i] == people[c]]
+        ranks = [rank for rank, i in enumerate(order, 1) if people[i] == people[c]]
         hits.append(ranks[0] == 1)
-        precisions.append(np.mean([n / place for n, place in enumerate(ranks, 1)]))
+        precisions.append(np.mean([n / rank for n, rank in enumerate(ranks, 1)]))
     return 100 * np.mean(hits), 100 * np.mean(precisions)
 
 

@@ -25,8 +25,8 @@ def by_loops(commonality: float, weight: list[float], margin: float = 0.2) -> fl
             common = min(max((alike[i, j] - mean) / (1 - mean), 0.0), 1.0)
             smaller = margin * (1 - commonality * common)
             own = float(IMAGES[i, k] @ TEXTS[i, k])
-            for rival in (float(IMAGES[i, k] @ TEXTS[j, k]), float(IMAGES[j, k] @ TEXTS[i, k])):
-                term = max(0.0, smaller - own + rival)
+            for negative in (float(IMAGES[i, k] @ TEXTS[j, k]), float(IMAGES[j, k] @ TEXTS[i, k])):
+                term = max(0.0, smaller - own + negative)
                 total += weight[i] * term
                 count += weight[i] * (term > 0)
     return total / count

@@ -129,16 +129,16 @@ BRUTE_FORCE = {"itc": brute_force_itc, "sdm": brute_force_sdm, "tal": brute_forc
 
 
 def brute_force_regions(weight: list[float], soft: float = 0.0) -> float:
-    def rivals(i: int) -> list[int]:
+    def negatives(i: int) -> list[int]:
         return [j for j in range(5) if j != i and SENTENCES[j] != SENTENCES[i] and PARTS[j] != PARTS[i]]
 
-    similar = [float(B[i] @ B[j]) for i in range(5) for j in rivals(i)]
+    similar = [float(B[i] @ B[j]) for i in range(5) for j in negatives(i)]
     mean = sum(similar) / len(similar)
     total = 0.0
     for left, right in ((A, B), (B, A)):
         for i in range(5):
             row = [7.0 * float(left[i] @ right[i])]
-            for j in rivals(i):
+            for j in negatives(i):
                 common = min(max((float(B[i] @ B[j]) - mean) / (1 - mean), 0.0), 1.0)
                 row.append(7.0 * float(left[i] @ right[j]) + math.log(1 - soft * common))
             total -= weight[i] * log_softmax_at(row, 0)

@@ -72,7 +72,7 @@ def without_images(rows):
 
 
 def write_folder(root, count=12, group=3):
-    """P-VLG with two splits, `group` rows a row group."""
+    """P-VLG with two splits, `group` rows per row group."""
     (root / "data").mkdir(parents=True)
     schema = FEATURES.arrow_schema
     rows = [make_row(n) for n in range(count)]

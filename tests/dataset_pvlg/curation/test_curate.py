@@ -275,7 +275,7 @@ def test_result_does_not_depend_on_the_size_of_pieces(source, monkeypatch, bound
 
 
 def test_memory_of_a_row_is_bounded(tmp_path, monkeypatch):
-    """A list of the names would take over 100 bytes a row."""
+    """A list of the names would take over 100 bytes per row."""
     for module in (curation, curation_rows):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 50)  # so that the memory of a piece is small
     rng, peaks = np.random.default_rng(0), []

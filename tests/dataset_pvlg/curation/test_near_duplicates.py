@@ -114,7 +114,7 @@ def test_time_grows_about_as_the_rows_do():
 
 
 def test_the_search_needs_a_few_numbers_per_row():
-    """The grey images as float32 would be 1,152 bytes a row; half of the rows have a hash near that of another."""
+    """The grey images as float32 would be 1,152 bytes per row; half of the rows have a hash near that of another."""
     rng = np.random.default_rng(0)
     peaks = []
     for count in (4_000, 12_000):

@@ -25,7 +25,7 @@ def rows():
 
 
 def write_folder(root, rows, group=4):
-    """Two splits, some with pairs, `group` rows a row group."""
+    """Two splits, some with pairs, `group` rows per row group."""
     (root / "data").mkdir(parents=True)
     table = rows.with_format("arrow")[:]
     for split, part in (("train", table.slice(0, 24)), ("validation", table.slice(24, 8))):

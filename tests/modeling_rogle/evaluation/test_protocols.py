@@ -123,8 +123,8 @@ def test_the_local_protocol_equals_plain_loops(embeddings: SplitEmbeddings, rows
         x, y, w, h = split.region_boxes[target[s]].tolist()
         pointing.append(x <= (x0 + x1) / 2 <= x + w and y <= (y0 + y1) / 2 <= y + h)
     scores = line_scores(split, "local")
-    assert scores["mAP"] == pytest.approx(100 * np.mean([1 / place for place in ranks]))
-    assert scores["R@5"] == pytest.approx(100 * np.mean([place <= 5 for place in ranks]))
+    assert scores["mAP"] == pytest.approx(100 * np.mean([1 / rank for rank in ranks]))
+    assert scores["R@5"] == pytest.approx(100 * np.mean([rank <= 5 for rank in ranks]))
     assert scores["pointing"] == pytest.approx(100 * np.mean(pointing))
     assert (scores["queries"], scores["dropped_queries"], scores["gallery"], scores["grounded"]) == (8, 2, 9, 8)
 
@@ -141,8 +141,8 @@ def test_the_joint_protocol_equals_plain_loops(embeddings: SplitEmbeddings) -> N
 
     def precision(query: torch.Tensor, right: set[int], ignored: set[int]) -> float:
         order = sorted(set(range(len(gallery))) - ignored, key=lambda g: -float(query @ gallery[g]))
-        places = [place for place, g in enumerate(order, 1) if g in right]
-        return float(np.mean([n / place for n, place in enumerate(places, 1)]))
+        positive_ranks = [rank for rank, g in enumerate(order, 1) if g in right]
+        return float(np.mean([n / rank for n, rank in enumerate(positive_ranks, 1)]))
 
     captions, sentences = [], []
     for c, image in enumerate(long.image.tolist()):

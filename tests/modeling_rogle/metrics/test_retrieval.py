@@ -36,7 +36,7 @@ def test_images_of_the_same_camera_are_ignored_as_in_re_identification() -> None
     query, gallery = [[0.9, 0.8, 0.5, 0.7]], np.eye(4)
     arguments = (query, [1], gallery, [1, 2, 1, 1])
     assert global_scores(*arguments)["R@1"] == 100
-    # Without the first: a stranger of the same camera (0.8), then 0.7 and 0.5.
+    # Without the first: another person of the same camera (0.8), then 0.7 and 0.5.
     scores = global_scores(*arguments, query_cameras=["a"], gallery_cameras=["a", "a", None, "b"])
     assert (scores["R@1"], scores["median_rank"]) == (0, 2)
     assert scores["mAP"] == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
@@ -165,7 +165,7 @@ def test_the_order_of_a_joint_gallery_does_not_matter(seed: int, random) -> None
 
 
 def parent_and_region() -> dict:
-    """One sentence; its region is in image 7 of person 1, who is in image 8 too; a stranger's image 9 comes second."""
+    """One sentence; its region is in image 7 of person 1, who is in image 8 too; image 9 of person 2 comes second."""
     return {
         "query_embeds": [[0.5, 0.8, 0.9, 0.6]],
         "target_region_ids": [3],

@@ -66,10 +66,10 @@ def test_scores_equal_loops(kind):
     found = pair_scores(kind, a, b, (people, None, texts))
     for view, left, right in ((found[0], a, b), (found[1], b, a)):
         for i in range(6):
-            rivals = [float(left[i] @ right[j]) for j in range(6) if people[j] != people[i] and texts[j] != texts[i]]
+            negatives = [float(left[i] @ right[j]) for j in range(6) if people[j] != people[i] and texts[j] != texts[i]]
             own = float(left[i] @ right[i])
-            mean = sum(rivals) / len(rivals)
-            expected = (own - mean) / math.sqrt(sum((r - mean) ** 2 for r in rivals) / (len(rivals) - 1))
+            mean = sum(negatives) / len(negatives)
+            expected = (own - mean) / math.sqrt(sum((r - mean) ** 2 for r in negatives) / (len(negatives) - 1))
             assert view[i].item() == pytest.approx(expected, rel=1e-4)
 
 
