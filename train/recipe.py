@@ -157,7 +157,7 @@ RENAMED = {"picture_cache": "image_cache"}  # old key -> new key; old flags stay
 # Deleted keys of older recipe.yaml files, with the default that they must have.
 DELETED = {
     "layer_decay": 1.0, "ema_decay": 0.0, "drop_sentences": 0.0, "reorder_sentences": 0.0, "lora_alpha": 0,
-    "lora_dora": False, "distill_weight": None, "soft_negatives": None,
+    "lora_dora": False, "distill_weight": 0.0, "soft_negatives": 0.0,
 }  # fmt: skip
 MINIMUM = {
     "epochs": 1, "batch_size": 1, "micro_batches": 1, "images_per_identity": 1, "keep_checkpoints": 1,
@@ -186,7 +186,12 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
         SystemExit: a wrong flag, key or value; the message names it in one line.
     """
     parser = _parser()
-    path = parser.parse_known_args(argv)[0].config
+    known, unknown = parser.parse_known_args(argv)
+    for argument in unknown:
+        flag = argument.split("=")[0]
+        if flag.startswith("--") and flag[2:].replace("-", "_") in DELETED:
+            raise SystemExit(f"{flag}: this option does not exist any more")
+    path = known.config
     if path:
         parser.set_defaults(**_read_config(path))
     values = vars(parser.parse_args(argv))

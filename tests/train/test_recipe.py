@@ -75,12 +75,23 @@ def test_old_flags_are_read() -> None:
 
 def test_keys_of_an_old_file_are_read_and_a_deleted_one_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
-    file.write_text("picture_cache: none\nema_decay: 0.0\ndistill_weight: null\nglobal_loss: sdm\nhead: null\n")
+    file.write_text(
+        "picture_cache: none\nema_decay: 0.0\ndistill_weight: null\nsoft_negatives: 0.0\nglobal_loss: sdm\nhead: null\n"
+    )
     recipe = read_recipe(["--config", str(file)])
     assert recipe.image_cache == "none" and recipe.model_config == {"global_loss": "sdm"}
     file.write_text("ema_decay: 0.9\n")
     with pytest.raises(SystemExit, match="r.yaml: ema_decay = 0.9"):
         read_recipe(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--ema-decay 0.9", "--lora_alpha=8", "--lora-dora", "--epochs 3 --drop-sentences 0.3"]
+)
+def test_a_deleted_flag_is_one_line(arguments: str) -> None:
+    with pytest.raises(SystemExit, match="--(ema-decay|lora_alpha|lora-dora|drop-sentences): ") as error:
+        read_recipe(arguments.split())
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "train" / "configs").glob("*.yaml")))
