@@ -3,7 +3,7 @@
 The first round of Region-to-Sentence Matching has no pairs to learn from. Dense features of a model that was never
 trained on pairs are not localised: each encodes the whole person. But a model that distinguishes people by their
 captions also separates, slightly, the crop of a coat from the crop of a pair of boots. The best crop of a single image
-is wrong more often than right. Over a thousand images the errors average out and the true positions remain. So the
+is more often wrong than correct. Over a thousand images the errors average out and the true positions remain. So the
 scores of all crops are regressed on the words of the sentence, and the regression gives the position. (Ours: ROGLE's
 matching is not public.)
 """

@@ -49,9 +49,9 @@ class MatcherSample:
 
 
 class RegionMatcher(nn.Module):
-    """Logistic model of whether a box is right for a sentence.
+    """Logistic model of whether a box is correct for a sentence.
 
-    A box is right (1) from IoU 0.65 with the sentence's region, half right at 0.5 and wrong (0) below 0.35. The logit
+    A box is correct (1) from IoU 0.65 with the sentence's region, 0.5 at IoU 0.5 and wrong (0) below 0.35. The logit
     of anchor box k is the sum of
 
     - the words' preference for k,
@@ -202,7 +202,7 @@ class RegionMatcher(nn.Module):
         sentence_embeds: torch.Tensor,
         region_embeds: torch.Tensor,
     ) -> torch.Tensor:
-        """Probability that each box of one image is right for each sentence.
+        """Probability that each box of one image is correct for each sentence.
 
         Args:
             tokenizer: the tokenizer that the matcher was fitted with.
@@ -274,7 +274,7 @@ def _extent_features(boxes: np.ndarray) -> torch.Tensor:
 
 
 def _targets(true_boxes: np.ndarray, boxes: np.ndarray) -> torch.Tensor:
-    """`[S, N]` fp32 in [0, 1]: how right each box is for sentences with the regions `true_boxes` `[S, 4]` (NaN: none).
+    """`[S, N]` fp32 in [0, 1]: how well each box fits sentences with the regions `true_boxes` `[S, 4]` (NaN: none).
 
     The target rises from IoU 0.35 to 0.65. With a step, mined pairs that use one anchor box for all images would make
     every box around that anchor box equally good.

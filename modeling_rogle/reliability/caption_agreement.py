@@ -19,7 +19,7 @@ SAMPLE = 20_000  # texts that the model is fitted on, and texts that are scored 
 MAX_WORDS = 1_000  # size of the vocabulary, the most frequent words
 GROUP_SIZE = 10  # texts of one person that are compared with each other: 2^10 subsets
 MIN_PAIRS = 50  # pairs of texts of one person, and of two people; with fewer nothing is fitted
-MIN_SHARE = 1e-3  # the shares of right and wrong texts stay at least so far from 0
+MIN_SHARE = 1e-3  # the shares of correct and wrong texts stay at least this far from 0
 
 
 def caption_agreement(
@@ -178,9 +178,9 @@ def _pair_cosines(units: torch.Tensor, sizes: Sequence[int]) -> np.ndarray:
 
 
 def _subset_probabilities(odds: np.ndarray, sizes: Sequence[int], share: float) -> np.ndarray:
-    """Probability that each text is right, summed over all subsets of its group that may be the right texts.
+    """Probability that each text is correct, summed over all subsets of its group that may be the correct texts.
 
-    A subset's weight is the probability of so many right and wrong texts times the odds of all pairs in it.
+    A subset's weight is the probability of its numbers of correct and wrong texts times the odds of all pairs in it.
 
     Args:
         odds: `[P]` log odds of the pairs, in the order of [`_pair_cosines`].

@@ -82,8 +82,8 @@ def encode_query(encoder: Encoder, text: str = "", image: str | Path | Image.Ima
             encoder or returns embeddings that are not finite.
 
     Warns:
-        UserWarning: the text has more than 64 sentences or more tokens than the model reads; the message says how many
-            were cut.
+        UserWarning: the text has more than 64 sentences or more tokens than the model reads; the message gives
+            the number that was cut.
     """
     sentences, omitted = query_sentences(text)
     if omitted:
