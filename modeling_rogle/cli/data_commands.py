@@ -91,7 +91,8 @@ def add_data(commands: argparse._SubParsersAction) -> None:
         "`rogle data NAME --help` lists the options of a command.",
     )
     parser.add_argument("name", choices=tuple(DATA_COMMANDS), metavar="NAME", help="one of the commands above")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="arguments of that command")
+    options = parser.add_argument("options", nargs=argparse.REMAINDER, help="arguments of that command")
+    options.required = False  # or the error of a missing NAME would name it too
     parser.set_defaults(run=_data)
 
 

@@ -1,6 +1,7 @@
 """Results as JSON data and as a table, with the verdict of a calibrated search."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def test_the_table_has_one_line_per_result():
     assert lines[:2] == ["[1] A red coat.", ""] and len(lines) == 6
     assert lines[3].endswith("c3/1\\n.png  [1] upper body (+2)") and lines[4].endswith("[1] upper body (-1)")
     assert lines[5].endswith("[1] upper body") and "prob" not in table
+
+
+def test_control_characters_of_a_path_are_escaped():
+    lines = format_table(Matches([replace(result(1), path="a\x1b[2J\nb.jpg")])).splitlines()
+    assert len(lines) == 4 and r"a\x1b[2J\nb.jpg" in lines[3] and "\x1b" not in lines[3]
 
 
 def test_probabilities_and_no_match():

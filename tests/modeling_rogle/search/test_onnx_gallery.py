@@ -143,6 +143,13 @@ def test_an_export_of_another_model_is_refused(indexed: Path, exported: Path, tm
         Gallery.open(tmp_path / "nothing", encoder=encoder)
 
 
+def test_a_damaged_shard_is_named(indexed: Path, exported: Path, tmp_path: Path):
+    index = Path(shutil.copytree(indexed, tmp_path / "index"))
+    next(index.glob("shard-*/global.npy")).write_bytes(b"nothing")
+    with pytest.raises(GalleryError, match="global.npy: missing or damaged"):
+        Gallery.open(index, encoder=OnnxEncoder(exported))
+
+
 @pytest.mark.parametrize("option", ["--model", "--save-map"])
 def test_options_that_need_torch_are_refused(option: str, indexed: Path, exported: Path, capsys: pytest.CaptureFixture):
     assert main(["search", QUERY, "--index", str(indexed), "--onnx", str(exported), option, "map.png"]) == 2
