@@ -102,7 +102,8 @@ def set_up(recipe: Recipe) -> Run:
         captions = train_rows["caption"][:] + [c for row in train_rows["captions"][:] for c in row]
         model, processor = prepare_model(recipe, captions, len(set(train_rows["person_id"][:])))
     except INPUT_ERRORS as error:
-        raise SystemExit(f"train.py: {' '.join(str(error).split())}") from None
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+        raise SystemExit(f"train.py: {' '.join(str(cause).split())}") from None
     _claim_out(recipe, accelerator)
     rounds = make_mining_rounds(recipe, train_rows, shards, accelerator)
     if rounds:  # pairs of the data set are not used beside mined ones
