@@ -17,7 +17,7 @@ NOT_PERCENT = ("queries", "dropped_queries", "gallery", "grounded", "median_rank
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"
 LOCAL_PATHS = ("out", "data_root", "image_root")  # fields that name folders of this machine
 LOSSES = {
-    "loss": "sum",
+    "loss": "weighted sum",
     "loss_global": "global",
     "loss_local": "local",
     "loss_tsl_text": "token similarity (text)",
