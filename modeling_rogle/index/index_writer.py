@@ -16,6 +16,7 @@ from modeling_rogle.index.manifest import (
     MANIFEST,
     new_name,
     remove_unreferenced,
+    upgraded,
     write_manifest,
 )
 from modeling_rogle.index.shards import SCHEMA, Rows, Shard, as_stored, global_dtype
@@ -32,7 +33,8 @@ class IndexWriter:
 
     Args:
         path: the index folder, which must exist.
-        header: the manifest to start from. Its fields `shards`, `images` and `next_id` are maintained here.
+        header: the manifest to start from. Its fields `shards`, `images` and `next_id` are maintained here, and the
+            first commit writes it in the current format.
         name: file name of the manifest that is written.
 
     Raises:
@@ -42,7 +44,7 @@ class IndexWriter:
     def __init__(self, path: Path, header: dict[str, Any], name: str = MANIFEST):
         if (path / COPIES_FOLDER).is_symlink():
             raise GalleryError(f"{path / COPIES_FOLDER}: is a symbolic link, not a folder of an index")
-        self.path, self.header, self.name = path, dict(header), name
+        self.path, self.header, self.name = path, upgraded(header), name
         self.pending: list[Rows] = []
         self.removed: set[int] = set()
         self.orphans: list[str] = []  # copies of removed rows, deleted once no manifest refers to them

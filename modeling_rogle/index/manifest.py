@@ -1,4 +1,15 @@
-"""The manifest of an index, index.json: every field is checked when it is read, and a write replaces the whole file."""
+"""The manifest of an index, index.json: every field is checked when it is read, and a write replaces the whole file.
+
+Format 3 adds optional fields to format 2. An index without one of them behaves as an index of format 2:
+
+    id              identifier of the index, 32 hex digits
+    preprocessing   {"image_size": [height, width], "max_tokens": n, "fit": one of FITS}
+    encoder         {"engine": one of ENGINES, "precision": ...}, which encoded the images
+    text_encoder    a text encoder that is stored in the index
+    local_tokens    local tokens of the images
+
+Unknown fields are ignored when an index is read and kept when it is written.
+"""
 
 import contextlib
 import json
@@ -7,6 +18,7 @@ import os
 import re
 import secrets
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +31,14 @@ except ImportError:  # Windows has no such locks; there the user must avoid two 
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "rogle-gallery"
-VERSION = 2
+VERSION = 3
+READABLE_VERSIONS = (2, 3)
 MANIFEST = "index.json"
 STAGED_MANIFEST = "index.json.building"  # of an unfinished replacement; the old index stays in use until it is complete
-COPIES_FOLDER, COPY_COLUMN = "pictures", "picture"  # names in format 2
+COPIES_FOLDER, COPY_COLUMN = "pictures", "picture"  # names on the disk since format 2
 PRECISIONS = ("float32", "bfloat16")
+FITS = ("squeeze", "pad", "crop")  # how an image is fitted to the model's image size
+ENGINES = ("torch", "onnx")
 _PART_NAMES = r"shard-[0-9a-f]{8}|metadata-[0-9a-f]{8}\.parquet|faiss-[0-9a-f]{8}\.index"
 _PART = re.compile(_PART_NAMES)
 _INDEX_FILE = re.compile(
@@ -46,6 +61,7 @@ _FIELDS = {
     "next_id": int,
     "complete": bool,
 }
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def new_name(kind: str, suffix: str = "") -> str:
@@ -78,14 +94,17 @@ def read_manifest(path: Path, name: str = MANIFEST) -> dict[str, Any]:
         raise GalleryError(f"{file}: damaged ({error}); build the index again") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise GalleryError(f"{file}: not the manifest of a Rogle index")
-    if header.get("version") != VERSION:
-        version = f"format {header.get('version')}, this program reads format {VERSION}"
-        raise GalleryError(f"{file}: {version}; build the index again")
+    version = header.get("version")
+    if version not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
+        remedy = "update Rogle" if isinstance(version, int) and version > VERSION else "build the index again"
+        raise GalleryError(f"{file}: format {version}, this program reads formats {readable}; {remedy}")
     for field, kind in _FIELDS.items():
         if not isinstance(header.get(field), kind):
             raise GalleryError(f"{file}: field {field!r} is missing or not a {kind.__name__}; build the index again")
     _check_values(file, header)
     _check_store(file, header)
+    _check_optional(file, header)
     return header
 
 
@@ -128,8 +147,48 @@ def _check_store(file: Path, header: dict[str, Any]) -> None:
         raise GalleryError(f"{file}: field 'collection' is {collection!r}, not the name of a collection")
 
 
+def _check_optional(file: Path, header: dict[str, Any]) -> None:
+    """Checks the fields that format 3 added."""
+    if (index_id := header.get("id")) is not None and not (isinstance(index_id, str) and _ID.fullmatch(index_id)):
+        raise GalleryError(f"{file}: field 'id' is {index_id!r}, not 32 hex digits")
+    for name in ("preprocessing", "encoder", "text_encoder", "local_tokens"):
+        if not isinstance(header.get(name), dict | None):
+            raise GalleryError(f"{file}: field {name!r} is not an object; build the index again")
+    if (preprocessing := header.get("preprocessing")) is not None:
+        size = preprocessing.get("image_size")
+        if not (isinstance(size, list) and len(size) == 2 and all(map(_is_positive, size))):
+            raise GalleryError(f"{file}: field 'preprocessing.image_size' is {size!r}, not [height, width] in pixels")
+        if not _is_positive(preprocessing.get("max_tokens")):
+            tokens = preprocessing.get("max_tokens")
+            raise GalleryError(f"{file}: field 'preprocessing.max_tokens' is {tokens!r}, not a positive number")
+        _check_choice(file, "preprocessing.fit", preprocessing.get("fit"), FITS)
+    if (encoder := header.get("encoder")) is not None:
+        _check_choice(file, "encoder.engine", encoder.get("engine"), ENGINES)
+        if not isinstance(encoder.get("precision"), str):
+            raise GalleryError(f"{file}: field 'encoder.precision' is {encoder.get('precision')!r}, not a name")
+
+
+def _check_choice(file: Path, field: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise GalleryError(f"{file}: field {field!r} is {value!r}, not one of {', '.join(choices)}")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _is_finite_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def new_id() -> str:
+    """Returns a random identifier for an index."""
+    return uuid.uuid4().hex
+
+
+def upgraded(header: dict[str, Any]) -> dict[str, Any]:
+    """Returns a copy of a manifest in the current format. An index of format 2 gets an identifier."""
+    return {**header, "version": VERSION, "id": header.get("id") or new_id()}
 
 
 def write_manifest(path: Path, header: dict[str, Any], name: str = MANIFEST) -> None:
@@ -198,15 +257,20 @@ def locked(path: Path) -> Iterator[None]:
 __all__ = [
     "COPIES_FOLDER",
     "COPY_COLUMN",
+    "ENGINES",
+    "FITS",
     "FORMAT",
     "MANIFEST",
     "PRECISIONS",
+    "READABLE_VERSIONS",
     "STAGED_MANIFEST",
     "VERSION",
     "check_index_folder",
     "locked",
+    "new_id",
     "new_name",
     "read_manifest",
     "remove_unreferenced",
+    "upgraded",
     "write_manifest",
 ]

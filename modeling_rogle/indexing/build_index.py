@@ -1,7 +1,7 @@
 """Builds an index of images or brings it up to date: new and changed images are encoded, missing ones are removed.
 
-A killed run keeps everything that it had committed, and the next run continues from there. An index of another model,
-folder or detector is replaced when the new index is complete.
+A killed run keeps everything that it had committed, and the next run continues from there. An index of another model or
+detector is replaced when the new index is complete. An index of another folder is refused.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from modeling_rogle.index.manifest import (
     VERSION,
     check_index_folder,
     locked,
+    new_id,
     new_name,
     read_manifest,
     remove_unreferenced,
@@ -95,7 +96,7 @@ def build_index(
 
     Images that are already indexed and have not changed are kept. Changed images are encoded again, and missing images
     are removed. A killed run is continued. Images that cannot be read, are too large, or are links out of the folder
-    are skipped and listed. An index of another model, folder or detector is replaced when the new one is complete.
+    are skipped and listed. An index of another model or detector is replaced when the new one is complete.
 
     Args:
         source: a folder; a glob (`photos/2026-*/**/*.jpg`); the folder of a data set (`save_to_disk` or Parquet
@@ -120,8 +121,9 @@ def build_index(
 
     Raises:
         FileNotFoundError: `source` does not exist, or `append` is set and there is no index.
-        GalleryError: `source` has no images; `out` holds other files or is being written by another process; the
-            embeddings are not finite; the index cannot be appended to; or the store does not answer.
+        GalleryError: `source` has no images; `out` holds other files or the index of another folder, or is being
+            written by another process; the embeddings are not finite; the index cannot be appended to; or the store
+            does not answer.
 
     Warns:
         UserWarning: the index has another precision than the given one, or its store has a low recall or is slow.
@@ -144,6 +146,7 @@ def build_index(
         "detector": detector.name if detector else None,
         "files": source.rows is None,
     }
+    _check_folder(out, header)
     created = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -193,6 +196,7 @@ def _new_header(model: RogleModel, precision: str) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
+        "id": new_id(),
         "model": {"path": model_path(model), "fingerprint": fingerprint(model)},
         "precision": precision,
         "dimension": model.config.projection_dim,
@@ -232,6 +236,17 @@ def _find_source_and_detector(
         kinds = ("a data set", "files")
         raise GalleryError(f"{out}: holds {kinds[old['files']]}; {kinds[not old['files']]} cannot be appended")
     return new_source if old["files"] else replace(new_source, root=old["folder"]), detector
+
+
+def _check_folder(out: Path, header: dict[str, Any]) -> None:
+    """Refuses to replace the index of another folder or data set, whose images may be in no other index."""
+    try:
+        old = read_manifest(out)
+    except (GalleryError, FileNotFoundError):  # no index yet, or one that cannot be read
+        return
+    if old["folder"] != header["folder"]:
+        folders = f"{printable_path(old['folder'])}, not of {printable_path(header['folder'])}"
+        raise GalleryError(f"{out}: the index of {folders}; choose another --out, or delete {out} first")
 
 
 def _without_index_folder(source: Source, out: Path) -> Source:
@@ -351,7 +366,7 @@ class _Build:
         if self.name == STAGED_MANIFEST:
             clear_store(self.out)
             os.replace(self.out / STAGED_MANIFEST, self.out / MANIFEST)
-        elif (self.out / STAGED_MANIFEST).exists():  # of an abandoned run for another model or folder
+        elif (self.out / STAGED_MANIFEST).exists():  # of an abandoned run for another model
             (self.out / STAGED_MANIFEST).unlink()
         else:
             return
@@ -364,7 +379,7 @@ def _compatible_header(out: Path, name: str, header: dict[str, Any]) -> dict[str
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        GalleryError: the index is of another model, folder, detector or precision, or is damaged.
+        GalleryError: the index is of another model, detector or precision, or is damaged.
     """
     existing = read_manifest(out, name)
     if existing["model"]["fingerprint"] != header["model"]["fingerprint"]:

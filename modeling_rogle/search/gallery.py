@@ -77,8 +77,8 @@ class Gallery:
 
         Images that are indexed and unchanged are kept, changed images are encoded again, and missing images are
         removed. A run that was killed continues where it stopped. Truncated images, images that are too large, files
-        that are no images, and links to files outside the folder are skipped and listed. An index of another model,
-        folder or detector is replaced when the new one is complete.
+        that are no images, and links to files outside the folder are skipped and listed. An index of another model
+        or detector is replaced when the new one is complete.
 
         Args:
             source: a folder, a glob, a folder of a data set, or rows; see [`find_source`].
@@ -100,8 +100,9 @@ class Gallery:
 
         Raises:
             FileNotFoundError: `source` does not exist.
-            GalleryError: there is nothing to index, `out` is not an index or another process writes it, the embeddings
-                are not finite, the store does not answer, or `append` meets an index of another model or detector.
+            GalleryError: there is nothing to index, `out` is not an index or that of another folder, another process
+                writes it, the embeddings are not finite, the store does not answer, or `append` meets an index of
+                another model or detector.
 
         Warns:
             UserWarning: `precision` differs from that of the index that is appended to, or the store is slower than

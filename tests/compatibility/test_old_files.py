@@ -1,6 +1,7 @@
 """Files written by commit 2fbb0e3 (see make_files.py) load, search and score as they did there."""
 
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -14,6 +15,8 @@ from transformers import AutoModel, AutoProcessor
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.box_ops import template_boxes
+from modeling_rogle.index.manifest import VERSION, read_manifest
+from modeling_rogle.inference.loading import load_model
 from modeling_rogle.search.gallery import Gallery
 
 FILES = Path(__file__).parent / "files"
@@ -71,13 +74,17 @@ def test_an_index_gives_the_same_results(case: dict, tmp_path: Path) -> None:
         assert match.probability == (None if expected is None else pytest.approx(expected, abs=1e-6))
 
 
-def test_images_are_added_to_an_index_and_taken_out(tmp_path: Path) -> None:
-    index, images = (
-        shutil.copytree(FILES / "index", tmp_path / "index"),
-        shutil.copytree(FILES / "images", tmp_path / "i"),
-    )
+@pytest.fixture
+def copied(tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the index of format 2 and of its images."""
+    index, images = (shutil.copytree(FILES / name, tmp_path / name) for name in ("index", "images"))
     header = json.loads((index / "index.json").read_text()) | {"folder": str(images.resolve())}
     (index / "index.json").write_text(json.dumps(header))
+    return index, images
+
+
+def test_images_are_added_to_an_index_and_taken_out(copied: tuple[Path, Path]) -> None:
+    index, images = copied
     model, processor = (
         RogleModel.from_pretrained(FILES / "checkpoint"),
         RogleProcessor.from_pretrained(FILES / "checkpoint"),
@@ -91,6 +98,31 @@ def test_images_are_added_to_an_index_and_taken_out(tmp_path: Path) -> None:
     assert after.keys() == (before.keys() - {"05.png"}) | {"24.png"}
     assert all(after[path] == pytest.approx(before[path], abs=1e-6) for path in before.keys() & after.keys())
     assert after["24.png"] == pytest.approx(after["00.png"], abs=1e-6)
+
+
+@pytest.mark.parametrize("writer", ["index", "delete", "delete a skipped name"])
+def test_an_index_of_format_2_is_upgraded_when_it_is_next_written(copied: tuple[Path, Path], writer: str) -> None:
+    index, images = copied
+    header = read_manifest(index)
+    assert header["version"] == 2 and "id" not in header
+    (index / "index.json").write_text(json.dumps(header | {"skipped": [{"path": "x.jpg", "reason": "-"}], "new": 1}))
+    model, processor = load_model(FILES / "checkpoint")
+    gallery = Gallery.open(index, model, processor)
+    before = [(match.path, match.score) for match in gallery.search(QUERY, top_k=24)]
+    assert read_manifest(index)["version"] == 2  # reading and searching change nothing
+    if writer == "index":
+        report = Gallery.build(images, model, processor, index, progress=False).report
+        assert (report.kept, report.added, report.removed) == (24, 0, 0)
+    else:
+        gallery.delete(["05.png" if writer == "delete" else "x.jpg"])
+        before = [(path, score) for path, score in before if writer != "delete" or path != "05.png"]
+    header = read_manifest(index)
+    assert header["version"] == VERSION and re.fullmatch("[0-9a-f]{32}", header["id"]) and header["new"] == 1
+    assert (index / "calibration.json").exists()
+    after = [(match.path, match.score) for match in Gallery.open(index, model, processor).search(QUERY, top_k=24)]
+    assert after == [(path, pytest.approx(score, abs=1e-6)) for path, score in before]
+    Gallery.build(images, model, processor, index, progress=False)
+    assert read_manifest(index)["id"] == header["id"]
 
 
 def test_a_built_data_set_gives_the_same_rows() -> None:

@@ -12,10 +12,13 @@ from modeling_rogle.index.manifest import (
     locked,
     read_manifest,
     remove_unreferenced,
+    upgraded,
     write_manifest,
 )
 from modeling_rogle.inference.errors import GalleryError
 from tests.helpers.index_files import HEADER
+
+PREPROCESSING = {"image_size": [224, 224], "max_tokens": 77, "fit": "pad"}
 
 
 @pytest.fixture
@@ -29,11 +32,30 @@ def test_a_manifest_is_read_as_it_was_written(index):
     assert os.listdir(index) == ["index.json"]
 
 
+def test_format_2_and_the_optional_fields_of_format_3_are_read(index):
+    for fields in (
+        {"version": 2},
+        {"id": "0" * 32, "preprocessing": PREPROCESSING, "encoder": {"engine": "onnx", "precision": "int8"}},
+        {"text_encoder": {"file": "text.onnx"}, "local_tokens": {"count": 8}, "unknown": ["ignored"]},
+        dict.fromkeys(("id", "preprocessing", "encoder", "text_encoder", "local_tokens")),
+    ):
+        write_manifest(index, HEADER | fields)
+        assert read_manifest(index) == HEADER | fields
+
+
+def test_upgrading_gives_an_identifier_once(index):
+    first = upgraded({**HEADER, "version": 2})
+    assert first["version"] == VERSION and upgraded(first) == first
+    write_manifest(index, first)
+    assert read_manifest(index)["id"] == first["id"] != upgraded(HEADER)["id"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"format": "other"}, "not the manifest of a Rogle index"),
-        ({"version": 1}, f"format 1, this program reads format {VERSION}"),
+        ({"version": 1}, "format 1, this program reads formats 2 and 3; build the index again"),
+        ({"version": VERSION + 1}, f"format {VERSION + 1}, .*; update Rogle"),
         ({"images": "ten"}, "field 'images' is missing or not a int"),
         ({"images": 4}, "fields 'shards' and 'images' disagree"),
         ({"precision": "int4"}, "field 'precision' is 'int4'"),
@@ -51,6 +73,19 @@ def test_a_manifest_is_read_as_it_was_written(index):
         ({"template_labels": ["head"]}, "field 'template_labels' is not 11 names"),
         ({"template_labels": [1] * 11}, "field 'template_labels' is not 11 names"),
         ({"skipped": ["a.png"]}, "field 'skipped' holds an entry without a path"),
+        ({"id": "../elsewhere"}, "field 'id' is '../elsewhere', not 32 hex digits"),
+        ({"preprocessing": [384, 128]}, "field 'preprocessing' is not an object"),
+        ({"preprocessing": {"fit": "pad", "max_tokens": 77}}, "field 'preprocessing.image_size' is None"),
+        ({"preprocessing": PREPROCESSING | {"image_size": [224, -1]}}, "field 'preprocessing.image_size' is"),
+        ({"preprocessing": PREPROCESSING | {"max_tokens": "77"}}, "field 'preprocessing.max_tokens' is '77'"),
+        ({"preprocessing": PREPROCESSING | {"fit": "zoom"}}, "field 'preprocessing.fit' is 'zoom', not one of squeeze"),
+        (
+            {"encoder": {"engine": "jax", "precision": "int8"}},
+            "field 'encoder.engine' is 'jax', not one of torch, onnx",
+        ),
+        ({"encoder": {"engine": "onnx"}}, "field 'encoder.precision' is None"),
+        ({"text_encoder": "files"}, "field 'text_encoder' is not an object"),
+        ({"local_tokens": 8}, "field 'local_tokens' is not an object"),
     ],
 )
 def test_an_invalid_manifest_is_refused(index, change, message):

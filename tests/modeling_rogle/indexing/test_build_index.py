@@ -94,19 +94,18 @@ def test_an_interrupted_run_is_continued_and_readers_see_what_is_committed(folde
 def test_an_index_is_replaced_only_by_a_complete_one(folder, tools, tmp_path, monkeypatch):
     out, real, calls = tmp_path / "index", item_encoder.encode_pixels, []
     build(folder, tools, out)
-    other = make_images(tmp_path / "other", 7)
     with monkeypatch.context() as broken:
         broken.setattr(item_encoder, "COMMIT_SECONDS", 0.0)
         broken.setattr(
             item_encoder, "encode_pixels", lambda *args: calls.append(0) or real(*args) if len(calls) < 2 else 1 / 0
         )
         with pytest.raises(ZeroDivisionError):
-            build(other, tools, out)
-    assert len(Gallery.open(out)) == 8 and Gallery.open(out).folder == folder
+            build(folder, tools, out, precision="bfloat16")
+    assert len(Gallery.open(out)) == 8 and read_manifest(out)["precision"] == "float32"
     assert Gallery.open(out).delete(["00.png"]) == 1  # there too, but that image still lies in its folder
-    report = build(other, tools, out)
-    assert (report.images, report.kept, report.added) == (7, 5, 2)
-    assert Gallery.open(out).folder == other
+    report = build(folder, tools, out, precision="bfloat16")
+    assert (report.images, report.kept, report.added) == (8, 5, 3)
+    assert read_manifest(out)["precision"] == "bfloat16"
     assert sorted(name.split("-")[0] for name in os.listdir(out)) == ["index.json", "shard"]
 
 
@@ -233,7 +232,7 @@ def test_an_abandoned_replacement_is_removed(folder, tools, tmp_path, monkeypatc
     build(folder, tools, out)
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
         break_after(1, broken)
-        build(make_images(tmp_path / "other", 7), tools, out)
+        build(folder, tools, out, precision="bfloat16")
     assert (out / "index.json.building").exists()
     build(folder, tools, out)
     assert sorted(name.split("-")[0] for name in os.listdir(out)) == ["index.json", "shard"]

@@ -71,22 +71,35 @@ def test_a_folder_with_other_files_is_never_overwritten(tools, tmp_path):
     assert sorted(os.listdir(folder)) == ["00.png", "01.png"]
 
 
-def test_an_index_of_another_folder_replaces_the_old_one_completely(tools, copied, tmp_path):
+def test_an_index_of_another_precision_replaces_the_old_one_completely(tools, copied):
     (copied / "shard-00000000").mkdir()  # what a killed build leaves
     (copied / "index.json.new").write_text("half")
-    Gallery.build(make_images(tmp_path / "few", 2), *tools, copied, progress=False)
-    assert Gallery.open(copied).paths == ["00.png", "01.png"]
-    assert len(os.listdir(copied)) == 2
+    before = Gallery.open(copied)
+    Gallery.build(before.folder, *tools, copied, progress=False, precision="bfloat16")
+    assert Gallery.open(copied).paths == before.paths and len(os.listdir(copied)) == 2
+    assert Gallery.open(copied).header["id"] != before.header["id"]
 
 
-def test_a_build_that_fails_leaves_the_old_index(tools, copied, tmp_path):
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "a.jpg").write_text("x")
-    before = sorted(path.relative_to(copied) for path in copied.rglob("*"))
-    with pytest.raises(GalleryError):
-        Gallery.build(tmp_path / "bad", *tools, copied, progress=False)
-    assert sorted(path.relative_to(copied) for path in copied.rglob("*")) == before
-    assert len(Gallery.open(copied)) == 10
+def test_an_index_of_another_folder_is_refused_and_unchanged(tools, copied, tmp_path):
+    before, few = {file: file.read_bytes() for file in copied.rglob("*.*")}, make_images(tmp_path / "few", 2)
+    with pytest.raises(GalleryError) as caught:
+        Gallery.build(few, *tools, copied, progress=False)
+    folder = Gallery.open(copied).folder
+    message = f"{copied}: the index of {folder}, not of {few}; choose another --out, or delete {copied} first"
+    assert str(caught.value) == message
+    assert {file: file.read_bytes() for file in copied.rglob("*.*")} == before
+
+
+def test_a_build_that_fails_leaves_the_old_index(tools, tmp_path):
+    folder, index = make_images(tmp_path / "images", 3), tmp_path / "index"
+    Gallery.build(folder, *tools, index, progress=False)
+    before = sorted(index.rglob("*"))
+    for file in folder.iterdir():
+        file.write_text("x")
+    with pytest.raises(GalleryError, match="none of 3 images can be indexed"):
+        Gallery.build(folder, *tools, index, progress=False, precision="bfloat16")
+    assert sorted(index.rglob("*")) == before
+    assert len(Gallery.open(index)) == 3
 
 
 def test_broken_weights_are_refused_in_a_search_and_in_a_build(tiny_model, tiny_processor, copied, tmp_path):
