@@ -25,7 +25,7 @@ def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
         "--store",
         metavar="STORE",
         help="vector store to search: exact, faiss, milvus, a file of milvus-lite, or http://host:19530 "
-        "(default: the store of the index)",
+        "(default: the store of the index, if it lies inside the index or is named by MILVUS_URI)",
     )
 
 

@@ -60,6 +60,13 @@ def add_delete(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="path as `rogle search` prints it, or absolute path")
     parser.add_argument("--index", required=True, metavar="INDEX", help="folder that `rogle index` wrote")
+    parser.add_argument(
+        "--store",
+        metavar="STORE",
+        help="vector store of the index, where the embeddings are deleted too; exact removes a store on a server from "
+        "the index without contacting it (default: the store of the index, if it lies inside the index or is named by "
+        "MILVUS_URI)",
+    )
     parser.set_defaults(run=_delete)
 
 
@@ -156,7 +163,7 @@ def _index(args: argparse.Namespace) -> None:
 def _delete(args: argparse.Namespace) -> None:
     from modeling_rogle.search.gallery import Gallery
 
-    gallery = Gallery.open(args.index)
+    gallery = Gallery.open(args.index, store=args.store)
     before = len(gallery)
     count = gallery.delete(args.paths)
     deleted = before - len(gallery)

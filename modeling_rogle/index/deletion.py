@@ -12,6 +12,7 @@ from modeling_rogle.image_io import printable_path
 from modeling_rogle.index.index_writer import IndexWriter, write_table
 from modeling_rogle.index.manifest import MANIFEST, STAGED_MANIFEST, new_name, read_manifest
 from modeling_rogle.index.shards import Index, read_parquet
+from modeling_rogle.index.store_address import trusted_address
 from modeling_rogle.index.store_sync import delete_from_store, sync_store
 from modeling_rogle.inference.errors import GalleryError
 
@@ -58,26 +59,28 @@ def _possible_names(index: Index, path: str | Path) -> list[str]:
     return [file.relative_to(folder).as_posix() for file in (named, resolved) if file.is_relative_to(folder)]
 
 
-def remove_images(path: Path, removed: set[str], skipped: set[str]) -> None:
+def remove_images(path: Path, removed: set[str], skipped: set[str], given: str | None = None) -> None:
     """Removes images and names of skipped images from an index. The caller holds its lock.
 
     Args:
         path: the index folder.
         removed: paths of images, as in the index.
         skipped: names in the manifest's list of skipped images.
+        given: the store that the user named; see [`trusted_address`]. Default: none.
 
     Raises:
-        GalleryError: the vector store does not answer. Nothing was deleted then.
+        GalleryError: the vector store does not answer, or only the index names it. Nothing was deleted then.
     """
-    _remove(path, MANIFEST, removed, skipped)
+    _remove(path, MANIFEST, removed, skipped, given)
     if (path / STAGED_MANIFEST).exists():  # of an unfinished replacement, which holds the images too
-        _remove(path, STAGED_MANIFEST, removed, skipped)
+        _remove(path, STAGED_MANIFEST, removed, skipped, given)
     uri = (read_manifest(path).get("store") or {}).get("uri")
-    if uri:
-        sync_store(path, uri)
+    address = trusted_address(uri, path, given) if uri else None
+    if address:  # otherwise only names of skipped images were removed
+        sync_store(path, address)
 
 
-def _remove(path: Path, name: str, removed: set[str], skipped: set[str]) -> None:
+def _remove(path: Path, name: str, removed: set[str], skipped: set[str], given: str | None) -> None:
     """Removes images, their metadata and names of skipped images from one manifest."""
     index = Index(path, name)
     header = index.header
@@ -85,14 +88,14 @@ def _remove(path: Path, name: str, removed: set[str], skipped: set[str]) -> None
     fields: dict[str, Any] = {"skipped": [entry for entry in header["skipped"] if entry["path"] not in skipped]}
     writer = IndexWriter(path, header, name)
     writer.remove(ids)
-    if header["metadata"] is not None:
+    if header.get("metadata") is not None:
         metadata = read_parquet(path / header["metadata"])
         kept = _kept_metadata(index, metadata.column("path").to_pylist(), removed, skipped)
         if not all(kept):
             fields["metadata"] = new_name("metadata", ".parquet")
             write_table(metadata.filter(pa.array(kept)), path / fields["metadata"])
     if header.get("store") and len(ids):
-        fields["store"] = delete_from_store(path, header, ids)
+        fields["store"] = delete_from_store(path, header, ids, given)
     writer.commit(**fields, complete=header["complete"])
 
 

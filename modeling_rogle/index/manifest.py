@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from modeling_rogle.index.store_address import public_address
 from modeling_rogle.inference.errors import GalleryError
 
 try:
@@ -137,12 +138,14 @@ def _check_store(file: Path, header: dict[str, Any]) -> None:
     if not (
         isinstance(store, dict)
         and isinstance(store.get("uri"), str)
+        and store["uri"].isprintable()
         and isinstance(store.get("upto"), int)
         and (store.get("file") is None or isinstance(store["file"], str) and _PART.fullmatch(store["file"]))
         and isinstance(store.get("effort", 1), int)
         and all(_is_finite_number(store.get(name, 1.0)) for name in ("recall", "filtered", "gain"))
     ):
         raise GalleryError(f"{file}: field 'store' is not a valid store; build the index again")
+    store["uri"] = public_address(store["uri"])  # an earlier version wrote credentials too
     if not (isinstance(collection, str) and _COLLECTION.fullmatch(collection)):
         raise GalleryError(f"{file}: field 'collection' is {collection!r}, not the name of a collection")
 

@@ -2,7 +2,7 @@
 
 The collection has a name of the index's own and holds ids and global embeddings. Paths, metadata and regions stay in
 the index. The token of a server is read from the environment variable MILVUS_TOKEN and never stored. It is sent only to
-the URI in MILVUS_URI, because the URI in an index may come from someone else.
+the URI in MILVUS_URI. User name and password may also stand in the address; they are not stored or shown either.
 """
 
 import logging
@@ -10,9 +10,11 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
+from modeling_rogle.index.store_address import public_address
 from modeling_rogle.inference.errors import GalleryError
 
 REQUEST_ROWS = 2048  # vectors per request: 4 MB at width 512; a server accepts 64 MB
@@ -22,8 +24,14 @@ TIMEOUT = 30.0  # seconds
 
 
 def token(uri: str) -> str:
-    """Returns MILVUS_TOKEN if the environment variable MILVUS_URI is `uri`, otherwise an empty string."""
-    return os.environ.get("MILVUS_TOKEN", "") if uri == os.environ.get("MILVUS_URI") else ""
+    """Returns the `user:password` of an address, or MILVUS_TOKEN if the environment variable MILVUS_URI is the address.
+
+    Otherwise the token is empty.
+    """
+    if "://" in uri and "@" in uri:
+        return unquote(uri.partition("://")[2].rpartition("@")[0])
+    is_own = public_address(uri) == public_address(os.environ.get("MILVUS_URI", ""))
+    return os.environ.get("MILVUS_TOKEN", "") if is_own else ""
 
 
 class MilvusStore:
@@ -47,15 +55,17 @@ class MilvusStore:
         try:
             from pymilvus import DataType, MilvusClient
         except ImportError as error:
-            raise GalleryError(f"store {uri}: pymilvus is not installed; pip install pymilvus milvus-lite") from error
+            raise GalleryError(
+                f"store {public_address(uri)}: pymilvus is not installed; pip install pymilvus milvus-lite"
+            ) from error
         for name in ("pymilvus", "grpc._server"):  # they log stack traces of the exceptions that they raise
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._types, self.uri, self.dimension = DataType, uri, dimension
+        self._types, self.uri, self.dimension, self._token = DataType, public_address(uri), dimension, token(uri)
         self.is_local = "://" not in uri
         self.can_delete = not self.is_local
         self.collection = header["collection"]
         self.effort, self.max_effort = (stored or {}).get("effort") or 64, 4096  # ef of the HNSW graph
-        self.client: Any = self._call(MilvusClient, uri=uri, token=token(uri), timeout=TIMEOUT)
+        self.client: Any = self._call(MilvusClient, uri=self.uri, token=self._token, timeout=TIMEOUT)
         exists = self._call(self.client.has_collection, self.collection)
         filled = bool((stored or {}).get("upto"))
         if exists and not filled:
@@ -64,10 +74,10 @@ class MilvusStore:
             fields = self._call(self.client.describe_collection, self.collection)["fields"]
             width = next(field["params"]["dim"] for field in fields if field["name"] == "embed")
             if int(width) != dimension:
-                raise GalleryError(f"store {uri}: vectors of {width} numbers, the index has {dimension}")
+                raise GalleryError(f"store {self.uri}: vectors of {width} numbers, the index has {dimension}")
             self._call(self.client.load_collection, self.collection)
         elif filled:
-            raise GalleryError(f"store {uri}: collection {self.collection} does not exist any more; fill it again")
+            raise GalleryError(f"store {self.uri}: collection {self.collection} does not exist any more; fill it again")
 
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls a method of the client. Raises GalleryError for any exception of it."""
@@ -75,7 +85,7 @@ class MilvusStore:
             return method(*args, **kwargs)
         except Exception as error:  # grpc, pymilvus and milvus-lite have no common class
             reason = " ".join(str(getattr(error, "message", None) or error).split("\n")[0].split())
-            if not self.is_local and os.environ.get("MILVUS_TOKEN") and not token(self.uri):
+            if not self.is_local and os.environ.get("MILVUS_TOKEN") and not self._token:
                 reason += "; MILVUS_TOKEN was not sent because MILVUS_URI is another URI"
             raise GalleryError(f"store {self.uri}: {reason}") from error
 
@@ -117,7 +127,9 @@ class MilvusStore:
         if self._call(self.client.has_collection, self.collection):
             self._call(self.client.drop_collection, self.collection)
         if self.is_local:  # milvus-lite keeps the folder of a dropped collection
-            shutil.rmtree(Path(self.uri) / "collections" / self.collection, ignore_errors=True)
+            folder = Path(self.uri, "collections", self.collection)
+            if folder.resolve().is_relative_to(Path(self.uri).resolve()):  # a link of someone else may lead out of it
+                shutil.rmtree(folder, ignore_errors=True)
 
     def search(self, query: np.ndarray, count: int) -> np.ndarray:
         """See [`VectorStore`]."""

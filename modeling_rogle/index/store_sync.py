@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from modeling_rogle.index.manifest import read_manifest, remove_unreferenced, write_manifest
 from modeling_rogle.index.shards import Index
+from modeling_rogle.index.store_address import not_contacted, public_address, require_trusted, trusted_address
 from modeling_rogle.index.vector_store import EXACT_ROWS, MIN_RECALL, StoreQuality, VectorStore, open_store, tune
 from modeling_rogle.inference.errors import GalleryError
 
@@ -37,7 +38,8 @@ def sync_store(
 
     Args:
         path: the index folder.
-        uri: see [`open_store`]; `exact` clears the index's store and adds none.
+        uri: see [`open_store`]; `exact` clears the index's store and adds none. The manifest holds the address without
+            credentials.
         queries: returns `[q, D]` unit vectors on which quality is measured; it is called only if rows were added or
             nothing was measured yet. None keeps the measured quality.
         progress: show a progress bar.
@@ -52,9 +54,9 @@ def sync_store(
         UserWarning: recall is below 0.95, so that searches (all, or those with a filter) will be exact, or the store is
             slower than exact search.
     """
-    header = read_manifest(path)
-    if uri == "exact" or header.get("store") and header["store"]["uri"] != uri:
-        clear_store(path)
+    header, address = read_manifest(path), public_address(uri)
+    if uri == "exact" or header.get("store") and header["store"]["uri"] != address:
+        clear_store(path, uri)
         header |= {"store": None}
         write_manifest(path, header)
         remove_unreferenced(path)
@@ -64,7 +66,9 @@ def sync_store(
     store, stored = _open_or_empty(uri, path, index.header)
     try:
         synced_rows = int(np.searchsorted(index.ids, stored.get("upto", 0)))
-        with tqdm(total=len(index) - synced_rows, unit=" images", desc=f"filling {uri}", disable=not progress) as bar:
+        with tqdm(
+            total=len(index) - synced_rows, unit=" images", desc=f"filling {address}", disable=not progress
+        ) as bar:
             for rows in _blocks(len(index), synced_rows):
                 store.add(index.ids[rows], index.global_rows(rows))
                 bar.update(len(rows))
@@ -72,7 +76,7 @@ def sync_store(
         if queries is not None and len(index) and (synced_rows < len(index) or "recall" not in stored):
             quality = tune(store, index, queries())
         stored = {
-            "uri": uri,
+            "uri": address,
             "upto": int(index.ids[-1]) + 1 if len(index) else 0,
             "recall": round(quality.recall, 4),
             "filtered": round(quality.filtered_recall, 4),
@@ -81,7 +85,7 @@ def sync_store(
         }
     finally:
         store.close()
-    _warn(uri, quality, len(index))
+    _warn(address, quality, len(index))
     write_manifest(path, {**index.header, "store": stored})
     remove_unreferenced(path)
     return stored
@@ -134,24 +138,32 @@ def _emptied(stored: dict[str, Any]) -> dict[str, Any]:
     return {**stored, **({"file": None} if "file" in stored else {}), "upto": 0}
 
 
-def delete_from_store(path: Path, header: dict[str, Any], ids: np.ndarray) -> dict[str, Any] | None:
+def delete_from_store(
+    path: Path, header: dict[str, Any], ids: np.ndarray, given: str | None = None
+) -> dict[str, Any] | None:
     """Deletes embeddings from an index's store, also from the disk.
 
     Args:
         path: the index folder.
         header: the manifest, which has a store.
         ids: ids to delete.
+        given: the store that the user named; see [`trusted_address`]. Default: none.
 
     Returns:
         the new `store` of the manifest. A store that cannot delete single vectors is empty (`upto` 0) and must be
-        filled again.
+        filled again. None if only the index names the store and the user named another: the index leaves its store.
 
     Raises:
-        GalleryError: the store does not answer. Nothing may then be deleted from the index either.
+        GalleryError: the store does not answer, or only the index names it. Nothing may then be deleted from the index
+            either.
     """
     stored = header["store"]
+    address = trusted_address(stored["uri"], path, given)
+    if address is None and given is not None:
+        _warn_of_remains(not_contacted(stored["uri"]), header)
+        return None
     try:
-        store, opened = _open_or_empty(stored["uri"], path, header)
+        store, opened = _open_or_empty(address or require_trusted(stored["uri"], path), path, header)
     except GalleryError as error:
         if stored.get("file") is None:
             raise GalleryError(f"{error}; the store holds these embeddings too, so nothing was deleted") from error
@@ -166,14 +178,15 @@ def delete_from_store(path: Path, header: dict[str, Any], ids: np.ndarray) -> di
         store.close()
 
 
-def clear_store(path: Path) -> None:
+def clear_store(path: Path, given: str | None = None) -> None:
     """Clears the store of an index that is about to be replaced.
 
     Args:
         path: the index folder. Without a readable manifest or a store nothing happens.
+        given: the store that the user named; see [`trusted_address`]. Default: none.
 
     Warns:
-        UserWarning: the store does not answer. The message names its collection.
+        UserWarning: the store does not answer, or only the index names it. The message names its collection.
     """
     try:
         header = read_manifest(path)
@@ -182,12 +195,16 @@ def clear_store(path: Path) -> None:
     if not header.get("store"):
         return
     try:
-        store = open_store(header["store"]["uri"], path, header)
+        store = open_store(require_trusted(header["store"]["uri"], path, given), path, header)
         store.clear()
         store.close()
     except GalleryError as error:
         if header["store"].get("file") is None:
-            warnings.warn(f"{error}; collection {header.get('collection')} may still exist", stacklevel=3)
+            _warn_of_remains(str(error), header)
+
+
+def _warn_of_remains(reason: str, header: dict[str, Any]) -> None:
+    warnings.warn(f"{reason}; collection {header.get('collection')} may still exist there", stacklevel=4)
 
 
 __all__ = ["PROBES", "clear_store", "delete_from_store", "sync_store"]

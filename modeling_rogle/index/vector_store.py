@@ -18,7 +18,6 @@ A new kind of store implements `VectorStore` in a module of its own and is added
 """
 
 import importlib.util
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from modeling_rogle.index.shards import Index, as_float
+from modeling_rogle.index.store_address import public_address, resolve_store
 from modeling_rogle.inference.errors import GalleryError
 
 MIN_RECALL = 0.95  # recall@10 below which a store is not used
@@ -87,17 +87,12 @@ class VectorStore(Protocol):
         """Releases the store's files and connections."""
 
 
-def resolve_store(uri: str | None) -> str | None:
-    """Returns the URI of a store with a local file's path made absolute, because an index is opened from any folder."""
-    return os.path.abspath(uri) if uri and uri.endswith(".db") and "://" not in uri else uri
-
-
 def open_store(uri: str, path: Path, header: dict[str, Any]) -> VectorStore:
     """Opens the vector store of an index.
 
     Args:
         uri: `faiss` or `faiss-ivf` (inverted file), `faiss-hnsw` (graph), `milvus` (a local file in the index), a path
-            that ends in `.db`, or `http://host:19530`.
+            that ends in `.db`, or `http://host:19530`. An index's own URI goes through [`trusted_address`] first.
         path: the index folder.
         header: the manifest. Its `store`, if it has the same URI, describes what the store holds.
 
@@ -105,7 +100,10 @@ def open_store(uri: str, path: Path, header: dict[str, Any]) -> VectorStore:
         GalleryError: the URI is unknown, a package is not installed, the store's file is missing, or the server does
             not answer.
     """
-    stored = header.get("store") if (header.get("store") or {}).get("uri") == uri else None
+    uri = resolve_store(uri) or ""
+    stored = header.get("store")
+    if stored is not None and public_address(stored["uri"]) != public_address(uri):
+        stored = None
     if uri in ("faiss", "faiss-ivf", "faiss-hnsw"):
         from modeling_rogle.index.faiss_store import FaissStore
 
@@ -115,7 +113,7 @@ def open_store(uri: str, path: Path, header: dict[str, Any]) -> VectorStore:
 
         return MilvusStore(str(path / "milvus.db") if uri == "milvus" else uri, header["dimension"], header, stored)
     raise GalleryError(
-        f"store {uri!r}: not one of exact, faiss, faiss-ivf, faiss-hnsw, milvus, FILE.db, http://host:port"
+        f"store {public_address(uri)!r}: not one of exact, faiss, faiss-ivf, faiss-hnsw, milvus, FILE.db, http://host:port"
     )
 
 
@@ -336,6 +334,5 @@ __all__ = [
     "exact_search",
     "nearest",
     "open_store",
-    "resolve_store",
     "tune",
 ]

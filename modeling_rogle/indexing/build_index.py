@@ -33,8 +33,9 @@ from modeling_rogle.index.manifest import (
     remove_unreferenced,
 )
 from modeling_rogle.index.shards import MAX_REGIONS, Index
+from modeling_rogle.index.store_address import require_trusted, resolve_store
 from modeling_rogle.index.store_sync import PROBES, clear_store, delete_from_store, sync_store
-from modeling_rogle.index.vector_store import check_store, resolve_store
+from modeling_rogle.index.vector_store import check_store
 from modeling_rogle.indexing.changes import Changes, find_changes, update_metadata
 from modeling_rogle.indexing.decoding import default_workers
 from modeling_rogle.indexing.image_folder import Skipped
@@ -134,6 +135,7 @@ def build_index(
     if store not in (None, "exact"):
         check_store(store, out, model.config.projection_dim)  # before the images are encoded, not after
     check_index_folder(out)
+    _check_own_store(out, store)
     header = _new_header(model, precision or PRECISIONS[0])
     source_path = os.path.abspath(source) if isinstance(source, str | Path) else None
     source, detector = _find_source_and_detector(source, out, header, append, detector)
@@ -153,7 +155,7 @@ def build_index(
         with locked(out), warnings.catch_warnings():
             # Pillow warns of sizes and metadata. What matters is raised as an error, and the image is listed.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            build = _Build(source, out, header, appending)
+            build = _Build(source, out, header, appending, store)
             encoder = ItemEncoder(source, model, processor, detector, build.writer)
             workers = default_workers(model.device) if workers is None else workers
             encoder.run(build.changes.items, batch_size, workers, progress, lambda: build.commit(encoder.skipped))
@@ -162,7 +164,8 @@ def build_index(
         if created and not (out / MANIFEST).exists():  # nothing was committed
             shutil.rmtree(out, ignore_errors=True)
     seconds = time.perf_counter() - started
-    store = store or (read_manifest(out).get("store") or {}).get("uri")
+    own = read_manifest(out).get("store")
+    store = store or (require_trusted(own["uri"], out) if own else None)
     if store:
         text_encoder = TorchEncoder(model, processor)
         with locked(out):
@@ -186,6 +189,19 @@ def _check_arguments(batch_size: int, workers: int | None, precision: str | None
         raise GalleryError(f"workers must be at least 0, not {workers}")
     if precision is not None and precision not in PRECISIONS:
         raise GalleryError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}")
+
+
+def _check_own_store(out: Path, store: str | None) -> None:
+    """Checks that the store of an existing index may be contacted, before images are encoded."""
+    try:
+        own = read_manifest(out).get("store")
+    except (GalleryError, FileNotFoundError):
+        return
+    if own and store is None:
+        try:
+            require_trusted(own["uri"], out)
+        except GalleryError as error:
+            raise GalleryError(f"{out}: {error}, or --store exact to leave it") from error
 
 
 def _new_header(model: RogleModel, precision: str) -> dict[str, Any]:
@@ -277,6 +293,7 @@ class _Build:
         out: the index folder, whose lock the caller holds.
         header: the manifest of a new index.
         appending: identifier of the source that is appended; None to index only the source.
+        store: the store that the user named; None for the index's own.
 
     Attributes:
         writer: writer of the index, from which outdated rows are removed already.
@@ -287,8 +304,10 @@ class _Build:
         GalleryError: the index cannot be appended to.
     """
 
-    def __init__(self, source: Source, out: Path, header: dict[str, Any], appending: str | None):
-        self.source, self.out, self.append = source, out, appending is not None
+    def __init__(
+        self, source: Source, out: Path, header: dict[str, Any], appending: str | None, store: str | None = None
+    ):
+        self.source, self.out, self.append, self.store = source, out, appending is not None, store
         existing = self._existing_header(header)
         self.completes = True  # whether the index is complete after this run
         if self.append and existing is not None:
@@ -329,7 +348,7 @@ class _Build:
         elif self.changes.removed_rows or fields["metadata"] != old:
             ids = index.ids[self.changes.removed_rows]
             if self.writer.header.get("store"):
-                fields["store"] = delete_from_store(self.out, self.writer.header, ids)
+                fields["store"] = delete_from_store(self.out, self.writer.header, ids, self.store)
             self.writer.remove(ids)
             self.writer.commit(**fields, **self.unfinished)
 
@@ -364,7 +383,7 @@ class _Build:
             entries = [entry for entry in self.writer.header["skipped"] if entry["path"] not in paths] + entries
         self.writer.commit(complete=self.completes, appending=None, skipped=entries, ignored=self.source.ignored)
         if self.name == STAGED_MANIFEST:
-            clear_store(self.out)
+            clear_store(self.out, self.store)
             os.replace(self.out / STAGED_MANIFEST, self.out / MANIFEST)
         elif (self.out / STAGED_MANIFEST).exists():  # of an abandoned run for another model
             (self.out / STAGED_MANIFEST).unlink()

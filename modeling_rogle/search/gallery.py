@@ -14,7 +14,8 @@ from PIL import Image
 from modeling_rogle.index.deletion import find_rows, remove_images
 from modeling_rogle.index.manifest import locked, read_manifest
 from modeling_rogle.index.shards import Index
-from modeling_rogle.index.vector_store import MIN_RECALL, VectorStore, nearest, open_store, resolve_store
+from modeling_rogle.index.store_address import public_address, require_trusted, resolve_store
+from modeling_rogle.index.vector_store import MIN_RECALL, VectorStore, nearest, open_store
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.late_interaction import late_interaction, rerank
 from modeling_rogle.search.calibration import DEPTH
@@ -146,7 +147,8 @@ class Gallery:
                 needed. Default: the folder that the index names.
             processor: the processor of that model. Default: the one in the model's folder.
             encoder: the encoder to search with, instead of a model: `OnnxEncoder(folder)` needs no torch.
-            store: the vector store to search in; `exact` for none. Default: the index's own.
+            store: the vector store to search in; `exact` for none. Default: the index's own, if it lies inside the
+                index or is named by MILVUS_URI; see [`trusted_address`].
 
         Raises:
             FileNotFoundError: `path` does not exist.
@@ -168,9 +170,10 @@ class Gallery:
         self._store_opened = False
         self._probabilities: Probabilities | None = None
         index_store = self._index.header.get("store") or {}
-        if self._store_uri not in (None, "exact") and index_store.get("uri") != self._store_uri:
+        address = public_address(self._store_uri or "exact")
+        if address != "exact" and index_store.get("uri") != address:
             raise GalleryError(
-                f"{self.path}: this index is not in store {self._store_uri!r}; add it with `rogle index ... --store`"
+                f"{self.path}: this index is not in store {address!r}; add it with `rogle index --store`"
             )
 
     def refresh(self) -> bool:
@@ -391,7 +394,8 @@ class Gallery:
                 )
                 return None
             try:
-                self._store = open_store(store["uri"], self.path, self._index.header)
+                address = require_trusted(store["uri"], self.path, self._store_uri)
+                self._store = open_store(address, self.path, self._index.header)
             except GalleryError as error:
                 if self._store_uri is not None:
                     self._store_opened = False
@@ -413,7 +417,8 @@ class Gallery:
             The number of deleted entries, including names of skipped images.
 
         Raises:
-            GalleryError: a path is not in the index, another process writes the index, or the store does not answer.
+            GalleryError: a path is not in the index, another process writes the index, or the store does not answer or
+                is named by the index only.
         """
         paths = list(paths)
         with locked(self.path):
@@ -421,7 +426,7 @@ class Gallery:
             rows, names = find_rows(self._index, paths)
             if rows or names:
                 self.close()
-                remove_images(self.path, {self.paths[row] for row in rows}, names)
+                remove_images(self.path, {self.paths[row] for row in rows}, names, self._store_uri)
                 self._open_index()
         return len(rows) + len(names)
 

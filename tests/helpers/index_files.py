@@ -1,12 +1,13 @@
 """Small indexes of random embeddings, written as `rogle index` writes them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modeling_rogle.index.index_writer import IndexWriter
-from modeling_rogle.index.manifest import FORMAT, VERSION
+from modeling_rogle.index.manifest import FORMAT, MANIFEST, VERSION, read_manifest
 from modeling_rogle.index.shards import Index
 
 REGIONS, DIMENSION = 11, 8
@@ -75,3 +76,31 @@ def filled_index(path: Path, counts: list[int], **fields: Any) -> tuple[np.ndarr
         writer.commit()
         start += count
     return images, regions
+
+
+class RecordedServer:
+    """A Milvus server that records in `addresses` what it is opened with. It answers a search with all ids."""
+
+    addresses: list[str] = []
+    can_delete, effort, max_effort = True, 64, 4096
+
+    def __init__(self, uri: str, *_: Any):
+        self.addresses.append(uri)
+
+    def search(self, _: np.ndarray, count: int) -> np.ndarray:
+        return np.arange(count)
+
+    def saved(self) -> dict[str, Any]:
+        return {"effort": 64}
+
+    def _nothing(self, *_: Any) -> None:
+        return None
+
+    add = delete = clear = close = _nothing
+
+
+def name_store(index: Path, uri: str) -> None:
+    """Writes a store into a manifest, as the author of an index can."""
+    header = read_manifest(index)
+    header |= {"store": {"uri": uri, "upto": header["next_id"], "effort": 64}, "collection": "rogle_0000"}
+    (index / MANIFEST).write_text(json.dumps(header))
