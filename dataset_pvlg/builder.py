@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
 from dataset_pvlg.boxes import clip_regions
-from dataset_pvlg.features import FEATURES, SPLITS
+from dataset_pvlg.features import FEATURES, OPTIONAL, SPLITS
 from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
 from dataset_pvlg.synthetic.noise import Noise
 
@@ -187,14 +187,14 @@ def _parquet_rows(path: str) -> Iterator[dict]:
     counts: Counter[str] = Counter()
     try:
         with pq.ParquetFile(path) as file:
-            missing = [name for name in FEATURES if name not in file.schema_arrow.names and name != "image"]
+            missing = [name for name in FEATURES if name not in file.schema_arrow.names and name not in OPTIONAL]
             if missing:
                 raise LayoutError(f"pvlg: {path} lacks the column(s) {', '.join(missing)}")
             columns = [name for name in FEATURES if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=64, columns=columns):
                 for row in batch.to_pylist():
                     row |= empty_lists(row, f"pvlg: {path}")
-                    yield {"image": None, **row, "regions": _checked_regions(row, path, counts)}
+                    yield {**dict.fromkeys(OPTIONAL), **row, "regions": _checked_regions(row, path, counts)}
     except (pa.ArrowException, OSError) as error:
         raise LayoutError(f"pvlg: {path} is not readable as Parquet: {str(error).strip().splitlines()[0]}") from error
     if counts.total():
@@ -263,7 +263,7 @@ def _checked_regions(row: dict, path: str, counts: Counter) -> list[dict]:
             checked += clipped
         elif clipped:
             checked.append(region)  # a correct box stays bit for bit
-    return checked
+    return [{"attributes": None, **region} for region in checked]
 
 
 def code_hash() -> str:

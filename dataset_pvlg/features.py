@@ -4,6 +4,7 @@ from datasets import Features, Image, List, Value
 
 SPLITS = ("train", "validation", "test")
 
+OPTIONAL = ("image", "claims")  # columns that a file may lack; regions may lack their field `attributes`
 REGION_LABELS = ("head", "upper body", "lower body", "feet", "bag", "carried item")
 
 FEATURES = Features(
@@ -31,7 +32,11 @@ FEATURES = Features(
                 "score": Value("float32"),  # match score
                 "reliability": Value("float32"),  # in [0, 1]
                 "origin": Value("string"),  # human | rsm | synthetic
+                "attributes": List(Value("string")),  # visible facts, as "color=red"; null unless synthetic
             }
         ),
+        # For each sentence one group of facts for each region that it describes; null unless synthetic. A sentence is
+        # true of an image if different regions satisfy its groups, that is, have all facts of the group as attributes.
+        "claims": List(List(List(Value("string")))),
     }
 )

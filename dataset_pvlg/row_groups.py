@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dataset_pvlg.arrow_io import SCHEMA
 from dataset_pvlg.builder import NEVER_NULL, empty_lists, parquet_files, pipeline_hash
-from dataset_pvlg.features import FEATURES
+from dataset_pvlg.features import FEATURES, OPTIONAL
 from dataset_pvlg.jobs.stages import lock_folder, resolved_out
 from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
 
@@ -68,7 +68,7 @@ class FolderRows:
                 try:
                     with pq.ParquetFile(name) as parquet:
                         stored = parquet.schema_arrow.names
-                        missing = [column for column in FEATURES if column not in stored and column != "image"]
+                        missing = [column for column in FEATURES if column not in stored and column not in OPTIONAL]
                         self.groups += [Group(split, file, n) for n in range(parquet.num_row_groups)]
                 except pa.ArrowException as error:
                     line = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -93,8 +93,8 @@ class FolderRows:
             stored = parquet.schema_arrow.names
             present = [name for name in columns if name in stored]
             table = parquet.read_row_group(group.number, columns=present)
-        if "image" in columns and "image" not in present:
-            table = table.append_column("image", pa.nulls(len(table), SCHEMA.field("image").type))
+        for name in (name for name in OPTIONAL if name in columns and name not in present):
+            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
         table = table.select(list(columns)).cast(_schema_of(columns))
         checked = [name for name in NEVER_NULL if name in columns]
         identified = ["image_id"] if "image_id" in columns else []

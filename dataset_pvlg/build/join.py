@@ -23,6 +23,7 @@ from dataset_pvlg.arrow_io import ROWS_PER_GROUP, SCHEMA, cut_by_bytes
 from dataset_pvlg.build.build import write_report
 from dataset_pvlg.builder import LayoutError, parquet_files
 from dataset_pvlg.curation.image_checks import MODE, ORIENTATION, reencode, storage_faults
+from dataset_pvlg.features import OPTIONAL
 from dataset_pvlg.jobs.stages import resolved_out
 from dataset_pvlg.readers.image_files import RefusedPathError, find_image
 
@@ -135,14 +136,15 @@ def _join_file(
     counts: Counter[str],
     people: set[int],
 ) -> None:
-    columns = [name for name in SCHEMA.names if name != "image"]
     try:
         with pq.ParquetFile(file) as parquet, pq.ParquetWriter(target, SCHEMA) as writer:
-            missing = [name for name in columns if name not in parquet.schema_arrow.names]
+            stored = parquet.schema_arrow.names
+            missing = [name for name in SCHEMA.names if name not in stored and name not in OPTIONAL]
             if missing:
                 raise LayoutError(f"{file}: lacks the column(s) {', '.join(missing)}")
             total = parquet.metadata.num_rows
             with tqdm(total=total, desc=f"joining {file.name}", unit="row", disable=None) as bar:
+                columns = [name for name in SCHEMA.names if name in stored and name != "image"]
                 for table in _group_tables(parquet, columns):
                     joined = (row for row in table.to_pylist() if _attach_image(row, roots, curation, report))
                     for rows in cut_by_bytes(joined):

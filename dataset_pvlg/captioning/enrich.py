@@ -22,7 +22,7 @@ from dataset_pvlg.readers.read import join_captions
 from dataset_pvlg.row_groups import FolderRows, Job, add_to_card, check_out, end_processes, processes
 from modeling_rogle.sentences import split_sentences
 
-_CHANGED = ["caption", "caption_origin", "sentences", "regions"]
+_CHANGED = ["caption", "caption_origin", "sentences", "regions", "claims"]
 _JOB_NAME = "enriching"
 
 
@@ -113,7 +113,8 @@ def _with_caption(row: dict, caption: str, origin: str) -> dict:
     parts = split_sentences(caption, clauses=True)
     sentences = [{"text": text, "start": start, "end": end} for text, start, end in parts]
     regions = [region for region in row["regions"] if region["origin"] != "rsm"]
-    return row | {"caption": caption, "caption_origin": origin, "sentences": sentences, "regions": regions}
+    changed = {"caption": caption, "caption_origin": origin, "sentences": sentences, "regions": regions}
+    return row | changed | {"claims": None}  # no one knows what the new sentences state
 
 
 # a whole folder -------------------------------------------------------------------------------------------------------

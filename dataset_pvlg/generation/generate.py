@@ -171,6 +171,8 @@ def _diffusion_edit(options: Options) -> Edit:
             "image_id": image_id,
             "source": "generated",
             "parent": row["image_id"],
+            "claims": None,
+            "regions": [region | {"attributes": None} for region in row["regions"]],
         }
         return chosen.name, {**row, **swap_row_colour(row, chosen), **changed}
 
@@ -205,6 +207,7 @@ def _with_approximate_text(row: dict, share: float, rng: np.random.Generator, co
         row["caption"], row["sentences"], origins = approximate(row["caption"], row["sentences"], rng)
         new_number = {old: new for new, old in enumerate(origins)}
         row["regions"] = [region | {"sentence": new_number.get(region["sentence"], -1)} for region in row["regions"]]
+        row["claims"] = None  # a sentence that lost words states less
     row["captions"] = [approximate(text, [], rng)[0] if rng.random() < share else text for text in row["captions"]]
     return row
 

@@ -287,6 +287,7 @@ def _row(
         "caption_origin": "synthetic",
         "sentences": sentences,
         "regions": _regions(boxes, [label for _, label in captions.sentences]),
+        "claims": None,
     }
 
 
@@ -303,6 +304,7 @@ def _regions(boxes: dict[str, tuple], labels: list[str | None]) -> list[dict]:
                     "score": 1.0,
                     "reliability": 1.0,
                     "origin": "synthetic",
+                    "attributes": None,
                 }
             )
     return entries

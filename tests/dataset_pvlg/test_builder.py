@@ -10,13 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import get_dataset_config_names, load_dataset
+from datasets import Image, get_dataset_config_names, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 import dataset_pvlg
 from dataset_pvlg import builder
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.loading import load_rows
+from dataset_pvlg.row_groups import FolderRows
 
 SMALL = {"train_identities": 6, "validation_identities": 2, "test_identities": 3, "images_per_identity": 2}
 
@@ -101,6 +102,27 @@ def test_data_dir_reads_its_parquet(small, tmp_path, cache):
         loaded = load_dataset("pvlg", data_dir=str(tmp_path / folder), cache_dir=cache)
         assert set(loaded) == {"test"} and loaded["test"].features == FEATURES
         assert loaded["test"][:] == small["test"][:]
+
+
+def test_attributes_and_claims_survive_and_may_be_absent(small, tmp_path, cache):
+    rows = [row | {"image": None} for row in small["test"].select(range(2)).cast_column("image", Image(decode=False))]
+    rows[0]["claims"] = [[["kind=jacket", "color=red"], ["kind=shoes"]], []]
+    rows[0]["regions"] = [region | {"attributes": ["kind=jacket", "color=red"]} for region in rows[0]["regions"]]
+    file = tmp_path / "test.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema), file)
+    loaded = load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)["test"]
+    assert loaded[0]["claims"] == rows[0]["claims"] and loaded[0]["regions"] == rows[0]["regions"]
+
+    regions = [
+        [{key: value for key, value in region.items() if key != "attributes"} for region in row["regions"]]
+        for row in rows
+    ]
+    table = pq.read_table(file).drop_columns(["claims", "regions"]).append_column("regions", pa.array(regions))
+    pq.write_table(table.replace_schema_metadata(None), file)
+    for data in (load_dataset("pvlg", data_dir=str(tmp_path), cache_dir=cache)["test"], FolderRows(tmp_path)):
+        table = data.table(data.groups[0]) if isinstance(data, FolderRows) else data.data.table
+        assert table["claims"].to_pylist() == [None, None]
+        assert table["regions"].to_pylist() == [[region | {"attributes": None} for region in row] for row in regions]
 
 
 def test_changed_parquet_is_noticed(small, tmp_path, cache):

@@ -37,4 +37,5 @@ def training_row(number: int, person: int, sentences: tuple[str, ...] = LONG, ma
             {"bbox": [0, 0, 5, 5], "label": "bag", "sentence": -1, "reliability": 1.0, **region},
             {"bbox": [0, 0, 5, 5], "label": "bag", "sentence": 2, "reliability": 0.0, **region},
         ],
+        "claims": None,
     }

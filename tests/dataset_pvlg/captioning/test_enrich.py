@@ -41,6 +41,7 @@ def make_row(n, **fields):
     return {
         "image": {"bytes": file.getvalue(), "path": f"{n}.png"},
         "path": f"{n}.png",
+        "claims": None,
         "sha256": "",
         "image_id": f"own/{n}",
         "width": 24 + n,

@@ -22,6 +22,7 @@ def row(**changes) -> dict:
                       {"text": "He stands.", "start": 22, "end": 32}],
         "regions": [{"bbox": [10.0, 30.0, 40.0, 50.0], "label": "upper body", "sentence": 0, "score": 1.0,
                      "reliability": 1.0, "origin": "human"}],
+        "claims": None,
     }  # fmt: skip
     assert set(made) == set(FEATURES)
     return {**made, **changes}

@@ -52,6 +52,7 @@ def make_row(text: str = "He wears a hat. He walks.", kind: str = "JPEG") -> dic
         "camera": text,
         "parent": text,
         "captions": [text],
+        "claims": None,
         "caption": text,
         "caption_origin": text,
         "sentences": [
