@@ -18,7 +18,7 @@ from transformers import CLIPModel
 from .box_ops import positions_in_image
 from .configuration_rogle import RogleConfig
 from .losses import at_least_float32, label_divergence
-from .objective import Head, Step
+from .objective import Head, Step, first_pairs
 
 # Head, upper body, lower body and feet in sixths of the height.
 STRIPES = ((0.0, 0.0, 1.0, 1 / 6), (0.0, 1 / 6, 1.0, 3 / 6), (0.0, 3 / 6, 1.0, 5 / 6), (0.0, 5 / 6, 1.0, 1.0))
@@ -82,7 +82,11 @@ class StripePhraseAttention(Head):
         """See [`StripePhraseAttention.forward`]."""
         count = len(step.image_embeds)
         stripes = step.embed_regions(*_stripe_boxes(count, step.image_embeds.device)).unflatten(0, (count, -1))
-        return self(stripes, step.image_embeds, step.text_embeds, step.sentence_embeds, step.batch["box_image"])
+        sentences, image = step.sentence_embeds, step.batch["box_image"]
+        if sentences is not None and image is not None:  # a sentence about several regions is one phrase
+            first = first_pairs(step.batch["sentence_numbers"], len(sentences), sentences.device)
+            sentences, image = sentences[first], image[first]
+        return self(stripes, step.image_embeds, step.text_embeds, sentences, image)
 
     def loss(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The scalar loss of the tables, and of `person_ids` and `caption_weight` `[b]` if they are there."""

@@ -239,12 +239,17 @@ def region_sentence_contrastive(
     sentence_ids: torch.Tensor | None = None,
     part_ids: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
+    sentence_numbers: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Symmetric contrastive loss over region-sentence pairs with identity masking (ours; the paper's is not public).
 
     Row n of both is one pair. Two kinds of pairs are likely to be true and are left out of the negatives. They are
     pairs with an equal sentence ("She has black shoes."), and pairs that name the same part of the same person.
     A pair of weight 0 has no loss in its own row and column, and stays a negative of the others.
+
+    A sentence about several regions has one pair with each of them. All of these regions are its positives: in the
+    direction from sentence to region its target is spread over them in proportion to their weights, and the loss is the
+    divergence from this target. With one region for each sentence this is the cross-entropy.
 
     Args:
         region_embeds: `[n, d]` unit vectors.
@@ -254,6 +259,8 @@ def region_sentence_contrastive(
         part_ids: `[n]` int64, equal for the same part of the same person (his shoes in two images), or None.
             Different parts of one person stay negatives of each other: his shoes are not his jacket.
         weight: `[n]` reliability of each pair in [0, 1], or None for 1.
+        sentence_numbers: `[n]` int64, equal for the pairs of one sentence of one image, or None: each pair has a
+            sentence of its own.
 
     Returns:
         Scalar, float32 or float64: the mean of both directions.
@@ -263,14 +270,28 @@ def region_sentence_contrastive(
         return cosine.sum()
     logits = at_least_float32(logit_scale).to(cosine.dtype) * cosine
     pair = torch.arange(len(logits), device=logits.device)
-    ignored = same_by_any((sentence_ids, part_ids), len(logits), logits.device)
+    target = _targets_of_sentences(sentence_numbers, weight, logits)
+    ignored = same_by_any((sentence_ids, part_ids, sentence_numbers), len(logits), logits.device)
     ignored[pair, pair] = False
-    logits = logits.masked_fill(ignored, float("-inf"))
-    losses = (
-        nn.functional.cross_entropy(logits, pair, reduction="none")
-        + nn.functional.cross_entropy(logits.T, pair, reduction="none")
-    ) / 2
-    return _weighted_mean(losses, weight)
+    logits = logits.masked_fill(ignored & (target.T == 0), float("-inf"))
+    by_region = nn.functional.cross_entropy(logits.masked_fill(ignored, float("-inf")), pair, reduction="none")
+    log_p = logits.T.log_softmax(1).masked_fill(target == 0, 0.0)
+    by_sentence = (torch.xlogy(target, target) - target * log_p).sum(1)
+    return _weighted_mean((by_region + by_sentence) / 2, weight)
+
+
+def _targets_of_sentences(
+    sentence_numbers: torch.Tensor | None, weight: torch.Tensor | None, logits: torch.Tensor
+) -> torch.Tensor:
+    """`[n, n]`: how the target of each sentence is spread over the regions of its pairs; rows sum to 1."""
+    own = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
+    if sentence_numbers is None:
+        return own
+    same = same_by_any((sentence_numbers,), len(logits), logits.device).to(logits.dtype)
+    shares = same if weight is None else same * weight.to(logits.dtype)
+    total = shares.sum(1, keepdim=True)
+    # A sentence whose pairs all have weight 0 has no loss; its own region keeps the row finite.
+    return torch.where(total > 0, shares / total.clamp(min=torch.finfo(logits.dtype).tiny), own)
 
 
 def token_similarity(

@@ -245,6 +245,7 @@ class RogleModel(PretrainedRogle):
         sentence_input_ids: torch.LongTensor | None = None,
         sentence_spans: torch.LongTensor | None = None,
         sentence_ids: torch.LongTensor | None = None,
+        sentence_numbers: torch.LongTensor | None = None,
         part_ids: torch.LongTensor | None = None,
         pair_weight: torch.FloatTensor | None = None,
         caption_weight: torch.FloatTensor | None = None,
@@ -274,6 +275,8 @@ class RogleModel(PretrainedRogle):
             sentence_spans: `[n, 2]` first and past-last token of the sentence in its caption; -1 if the caption was cut
                 before it, or if the batch's caption does not contain it.
             sentence_ids: `[n]` int64, equal for equal sentences; such pairs are not negatives of each other.
+            sentence_numbers: `[n]` int64, equal for the pairs of one sentence of one image, whose regions are all its
+                positives; None: each pair has a sentence of its own.
             part_ids: `[n]` int64, equal for the same part of the same person; these are not negatives either.
             pair_weight: `[n]` reliability of the region-sentence pairs in [0, 1].
             caption_weight: `[b]` reliability of the image-caption pairs in [0, 1].
@@ -297,6 +300,7 @@ class RogleModel(PretrainedRogle):
         batch = {"input_ids": input_ids, "pixel_values": pixel_values, "boxes": boxes, "box_image": box_image}
         batch |= {"attention_mask": attention_mask, "position_ids": position_ids, "part_ids": part_ids}
         batch |= {"sentence_input_ids": sentence_input_ids, "sentence_spans": sentence_spans}
+        batch |= {"sentence_numbers": sentence_numbers}
         batch |= {"sentence_ids": sentence_ids, "pair_weight": pair_weight, "caption_weight": caption_weight}
         batch |= {"person_ids": person_ids, "identities": identities, "short_input_ids": short_input_ids}
         training = bool(return_loss) or return_loss_inputs

@@ -115,7 +115,8 @@ def check_batch(config: RogleConfig, batch: Mapping[str, Any], training: bool) -
     if batch["input_ids"] is None or batch["pixel_values"] is None:
         raise ValueError("RogleModel.forward needs input_ids and pixel_values; see encode_images and encode_texts")
     captions, boxes = len(batch["input_ids"]), 0 if batch["boxes"] is None else len(batch["boxes"])
-    for name in ("box_image", "sentence_input_ids", "sentence_spans", "sentence_ids", "part_ids", "pair_weight"):
+    names = ("box_image", "sentence_input_ids", "sentence_spans", "sentence_ids", "sentence_numbers", "part_ids")
+    for name in (*names, "pair_weight"):
         if batch[name] is not None and (batch["boxes"] is None or len(batch[name]) != boxes):
             raise ValueError(f"{name} must have one row for each of {boxes} boxes")
     if batch["boxes"] is not None and batch["box_image"] is None:
@@ -162,11 +163,12 @@ def collect_loss_inputs(step: Step, head: Head | None) -> dict[str, torch.Tensor
 
 def _pair_inputs(step: Step, regions: torch.Tensor, sentences: torch.Tensor) -> dict[str, torch.Tensor | None]:
     config, batch = step.model.config, step.batch
-    pairs = {name: batch[name] for name in ("sentence_ids", "part_ids", "pair_weight")}
+    pairs = {name: batch[name] for name in ("sentence_ids", "part_ids", "pair_weight", "sentence_numbers")}
     inputs = {"region_embeds": regions, "sentence_embeds": sentences, **pairs}
     if needs_spans(config, batch):
         spans = batch["sentence_spans"]
-        pooled, rows = _pool_spans(step.text_states["caption"], spans, batch["box_image"])
+        first = first_pairs(batch["sentence_numbers"], len(spans), spans.device)
+        pooled, rows = _pool_spans(step.text_states["caption"], spans, batch["box_image"], first)
         inputs["span_embeds"], inputs["span_targets"] = step.model.text_projection(pooled), sentences[rows]
     if _contrasts_crops(config) or config.tsl_image_weight > 0:
         rows, inputs["crop_embeds"] = one_crop_per_image(
@@ -180,9 +182,31 @@ def _pair_inputs(step: Step, regions: torch.Tensor, sentences: torch.Tensor) -> 
     return inputs
 
 
-def _pool_spans(states: torch.Tensor, spans: torch.Tensor, caption: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`[m, hidden]` mean token states of the sentences that lie in their captions, and the rows `[m]` of these."""
-    rows = (spans[:, 1] > spans[:, 0]).nonzero()[:, 0]
+def first_pairs(sentence_numbers: torch.Tensor | None, count: int, device: torch.device) -> torch.Tensor:
+    """`[count]` bool: whether a pair is the first one of its sentence.
+
+    A sentence about several regions has several pairs. What concerns the sentence only is computed for the first.
+
+    Args:
+        sentence_numbers: `[count]` int64, equal for the pairs of one sentence of one image, or None: all differ.
+        count: number of pairs.
+        device: device of the result.
+    """
+    first = torch.ones(count, dtype=torch.bool, device=device)
+    if sentence_numbers is not None:
+        order = sentence_numbers.argsort(stable=True)
+        first[order[1:]] = sentence_numbers[order[1:]] != sentence_numbers[order[:-1]]
+    return first
+
+
+def _pool_spans(
+    states: torch.Tensor, spans: torch.Tensor, caption: torch.Tensor, first: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[m, hidden]` mean token states of the sentences that lie in their captions, and the rows `[m]` of these.
+
+    Each sentence is taken once: `first` `[n]` is the result of [`first_pairs`].
+    """
+    rows = ((spans[:, 1] > spans[:, 0]) & first).nonzero()[:, 0]
     position = torch.arange(states.shape[1], device=states.device)
     inside = (position >= spans[rows, :1]) & (position < spans[rows, 1:])
     share = inside.to(states.dtype) / inside.sum(1, keepdim=True).clamp(min=1)
@@ -207,7 +231,8 @@ def weighted_terms(
         inputs: the result of [`collect_loss_inputs`]. A term is computed if its inputs are there.
             Of b images: `image_embeds`, `text_embeds` `[b, d]` unit vectors; `person_ids`, `caption_weight`,
             `identities` `[b]`; `image_features`, `text_features` `[b, d]`, not normalised; `short_embeds` `[b, d]`.
-            Of n pairs: `region_embeds`, `sentence_embeds` `[n, d]`; `sentence_ids`, `part_ids`, `pair_weight` `[n]`.
+            Of n pairs: `region_embeds`, `sentence_embeds` `[n, d]`; `sentence_ids`, `part_ids`, `pair_weight`,
+            `sentence_numbers` `[n]`.
             Of m sentences that lie in their captions: `span_embeds` `[m, d]`, their pooled tokens, and `span_targets`
             `[m, d]`, the sentences' embeddings.
             Of k crops: `cropped_regions`, `crop_embeds`, `crop_sentences` `[k, d]`; `crop_sentence_ids`,
@@ -277,10 +302,11 @@ def _global_loss(config: RogleConfig, inputs: Mapping[str, torch.Tensor], log_sc
 
 def _local_loss(config: RogleConfig, inputs: Mapping[str, torch.Tensor], region_scale: torch.Tensor) -> torch.Tensor:
     if _contrasts_crops(config):
+        # One crop an image: no two crops share a sentence.
         names = ("crop_sentences", "crop_sentence_ids", "crop_part_ids", "crop_weight")
         regions = nn.functional.normalize(inputs["crop_embeds"], dim=-1)
     else:
-        names = ("sentence_embeds", "sentence_ids", "part_ids", "pair_weight")
+        names = ("sentence_embeds", "sentence_ids", "part_ids", "pair_weight", "sentence_numbers")
         regions = inputs["region_embeds"]
     sentences, *rest = (inputs.get(name) for name in names)
     return region_sentence_contrastive(regions, sentences, region_scale, *rest)
@@ -306,4 +332,4 @@ def _short_loss(config: RogleConfig, inputs: Mapping[str, torch.Tensor], log_sca
     )
 
 
-__all__ = ["Head", "Step", "check_batch", "collect_loss_inputs", "needs_spans", "weighted_terms"]
+__all__ = ["Head", "Step", "check_batch", "collect_loss_inputs", "first_pairs", "needs_spans", "weighted_terms"]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from modeling_rogle.losses import (
     identity_loss,
@@ -271,6 +271,62 @@ def test_equal_sentences_are_no_negatives() -> None:
     assert region_sentence_contrastive(A, B, SCALE, sentence_ids=same).item() == pytest.approx(0.0)
 
 
+# Pairs 0 and 2 are two regions of one sentence, and so are 1 and 3. Pair 4 has a sentence of its own.
+NUMBERS = torch.tensor([8, 3, 8, 3, 9])
+
+
+def brute_force_several_regions(weight: list[float]) -> float:
+    """The region loss if the sentences are `NUMBERS` and differ in text; `PARTS` are left out of the negatives."""
+    total = 0.0
+    for i in range(5):
+        same = [j for j in range(5) if NUMBERS[j] == NUMBERS[i]]
+        others = [j for j in range(5) if j not in same and PARTS[j] != PARTS[i]]
+        by_region = log_softmax_at([7.0 * float(A[i] @ B[j]) for j in [i, *others]], 0)
+        kept = [j for j in same if weight[j]] or [i]  # a region of weight 0 is neither positive nor negative
+        row = [7.0 * float(B[i] @ A[j]) for j in [*kept, *others]]
+        shares = [weight[j] / sum(weight[k] for k in kept) if sum(weight) and weight[j] else 1.0 for j in kept]
+        by_sentence = sum(t * (log_softmax_at(row, k) - math.log(t)) for k, t in enumerate(shares))
+        total -= weight[i] * (by_region + by_sentence) / 2
+    return total / sum(weight)
+
+
+@pytest.mark.parametrize("weight", [ONES, WEIGHT.tolist(), [0.0, 0.5, 0.0, 0.25, 1.0]])
+def test_all_regions_of_a_sentence_are_its_positives(weight: list[float]) -> None:
+    found = region_sentence_contrastive(A, B, SCALE, None, PARTS, torch.tensor(weight), NUMBERS)
+    assert found.item() == pytest.approx(brute_force_several_regions(weight))
+
+
+def test_a_sentence_that_is_equally_similar_to_its_regions_only_has_no_loss() -> None:
+    regions = torch.eye(3, dtype=torch.float64)
+    both = normalize(regions[0] + regions[1], dim=-1)
+    sentences, numbers = torch.stack([both, both, regions[2]]), torch.tensor([0, 0, 1])
+    loss = region_sentence_contrastive(regions, sentences, torch.tensor(400.0), sentence_numbers=numbers)
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    regions.requires_grad_()
+    sentences = torch.stack([regions[0], regions[0], regions[2]]).detach()
+    region_sentence_contrastive(regions, sentences, SCALE, sentence_numbers=numbers).backward()
+    assert float(regions.grad[1] @ sentences[0]) < 0  # the neglected region is pulled towards its sentence
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT.float()])
+def test_with_one_region_a_sentence_the_loss_is_the_cross_entropy_bit_for_bit(weight: torch.Tensor | None) -> None:
+    found = []
+    for several in (False, True):
+        a, b, scale = A.float().requires_grad_(), B.float().requires_grad_(), torch.tensor(7.0).requires_grad_()
+        if several:
+            loss = region_sentence_contrastive(a, b, scale, SENTENCES, PARTS, weight, torch.arange(5) + 10)
+        else:
+            ignored = (SENTENCES[:, None] == SENTENCES) | (PARTS[:, None] == PARTS)
+            logits = (scale * (a @ b.T)).masked_fill(ignored & ~torch.eye(5, dtype=torch.bool), float("-inf"))
+            pair = torch.arange(5)
+            losses = (
+                cross_entropy(logits, pair, reduction="none") + cross_entropy(logits.T, pair, reduction="none")
+            ) / 2
+            loss = losses.mean() if weight is None else (losses * weight).sum() / weight.sum()
+        found.append((loss.detach(), *torch.autograd.grad(loss, (a, b, scale))))
+    assert all(torch.equal(ours, plain) for ours, plain in zip(*found, strict=True))
+
+
 def test_tsl_equals_loops_and_detaches() -> None:
     a, b = (3 * A).requires_grad_(), (0.5 * B).requires_grad_()
     expected = sum((float(A[i] @ B[i]) - 1) ** 2 for i in range(5)) / 5
@@ -303,6 +359,7 @@ def test_identity_loss_equals_loops_and_weighs_captions_only() -> None:
         lambda a, b: similarity_distribution_matching(a, b, FAMILIES, RELIABILITY, 0.1),
         lambda a, b: triplet_alignment(a, b, None, WEIGHT, 0.1, 0.2),
         lambda a, b: region_sentence_contrastive(a, b, SCALE, SENTENCES, PARTS, WEIGHT),
+        lambda a, b: region_sentence_contrastive(a, b, SCALE, None, PARTS, WEIGHT, NUMBERS),
         lambda a, b: token_similarity(a, b, WEIGHT, detach_target=False),
         lambda a, b: identity_loss(a, b, PEOPLE % 4, WEIGHT),
         lambda a, b: multi_positive_itc(a, b, SCALE, FAMILIES, RELIABILITY, exclude_same=True),
@@ -338,6 +395,7 @@ def all_losses(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> dict[st
         "sdm": similarity_distribution_matching(a, b, FAMILIES, RELIABILITY.float()),
         "tal": triplet_alignment(a, b, FAMILIES, RELIABILITY.float()),
         "region": region_sentence_contrastive(a, b, scale, SENTENCES, PARTS, weight),
+        "regions": region_sentence_contrastive(a, b, scale, None, PARTS, weight, NUMBERS),
         "tsl": token_similarity(a, b, weight),
         "id": identity_loss(a * 100, b * 100, FAMILIES, weight),
         "excluding": multi_positive_itc(a, b, scale, FAMILIES, weight, exclude_same=True),

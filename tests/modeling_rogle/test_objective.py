@@ -6,6 +6,7 @@ from accelerate import Accelerator
 
 from dataset_pvlg.loading import load_rows
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
+from train.data.batch import PAIR_INPUTS
 from train.data.pairs import PairDataset, normalize_images
 from train.global_batch import GlobalBatch, forward_step
 
@@ -57,6 +58,17 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(name: str, tiny_config: Rogle
     assert terms == {"loss_global", "loss_tsl_text", *weights}
     out.loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["acsa", "goal"])
+def test_a_sentence_about_several_regions_is_one_sentence(name: str, tiny_config: RogleConfig, batch: dict) -> None:
+    """What reads sentences, not pairs, is the same whether a sentence has one region or three."""
+    model = model_of(tiny_config, name).eval()
+    repeated = batch | {key: batch[key].repeat_interleave(3, 0) for key in PAIR_INPUTS}
+    once, thrice = model(**batch, return_loss=True), model(**repeated, return_loss=True)
+    torch.testing.assert_close(thrice.loss_tsl_text, once.loss_tsl_text)
+    if name == "acsa":
+        torch.testing.assert_close(thrice.loss_head, once.loss_head)
 
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "irra"])

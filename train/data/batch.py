@@ -13,7 +13,8 @@ import torch
 
 # Arguments of `RogleModel.forward` that have one row for each region-sentence pair; all others have one for each image.
 PAIR_INPUTS = (
-    "boxes", "box_image", "sentence_input_ids", "sentence_spans", "sentence_ids", "part_ids", "pair_weight",
+    "boxes", "box_image", "sentence_input_ids", "sentence_spans", "sentence_ids", "sentence_numbers", "part_ids",
+    "pair_weight",
 )  # fmt: skip
 
 
@@ -34,6 +35,7 @@ class Sample:
         spans (`list[tuple[int, int]]`): first and past-last token of each sentence in the caption; (-1, -1) if the
             caption does not contain it.
         sentence_groups (`list[int]`): equal for sentences with equal text.
+        sentence_numbers (`list[int]`): equal for the pairs of one sentence of this image, and for no other image.
         labels (`list[int]`): number of each region's label (body part).
         pair_weights (`list[float]`): weight of each pair in [0, 1].
         short_caption (`list[int]`, defaults to `None`): token ids of a short caption beside the long one (Long-CLIP).
@@ -51,6 +53,7 @@ class Sample:
     sentences: list[list[int]]
     spans: list[tuple[int, int]]
     sentence_groups: list[int]
+    sentence_numbers: list[int]
     labels: list[int]
     pair_weights: list[float]
     short_caption: list[int] | None = None
@@ -59,7 +62,8 @@ class Sample:
     def keep_pairs(self, keep: Sequence[bool]) -> None:
         """Removes the region-sentence pairs that are not in the mask `keep` (`n` values)."""
         self.boxes = self.boxes[np.asarray(keep, dtype=bool)]
-        for name in ("pair_numbers", "sentences", "spans", "sentence_groups", "labels", "pair_weights"):
+        names = ("pair_numbers", "sentences", "spans", "sentence_groups", "sentence_numbers", "labels", "pair_weights")
+        for name in names:
             setattr(self, name, [each for each, kept in zip(getattr(self, name), keep, strict=True) if kept])
 
 
@@ -85,6 +89,8 @@ class Batch:
         sentence_input_ids: `[n, s]` int64 token ids of each pair's sentence, padded on the right.
         sentence_spans: `[n, 2]` int64 first and past-last token of the sentence in the caption; -1 if it is not in it.
         sentence_groups: `[n]` int64, equal for sentences with equal text.
+        sentence_numbers: `[n]` int64, equal for the pairs of one sentence of one image, whose regions are all its
+            positives.
         part_groups: `[n]` int64, equal for the same body part of the same person.
         pair_weight: `[n]` float32 in [0, 1], weight of each pair in the local loss.
         caption_weight: `[b]` float32 in [0, 1], weight of each image-caption pair in the global loss; None weighs all
@@ -106,6 +112,7 @@ class Batch:
     sentence_input_ids: torch.Tensor | None = None
     sentence_spans: torch.Tensor | None = None
     sentence_groups: torch.Tensor | None = None
+    sentence_numbers: torch.Tensor | None = None
     part_groups: torch.Tensor | None = None
     pair_weight: torch.Tensor | None = None
     caption_weight: torch.Tensor | None = None
@@ -129,6 +136,7 @@ class Batch:
             "sentence_input_ids": self.sentence_input_ids,
             "sentence_spans": self.sentence_spans,
             "sentence_ids": self.sentence_groups,
+            "sentence_numbers": self.sentence_numbers,
             "part_ids": self.part_groups,
             "pair_weight": self.pair_weight,
         }

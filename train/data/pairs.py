@@ -29,7 +29,10 @@ NO_SPAN = (-1, -1)
 
 
 class Pair(NamedTuple):
-    """A region-sentence pair: its number in the split, its region, and the row and index of its sentence."""
+    """A region-sentence pair: its number in the split, its region, and the row and index of its sentence.
+
+    A sentence about several regions has a pair with each of them, and a region with two sentences has two pairs.
+    """
 
     number: int
     region: dict
@@ -46,8 +49,8 @@ class PairDataset(Dataset):
         rows: P-VLG rows (see `dataset_pvlg.features`).
         processor: resizes images and tokenises.
         long_share (`float`, defaults to 0.6): probability of the long caption; otherwise a short one is drawn.
-        max_pairs (`int`, defaults to 4): region-sentence pairs drawn from an image per step; 0 turns the local branch
-            off.
+        max_pairs (`int`, defaults to 4): most region-sentence pairs drawn from an image per step; 0 turns the local
+            branch off. Sentences are drawn, with all of their regions as far as these fit.
         flip (`float`, defaults to 0.5): probability of a mirrored image; never applied if the caption or a drawn
             sentence names left or right.
         seed (`int`, defaults to 0): seed of all draws.
@@ -107,6 +110,8 @@ class PairDataset(Dataset):
         self.unreliable_rows: set[int] = set()  # with or without replacement
         self.pair_reliability: np.ndarray | None = None  # [n_pairs] in [0, 1]; reliable pairs are drawn more often
         self.set_regions(text["regions"][:])
+        # A sentence's number in the split is the sum of its row's entry and its index.
+        self.first_sentence = np.cumsum([0, *map(len, self.sentences)])
         numbers: dict[str, int] = {}
         self.sentence_group = [[numbers.setdefault(t, len(numbers)) for t in texts] for texts in self.sentence_texts]
         size = processor.image_processor.size
@@ -125,7 +130,7 @@ class PairDataset(Dataset):
                 counted.
 
         Raises:
-            ValueError: see the class.
+            ValueError: see the class; or a sentence has two regions although the pairs are numbered by sentence.
         """
         self.regions = regions
         self._check_regions()
@@ -134,6 +139,8 @@ class PairDataset(Dataset):
         for row, row_regions in enumerate(regions):
             usable = [region for region in row_regions if region["sentence"] >= 0 and region["reliability"] > 0]
             slots = [r["sentence"] if number_by_sentence else k for k, r in enumerate(usable)]
+            if len(set(slots)) < len(slots):
+                raise ValueError(f"{self.image_ids[row]}: regions: mining gives a sentence one region, not several")
             self.pairs.append(
                 [Pair(self.n_pairs + slot, r, row, r["sentence"]) for slot, r in zip(slots, usable, strict=True)]
             )
@@ -226,6 +233,7 @@ class PairDataset(Dataset):
                 for pair in pairs
             ],
             sentence_groups=[self.sentence_group[pair.text_row][pair.sentence] for pair in pairs],
+            sentence_numbers=[self._sentence_number(row, pair) for pair in pairs],
             labels=[self.label_number[pair.region["label"]] for pair in pairs],
             pair_weights=[self._pair_weight(row, pair) for pair in pairs],
             short_caption=self._short_caption(row, caption_row) if self.short_captions else None,
@@ -235,14 +243,33 @@ class PairDataset(Dataset):
         return sample
 
     def _draw_pairs(self, row: int, rng: np.random.Generator) -> list[Pair]:
-        """At most `max_pairs` pairs of a row, in their order."""
+        """At most `max_pairs` pairs of a row, in their order.
+
+        Sentences are drawn, not pairs: otherwise one about three regions would be drawn three times as often. All of
+        its pairs come with it. Of the last sentence as many are drawn as fit.
+        """
         pairs = self.pairs[row]
-        order = rng.permutation(len(pairs))
+        pairs_of: dict[tuple[int, int], list[int]] = {}
+        for i, pair in enumerate(pairs):
+            pairs_of.setdefault((pair.text_row, pair.sentence), []).append(i)
+        sentences = list(pairs_of.values())
+        order = rng.permutation(len(sentences))
         if self.pair_reliability is not None:
-            # Exponential races: drawn without replacement, in proportion to the reliability.
+            # Exponential races: drawn without replacement, in proportion to the reliability of the best pair.
             reliability = self.pair_reliability[[pair.number for pair in pairs]]
-            order = np.argsort(rng.exponential(size=len(pairs)) / np.maximum(reliability, MIN_DRAW_WEIGHT))
-        return [pairs[i] for i in sorted(order[: self.max_pairs])]
+            best = np.array([reliability[own].max() for own in sentences], dtype=reliability.dtype)
+            order = np.argsort(rng.exponential(size=len(sentences)) / np.maximum(best, MIN_DRAW_WEIGHT))
+        drawn: list[int] = []
+        for own in (sentences[k] for k in order):
+            room = self.max_pairs - len(drawn)
+            if not room:
+                break
+            drawn += own if len(own) <= room else rng.permutation(own)[:room].tolist()
+        return [pairs[i] for i in sorted(drawn)]
+
+    def _sentence_number(self, row: int, pair: Pair) -> int:
+        """Equal for the pairs of one sentence in one row: noise can give one sentence to regions of two rows."""
+        return row * int(self.first_sentence[-1]) + int(self.first_sentence[pair.text_row]) + pair.sentence
 
     def _pair_weight(self, row: int, pair: Pair) -> float:
         """The region's reliability; 0 if its sentence belongs to an unreliable caption of its row."""
@@ -326,6 +353,8 @@ class PairDataset(Dataset):
             batch.sentence_input_ids = pad_rows([ids for sample in samples for ids in sample.sentences], pad)
             batch.sentence_spans = torch.from_numpy(spans.reshape(-1, 2))
             batch.sentence_groups = torch.tensor(groups, dtype=torch.long)
+            numbers = [number for sample in samples for number in sample.sentence_numbers]
+            batch.sentence_numbers = torch.tensor(numbers, dtype=torch.long)
             batch.part_groups = batch.person_ids[batch.box_image] * len(self.label_number) + labels
             batch.pair_weight = torch.tensor(weights, dtype=torch.float32)
         return batch

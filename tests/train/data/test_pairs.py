@@ -100,6 +100,62 @@ def test_draws_depend_on_seed_epoch_and_row_alone(rows: Dataset, tiny_processor:
     assert drawn == {(0,), (1,)}
 
 
+def several_regions(number: int = 0) -> Dataset:
+    """One row: sentence 0 describes two regions, sentence 1 another one, and the last region has both sentences."""
+    row = training_row(number, 7)
+    region = {"label": "bag", "score": 1.0, "origin": "human", "reliability": 1.0}
+    boxes = [([0, 0, 9, 9], 0), ([20, 0, 9, 9], 0), ([0, 40, 9, 9], 1), ([0, 40, 9, 9], 0)]
+    row["regions"] = [{"bbox": box, "sentence": sentence, **region} for box, sentence in boxes]
+    return Dataset.from_list([row], features=FEATURES)
+
+
+def test_all_regions_of_a_drawn_sentence_come_with_it(tiny_processor: RogleProcessor) -> None:
+    pairs, drawn = PairDataset(several_regions(), tiny_processor, max_pairs=3, flip=0.0, seed=2), []
+    for epoch in range(30):
+        pairs.set_epoch(epoch)
+        sample = pairs[0]
+        drawn.append(tuple(sample.pair_numbers))
+        assert sample.sentence_numbers == [pairs[0].sentence_groups[n] for n in range(3)]
+    # Sentence 0 fills the three slots, or sentence 1 was drawn first and two of the three regions fit.
+    assert set(drawn) == {(0, 1, 3), (0, 1, 2), (0, 2, 3), (1, 2, 3)}
+    assert 5 < drawn.count((0, 1, 3)) < 25
+
+
+def test_a_sentence_about_several_regions_is_drawn_as_often_as_others(tiny_processor: RogleProcessor) -> None:
+    pairs, drawn = PairDataset(several_regions(), tiny_processor, max_pairs=1, seed=1), []
+    for epoch in range(200):
+        pairs.set_epoch(epoch)
+        drawn += pairs[0].pair_numbers
+    assert 75 < drawn.count(2) < 125 and set(drawn) == {0, 1, 2, 3}
+    pairs.pair_reliability = np.array([1.0, 0.0, 0.0, 0.0], dtype=np.float32)  # sentence 0 has one reliable pair
+    drawn = []
+    for epoch in range(200):
+        pairs.set_epoch(epoch)
+        drawn += pairs[0].pair_numbers
+    assert drawn.count(2) < 25
+
+
+def test_a_batch_with_several_regions_a_sentence_trains_the_model(
+    tiny_processor: RogleProcessor, tiny_model: RogleModel
+) -> None:
+    rows = Dataset.from_list([*several_regions(), *several_regions(1)], features=FEATURES)
+    pairs = PairDataset(rows, tiny_processor, long_share=1.0, flip=0.0)
+    batch = pairs.collate([pairs[0], pairs[1]])
+    assert batch.sentence_numbers.unique(return_inverse=True)[1].tolist() == [0, 0, 1, 0, 2, 2, 3, 2]
+    inputs = batch.model_inputs(normalize_images(batch.images, tiny_processor))
+    output = tiny_model(**inputs, return_loss=True)
+    output.loss.backward()
+    assert torch.isfinite(output.loss) and output.loss_local > 0
+    without = {name: value for name, value in inputs.items() if name != "sentence_numbers"}
+    assert tiny_model(**without, return_loss=True).loss_local != output.loss_local
+
+
+def test_pairs_numbered_by_sentence_need_one_region_a_sentence(tiny_processor: RogleProcessor) -> None:
+    pairs = PairDataset(several_regions(), tiny_processor)
+    with pytest.raises(ValueError, match="image-0: regions: mining gives a sentence one region"):
+        pairs.set_regions(pairs.regions, number_by_sentence=True)
+
+
 def test_no_pairs_leave_the_local_branch_out(rows: Dataset, tiny_processor: RogleProcessor) -> None:
     pairs = PairDataset(rows, tiny_processor, max_pairs=0)
     batch = pairs.collate([pairs[0], pairs[1]])
