@@ -100,6 +100,7 @@ def page_files(
     first.rename(images / "person.jpg")
     named = [f"{path.name},c{n % 4}" for n, path in enumerate(sorted(images.iterdir()))]
     (images / "metadata.csv").write_text("\n".join(["file_name,camera", *named]))
+    (folder / "queries.txt").write_text("A man in a green shirt.\nA woman with a white handbag.\n")
     write_source(folder / "CUHK-PEDES", "cuhk_pedes")
     words = sorted(set(tiny_processor.tokenizer.get_vocab()) - set(SPECIAL_TOKENS))  # CLIP's own order: these two last
     vocab = {word: number for number, word in enumerate([*words, *SPECIAL_TOKENS])}

@@ -17,7 +17,8 @@ from PIL import Image
 from modeling_rogle.display.drawing import CELL, CELL_HEIGHT, sentence_colour
 from modeling_rogle.display.result_sheet import draw_result
 from modeling_rogle.display.text_output import to_json_data, verdict
-from modeling_rogle.image_io import ImageError, printable_path, read_image
+from modeling_rogle.display.thumbnails import is_inside, thumbnail
+from modeling_rogle.image_io import printable_path
 from modeling_rogle.index.manifest import COPY_COLUMN
 from modeling_rogle.search.gallery import Gallery
 from modeling_rogle.search.results import Match, Matches
@@ -33,6 +34,7 @@ _CSS = """
 #regions img { max-width: 236px; }
 """
 _INTERNAL = {"id", "sha256", COPY_COLUMN, "box"}  # columns that are not useful in a filter
+_MISSING = Image.new("RGB", (CELL, CELL_HEIGHT), "#d0d0d0")  # for a file that is gone, damaged or outside the gallery
 _CLEARED: tuple[Any, ...] = (None, [], None, "", "")
 
 
@@ -49,7 +51,7 @@ def build(gallery: Gallery) -> Any:
         matches, message = run_search(gallery, query, image, where, int(top_k))
         if matches is None:
             return message, *_CLEARED
-        thumbnails = [(thumbnail(gallery, match), caption(match)) for match in matches]
+        thumbnails = [(thumbnail(gallery, match) or _MISSING, caption(match)) for match in matches]
         return message, list(matches), thumbnails, None, "", search_as_json(query, where, matches)
 
     def explain(matches: list[Match] | None, event: gr.SelectData) -> tuple:  # type: ignore[name-defined]
@@ -166,27 +168,6 @@ def run_search(
     return matches, _paragraphs(filter(None, [verdict(matches)]), "verdict") + _paragraphs(notes, "note")
 
 
-def thumbnail(gallery: Gallery, match: Match) -> Image.Image:
-    """The whole image, small; a grey one if the file is missing, damaged or outside the gallery."""
-    size = (CELL, CELL_HEIGHT)
-    try:
-        if not is_inside(gallery, match):
-            raise ImageError("outside the gallery")
-        image = read_image(match.file, match.path, size[::-1]).image
-    except ImageError:
-        return Image.new("RGB", size, "#d0d0d0")
-    if image.width * match.height != image.height * match.width:  # decoding shrank the sides by different factors
-        image = image.resize((max(1, round(image.height * match.width / match.height)), image.height))
-    image.thumbnail((2 * CELL, 2 * CELL_HEIGHT))
-    return image
-
-
-def is_inside(gallery: Gallery, match: Match) -> bool:
-    """Whether a result's file, after following links, is inside the indexed folder or the index."""
-    file = match.file.resolve()
-    return any(file.is_relative_to(folder.resolve()) for folder in (gallery.folder, gallery.path))
-
-
 def caption(match: Match) -> str:
     """The text on a thumbnail: rank, score and probability. It is short, so that it does not cover the image."""
     probability = "" if match.probability is None else f" · {match.probability:.1%}"
@@ -240,4 +221,4 @@ def _gradio() -> Any:
     return gradio
 
 
-__all__ = ["build", "launch", "run_search", "thumbnail"]
+__all__ = ["build", "launch", "run_search"]

@@ -1,18 +1,38 @@
-"""Search results as data for JSON and as a table for a terminal. No torch."""
+"""Search results as data for JSON and as a table for a terminal; files that are replaced when complete. No torch."""
 
 from __future__ import annotations
 
+import errno
 import math
-from collections.abc import Mapping
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from modeling_rogle.image_io import printable_path
 
 if TYPE_CHECKING:
     from modeling_rogle.search.results import Matches, SentenceMatch
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[TextIO]:
+    """Opens a text file that replaces `path` when the block ends without an error. Its folder is created."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(unfinished, "w", encoding="utf-8", errors="replace", newline="") as file:
+            yield file
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def to_json_data(matches: Matches) -> dict[str, Any]:
@@ -74,4 +94,4 @@ def _json_value(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-__all__ = ["format_table", "to_json_data", "verdict"]
+__all__ = ["format_table", "replacing", "to_json_data", "verdict"]

@@ -21,7 +21,7 @@ from modeling_rogle.late_interaction import late_interaction, rerank
 from modeling_rogle.search.calibration import DEPTH
 from modeling_rogle.search.filters import filter_rows
 from modeling_rogle.search.probabilities import Probabilities
-from modeling_rogle.search.query import Encoder, Query, encode_query
+from modeling_rogle.search.query import Encoder, Query, encode_query, query_like
 from modeling_rogle.search.query_checks import query_warnings
 from modeling_rogle.search.results import Matches, make_matches
 
@@ -76,38 +76,10 @@ class Gallery:
     ) -> "Gallery":
         """Indexes images, or brings an index up to date, and opens the index.
 
-        Images that are indexed and unchanged are kept, changed images are encoded again, and missing images are
-        removed. A run that was killed continues where it stopped. Truncated images, images that are too large, files
-        that are no images, and links to files outside the folder are skipped and listed. An index of another model
-        or detector is replaced when the new one is complete.
-
-        Args:
-            source: a folder, a glob, a folder of a data set, or rows; see [`find_source`].
-            model: the model.
-            processor: the processor of that model.
-            out: folder of the index.
-            batch_size: number of images in a forward pass. Default: 32.
-            progress: show progress bars. Default: True.
-            append: add to the index and keep entries that are missing from `source`, which must lie in the indexed
-                folder. The index keeps its precision. Default: False.
-            detector: an object-detection model of transformers, by folder or Hub name, for images of full scenes. Each
-                detected person becomes an image of the index. Default: none.
-            workers: number of processes that decode images. Default: 0 on a CPU (threads decode), up to 8 with a GPU.
-            precision: `float32` (default) or `bfloat16`, of the global embeddings on disk.
-            store: a vector store next to the index, see [`open_store`]; `exact` for none. Default: the index's own.
+        For the arguments, errors and warnings see [`build_index`].
 
         Returns:
             The opened gallery. Its `report` lists what was added, removed and skipped.
-
-        Raises:
-            FileNotFoundError: `source` does not exist.
-            GalleryError: there is nothing to index, `out` is not an index or that of another folder, another process
-                writes it, the embeddings are not finite, the store does not answer, or `append` meets an index of
-                another model or detector.
-
-        Warns:
-            UserWarning: `precision` differs from that of the index that is appended to, or the store is slower than
-                exact search or loses too many results.
         """
         from modeling_rogle.indexing.build_index import build_index
         from modeling_rogle.inference.image_encoder import TorchEncoder
@@ -300,6 +272,7 @@ class Gallery:
         *,
         image: str | Path | Image.Image | None = None,
         where: str | pc.Expression | None = None,
+        like: str | None = None,
     ) -> Matches:
         """Finds the images that match a description best.
 
@@ -315,6 +288,8 @@ class Gallery:
             image: an image of the person or its file. With a description, the mean of both is the query.
             where: a filter over the columns of `table`, as `camera = 'c3' and time > '2026-01-01'`, or a pyarrow
                 expression. Default: none.
+            like: path of an indexed image, as in `Match.path`, instead of a description and an image. Its embedding is
+                the query, and the image and its exact copies are no results. Default: none.
 
         Returns:
             The results, best first; empty if no image passes the filter. With a calibration, the results of a
@@ -338,15 +313,18 @@ class Gallery:
         rows = None if where is None else filter_rows(self.table, where)
         if not len(self):
             raise GalleryError(f"{self.path}: no image is left in this index")
-        encoded = self.encode_query(query, image)
-        self._warn(encoded.text)
+        if like is None:
+            encoded = self.encode_query(query, image)
+            self._warn(encoded.text)
+        else:
+            encoded, rows = query_like(self._index, like, rows)
         weight = self._local_weight(local_weight)
         candidates, global_scores = self._nearest(encoded.embed, max(reranked, top_k, DEPTH), rows)
         # Without late interaction the global score of every candidate is final.
         final = len(candidates) if weight == 0 or not encoded.sentences else reranked
         interaction, order = rerank(global_scores, self._region_cosines(candidates, encoded), weight, final)
         matches = make_matches(self._index, encoded, interaction, candidates, global_scores, order[:top_k])
-        if image is not None:  # calibrations are fitted to descriptions
+        if image is not None or like is not None:  # calibrations are fitted to descriptions
             return matches
         if self._probabilities is None:
             self._probabilities = Probabilities(self._index, self.encoder.folder)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow.compute as pc
 from PIL import Image
 
-from modeling_rogle.image_io import ImageError, read_image
+from modeling_rogle.image_io import ImageError, printable_path, read_image
+from modeling_rogle.index.shards import Index
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.sentences import query_sentences
 
@@ -108,6 +110,37 @@ def encode_query(encoder: Encoder, text: str = "", image: str | Path | Image.Ima
     return Query(text, tuple(sentences), embed.astype(np.float32), sentence_embeds)
 
 
+def query_like(index: Index, path: str, rows: np.ndarray | None = None) -> tuple[Query, np.ndarray]:
+    """The stored embedding of an indexed image as a query, and the rows to search: all but that image and its copies.
+
+    Args:
+        index: the index.
+        path: path of the image, as in `Match.path`.
+        rows: `[n]` rows to search. Default: all.
+
+    Raises:
+        GalleryError: the image is not in the index.
+    """
+    if path not in index.paths:
+        raise GalleryError(f"like: {printable_path(path)} is not in this index")
+    row = index.paths.index(path)
+    embed = index.global_rows(np.array([row]))[0]
+    rows = np.arange(len(index)) if rows is None else rows
+    return Query("", (), embed, np.zeros((0, len(embed)), dtype=np.float32)), rows[~is_copy(index, row)[rows]]
+
+
+def is_copy(index: Index, row: int) -> np.ndarray:
+    """Bool `[N]`: whether each image has the same bytes as the one in `row`, and in a scene the same box."""
+    table = index.table.select(["sha256", "box"])
+    digest, box = table["sha256"][row], table["box"][row].as_py()
+    same = np.zeros(len(index), dtype=bool)
+    same[row] = True
+    if digest.is_valid:
+        rows = np.flatnonzero(pc.fill_null(pc.equal(table["sha256"], digest), False).to_numpy())
+        same[[int(n) for n in rows if table["box"][int(n)].as_py() == box]] = True
+    return same
+
+
 def _read_query_image(image: str | Path | Image.Image, size: tuple[int, int]) -> Image.Image:
     try:
         if isinstance(image, Image.Image):
@@ -132,4 +165,4 @@ def _warn_of_truncation(encoder: Encoder, texts: Sequence[str]) -> None:
     )
 
 
-__all__ = ["Encoder", "Query", "encode_query"]
+__all__ = ["Encoder", "Query", "encode_query", "query_like"]
