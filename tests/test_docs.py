@@ -232,7 +232,7 @@ def test_search(page_folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert "expected calibration error" in printed and "deleted 1 of" in printed
     from modeling_rogle.search.gallery import Gallery
 
-    assert "person.jpg" not in Gallery.open("runs/index").paths
+    assert "person.jpg" not in Gallery.open("runs/people").paths
 
 
 @pytest.mark.slow
