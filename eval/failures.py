@@ -12,6 +12,8 @@ from modeling_rogle.display.drawing import GREY, INK, PALE, PAPER, RIGHT, WRONG,
 from modeling_rogle.evaluation.fusion import caption_similarities
 from modeling_rogle.evaluation.protocols import RankedQueries
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings
+from modeling_rogle.image_io import decode_stored
+from modeling_rogle.inference.row_images import undecoded
 from modeling_rogle.late_interaction import fuse
 
 SHOWN = 5  # results per query
@@ -105,6 +107,7 @@ def draw_failures(failures: Sequence[Failure], rows: Sequence[Mapping[str, Any]]
     if not failures:
         raise ValueError("there are no failures to draw")
     width = 2 * MARGIN + (1 + SHOWN) * CELL + SHOWN * GAP + 2 * GAP
+    rows = undecoded(rows)
     strips = [_strip(failure, rows, width - 2 * MARGIN) for failure in failures]
     heading = wrap_text(title, _font(TEXT), width - 2 * MARGIN, max_lines=3)
     top = MARGIN + len(heading) * (TEXT + 7)
@@ -147,7 +150,7 @@ def _paste(
     correct: bool | None,
     label: str,
 ) -> None:
-    photo = row["image"].convert("RGB")
+    photo = decode_stored(row["image"], "").image
     scale = min((CELL - 2 * FRAME) / photo.width, (TALL - 2 * FRAME) / photo.height)
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     draw.rectangle((x, y, x + CELL - 1, y + TALL - 1), fill=PALE)

@@ -1,21 +1,39 @@
 """Reads image files from an untrusted source: size limits, EXIF orientation, conversion to RGB. Pillow and NumPy only.
 
-An entry point that takes a path or the bytes of an image should read it through `read_image` or `decode_image`.
+Every entry point that takes a path or the bytes of an image reads it with `read_image`, `decode_image` or
+`decode_stored`, and converts an image that is open already with `to_rgb`.
 """
 
 import hashlib
 import io
 import os
-from dataclasses import dataclass
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 # A subset of Pillow's formats, without those that start another program (EPS) or use a rarely tested decoder.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 80_000_000  # 240 MB of RGB; the header alone is enough to refuse a decompression bomb
 EXIF_ORIENTATION = 0x0112
+BACKGROUND = (255, 255, 255)  # shown through transparent pixels: white, as in a browser
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")  # what the pixels and the orientation need
+_JPEG_METADATA = (*range(0xE2, 0xEE), 0xEF, 0xFE)  # all but JFIF, EXIF and Adobe's colour transform
+_WEBP_CHUNKS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"EXIF")
 
 
 class ImageError(ValueError):
@@ -33,6 +51,9 @@ class DecodedImage:
         height: height in pixels of the upright image before it was reduced.
         bytes: number of encoded bytes.
         image: the image, RGB and upright. Its width and height may each be reduced by an integer factor.
+        mode: Pillow's mode of the file, for example `RGB`.
+        orientation: EXIF orientation of the file, from 1 (upright) to 8.
+        metadata_fault: why metadata of the file were ignored, None if all were read. The pixels are sound.
     """
 
     path: str
@@ -41,6 +62,9 @@ class DecodedImage:
     height: int
     bytes: int
     image: Image.Image
+    mode: str = "RGB"
+    orientation: int = 1
+    metadata_fault: str | None = None
 
 
 def printable_path(path: str | Path) -> str:
@@ -68,33 +92,85 @@ def read_image(file: Path, path: str, min_size: tuple[int, int] | None = None) -
     return decode_image(data, path, min_size)
 
 
-def decode_image(data: bytes, path: str, min_size: tuple[int, int] | None = None) -> DecodedImage:
-    """Decodes the bytes of an image file; arguments and errors are those of [`read_image`]."""
+def decode_image(data: bytes, path: str, min_size: tuple[int, int] | None = None, reduce: bool = True) -> DecodedImage:
+    """Decodes the bytes of an image file.
+
+    Metadata that cannot be read do not cost the image: without a valid orientation it is taken as upright, and
+    `metadata_fault` of the result says so.
+
+    Args:
+        data: the content of the file.
+        path: name of the image in the result.
+        min_size: as in [`read_image`].
+        reduce: False leaves the reduction to the decoder, so that only JPEGs become smaller. Default: True.
+
+    Raises:
+        ImageError: the bytes are not an image, are damaged or exceed `MAX_PIXELS`.
+    """
     try:
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"over the limit of {MAX_PIXELS // 1_000_000} million pixels") from error
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image that Pillow can read") from error
-    except Exception as error:  # decoders raise almost any exception on hostile bytes
-        raise ImageError(f"truncated or damaged: {error}") from error
-    width, height = opened.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{width} x {height} is over the limit of {MAX_PIXELS // 1_000_000} million pixels")
+        decoded = _decode(data, min_size, reduce)
+    except ImageError as error:
+        pixels_only = _without_metadata(data)
+        if pixels_only is None:
+            raise
+        try:
+            decoded = _decode(pixels_only, min_size, reduce)
+        except ImageError:
+            raise error from None
+        fault = f"metadata cannot be read: {str(error).removeprefix('truncated or damaged: ')}"
+        decoded = replace(decoded, metadata_fault=decoded.metadata_fault or fault)
+    return replace(decoded, path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def decode_stored(stored: Any, path: str, min_size: tuple[int, int] | None = None, reduce: bool = True) -> DecodedImage:
+    """Decodes an image as a data set stores it.
+
+    Args:
+        stored: a mapping with `bytes` and `path`, as `datasets.Image(decode=False)` gives it; or a PIL image.
+        path: name of the image in the result.
+        min_size: as in [`read_image`].
+        reduce: as in [`decode_image`].
+
+    Raises:
+        ImageError: there is no image, or it cannot be read or decoded. An image that is open already has no hash.
+    """
+    if isinstance(stored, Image.Image):
+        image = to_rgb(stored)
+        small = reduce_image(image, min_size) if min_size is not None and reduce else image
+        return DecodedImage(path, "", *image.size, 0, small, stored.mode)
+    if not isinstance(stored, Mapping) or stored.get("bytes") is None and stored.get("path") is None:
+        raise ImageError("field 'image' is null")
+    if stored.get("bytes") is not None:
+        return decode_image(stored["bytes"], path, min_size, reduce)
     try:
-        swapped = opened.getexif().get(EXIF_ORIENTATION, 1) >= 5  # rotated by 90 degrees: width and height swap
-        if min_size is not None:
-            min_height, min_width = 2 * min_size[0], 2 * min_size[1]
-            opened.draft("RGB", (min_height, min_width) if swapped else (min_width, min_height))
-        image = _as_8_bit(ImageOps.exif_transpose(opened), opened.format).convert("RGB")
-        if min_size is not None:
-            # Reduced here because a batch of images at full resolution would exhaust the memory.
-            image = reduce_image(image, min_size)
-    except Exception as error:
-        raise ImageError(f"truncated or damaged: {error}") from error
-    if swapped:
-        width, height = height, width
-    return DecodedImage(path, hashlib.sha256(data).hexdigest(), width, height, len(data), image)
+        data = Path(stored["path"]).read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    return decode_image(data, path, min_size, reduce)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts an image of any mode to RGB; the only definition, for files and for images that are open already.
+
+    - Transparent pixels are blended with white, so that colours hidden behind alpha do not count.
+    - 16-bit grey is divided by 256.
+    - 32-bit grey holds 8-bit values if none is above 255, otherwise 16-bit values.
+    - Float grey is multiplied by 255 if no value is above 1; else it is read like 32-bit grey. NaN is black.
+    - All other modes are converted by Pillow. An RGB image is returned as it is.
+
+    Args:
+        image: an image of any mode and size.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith(("I", "F")):
+        return _grey_as_8_bit(image).convert("RGB")
+    if image.has_transparency_data:
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        opaque = Image.new("RGB", image.size, BACKGROUND)
+        opaque.paste(image, mask=image.getchannel("A"))
+        return opaque
+    return image.convert("RGB")
 
 
 def reduce_image(image: Image.Image, min_size: tuple[int, int]) -> Image.Image:
@@ -109,11 +185,128 @@ def reduce_image(image: Image.Image, min_size: tuple[int, int]) -> Image.Image:
     return image if factors == (1, 1) else image.reduce(factors)
 
 
-def _as_8_bit(image: Image.Image, file_format: str | None) -> Image.Image:
-    """Converts 16-bit greyscale to 8 bits; Pillow's own conversion clips the higher values to white."""
-    if not (image.mode.startswith("I;16") or image.mode == "I" and file_format == "PPM"):
-        return image
-    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+def _decode(data: bytes, min_size: tuple[int, int] | None, reduce: bool) -> DecodedImage:
+    """The decoded image, without the fields that depend on all bytes of its file."""
+    try:
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"over the limit of {MAX_PIXELS // 1_000_000} million pixels") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image that Pillow can read") from error
+    except Exception as error:  # decoders raise almost any exception on hostile bytes
+        raise ImageError(f"truncated or damaged: {error}") from error
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{width} x {height} is over the limit of {MAX_PIXELS // 1_000_000} million pixels")
+    try:
+        mode = opened.mode  # of the file; a draft of a JPEG may change it
+        orientation, fault = _orientation(opened)
+        swapped = orientation >= 5  # rotated by 90 degrees: width and height swap
+        if min_size is not None:
+            min_height, min_width = 2 * min_size[0], 2 * min_size[1]
+            opened.draft("RGB", (min_height, min_width) if swapped else (min_width, min_height))
+        opened.load()
+        image = to_rgb(opened)
+        if orientation in _TRANSPOSE:
+            image = image.transpose(_TRANSPOSE[orientation])
+        if min_size is not None and reduce:
+            # Reduced here because a batch of images at full resolution would exhaust the memory.
+            image = reduce_image(image, min_size)
+    except Exception as error:
+        raise ImageError(f"truncated or damaged: {error}") from error
+    if swapped:
+        width, height = height, width
+    return DecodedImage("", "", width, height, 0, image, mode, orientation, fault)
 
 
-__all__ = ["DecodedImage", "ImageError", "decode_image", "printable_path", "read_image", "reduce_image"]
+def _orientation(opened: Image.Image) -> tuple[int, str | None]:
+    """The orientation of an image file, from 1 to 8, and what is wrong with the metadata that hold it."""
+    try:
+        exif = opened.getexif()
+        value = exif.get(EXIF_ORIENTATION, 1)
+    except Exception as error:  # as above
+        return 1, f"metadata cannot be read: {error}"
+    if type(value) is not int or not 1 <= value <= 8:
+        return 1, f"EXIF orientation {value!r:.20} is not one of 1 to 8; the image is taken as upright"
+    try:
+        exif.tobytes()  # reads all entries
+    except Exception as error:
+        return value, f"metadata cannot be read: {error}"
+    return value, None
+
+
+def _without_metadata(data: bytes) -> bytes | None:
+    """An image file without the parts that hold neither pixels nor EXIF; None if nothing can be left out."""
+    try:
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            kept = _png_pixels(data)
+        elif data.startswith(b"\xff\xd8"):
+            kept = _jpeg_pixels(data)
+        elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            kept = _webp_pixels(data)
+        else:
+            return None
+    except (struct.error, IndexError):  # the file ends inside a chunk
+        return None
+    return None if len(kept) == len(data) else kept
+
+
+def _png_pixels(data: bytes) -> bytes:
+    kept, position = [data[:8]], 8
+    while position < len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        kind, end = data[position + 4 : position + 8], position + 12 + length
+        checksum = data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[position + 4 : end - 4]))
+        if kind in _PNG_CHUNKS and (checksum or kind != b"eXIf"):
+            kept.append(data[position:end])
+        position = end
+    return b"".join(kept)
+
+
+def _jpeg_pixels(data: bytes) -> bytes:
+    kept, position = [data[:2]], 2
+    while data[position] == 0xFF and data[position + 1] != 0xDA:  # the pixels follow the start of scan
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if data[position + 1] not in _JPEG_METADATA:
+            kept.append(data[position : position + 2 + length])
+        position += 2 + length
+    return b"".join([*kept, data[position:]])
+
+
+def _webp_pixels(data: bytes) -> bytes:
+    kept, position = [], 12
+    while position < len(data):
+        kind = data[position : position + 4]
+        (length,) = struct.unpack_from("<I", data, position + 4)
+        end = position + 8 + length + length % 2
+        if kind in _WEBP_CHUNKS:
+            kept.append(data[position:end])
+        position = end
+    content = b"".join(kept)
+    return b"RIFF" + struct.pack("<I", len(content) + 4) + b"WEBP" + content
+
+
+def _grey_as_8_bit(image: Image.Image) -> Image.Image:
+    """Converts deep grey to 8 bits, as [`to_rgb`] says; Pillow's own conversion clips the higher values to white."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0)
+        if values.size and values.max() <= 1:
+            values = np.rint(values * 255)
+    if image.mode.startswith("I;16"):
+        values = values >> 8
+    elif values.size and values.max() > 255:
+        values = np.floor(values / 256)
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+__all__ = [
+    "DecodedImage",
+    "ImageError",
+    "decode_image",
+    "decode_stored",
+    "printable_path",
+    "read_image",
+    "reduce_image",
+    "to_rgb",
+]

@@ -1,5 +1,7 @@
 """The transformers pipeline "text-based-person-search": a description and candidate images -> a ranked list."""
 
+import base64
+import urllib.request
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +12,15 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoModel, Pipeline
-from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .box_ops import template_boxes
-from .image_io import DecodedImage, ImageError, read_image, reduce_image
+from .image_io import DecodedImage, ImageError, decode_image, read_image, reduce_image, to_rgb
 from .late_interaction import late_interaction, quantize_regions, region_cosines
 from .sentences import query_sentences
 
 TASK = "text-based-person-search"
+MAX_DOWNLOAD = 256 * 2**20  # bytes of an image that a URL names
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class TextBasedPersonSearchPipeline(Pipeline):
         Args:
             queries: a description; or `{"text": description, "sentences": [str, ...]}`; or a list of these. By default
                 the sentences are those of the description, or the clauses of its only sentence.
-            candidates: images, each a path, a URL, a PIL image or a uint8 array `[h, w, 3]`; or the result of
+            candidates: images, each a path, a URL, base64, a PIL image or a uint8 array `[h, w, 3]`; or the result of
                 [`TextBasedPersonSearchPipeline.encode_candidates`].
             boxes: for each candidate its regions `[r, 4]`, x, y, w, h in pixels of that image. With r = 0 the candidate
                 keeps its global score. By default the template regions of a pedestrian, the last of which is the whole
@@ -190,14 +192,17 @@ class TextBasedPersonSearchPipeline(Pipeline):
     def _read(self, item: Any, index: int) -> tuple[Image.Image, tuple[int, int]]:
         """A candidate as RGB image, reduced as in an index, and its width and height before that."""
         height, width = self.model.config.image_size
-        if isinstance(item, str | Path) and Path(item).is_file():
+        if isinstance(item, str | Path):
             try:
-                decoded: DecodedImage = read_image(Path(item), str(item), (height, width))
+                decoded = _decode(str(item), (height, width))
             except ImageError as error:
-                raise ValueError(f"candidates: entry {index}, {item}: {error}") from error
+                name = item if len(str(item)) <= 200 else f"{str(item):.200}..."
+                raise ValueError(f"candidates: entry {index}, {name}: {error}") from error
             return decoded.image, (decoded.width, decoded.height)
-        image = Image.fromarray(item) if isinstance(item, np.ndarray) else load_image(item)
-        return reduce_image(image.convert("RGB"), (height, width)), image.size
+        image = Image.fromarray(item) if isinstance(item, np.ndarray) else item
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"candidates: entry {index} is no path, URL or image but a {type(item).__name__}")
+        return reduce_image(to_rgb(image), (height, width)), image.size
 
     def _corners(self, boxes: np.ndarray, size: tuple[int, int], index: int) -> np.ndarray:
         with np.errstate(invalid="ignore"):
@@ -217,6 +222,30 @@ class TextBasedPersonSearchPipeline(Pipeline):
         """
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+
+
+def _decode(item: str, min_size: tuple[int, int]) -> DecodedImage:
+    """Reads a candidate that is a path, a URL or base64."""
+    if item.startswith(("http://", "https://")):
+        try:
+            with urllib.request.urlopen(item, timeout=60) as response:  # no other protocol, in redirects neither
+                data = response.read(MAX_DOWNLOAD + 1)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"cannot be loaded: {error}") from error
+        if len(data) > MAX_DOWNLOAD:
+            raise ImageError(f"over the limit of {MAX_DOWNLOAD} bytes")
+        return decode_image(data, item, min_size)
+    try:
+        is_file = Path(item).is_file()
+    except (OSError, ValueError):  # base64 is too long for a file name
+        is_file = False
+    if is_file:
+        return read_image(Path(item), item, min_size)
+    try:
+        data = base64.b64decode(item.partition(",")[2] if item.startswith("data:image/") else item, validate=True)
+    except ValueError as error:
+        raise ImageError("neither a file nor a URL nor base64") from error
+    return decode_image(data, "base64", min_size)
 
 
 def _description(query: str | Mapping[str, Any], number: int) -> dict[str, Any]:

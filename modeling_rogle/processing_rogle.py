@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import SizeDict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import logging
 
+from .image_io import decode_image, to_rgb
 from .sentences import split_sentences
 
 logger = logging.get_logger(__name__)
@@ -50,7 +52,7 @@ class RogleProcessor(ProcessorMixin):
         """As `ProcessorMixin.__call__`; texts over the limit end with a whole sentence, unless `truncation=False`.
 
         Args:
-            images: an image or a list of images.
+            images: an image or a list of images. PIL images of any mode become RGB by [`to_rgb`].
             text: a text or a list of texts.
             **kwargs: as in `ProcessorMixin.__call__`, for example `return_tensors` and `max_length`.
 
@@ -64,7 +66,19 @@ class RogleProcessor(ProcessorMixin):
                 text = self._cut([text], limit)[0]
             elif all(isinstance(item, str) for item in text):
                 text = self._cut(text, limit)
-        return super().__call__(images=images, text=text, **kwargs)
+        return super().__call__(images=_as_rgb(images), text=text, **kwargs)
+
+    @staticmethod
+    def read_image(data: bytes) -> Image.Image:
+        """The upright RGB image in the bytes of an image file, as `rogle index` reads it.
+
+        Args:
+            data: the content of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
+
+        Raises:
+            ImageError: (a ValueError) the bytes are not an image, are damaged or hold over 80 million pixels.
+        """
+        return decode_image(data, "").image
 
     @classmethod
     def from_pretrained(
@@ -181,6 +195,13 @@ class RogleProcessor(ProcessorMixin):
             )
         self.truncated_captions += cut
         return texts
+
+
+def _as_rgb(images: Any) -> Any:
+    """PIL images as RGB, alone or in lists; arrays, tensors and None as they are."""
+    if isinstance(images, Image.Image):
+        return to_rgb(images)
+    return [_as_rgb(image) for image in images] if isinstance(images, list | tuple) else images
 
 
 __all__ = ["RogleProcessor"]

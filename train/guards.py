@@ -63,6 +63,17 @@ class BadImages:
     def __init__(self, path: Path, limit: int, log: Callable[[str], None]):
         self.path, self.limit, self.log = path, limit, log
         self.faults: dict[str, str] = {}
+        self.metadata: set[str] = set()
+
+    def report_metadata(self, names: list[str]) -> None:
+        """Logs the images of a batch whose metadata cannot be read. Their pixels are used, so they do not count."""
+        for name in dict.fromkeys(names):
+            if name not in self.metadata:
+                self.metadata.add(name)
+                self.log(
+                    f"{name}: metadata that cannot be read were ignored, the pixels are used; "
+                    f"image {len(self.metadata)} of this kind"
+                )
 
     def report(self, faults: dict[str, str]) -> None:
         """Adds the unreadable images of a batch.

@@ -72,6 +72,7 @@ class Trainer:
         """
         run, progress = self.run, self.progress
         self.bad_images.report(batch.faults)
+        self.bad_images.report_metadata(batch.metadata_faults)
         batch.to(self.accelerator.device)
         run.reliability.weigh(batch, self.accelerator.device)
         inputs = batch.model_inputs(normalize_images(batch.images, run.processor))

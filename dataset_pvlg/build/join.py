@@ -26,6 +26,7 @@ from dataset_pvlg.curation.image_checks import MODE, ORIENTATION, reencode, stor
 from dataset_pvlg.features import OPTIONAL
 from dataset_pvlg.jobs.stages import resolved_out
 from dataset_pvlg.readers.image_files import RefusedPathError, find_image
+from modeling_rogle.image_io import ImageError, decode_image
 
 MAX_LISTED = 5  # left-out rows that are printed; build_report.json lists all of them
 
@@ -179,7 +180,12 @@ def _attach_image(
         return False
     row["image"] = {"bytes": content, "path": name}
     options = (curation or {}).get("options", {})
-    faults = storage_faults(content) if options.get("rgb") or options.get("upright") else ""
+    faults = ""
+    if options.get("rgb") or options.get("upright"):
+        try:
+            faults = storage_faults(decode_image(content, name))
+        except ImageError:  # an image that the build could not decode either, and kept
+            pass
     if (options.get("rgb") and MODE in faults) or (options.get("upright") and ORIENTATION in faults):
         reencode(row)
     report.joined += 1

@@ -20,6 +20,8 @@ from dataset_pvlg.captioning.captioner import DEFAULT_CAPTIONER, Captioner, Capt
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.readers.read import join_captions
 from dataset_pvlg.row_groups import FolderRows, Job, add_to_card, check_out, end_processes, processes
+from modeling_rogle.image_io import ImageError, decode_stored
+from modeling_rogle.inference.row_images import undecoded
 from modeling_rogle.sentences import split_sentences
 
 _CHANGED = ["caption", "caption_origin", "sentences", "regions", "claims"]
@@ -48,10 +50,11 @@ def enrich_rows(
     texts = rows.select_columns(["image_id", "captions", *_CHANGED])
     counts: Counter[str] = Counter(rows=len(rows), kept=0, vlm=0, fallback=0)
     columns: dict[str, list] = {name: [] for name in _CHANGED}
+    stored = undecoded(rows.select_columns("image"))
     for start in tqdm(range(0, len(rows), batch_size), desc="captioning", unit="batch", disable=not progress):
         batch = [texts[i] for i in range(start, min(start + batch_size, len(rows)))]
         human = {i: _human_caption(row) for i, row in enumerate(batch) if not _is_paired(row)}
-        answers = {} if captioner is None else _checked_answers(captioner, rows, start, batch, human)
+        answers = {} if captioner is None else _checked_answers(captioner, stored, start, batch, human)
         for i, row in enumerate(batch):
             if i not in human:
                 counts["kept"] += 1
@@ -84,8 +87,8 @@ def _checked_answers(
             if image is None:
                 answers[i] = None, "no image"
             else:
-                images[i] = image.convert("RGB")
-        except Exception:  # decoders raise almost anything on broken bytes
+                images[i] = decode_stored(image, batch[i]["image_id"]).image
+        except ImageError:
             answers[i] = None, "image cannot be read"
     if images:
         ids = [batch[i]["image_id"] for i in images]

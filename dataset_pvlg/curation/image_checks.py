@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from datasets import Dataset
 from tqdm import tqdm
 
 from dataset_pvlg.boxes import clip_regions
 from dataset_pvlg.curation.near_duplicates import THUMBNAIL_SIZE, signature
 from dataset_pvlg.jobs.workers import map_in_workers
-from modeling_rogle.image_io import EXIF_ORIENTATION, FORMATS, ImageError, decode_image
+from modeling_rogle.image_io import DecodedImage, ImageError, decode_image
 
 _READ_AT_ONCE = 256  # rows that are read together
 MODE, ORIENTATION = "mode", "EXIF orientation"
@@ -110,26 +109,29 @@ def _check_image(image: dict[str, Any] | None) -> Any:
         decoded = decode_image(data, image["path"] or "")
     except (ImageError, OSError) as error:
         return str(getattr(error, "strerror", None) or error).splitlines()[0]
-    return decoded.image.size, storage_faults(data), *signature(decoded.image)
+    return decoded.image.size, storage_faults(decoded), *signature(decoded.image)
 
 
 def _content(image: dict[str, Any]) -> bytes:
     return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
 
 
-def storage_faults(data: bytes) -> str:
-    """What keeps an image file from being an upright RGB image, read from its header. Empty if nothing does."""
-    with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as header:
-        rotated = header.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1)
-        mode = "" if header.mode == "RGB" else f"{MODE} {header.mode}"
-    return " and ".join(part for part in (mode, ORIENTATION if rotated else "") if part)
+def storage_faults(image: DecodedImage) -> str:
+    """What keeps an image file from being an upright RGB image that any program reads. Empty if nothing does.
+
+    Unreadable metadata are a fault of the orientation, because other programs then fail to rotate the image.
+    """
+    mode = "" if image.mode == "RGB" else f"{MODE} {image.mode}"
+    unreadable = f"{ORIENTATION}, unreadable metadata" if image.metadata_fault else ""
+    rotated = ORIENTATION if image.orientation != 1 else ""
+    return " and ".join(part for part in (mode, unreadable or rotated) if part)
 
 
 def reencode(row: dict[str, Any]) -> None:
     """Replace the image of a row by the upright RGB image that `decode_image` gives, as PNG.
 
-    A grey image becomes three equal channels, 16 bits become 8, and alpha is left out. Nothing else is lost. `sha256`
-    stays that of the source's file. If the size changes, regions are clipped to the new size.
+    A grey image becomes three equal channels, 16 bits become 8, alpha is blended with white, and metadata are lost.
+    `sha256` stays that of the source's file. If the size changes, regions are clipped to the new size.
     """
     image = decode_image(_content(row["image"]), row["image"]["path"] or "").image
     out = io.BytesIO()

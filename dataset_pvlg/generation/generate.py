@@ -39,6 +39,8 @@ from dataset_pvlg.generation.text_edits import approximate
 from dataset_pvlg.jobs.stages import resolved_out
 from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
 from dataset_pvlg.synthetic.dataset import SyntheticConfig, edited_row, parse_image_id
+from modeling_rogle.image_io import ImageError, decode_stored
+from modeling_rogle.inference.row_images import undecoded
 
 SHARD_SIZE = 64  # parent rows in one file of finished work
 ROWS_PER_GROUP = 100  # rows that are decoded together when a Parquet file is read at random
@@ -183,12 +185,13 @@ def _edit_rows(rows: Dataset, edit: Edit, options: Options) -> tuple[list[dict],
     """The edited copies of some parent rows, and counts of edits and of the reasons for no edit."""
     generated: list[dict] = []
     counts: Counter[str] = Counter()
-    for number in range(len(rows)):
+    for parent in undecoded(rows):
         try:
-            parent = rows[number]
-        except Exception:  # image decoders raise many types of exception on corrupt bytes
-            parent = None
-        result = "broken image" if parent is None else edit(parent)
+            if parent["image"] is not None:
+                parent["image"] = decode_stored(parent["image"], parent["image_id"]).image
+            result = edit(parent)
+        except ImageError:
+            result = "broken image"
         if isinstance(result, str):
             counts[result] += 1
             continue

@@ -20,6 +20,8 @@ from itertools import takewhile
 import numpy as np
 from PIL import Image, ImageFilter
 
+from modeling_rogle.image_io import to_rgb
+
 COLOUR_WORDS = ("black", "white", "grey", "blue", "red", "green", "yellow", "pink", "purple", "brown", "orange")
 _VARIANTS = {"gray": "grey", "violet": "purple"}
 _KINDS = {
@@ -214,7 +216,7 @@ class ImageEditor:
         Returns:
             An RGB image of the same size.
         """
-        image = image.convert("RGB")
+        image = to_rgb(image)
         height = max(64, self.side // 64 * 64)
         width = max(64, round(image.width * height / image.height / 64) * 64)
         generator = self._torch.Generator().manual_seed(seed)

@@ -25,6 +25,8 @@ from modeling_rogle.display.drawing import (
     save_image,
     wrap_text,
 )
+from modeling_rogle.image_io import decode_stored
+from modeling_rogle.inference.row_images import undecoded
 
 IMAGE_HEIGHT, TEXT_WIDTH, TEXT = 340, 390, 15
 MAX_IMAGE_WIDTH = 260  # pixels; a wider image is scaled down further than IMAGE_HEIGHT
@@ -151,7 +153,7 @@ def _draw_images(row: dict, colours: dict[Box, str]) -> tuple[Image.Image, Image
         plain = Image.new("RGB", size, PALE)
         ImageDraw.Draw(plain).text((size[0] / 2, size[1] / 2), "no image", fill=GREY, font=FONT, anchor="mm")
     else:
-        plain = row["image"].convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        plain = decode_stored(row["image"], row["image_id"]).image.resize(size, Image.Resampling.LANCZOS)
     framed = plain.copy()
     draw = ImageDraw.Draw(framed)
     for box, colour in colours.items():
@@ -197,6 +199,7 @@ def read_rows(
         splits = load_dataset("pvlg", name, streaming=True)
     else:
         splits, _ = load_rows(name, data_root, image_root)
+        splits = {name: undecoded(rows) for name, rows in splits.items()}
     if split not in splits:
         raise ValueError(f"--split {split}: {name} has {', '.join(splits)}")
     stop = start + (count - 1) * every + 1

@@ -25,6 +25,7 @@ from dataset_pvlg.inspection.contact_sheet import region_colours
 from dataset_pvlg.loading import SYNTHETIC_NAMES
 from modeling_rogle.display.drawing import GREY, INK, PALE, PAPER
 from modeling_rogle.image_io import FORMATS as READABLE_FORMATS
+from modeling_rogle.image_io import ImageError, decode_image, to_rgb
 
 MAX_ROWS = 500  # more embedded images make a page slow
 MAX_IMAGE_PIXELS = 40_000_000
@@ -150,10 +151,15 @@ def _image(row: dict[str, Any]) -> str:
             kind = BROWSER_FORMATS.get(image.format or "")
             if kind is None:
                 stored = BytesIO()
-                image.convert("RGB").save(stored, "PNG")
+                to_rgb(image).save(stored, "PNG")
                 content, kind = stored.getvalue(), "png"
-    except Exception:  # Pillow's plugins raise many types of exception on corrupt bytes
-        return "<div class=none>image cannot be decoded</div>"
+    except Exception:  # Pillow's plugins raise many types of exception on corrupt bytes or metadata
+        try:
+            stored = BytesIO()
+            decode_image(content, "").image.save(stored, "PNG")
+            content, kind = stored.getvalue(), "png"
+        except ImageError:
+            return "<div class=none>image cannot be decoded</div>"
     return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
 
 

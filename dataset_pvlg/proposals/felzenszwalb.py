@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from modeling_rogle.image_io import to_rgb
+
 _LONG_SIDE = 200  # pixels of the segmented copy; larger copies find threads, smaller ones lose carried items
 _SHORT_SIDE = 8
 _SCALE, _SIGMA, _MIN_PIXELS = 50, 0.8, 10  # parameters of Felzenszwalb: about 120 segments of such a copy
@@ -43,7 +45,7 @@ def segment_boxes(image: Image.Image) -> np.ndarray:
         ) from error
     ratio = _LONG_SIDE / max(image.size)
     size = [max(_SHORT_SIDE, round(side * ratio)) for side in image.size]
-    pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+    pixels = np.asarray(to_rgb(image).resize(size, Image.Resampling.BILINEAR))
     parts = felzenszwalb(pixels, scale=_SCALE, sigma=_SIGMA, min_size=_MIN_PIXELS)
     leaves, neighbours = _measure(parts, rgb2lab(pixels))
     ranked = [

@@ -19,6 +19,7 @@ from PIL import Image
 from dataset_pvlg.proposals.base import MAX_BOXES, Proposals, Proposer, select_boxes
 from dataset_pvlg.proposals.noun_phrases import noun_phrases
 from dataset_pvlg.proposals.templates import propose_templates
+from modeling_rogle.image_io import to_rgb
 from modeling_rogle.inference.loading import best_device
 
 TASKS = {"sam": "mask-generation", "open_vocabulary": "zero-shot-object-detection", "parser": "image-segmentation"}
@@ -60,7 +61,7 @@ def load_model_proposer(name: str, model: str, max_boxes: int = MAX_BOXES) -> Pr
         reason = " ".join(str(error).split("\n")[0].split())
         raise ValueError(f"proposer {name}: {model} cannot be loaded for {TASKS[name]} ({reason})") from error
     find_boxes = {"sam": _mask_boxes, "open_vocabulary": _phrase_boxes, "parser": _part_boxes}[name]
-    return lambda image, texts: _propose(find_boxes, run, image.convert("RGB"), texts, max_boxes)
+    return lambda image, texts: _propose(find_boxes, run, to_rgb(image), texts, max_boxes)
 
 
 @torch.no_grad()

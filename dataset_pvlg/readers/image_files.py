@@ -1,16 +1,10 @@
 """Image files that annotations name: found without leaving the image root, and decoded completely."""
 
-import hashlib
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import PIL.Image
-import PIL.ImageOps
-
-from modeling_rogle.image_io import FORMATS
+from modeling_rogle.image_io import ImageError, read_image
 from modeling_rogle.indexing.image_folder import MAX_BYTES
 
 
@@ -27,12 +21,14 @@ class ImageFile:
         width (`int`): pixels, after EXIF rotation, as `datasets.Image` decodes it.
         height (`int`): pixels, after EXIF rotation.
         mode (`str`): mode of Pillow, for example `RGB`.
+        metadata_fault (`str`, *optional*): why metadata of the file cannot be read; its pixels are sound.
     """
 
     sha256: str
     width: int
     height: int
     mode: str
+    metadata_fault: str | None = None
 
 
 def find_image(root: Path, name: str, first_folder_optional: bool = True) -> tuple[Path, str, str | None] | None:
@@ -114,17 +110,9 @@ def check_image(path: Path) -> ImageFile:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"over the limit of {MAX_BYTES} bytes")
-        content = path.read_bytes()
-        with warnings.catch_warnings():
-            # Pillow warns at half the size of a decompression bomb. No person crop is that large.
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            image: PIL.Image.Image = PIL.Image.open(BytesIO(content), formats=FORMATS)
-            image.load()
-        if image.getexif().get(PIL.Image.ExifTags.Base.Orientation) is not None:
-            image = PIL.ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow's plugins raise many types on broken bytes: OSError, SyntaxError, struct.error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "cannot identify image file" in reason:
-            reason = "not an image"
-        raise ValueError(reason) from error
-    return ImageFile(hashlib.sha256(content).hexdigest(), image.width, image.height, image.mode)
+        image = read_image(path, path.name)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    except ImageError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return ImageFile(image.sha256, image.width, image.height, image.mode, image.metadata_fault)

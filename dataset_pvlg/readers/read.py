@@ -240,6 +240,8 @@ def _rows(
             continue
         if image.mode != "RGB":
             report.note(f"image mode {image.mode}", record.image_location)
+        if image.metadata_fault:
+            report.note("image with metadata that cannot be read", f"{record.image_location}: {image.metadata_fault}")
         contents[number] = text_key(image.sha256)
         suffix = ""
         if int(records.names[number]) in repeated_names:

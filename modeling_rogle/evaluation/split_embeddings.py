@@ -16,7 +16,9 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.image_io import DecodedImage, ImageError, decode_stored
 from modeling_rogle.inference.image_encoder import encode_with_templates
+from modeling_rogle.inference.row_images import undecoded, warn_of_metadata
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.sentences import query_sentences
@@ -267,7 +269,8 @@ def _encode_images(
     progress: bool,
 ) -> dict[str, torch.Tensor]:
     """The image part of [`encode_part`]'s result."""
-    images_only = rows.select_columns(["image"]) if hasattr(rows, "select_columns") else rows
+    images_only = undecoded(rows.select_columns(["image"]) if hasattr(rows, "select_columns") else rows)
+    metadata_faults: list[str] = []
     image_at = torch.cat([torch.arange(b.start, b.stop) for b in batches] or [torch.arange(0)])
     first = torch.searchsorted(plan.region_image, torch.arange(len(rows) + 1))
     spans = [slice(int(first[b.start]), int(first[b.stop])) for b in batches]
@@ -283,7 +286,11 @@ def _encode_images(
     }
     images, regions = 0, 0
     for batch, span in zip(tqdm(batches, desc="encode images", unit="batch", disable=not progress), spans, strict=True):
-        decoded = [_image(images_only, n, plan.image_ids[n]) for n in range(batch.start, batch.stop)]
+        decoded = []
+        for n in range(batch.start, batch.stop):
+            read = _image(images_only, n, plan.image_ids[n])
+            decoded.append(read.image)
+            metadata_faults += [read.path] if read.metadata_fault else []
         box_image = plan.region_image[span] - batch.start
         to_images, to_regions = slice(images, images + len(decoded)), slice(regions, regions + len(box_image))
         part["images"][to_images], part["templates"][to_images], part["regions"][to_regions] = encode_with_templates(
@@ -293,6 +300,7 @@ def _encode_images(
             pixels = processor(images=decoded, return_tensors="pt")["pixel_values"].to(model.device)
             part["image_parts"][to_images] = model.encode_image_parts(pixels).cpu()
         images, regions = to_images.stop, to_regions.stop
+    warn_of_metadata(metadata_faults, 4)
     return part
 
 
@@ -379,16 +387,17 @@ def _batches(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _image(rows: Sequence[Mapping[str, Any]], number: int, image_id: str) -> Any:
+def _image(rows: Sequence[Mapping[str, Any]], number: int, image_id: str) -> DecodedImage:
     try:
         image = rows[number]["image"]
-        if image is not None:
-            return image.convert("RGB")
     except KeyError as error:
         raise ValueError(f"{image_id}: field {error} is missing") from error
-    except OSError as error:  # Pillow's, of a missing or damaged file
-        raise ValueError(f"{image_id}: field 'image' cannot be read: {str(error).splitlines()[0]}") from error
-    raise ValueError(f"{image_id}: field 'image' is null; the protocols need the image")
+    if image is None:
+        raise ValueError(f"{image_id}: field 'image' is null; the protocols need the image")
+    try:
+        return decode_stored(image, image_id)
+    except ImageError as error:
+        raise ValueError(f"{image_id}: field 'image' cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _row_regions(

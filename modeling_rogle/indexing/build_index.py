@@ -45,6 +45,7 @@ from modeling_rogle.indexing.person_detector import Detector
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_encoder import TorchEncoder
 from modeling_rogle.inference.loading import fingerprint, model_path
+from modeling_rogle.inference.row_images import warn_of_metadata
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 
@@ -62,6 +63,7 @@ class IndexReport:
         skipped: images that were not indexed, with reasons.
         ignored: number of files that are not images.
         seconds: duration of the run, without filling a vector store.
+        unreadable_metadata: number of encoded images whose metadata, such as EXIF, cannot be read.
     """
 
     path: Path
@@ -72,6 +74,7 @@ class IndexReport:
     skipped: tuple[Skipped, ...]
     ignored: int
     seconds: float
+    unreadable_metadata: int = 0
 
     @property
     def images_per_second(self) -> float:
@@ -164,6 +167,7 @@ def build_index(
         if created and not (out / MANIFEST).exists():  # nothing was committed
             shutil.rmtree(out, ignore_errors=True)
     seconds = time.perf_counter() - started
+    warn_of_metadata(encoder.metadata_faults)
     own = read_manifest(out).get("store")
     store = store or (require_trusted(own["uri"], out) if own else None)
     if store:
@@ -179,6 +183,7 @@ def build_index(
         skipped=(*source.skipped, *encoder.skipped),
         ignored=source.ignored,
         seconds=seconds,
+        unreadable_metadata=len(encoder.metadata_faults),
     )
 
 

@@ -31,6 +31,7 @@ class DecodedItem:
         pixels: `[3, height, width]`, normalised by the processor; None where a detector comes first.
         image: the image at full resolution where a detector comes first, otherwise None.
         copy: JPEG that the index stores; None where the image is a file.
+        metadata_fault: why metadata of the image cannot be read; None if nothing is wrong.
     """
 
     item: Item
@@ -38,6 +39,7 @@ class DecodedItem:
     pixels: torch.Tensor | None = None
     image: Image.Image | None = None
     copy: bytes | None = None
+    metadata_fault: str | None = None
 
 
 @dataclass
@@ -76,11 +78,11 @@ class ItemDecoder:
             "mtime": None if item.mtime is None else EPOCH + timedelta(microseconds=item.mtime),
         }
         if self.detecting:
-            return DecodedItem(item, row, image=image.image)
+            return DecodedItem(item, row, image=image.image, metadata_fault=image.metadata_fault)
         copy = None
         if self.source.rows is not None:
             copy = as_jpeg(image.image, (image.width, image.height), self.min_size)
-        return DecodedItem(item, row, pixels=self.pixels([image.image])[0], copy=copy)
+        return DecodedItem(item, row, self.pixels([image.image])[0], copy=copy, metadata_fault=image.metadata_fault)
 
     def pixels(self, images: list[Image.Image]) -> torch.Tensor:
         """Returns `[n, 3, height, width]`, the model's input for n images."""

@@ -24,7 +24,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from PIL import Image
 
-from modeling_rogle.image_io import DecodedImage, ImageError, decode_image, printable_path, read_image
+from modeling_rogle.image_io import DecodedImage, ImageError, decode_image, printable_path, read_image, to_rgb
 from modeling_rogle.index.manifest import COPY_COLUMN
 from modeling_rogle.index.shards import SCHEMA
 from modeling_rogle.indexing.image_folder import METADATA, Skipped, image_files
@@ -252,7 +252,7 @@ class Rows:
             raise ImageError("field 'image' is null")
         if isinstance(image, Image.Image):
             buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "PNG", compress_level=1)
+            to_rgb(image).save(buffer, "PNG", compress_level=1)
             return buffer.getvalue()
         if image.get("bytes") is not None:
             return image["bytes"]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from modeling_rogle.image_io import printable_path
 from modeling_rogle.index.index_writer import SMALL_SHARD, IndexWriter
 from modeling_rogle.index.manifest import COPIES_FOLDER, COPY_COLUMN
 from modeling_rogle.indexing.decoding import DecodedItem, ItemDecoder, as_jpeg, decoded_batches
@@ -35,6 +36,7 @@ class ItemEncoder:
     Attributes:
         added: number of images that were added.
         skipped: items that cannot be read or show no person.
+        metadata_faults: paths of images whose metadata cannot be read; their pixels are used.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ItemEncoder:
         self.model, self.processor = with_fast_dtype(model), processor
         self.added = 0
         self.skipped: list[Skipped] = []
+        self.metadata_faults: list[str] = []
 
     def run(
         self, items: Sequence[Item], batch_size: int, workers: int, progress: bool, commit: Callable[[], None]
@@ -73,6 +76,7 @@ class ItemEncoder:
             uncommitted = 0
             for decoded, skipped, count in decoded_batches(decoder, decoded_size, workers):
                 self.skipped += skipped
+                self.metadata_faults += [printable_path(item.item.path) for item in decoded if item.metadata_fault]
                 uncommitted += count
                 if self.detector is not None and decoded:
                     decoded = self._persons(self.detector, decoded, decoder)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from modeling_rogle.image_io import to_rgb
 from modeling_rogle.sentences import split_sentences
 
 FORMAT = "rogle-onnx"
@@ -151,7 +152,7 @@ class OnnxEncoder:
         mean, std = (np.array(self.manifest[name], dtype=np.float32) for name in ("image_mean", "image_std"))
         pixels = np.empty((len(images), 3, height, width), dtype=np.float32)
         for number, image in enumerate(images):
-            resized = image.convert("RGB").resize((width, height), resample=self.manifest["resample"])
+            resized = to_rgb(image).resize((width, height), resample=self.manifest["resample"])
             pixels[number] = ((np.asarray(resized, dtype=np.float32) / 255 - mean) / std).transpose(2, 0, 1)
         return pixels
 

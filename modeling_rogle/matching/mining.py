@@ -20,7 +20,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from modeling_rogle.box_ops import TEMPLATE_LABELS, crop_boxes
+from modeling_rogle.image_io import ImageError, decode_stored
 from modeling_rogle.inference.loading import device_of
+from modeling_rogle.inference.row_images import undecoded
 from modeling_rogle.matching.anchors import anchor_boxes, nearest_template_labels, random_boxes
 from modeling_rogle.matching.assignment import margin_reliability, match_sentences
 from modeling_rogle.matching.position_prior import PositionPrior
@@ -109,13 +111,10 @@ def encode_rows(
         ValueError: a row has no image; the message names its `image_id`.
     """
     cache: dict[str, torch.Tensor] = {}  # images of one identity often share sentences
-    starts = range(0, len(rows), batch_size)
+    rows, starts = undecoded(rows), range(0, len(rows), batch_size)
     for start in tqdm(starts, desc=progress, unit="batch", disable=progress is None or not len(rows)):
-        batch = [_read_row(rows, i) for i in range(start, min(start + batch_size, len(rows)))]
-        for row in batch:
-            if row["image"] is None:
-                raise ValueError(f"{row.get('image_id')}: field 'image' is null; matching needs the image")
-        images = [row["image"].convert("RGB") for row in batch]
+        batch = [_read_row(rows[i]) for i in range(start, min(start + batch_size, len(rows)))]
+        images = [row["image"] for row in batch]
         candidates = [
             propose(image, [sentence["text"] for sentence in row["sentences"]])
             for image, row in zip(images, batch, strict=True)
@@ -160,12 +159,15 @@ def _encode_sentences(
         cache.update(zip(new, embeds, strict=True))
 
 
-def _read_row(rows: Any, index: int) -> Mapping[str, Any]:
+def _read_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with its RGB image and `metadata_fault`; with a grey image if its own cannot be decoded."""
+    if row["image"] is None:
+        raise ValueError(f"{row.get('image_id')}: field 'image' is null; matching needs the image")
     try:
-        return rows[index]
-    except (OSError, SyntaxError):  # raised by PIL when a data set decodes a broken image
-        rest = rows.remove_columns("image")[index]
-        return rest | {"image": Image.new("RGB", (64, 128), "grey"), "readable": False}
+        decoded = decode_stored(row["image"], str(row.get("image_id")))
+    except ImageError:
+        return {**row, "image": Image.new("RGB", (64, 128), "grey"), "readable": False}
+    return {**row, "image": decoded.image, "metadata_fault": decoded.metadata_fault}
 
 
 def fit_prior(
@@ -306,7 +308,8 @@ def match_rows(
             reliability, origin `"rsm"`), at most one per sentence. With a scorer, score and reliability are its
             probability. Without one, the score is the cosine, see [`margin_reliability`] for the reliability.
         counts: `images`, `unreadable` (images without regions, because they cannot be decoded), `sentences`,
-            `assigned`, `unassigned`, with `assigned + unassigned == sentences`.
+            `assigned`, `unassigned`, with `assigned + unassigned == sentences`; and `unreadable_metadata` (images
+            whose pixels were used and whose metadata cannot be read).
 
     Raises:
         ValueError: a row has no image; the message names its `image_id`.
@@ -314,7 +317,8 @@ def match_rows(
     if threshold is None:
         threshold = 0.0 if scorer is None else scorer.threshold
     regions: list[list[dict[str, Any]]] = []
-    counts = {"images": 0, "unreadable": 0, "sentences": 0, "assigned": 0, "unassigned": 0}
+    names = ("images", "unreadable", "unreadable_metadata", "sentences", "assigned", "unassigned")
+    counts = dict.fromkeys(names, 0)
     name = "matching sentences" if progress else None
     for encoded in encode_rows(model, processor, rows, propose, batch_size, crops, name):
         matched: list[dict[str, Any]] = []
@@ -323,6 +327,7 @@ def match_rows(
         regions.append(matched)
         counts["images"] += 1
         counts["unreadable"] += not encoded.readable
+        counts["unreadable_metadata"] += encoded.row.get("metadata_fault") is not None
         counts["sentences"] += len(encoded.texts)
         counts["assigned"] += len(matched)
     counts["unassigned"] = counts["sentences"] - counts["assigned"]

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
-from modeling_rogle.image_io import ImageError, printable_path, read_image
+from modeling_rogle.image_io import ImageError, printable_path, read_image, to_rgb
 from modeling_rogle.index.shards import Index
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.sentences import query_sentences
@@ -144,7 +144,7 @@ def is_copy(index: Index, row: int) -> np.ndarray:
 def _read_query_image(image: str | Path | Image.Image, size: tuple[int, int]) -> Image.Image:
     try:
         if isinstance(image, Image.Image):
-            return image.convert("RGB")
+            return to_rgb(image)
         with warnings.catch_warnings():  # large images are decoded; those above the limit are refused
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return read_image(Path(image), str(image), size).image

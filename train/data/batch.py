@@ -40,6 +40,7 @@ class Sample:
         pair_weights (`list[float]`): weight of each pair in [0, 1].
         short_caption (`list[int]`, defaults to `None`): token ids of a short caption beside the long one (Long-CLIP).
         faults (`dict[str, str]`): error message by `image_id` of each unreadable image that this sample replaces.
+        metadata_faults (`list[str]`): the `image_id`, when its image is first read, if its metadata cannot be read.
     """
 
     row: int
@@ -58,6 +59,7 @@ class Sample:
     pair_weights: list[float]
     short_caption: list[int] | None = None
     faults: dict[str, str] = field(default_factory=dict)
+    metadata_faults: list[str] = field(default_factory=list)
 
     def keep_pairs(self, keep: Sequence[bool]) -> None:
         """Removes the region-sentence pairs that are not in the mask `keep` (`n` values)."""
@@ -78,6 +80,7 @@ class Batch:
         images: `[b, 3, height, width]` uint8, resized; normalised on the device by `normalize_images`.
         image_ids: `b` strings.
         faults: error message by `image_id` of each image that could not be read and was replaced.
+        metadata_faults: `image_id` of each image that was first read for this batch and has unreadable metadata.
         rows: `[b]` int64, row of the training split of each image.
         source_rows: `[b]` int64, row whose caption each image is trained with: its own row, or a replacement row.
         person_ids: `[b]` int64 identity of each image; negative and unique for mixed images.
@@ -101,6 +104,7 @@ class Batch:
     images: torch.Tensor
     image_ids: list[str]
     faults: dict[str, str]
+    metadata_faults: list[str]
     rows: torch.Tensor
     source_rows: torch.Tensor
     person_ids: torch.Tensor

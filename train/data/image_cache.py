@@ -103,7 +103,7 @@ def image_cache(rows: Rows, processor: RogleProcessor, folder: str | Path = "aut
     parent = Path(datasets.config.HF_DATASETS_CACHE, "rogle_images") if folder == "auto" else Path(folder)
     settings = processor.image_processor
     shape = (3, settings.size["height"], settings.size["width"])
-    digest = hashlib.sha256(json.dumps(["draft", *shape, int(settings.resample)]).encode())
+    digest = hashlib.sha256(json.dumps(["draft", "alpha over white", *shape, int(settings.resample)]).encode())
     for key in zip(hashes, rows["image_id"][:], rows["width"][:], rows["height"][:], strict=True):
         digest.update(json.dumps(key).encode())
     if not all(hashes):

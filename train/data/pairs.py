@@ -1,6 +1,5 @@
 """Training samples from P-VLG rows: one image, one of its captions and some of its region-sentence pairs."""
 
-import io
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,11 +8,12 @@ import numpy as np
 import torch
 from datasets import Dataset as Rows
 from datasets import Image as ImageFile
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 
 from dataset_pvlg.generation.text_edits import approximate
 from modeling_rogle import RogleProcessor
+from modeling_rogle.image_io import ImageError, decode_stored
 from train.data.augment import Augmentation, join_captions, mix_images
 from train.data.batch import Batch, Sample, pad_rows
 from train.data.image_cache import ImageCache
@@ -115,6 +115,7 @@ class PairDataset(Dataset):
         numbers: dict[str, int] = {}
         self.sentence_group = [[numbers.setdefault(t, len(numbers)) for t in texts] for texts in self.sentence_texts]
         size = processor.image_processor.size
+        self.metadata_faults: dict[int, bool] = {}  # rows that were read and are not yet in the report of a batch
         self.pixels: dict[int, np.ndarray] | None = None
         if len(rows) * size["height"] * size["width"] * 3 <= cache_bytes:
             self.pixels = {}
@@ -176,11 +177,13 @@ class PairDataset(Dataset):
         for _ in range(min(len(self), MAX_UNREADABLE)):
             try:
                 sample = self._sample(row)
-            except (OSError, SyntaxError) as error:  # PIL's errors of broken files; a broken PNG raises SyntaxError
-                faults[self.image_ids[row]] = " ".join(f"{type(error).__name__}: {error}".split())
+            except (OSError, ImageError) as error:  # OSError: of a Parquet file whose images are streamed
+                faults[self.image_ids[row]] = " ".join(str(error).split())
                 row = (row + 1) % len(self)
             else:
                 sample.faults = faults
+                if self.metadata_faults.pop(row, False):
+                    sample.metadata_faults.append(self.image_ids[row])
                 return sample
         raise ValueError(f"{len(faults)} images in a row cannot be read, the first is {next(iter(faults))}")
 
@@ -189,7 +192,9 @@ class PairDataset(Dataset):
             return self.pixels[row]
         image = self.cache.read(row) if self.cache else None
         if image is None:
-            image = read_image(self.files[row]["image"], self.processor, self.image_ids[row])
+            image, metadata_fault = read_image(self.files[row]["image"], self.processor, self.image_ids[row])
+            if metadata_fault:
+                self.metadata_faults[row] = True
             if self.cache:
                 self.cache.write(row, image)
         if self.pixels is not None:
@@ -317,7 +322,7 @@ class PairDataset(Dataset):
             return
         try:
             sample.image = mix_images(sample.image, self._image(other))
-        except (OSError, SyntaxError):
+        except (OSError, ImageError):
             return
         caption_row = int(self.caption_rows[self._source_row(other)])
         short = [] if is_long else self.short_ids[caption_row]
@@ -333,6 +338,7 @@ class PairDataset(Dataset):
             images=torch.from_numpy(np.stack([sample.image for sample in samples])),
             image_ids=[sample.image_id for sample in samples],
             faults={name: fault for sample in samples for name, fault in sample.faults.items()},
+            metadata_faults=[name for sample in samples for name in sample.metadata_faults],
             rows=torch.tensor([sample.row for sample in samples]),
             source_rows=torch.tensor([sample.source_row for sample in samples]),
             person_ids=torch.tensor([sample.person_id for sample in samples]),
@@ -360,7 +366,7 @@ class PairDataset(Dataset):
         return batch
 
 
-def read_image(stored: dict | None, processor: RogleProcessor, image_id: str) -> np.ndarray:
+def read_image(stored: dict | None, processor: RogleProcessor, image_id: str) -> tuple[np.ndarray, str | None]:
     """Reads a stored image and resizes it like the processor, without normalising it.
 
     A JPEG is decoded at the smallest of its draft sizes that is at least twice the target size.
@@ -371,20 +377,19 @@ def read_image(stored: dict | None, processor: RogleProcessor, image_id: str) ->
         image_id: named in the error message.
 
     Returns:
-        `[3, height, width]` uint8.
+        `[3, height, width]` uint8, and what is wrong with the metadata of the image, None if nothing is.
 
     Raises:
         ValueError: there is no image.
-        OSError, SyntaxError: the image cannot be decoded.
+        ImageError: (a ValueError) the image cannot be decoded.
     """
     if stored is None:
         raise ValueError(f"{image_id}: image is null; join the annotations with the images first")
     settings = processor.image_processor
     height, width = settings.size["height"], settings.size["width"]
-    with Image.open(stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])) as image:
-        image.draft(None, (2 * width, 2 * height))
-        image = ImageOps.exif_transpose(image).convert("RGB")
-        return np.asarray(image.resize((width, height), Image.Resampling(settings.resample))).transpose(2, 0, 1)
+    decoded = decode_stored(stored, image_id, (height, width), reduce=False)
+    image = decoded.image.resize((width, height), Image.Resampling(settings.resample))
+    return np.asarray(image).transpose(2, 0, 1), decoded.metadata_fault
 
 
 def normalize_images(images: torch.Tensor, processor: RogleProcessor) -> torch.Tensor:

@@ -100,7 +100,8 @@ class Search:
 
     def draw(self, result: Result) -> Image.Image:
         """Draws the best box of each sentence on the image, in the colour of the sentence."""
-        image = Image.open(next(file for file in self.files if file.name == result.file)).convert("RGB")
+        file = next(file for file in self.files if file.name == result.file)
+        image = self.pipeline.processor.read_image(file.read_bytes())
         scale = max(1, round(384 / image.height))
         image = image.resize((image.width * scale, image.height * scale))
         draw = ImageDraw.Draw(image)
