@@ -390,12 +390,11 @@ def _batches(count: int, size: int) -> list[slice]:
 def _image(rows: Sequence[Mapping[str, Any]], number: int, image_id: str) -> DecodedImage:
     try:
         image = rows[number]["image"]
+        if image is None:
+            raise ValueError(f"{image_id}: field 'image' is null; the protocols need the image")
+        return decode_stored(image, image_id)
     except KeyError as error:
         raise ValueError(f"{image_id}: field {error} is missing") from error
-    if image is None:
-        raise ValueError(f"{image_id}: field 'image' is null; the protocols need the image")
-    try:
-        return decode_stored(image, image_id)
     except ImageError as error:
         raise ValueError(f"{image_id}: field 'image' cannot be read: {' '.join(str(error).split())}") from error
 
