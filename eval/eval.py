@@ -44,6 +44,7 @@ from modeling_rogle.evaluation.protocols import PROTOCOLS, RankedQueries, ranked
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, without_images
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import load_model
+from modeling_rogle.inference.preprocessing import PERSON_SEARCH
 from modeling_rogle.metrics.ranks import TIES
 
 FAILURES_FILE, MAX_FAILURES = "failures.webp", 30  # a WebP image is at most 16,383 pixels tall
@@ -219,7 +220,7 @@ def _load_checkpoint(name: str) -> tuple[Any, Any]:
     if Path(name).exists() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"--model {name} cannot be read: it is no checkpoint folder, config.json is missing")
     try:
-        return load_model(name)
+        return load_model(name, PERSON_SEARCH)
     except GalleryError as error:
         raise ValueError(f"--model {error}") from error
     except (OSError, ValueError) as error:  # the Hub's message does not name the argument

@@ -41,7 +41,7 @@ def rogle_weights(
     if tokens is not None and tokens < old_tokens:
         raise ValueError(f"max_position_embeddings={tokens}: {name} has {old_tokens} text positions, none are dropped")
     source["text_config"]["max_position_embeddings"] = tokens or max(CAPTION_TOKENS, old_tokens)
-    config = RogleConfig(**(source | fields))
+    config = RogleConfig(**(source | {"trained_regions": False} | fields))
     patch = config.vision_config.patch_size
     state[VISION_POSITIONS] = resize_image_positions(
         state[VISION_POSITIONS], config.patch_grid, (old_side // patch, old_side // patch)

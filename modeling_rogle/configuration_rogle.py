@@ -103,6 +103,8 @@ class RogleConfig(CLIPConfig):
         region_logit_scale_init_value (`float`, defaults to 2.6592): initial log of the region-sentence scale.
         local_weight (`float`, defaults to 0.0): w of `similarity = (1 - w) * global + w * local` at inference, fitted
             on a validation split (a fixed 0.1 in ACSA). 0 uses the global similarity only.
+        trained_regions (`bool`, defaults to `True`): whether the region embeddings were trained. `False` for CLIP
+            weights; a search with such a model shows no regions. Training sets it.
         initializer_range (`float`, defaults to 0.02): standard deviation of new linear layers. CLIPConfig has no such
             field, and the base class would then use 1.0.
 
@@ -134,6 +136,7 @@ class RogleConfig(CLIPConfig):
     reliability_global: str = "none"
     region_logit_scale_init_value: float | int = 2.6592
     local_weight: float | int = 0.0
+    trained_regions: bool = True
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any):

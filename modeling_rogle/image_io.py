@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 80_000_000  # 240 MB of RGB; the header alone is enough to refuse a decompression bomb
 EXIF_ORIENTATION = 0x0112
+FITS = ("squeeze", "pad", "crop")  # ways to fit an image to the model's image size, see `fit_image`
 BACKGROUND = (255, 255, 255)  # shown through transparent pixels: white, as in a browser
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,14 +74,16 @@ def printable_path(path: str | Path) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def read_image(file: Path, path: str, min_size: tuple[int, int] | None = None) -> DecodedImage:
+def read_image(file: Path, path: str, min_size: tuple[int, int] | None = None, fit: str = "squeeze") -> DecodedImage:
     """Reads and decodes an image file.
 
     Args:
         file: the file to open.
         path: name of the image in the result.
-        min_size: height and width in pixels that the caller resizes to. A side that is at least four times as long is
-            reduced by an integer factor, to at least twice this size. None keeps the full resolution.
+        min_size: height and width in pixels that the caller fits the image to. A side that is at least four times as
+            long as it will be is reduced by an integer factor, to at least twice that length. None keeps the full
+            resolution.
+        fit: how the caller fits it, one of `FITS`. `pad` and `crop` keep the aspect ratio. Default: `squeeze`.
 
     Raises:
         ImageError: the file cannot be read, is not an image, is damaged or exceeds `MAX_PIXELS`.
@@ -89,10 +92,12 @@ def read_image(file: Path, path: str, min_size: tuple[int, int] | None = None) -
         data = file.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
-    return decode_image(data, path, min_size)
+    return decode_image(data, path, min_size, fit=fit)
 
 
-def decode_image(data: bytes, path: str, min_size: tuple[int, int] | None = None, reduce: bool = True) -> DecodedImage:
+def decode_image(
+    data: bytes, path: str, min_size: tuple[int, int] | None = None, reduce: bool = True, fit: str = "squeeze"
+) -> DecodedImage:
     """Decodes the bytes of an image file.
 
     Metadata that cannot be read do not cost the image: without a valid orientation it is taken as upright, and
@@ -103,18 +108,19 @@ def decode_image(data: bytes, path: str, min_size: tuple[int, int] | None = None
         path: name of the image in the result.
         min_size: as in [`read_image`].
         reduce: False leaves the reduction to the decoder, so that only JPEGs become smaller. Default: True.
+        fit: as in [`read_image`].
 
     Raises:
         ImageError: the bytes are not an image, are damaged or exceed `MAX_PIXELS`.
     """
     try:
-        decoded = _decode(data, min_size, reduce)
+        decoded = _decode(data, min_size, reduce, fit)
     except ImageError as error:
         pixels_only = _without_metadata(data)
         if pixels_only is None:
             raise
         try:
-            decoded = _decode(pixels_only, min_size, reduce)
+            decoded = _decode(pixels_only, min_size, reduce, fit)
         except ImageError:
             raise error from None
         fault = f"metadata cannot be read: {str(error).removeprefix('truncated or damaged: ')}"
@@ -173,19 +179,73 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def reduce_image(image: Image.Image, min_size: tuple[int, int]) -> Image.Image:
+def reduce_image(image: Image.Image, min_size: tuple[int, int], keep_aspect: bool = False) -> Image.Image:
     """Reduces each side that is at least four times as long as the target, by an integer factor.
 
     Args:
         image: an RGB image.
         min_size: height and width in pixels that the caller resizes to. The result keeps at least twice this size, so
             that the last reduction is the processor's own resampling.
+        keep_aspect: reduce both sides by the smaller of the two factors. Default: False.
     """
     factors = (max(1, image.width // (2 * min_size[1])), max(1, image.height // (2 * min_size[0])))
+    if keep_aspect:
+        factors = (min(factors), min(factors))
     return image if factors == (1, 1) else image.reduce(factors)
 
 
-def _decode(data: bytes, min_size: tuple[int, int] | None, reduce: bool) -> DecodedImage:
+def fitted_size(size: tuple[int, int], target: tuple[int, int], fit: str) -> tuple[int, int]:
+    """Computes the size to which an image is resized before it is padded or cropped.
+
+    Args:
+        size: width and height of the image in pixels.
+        target: height and width in pixels that the model reads.
+        fit: one of `FITS`.
+
+    Returns:
+        width and height in pixels. The rounding is that of `PIL.ImageOps.pad` for `pad`, and that of
+        `CLIPImageProcessor` for `crop`.
+    """
+    (width, height), (rows, columns) = size, target
+    is_wider = width * rows > height * columns
+    if fit == "squeeze" or width * rows == height * columns:
+        return columns, rows
+    if fit == "pad":
+        if is_wider:
+            return columns, max(1, round(height / width * columns))
+        return max(1, round(width / height * rows)), rows
+    if is_wider:
+        return max(columns, int(rows * width / height)), rows
+    return columns, max(rows, int(columns * height / width))
+
+
+def fit_image(
+    image: Image.Image, target: tuple[int, int], fit: str, resample: int, colour: tuple[int, ...]
+) -> Image.Image:
+    """Resizes an RGB image to the size that the model reads.
+
+    Args:
+        image: the image.
+        target: height and width in pixels.
+        fit: `squeeze` changes the aspect ratio; `pad` keeps it and fills the borders; `crop` keeps it and cuts the
+            borders off.
+        resample: filter of Pillow.
+        colour: RGB of the borders that `pad` fills.
+    """
+    rows, columns = target
+    resized = image.resize(fitted_size(image.size, target, fit), resample)
+    if resized.size == (columns, rows):
+        return resized
+    left, top = columns - resized.width, rows - resized.height
+    if fit == "pad":
+        canvas = Image.new("RGB", (columns, rows), colour)
+        canvas.paste(resized, (round(left / 2), round(top / 2)))
+        return canvas
+    left, top = -left // 2, -top // 2
+    return resized.crop((left, top, left + columns, top + rows))
+
+
+def _decode(data: bytes, min_size: tuple[int, int] | None, reduce: bool, fit: str) -> DecodedImage:
     """The decoded image, without the fields that depend on all bytes of its file."""
     try:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -202,20 +262,21 @@ def _decode(data: bytes, min_size: tuple[int, int] | None, reduce: bool) -> Deco
         mode = opened.mode  # of the file; a draft of a JPEG may change it
         orientation, fault = _orientation(opened)
         swapped = orientation >= 5  # rotated by 90 degrees: width and height swap
+        if swapped:
+            width, height = height, width
         if min_size is not None:
-            min_height, min_width = 2 * min_size[0], 2 * min_size[1]
-            opened.draft("RGB", (min_height, min_width) if swapped else (min_width, min_height))
+            min_size = fitted_size((width, height), min_size, fit)[::-1]
+            draft = 2 * min_size[1], 2 * min_size[0]
+            opened.draft("RGB", draft[::-1] if swapped else draft)
         opened.load()
         image = to_rgb(opened)
         if orientation in _TRANSPOSE:
             image = image.transpose(_TRANSPOSE[orientation])
         if min_size is not None and reduce:
             # Reduced here because a batch of images at full resolution would exhaust the memory.
-            image = reduce_image(image, min_size)
+            image = reduce_image(image, min_size, keep_aspect=fit != "squeeze")
     except Exception as error:
         raise ImageError(f"truncated or damaged: {error}") from error
-    if swapped:
-        width, height = height, width
     return DecodedImage("", "", width, height, 0, image, mode, orientation, fault)
 
 
@@ -301,10 +362,13 @@ def _grey_as_8_bit(image: Image.Image) -> Image.Image:
 
 
 __all__ = [
+    "FITS",
     "DecodedImage",
     "ImageError",
     "decode_image",
     "decode_stored",
+    "fit_image",
+    "fitted_size",
     "printable_path",
     "read_image",
     "reduce_image",

@@ -10,7 +10,7 @@ from transformers.image_utils import SizeDict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import logging
 
-from .image_io import decode_image, to_rgb
+from .image_io import FITS, decode_image, fit_image, to_rgb
 from .sentences import split_sentences
 
 logger = logging.get_logger(__name__)
@@ -34,6 +34,8 @@ class RogleProcessor(ProcessorMixin):
     Args:
         image_processor (`CLIPImageProcessorPil`): resizes images to the model's height and width.
         tokenizer (`CLIPTokenizer`): its `model_max_length` is the limit of a text.
+        fit (`str`, defaults to `"squeeze"`): how an image is fitted to that size. `"squeeze"` changes its aspect ratio;
+            `"pad"` keeps it and fills the borders with CLIP's mean colour; `"crop"` keeps it and cuts the borders off.
         **kwargs: as in `ProcessorMixin`.
 
     Attributes:
@@ -42,7 +44,10 @@ class RogleProcessor(ProcessorMixin):
 
     valid_processor_kwargs = RogleProcessorKwargs
 
-    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+    def __init__(self, image_processor=None, tokenizer=None, fit="squeeze", **kwargs):
+        if fit not in FITS:
+            raise ValueError(f"fit must be one of {FITS}, not {fit!r}")
+        self.fit = fit
         super().__init__(image_processor, tokenizer, **kwargs)
         # "<|endoftext|>" inside a caption is text; as a token it would end the caption.
         self.tokenizer.split_special_tokens = True
@@ -52,7 +57,8 @@ class RogleProcessor(ProcessorMixin):
         """As `ProcessorMixin.__call__`; texts over the limit end with a whole sentence, unless `truncation=False`.
 
         Args:
-            images: an image or a list of images. PIL images of any mode become RGB by [`to_rgb`].
+            images: an image or a list of images. PIL images of any mode become RGB by [`to_rgb`]. With a `fit` other
+                than `"squeeze"`, all must be images of PIL.
             text: a text or a list of texts.
             **kwargs: as in `ProcessorMixin.__call__`, for example `return_tensors` and `max_length`.
 
@@ -66,6 +72,8 @@ class RogleProcessor(ProcessorMixin):
                 text = self._cut([text], limit)[0]
             elif all(isinstance(item, str) for item in text):
                 text = self._cut(text, limit)
+        if images is not None and self.fit != "squeeze":
+            images = [self._fitted(image) for image in ([images] if isinstance(images, Image.Image) else images)]
         return super().__call__(images=_as_rgb(images), text=text, **kwargs)
 
     @staticmethod
@@ -80,12 +88,20 @@ class RogleProcessor(ProcessorMixin):
         """
         return decode_image(data, "").image
 
+    def _fitted(self, image: Image.Image) -> Image.Image:
+        """An image of exactly the model's size, which the image processor does not resize any more."""
+        processor = self.image_processor
+        size = processor.size["height"], processor.size["width"]
+        colour = tuple(round(255 * value) for value in processor.image_mean)
+        return fit_image(to_rgb(image), size, self.fit, processor.resample, colour)
+
     @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str,
         image_size: Sequence[int] = (384, 128),
         max_position_embeddings: int = 248,
+        fit: str = "squeeze",
         **kwargs: Any,
     ) -> "RogleProcessor":
         """Loads the processor of a Rogle checkpoint, or makes one from that of a CLIP checkpoint.
@@ -95,6 +111,7 @@ class RogleProcessor(ProcessorMixin):
             image_size: height and width in pixels for a CLIP processor, [384, 128] by default. A Rogle processor
                 keeps its own.
             max_position_embeddings: caption length in tokens for a CLIP processor, 248 by default.
+            fit: how a CLIP processor fits an image to that size, `"squeeze"` by default.
             **kwargs: as in `ProcessorMixin.from_pretrained`.
 
         Raises:
@@ -109,6 +126,7 @@ class RogleProcessor(ProcessorMixin):
         stored, _ = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if stored.get("processor_class") != cls.__name__:
             # CLIP's processor crops to a square; this one resizes the whole person to the rectangle, as is usual.
+            processor.fit = fit
             processor.image_processor.do_center_crop = False
             processor.image_processor.size = SizeDict(height=image_size[0], width=image_size[1])
             processor.tokenizer.model_max_length = max_position_embeddings
@@ -119,6 +137,8 @@ class RogleProcessor(ProcessorMixin):
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """As saved. The image processor is stored as PIL's, so that pixels are the same with torchvision installed."""
         saved = super().to_dict(**kwargs)
+        if self.fit == "squeeze":
+            saved.pop("fit", None)
         if "image_processor" in saved:
             saved["image_processor"]["image_processor_type"] = "CLIPImageProcessorPil"
         return saved

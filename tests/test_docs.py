@@ -27,12 +27,13 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from dataset_pvlg.inspection.export_images import export_images
 from modeling_rogle import RogleConfig, RogleProcessor
 from modeling_rogle.cli.main import main as rogle
 from tests.helpers.checkpoint_layouts import WIDTH, irra_state
+from tests.helpers.clip_folders import write_small_clip
 from tests.helpers.hub_server import HubServer, hub_server, in_this_process
 from tests.helpers.source_layouts import write_source
 from train.small_model import SPECIAL_TOKENS
@@ -82,12 +83,7 @@ def page_files(
 ) -> Path:
     """The files that the pages name: a trained model, images with metadata, CUHK-PEDES, CLIP, a checkpoint of IRRA."""
     folder = tmp_path_factory.mktemp("docs")
-    torch.manual_seed(0)
-    tower = tiny_config.vision_config.to_dict() | {"image_size": 64, "patch_size": 32}  # at 384 x 128 a grid of 12 x 4
-    text = tiny_config.text_config.to_dict()
-    CLIPModel(CLIPConfig(text_config=text, vision_config=tower, projection_dim=32)).save_pretrained(folder / "clip")
-    square = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
-    CLIPProcessor(square, tiny_processor.tokenizer).save_pretrained(folder / "clip")
+    write_small_clip(folder / "clip", tiny_config, tiny_processor)  # at 384 x 128 a grid of 12 x 4
     shutil.copytree(tiny_checkpoint, folder / "tiny")
     recipe = yaml.safe_load((ROOT / "train" / "configs" / "vitb16.yaml").read_text())
     small = {"model": str(folder / "clip"), "mixed_precision": "no", "workers": 0}

@@ -200,10 +200,11 @@ def prepare_model(
         ValueError: the checkpoint cannot be read, or has a classifier of another number of identities.
     """
     config = dict(recipe.model_config)
+    trains_regions = recipe.regions != "none" and config.get("local_loss_weight", 1) > 0
     if config.get("id_loss_weight", 0) > 0:
         config["num_identities"] = num_identities
     if recipe.model is None:
-        return build_small_model(captions, **config)
+        return build_small_model(captions, **{"trained_regions": trains_regions} | config)
     try:
         stored, _ = RogleConfig.get_config_dict(recipe.model)
         old, weight = stored.get("num_identities", 0), config.get("id_loss_weight", stored.get("id_loss_weight", 0))
@@ -218,6 +219,8 @@ def prepare_model(
         processor = RogleProcessor.from_pretrained(recipe.model)
     except OSError as error:
         raise ValueError(f"--model {recipe.model}: {error}") from error
+    processor.fit = "squeeze"  # the boxes of regions are relative to the whole image
+    model.config.trained_regions = model.config.trained_regions or trains_regions
     return model, processor
 
 

@@ -43,6 +43,7 @@ from modeling_rogle.index.shards import Index
 from modeling_rogle.index.store_sync import sync_store
 from modeling_rogle.index.vector_store import exact_search, nearest, open_store
 from modeling_rogle.inference import image_encoder
+from modeling_rogle.inference.preprocessing import PERSON_SEARCH
 from modeling_rogle.late_interaction import late_interaction
 
 IMAGES = {"tiny": 3_000, "20k": 20_000, "100k": 100_000, "1m": 1_000_000}
@@ -192,7 +193,7 @@ def measure_build(
     folder = write_random_images(work / "images", images)
     clip = None
     if model_folder:
-        model, processor = load_model(model_folder)
+        model, processor = load_model(model_folder, PERSON_SEARCH)
     else:
         config, clip_config = configurations(size)
         torch.manual_seed(0)

@@ -168,10 +168,11 @@ def load_matcher(matcher: str) -> tuple[Any, Any]:
         ValueError: the checkpoint cannot be read.
     """
     from modeling_rogle.inference.loading import load_model  # imported here: only this step needs the model
+    from modeling_rogle.inference.preprocessing import PERSON_SEARCH
 
     def load() -> tuple[Any, Any]:
         try:
-            model, processor = load_model(matcher)
+            model, processor = load_model(matcher, PERSON_SEARCH)
             return model.eval(), processor
         except (OSError, ValueError) as error:  # the Hub's own message does not name the argument
             raise ValueError(f"--matcher {matcher} cannot be read: {str(error).strip().splitlines()[0]}") from error

@@ -106,8 +106,9 @@ def _mine(args: argparse.Namespace) -> None:
     state = processes()
     check_mining(args.data, args.out, options)  # before the model is loaded
     from modeling_rogle import load_model
+    from modeling_rogle.inference.preprocessing import PERSON_SEARCH
 
-    counts = mine_folder(*load_model(model_name), args.data, args.out, options, sys.stderr.isatty())
+    counts = mine_folder(*load_model(model_name, PERSON_SEARCH), args.data, args.out, options, sys.stderr.isatty())
     end_processes(state, counts, args.out)
 
 

@@ -22,6 +22,26 @@ def add_index(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="folder or Hub name of a Rogle or CLIP model")
     parser.add_argument("--out", required=True, metavar="INDEX", help="folder of the index")
+    parser.add_argument(
+        "--fit",
+        choices=("pad", "squeeze", "crop"),
+        help="how CLIP weights see an image: pad it to the model's shape, squeeze it, or crop it (default: that of the "
+        "existing index, else pad). A Rogle checkpoint keeps its own fit, image size and text length",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=_image_size,
+        metavar="HxW",
+        help="height and width in pixels for CLIP weights, such as 384x128 (default: that of the existing index, else "
+        "the size that the weights were trained with)",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="maximum length of a query for CLIP weights, such as 248 (default: that of the existing index, else that "
+        "of the weights, 77 for most)",
+    )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images per batch (default: 32)")
     parser.add_argument(
         "--append",
@@ -126,16 +146,27 @@ def add_demo(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_demo)
 
 
+def _image_size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"not HEIGHTxWIDTH in pixels, such as 384x128: {text!r}")
+    return int(height), int(width)
+
+
 def _index(args: argparse.Namespace) -> None:
     if not set(args.folder) & set("*?[") and not Path(args.folder).exists():  # before the model is loaded
         raise FileNotFoundError(f"{args.folder}: no such folder")
     model_name = check_model(args.model)
     from modeling_rogle import build_index, load_model
     from modeling_rogle.image_io import printable_path
+    from modeling_rogle.indexing.index_header import choose_preprocessing
 
+    preprocessing = choose_preprocessing(Path(args.out), model_name, args.image_size, args.max_tokens, args.fit)
+    if preprocessing is not None:
+        print(f"{model_name}: {preprocessing}", file=sys.stderr)
     report = build_index(
         args.folder,
-        *load_model(model_name),
+        *load_model(model_name, preprocessing),
         args.out,
         args.batch_size,
         sys.stderr.isatty(),

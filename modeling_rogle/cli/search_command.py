@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,13 @@ def add_search(commands: argparse._SubParsersAction) -> None:
         type=int,
         metavar="N",
         help="search with the image of the Nth result of the query (default: search with the query)",
+    )
+    parser.add_argument(
+        "--explain",
+        choices=("regions", "crops"),
+        default="regions",
+        help="where the best region of each sentence comes from: the regions of the index, or crops of the results, "
+        "which takes 11 more forward passes per result and needs no trained regions (default: regions)",
     )
     parser.add_argument("--top-k", type=int, default=10, metavar="K", help="number of results (default: 10)")
     parser.add_argument(
@@ -123,6 +131,7 @@ def _search(args: argparse.Namespace) -> None:
             if result.error is not None:
                 failed += 1
                 print(f"query {number}: {result.error}", file=sys.stderr)
+            _explain(args, gallery, result.matches)
             for output in outputs:
                 output.add(result)
             _print(args, result, number)
@@ -189,6 +198,15 @@ def _open_outputs(args: argparse.Namespace, stack: ExitStack, gallery: Gallery, 
     return outputs
 
 
+def _explain(args: argparse.Namespace, gallery: Gallery, matches: Matches | None) -> None:
+    """Finds the regions of results from crops, if the user asked for it, and prints what it cost."""
+    if args.explain == "crops" and matches:
+        started = time.perf_counter()
+        crops = gallery.explain(matches)
+        seconds = time.perf_counter() - started
+        print(f"explained {len(matches)} results with {crops} crops in {seconds:.1f} s", file=sys.stderr)
+
+
 def _print(args: argparse.Namespace, result: Answer, number: int) -> None:
     """Prints one answer as JSON or as a table. With a file of queries and an output file, only JSON is printed."""
     from modeling_rogle.display.text_output import format_table, to_json_data
@@ -250,6 +268,7 @@ def _prompt(args: argparse.Namespace, gallery: Gallery) -> None:
         if result.matches is None:
             print(result.error, file=sys.stderr)
             continue
+        _explain(args, gallery, result.matches)
         if result.like is not None:
             print(f"images like {result.like}")
         print(format_table(result.matches))

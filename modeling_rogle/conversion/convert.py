@@ -281,6 +281,7 @@ def _config(
         config = RogleConfig(
             image_size=[int(side) for side in image_size],
             projection_dim=dimension,
+            trained_regions=False,
             vision_config={
                 "hidden_size": width,
                 "intermediate_size": shape("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],

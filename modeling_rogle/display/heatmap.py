@@ -98,10 +98,12 @@ def draw_maps(
 
     Raises:
         ValueError: there is nothing to draw, the suffix is not supported, the query has no such sentence, or the
-            model has no patch features.
+            model has no patch features or no trained regions.
     """
     path = Path(path)
     check_image_suffix(path)
+    if not model.config.trained_regions:
+        raise ValueError("heat map: this model has no trained regions")
     if not matches or not matches[0].sentences:
         raise ValueError("heat map: no results with sentences to draw")
     texts = [item.sentence for item in matches[0].sentences]

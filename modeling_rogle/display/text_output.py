@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from modeling_rogle.search.results import Matches, SentenceMatch
 
 
+NO_REGIONS = "This model has no trained regions. `--explain crops` finds the best region of each sentence from crops."
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[TextIO]:
     """Opens a text file that replaces `path` when the block ends without an error. Its folder is created."""
@@ -39,10 +42,15 @@ def to_json_data(matches: Matches) -> dict[str, Any]:
     """Converts results to types that JSON has: times in ISO 8601, None for a number that is not finite.
 
     Returns:
-        `no_match` and `false_alarm_rate`, both None without a calibration, and `results`: each `Match` as a dict.
+        `no_match` and `false_alarm_rate`, both None without a calibration; `trained_regions`; and `results`: each
+        `Match` as a dict.
     """
-    results = [_json_value(asdict(match)) for match in matches]
-    return {"no_match": matches.no_match, "false_alarm_rate": matches.false_alarm_rate, "results": results}
+    return {
+        "no_match": matches.no_match,
+        "false_alarm_rate": matches.false_alarm_rate,
+        "trained_regions": matches.trained_regions,
+        "results": [_json_value(asdict(match)) for match in matches],
+    }
 
 
 def verdict(matches: Matches) -> str | None:
@@ -65,14 +73,19 @@ def format_table(matches: Matches) -> str:
     lines += [""] * bool(sentences) + ([message, ""] if message else [])
     calibrated = matches[0].probability is not None
     width = max(len("image"), *(len(printable_path(match.path)) for match in matches))
+    has_regions = any(item.label for match in matches for item in match.sentences)
     title = f"{'rank':>4}  {'score':>6}  {'global':>6}  {'prob.   ' * calibrated}{'image':<{width}}"
-    lines.append(title + "  best region of each sentence (ranks moved)" * bool(sentences))
+    lines.append(title + "  best region of each sentence (ranks moved)" * has_regions)
     for match in matches:
         numbers = f"{match.rank:>4}  {match.score:>6.3f}  {match.global_score:>6.3f}  "
         if calibrated:
             numbers += f"{'' if match.probability is None else f'{match.probability:.1%}':>6}  "
-        regions = ", ".join(_region(number, item) for number, item in enumerate(match.sentences, start=1))
+        regions = ", ".join(
+            _region(number, item) for number, item in enumerate(match.sentences, start=1) if has_regions
+        )
         lines.append(f"{numbers}{printable_path(match.path):<{width}}  {regions}".rstrip())
+    if sentences and not has_regions:
+        lines += ["", NO_REGIONS]
     return "\n".join(lines)
 
 

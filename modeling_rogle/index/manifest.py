@@ -3,7 +3,7 @@
 Format 3 adds optional fields to format 2. An index without one of them behaves as an index of format 2:
 
     id              identifier of the index, 32 hex digits
-    preprocessing   {"image_size": [height, width], "max_tokens": n, "fit": one of FITS}
+    preprocessing   {"image_size": [height, width], "max_tokens": n, "fit": one of image_io.FITS}
     encoder         {"engine": one of ENGINES, "precision": ...}, which encoded the images
     text_encoder    a text encoder that is stored in the index
     local_tokens    local tokens of the images
@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from modeling_rogle.image_io import FITS
 from modeling_rogle.index.store_address import public_address
 from modeling_rogle.inference.errors import GalleryError
 
@@ -38,7 +39,6 @@ MANIFEST = "index.json"
 STAGED_MANIFEST = "index.json.building"  # of an unfinished replacement; the old index stays in use until it is complete
 COPIES_FOLDER, COPY_COLUMN = "pictures", "picture"  # names on the disk since format 2
 PRECISIONS = ("float32", "bfloat16")
-FITS = ("squeeze", "pad", "crop")  # how an image is fitted to the model's image size
 ENGINES = ("torch", "onnx")
 _PART_NAMES = r"shard-[0-9a-f]{8}|metadata-[0-9a-f]{8}\.parquet|faiss-[0-9a-f]{8}\.index"
 _PART = re.compile(_PART_NAMES)
@@ -261,7 +261,6 @@ __all__ = [
     "COPIES_FOLDER",
     "COPY_COLUMN",
     "ENGINES",
-    "FITS",
     "FORMAT",
     "MANIFEST",
     "PRECISIONS",

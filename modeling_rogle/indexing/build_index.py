@@ -14,25 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.image_io import printable_path
 from modeling_rogle.index.index_writer import IndexWriter
 from modeling_rogle.index.manifest import (
     COPIES_FOLDER,
     COPY_COLUMN,
-    FORMAT,
     MANIFEST,
     PRECISIONS,
     STAGED_MANIFEST,
-    VERSION,
     check_index_folder,
     locked,
-    new_id,
-    new_name,
     read_manifest,
     remove_unreferenced,
 )
-from modeling_rogle.index.shards import MAX_REGIONS, Index
+from modeling_rogle.index.shards import Index
 from modeling_rogle.index.store_address import require_trusted, resolve_store
 from modeling_rogle.index.store_sync import PROBES, clear_store, delete_from_store, sync_store
 from modeling_rogle.index.vector_store import check_store
@@ -40,11 +35,11 @@ from modeling_rogle.indexing.changes import Changes, find_changes, update_metada
 from modeling_rogle.indexing.decoding import default_workers
 from modeling_rogle.indexing.image_folder import Skipped
 from modeling_rogle.indexing.image_sources import Source, find_source
+from modeling_rogle.indexing.index_header import check_folder, compatible_header, new_header
 from modeling_rogle.indexing.item_encoder import ItemEncoder
 from modeling_rogle.indexing.person_detector import Detector
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_encoder import TorchEncoder
-from modeling_rogle.inference.loading import fingerprint, model_path
 from modeling_rogle.inference.row_images import warn_of_metadata
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
@@ -139,7 +134,7 @@ def build_index(
         check_store(store, out, model.config.projection_dim)  # before the images are encoded, not after
     check_index_folder(out)
     _check_own_store(out, store)
-    header = _new_header(model, precision or PRECISIONS[0])
+    header = new_header(model, processor, precision or PRECISIONS[0])
     source_path = os.path.abspath(source) if isinstance(source, str | Path) else None
     source, detector = _find_source_and_detector(source, out, header, append, detector)
     if precision not in (None, header["precision"]):
@@ -151,7 +146,7 @@ def build_index(
         "detector": detector.name if detector else None,
         "files": source.rows is None,
     }
-    _check_folder(out, header)
+    check_folder(out, header)
     created = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -209,33 +204,6 @@ def _check_own_store(out: Path, store: str | None) -> None:
             raise GalleryError(f"{out}: {error}, or --store exact to leave it") from error
 
 
-def _new_header(model: RogleModel, precision: str) -> dict[str, Any]:
-    """Returns the manifest of an empty index."""
-    boxes = template_boxes()
-    if len(boxes) > MAX_REGIONS:
-        raise GalleryError(f"{len(boxes)} regions per image, an index holds at most {MAX_REGIONS}")
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "id": new_id(),
-        "model": {"path": model_path(model), "fingerprint": fingerprint(model)},
-        "precision": precision,
-        "dimension": model.config.projection_dim,
-        "template_boxes": boxes.astype(float).round(6).tolist(),
-        "template_labels": list(TEMPLATE_LABELS),
-        "collection": new_name("rogle").replace("-", "_"),
-        "images": 0,
-        "shards": [],
-        "next_id": 0,
-        "complete": False,
-        "appending": None,  # the source whose images are the only ones that an unfinished index lacks
-        "metadata": None,
-        "store": None,
-        "ignored": 0,
-        "skipped": [],
-    }
-
-
 def _find_source_and_detector(
     source: Any, out: Path, header: dict[str, Any], append: bool, detector: str | Path | Detector | None
 ) -> tuple[Source, Detector | None]:
@@ -257,17 +225,6 @@ def _find_source_and_detector(
         kinds = ("a data set", "files")
         raise GalleryError(f"{out}: holds {kinds[old['files']]}; {kinds[not old['files']]} cannot be appended")
     return new_source if old["files"] else replace(new_source, root=old["folder"]), detector
-
-
-def _check_folder(out: Path, header: dict[str, Any]) -> None:
-    """Refuses to replace the index of another folder or data set, whose images may be in no other index."""
-    try:
-        old = read_manifest(out)
-    except (GalleryError, FileNotFoundError):  # no index yet, or one that cannot be read
-        return
-    if old["folder"] != header["folder"]:
-        folders = f"{printable_path(old['folder'])}, not of {printable_path(header['folder'])}"
-        raise GalleryError(f"{out}: the index of {folders}; choose another --out, or delete {out} first")
 
 
 def _without_index_folder(source: Source, out: Path) -> Source:
@@ -319,7 +276,8 @@ class _Build:
             self.completes = existing["complete"] or existing.get("appending") == appending
         self.unfinished = {"complete": False, "appending": appending if self.completes else None}
         index = Index(out, self.name) if existing is not None else None
-        self.writer = IndexWriter(out, existing or header, self.name)
+        settings = {"preprocessing": header["preprocessing"]}  # an index of format 2 does not state them
+        self.writer = IndexWriter(out, existing | settings if existing else header, self.name)
         remove_unreferenced(out)
         _remove_orphaned_copies(out)
         self.changes: Changes = find_changes(source, index, self.append)
@@ -330,7 +288,7 @@ class _Build:
         """Finds the manifest that this run continues and sets `name`, the manifest that it writes."""
         self.name = MANIFEST
         try:
-            return _compatible_header(self.out, MANIFEST, header)
+            return compatible_header(self.out, MANIFEST, header)
         except (GalleryError, FileNotFoundError) as error:
             if self.append:  # replacing the index would lose the images that are not in the source
                 reason = f"cannot be appended to ({error}); index the whole folder without --append"
@@ -340,7 +298,7 @@ class _Build:
         # An index of another model or format, or a damaged one. It stays until the new one is complete.
         self.name = STAGED_MANIFEST
         try:
-            return _compatible_header(self.out, STAGED_MANIFEST, header)
+            return compatible_header(self.out, STAGED_MANIFEST, header)
         except (GalleryError, FileNotFoundError):
             return None
 
@@ -398,23 +356,6 @@ class _Build:
         _remove_orphaned_copies(self.out)
 
 
-def _compatible_header(out: Path, name: str, header: dict[str, Any]) -> dict[str, Any]:
-    """Reads a manifest whose index can be continued with the settings of a new manifest.
-
-    Raises:
-        FileNotFoundError: the folder does not exist.
-        GalleryError: the index is of another model, detector or precision, or is damaged.
-    """
-    existing = read_manifest(out, name)
-    if existing["model"]["fingerprint"] != header["model"]["fingerprint"]:
-        raise GalleryError("made by another model")
-    for key in ("folder", "detector", "files", "precision", "dimension", "template_boxes"):
-        if existing.get(key) != header[key]:
-            raise GalleryError(f"{key.replace('_', ' ')} {_short(existing.get(key))}, not {_short(header[key])}")
-    Index(out, name)  # raises if a file is damaged
-    return existing
-
-
 def _remove_orphaned_copies(out: Path) -> None:
     """Removes copies of images that no row of either manifest refers to."""
     copies: set[str | None] = set()
@@ -427,11 +368,6 @@ def _remove_orphaned_copies(out: Path) -> None:
         for name in os.listdir(out / COPIES_FOLDER):
             if name not in copies:
                 (out / COPIES_FOLDER / name).unlink()
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else printable_path(str(value))
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _skipped_entries(skipped: Sequence[Skipped]) -> list[dict[str, str]]:

@@ -66,7 +66,7 @@ class ItemDecoder:
     def __getitem__(self, number: int) -> DecodedItem | Skipped:
         item = self.items[number]
         try:
-            image = self.source.read(item, None if self.detecting else self.min_size)
+            image = self.source.read(item, None if self.detecting else self.min_size, self.processor.fit)
         except ImageError as error:
             return Skipped(item.path, " ".join(str(error).split()))
         row = {

@@ -76,19 +76,20 @@ class Source:
     metadata: pa.Table | None
     rows: "Rows | None" = None
 
-    def read(self, item: Item, min_size: tuple[int, int] | None = None) -> DecodedImage:
+    def read(self, item: Item, min_size: tuple[int, int] | None = None, fit: str = "squeeze") -> DecodedImage:
         """Decodes an image.
 
         Args:
             item: an item of this source.
-            min_size: height and width in pixels that the caller resizes to, see [`read_image`].
+            min_size: height and width in pixels that the caller fits the image to, see [`read_image`].
+            fit: how the caller fits it. Default: `squeeze`.
 
         Raises:
             ImageError: the image cannot be read.
         """
         if self.rows is None:
-            return read_image(Path(self.root, str(item.location)), item.path, min_size)
-        return decode_image(self.rows.image(int(item.location)), item.path, min_size)
+            return read_image(Path(self.root, str(item.location)), item.path, min_size, fit)
+        return decode_image(self.rows.image(int(item.location)), item.path, min_size, fit=fit)
 
     def digest(self, item: Item) -> str | None:
         """Returns the SHA-256 of an image's bytes, None if its file cannot be read."""

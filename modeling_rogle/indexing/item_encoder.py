@@ -31,7 +31,7 @@ class ItemEncoder:
         model: the model.
         processor: the processor of that model.
         detector: detects persons in full scenes; None where an item is an image of one person.
-        writer: writer of the index.
+        writer: writer of the index. If it has one template, the whole image, no regions are encoded.
 
     Attributes:
         added: number of images that were added.
@@ -94,7 +94,8 @@ class ItemEncoder:
         copies = self.writer.path / COPIES_FOLDER
         for start in range(0, len(decoded), batch_size):
             batch = decoded[start : start + batch_size]
-            images, regions = encode_pixels(self.model, torch.stack([item.pixels for item in batch]))
+            pixels = torch.stack([item.pixels for item in batch])
+            images, regions = encode_pixels(self.model, pixels, len(self.writer.header["template_boxes"]) > 1)
             for item in batch:
                 if item.copy is not None:
                     # A random name, which no copy of another index in this folder has while that index is in use.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from modeling_rogle.box_ops import template_boxes
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.inference.loading import device_of, fingerprint
+from modeling_rogle.inference.loading import device_of, fingerprint, preprocessing_of
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 
@@ -57,6 +57,16 @@ class TorchEncoder:
         return height, width
 
     @property
+    def fit(self) -> str:
+        """How the processor fits an image to that size: `squeeze`, `pad` or `crop`."""
+        return self.processor.fit
+
+    @property
+    def trained_regions(self) -> bool:
+        """Whether the region embeddings were trained, so that a search may show regions."""
+        return self.model.config.trained_regions
+
+    @property
     def local_weight(self) -> float:
         """Weight of the local score in the final score, read from the configuration on each access."""
         return self.model.config.late_interaction_weight
@@ -64,8 +74,7 @@ class TorchEncoder:
     @property
     def max_tokens(self) -> int:
         """Maximum length of a text in tokens, including the start and end tokens."""
-        limits = self.processor.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings
-        return min(limits)
+        return preprocessing_of(self.model, self.processor).max_tokens
 
     @cached_property
     def fingerprint(self) -> str:
@@ -114,22 +123,27 @@ class TorchEncoder:
 
 
 @torch.no_grad()
-def encode_pixels(model: RogleModel, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def encode_pixels(model: RogleModel, pixels: torch.Tensor, regions: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Encodes preprocessed images and their template regions in one forward pass.
 
     Args:
         model: the model.
         pixels: `[n, 3, height, width]`, normalised by the processor.
+        regions: encode the template regions. Otherwise the only region of an image is the image. Default: True.
 
     Returns:
-        float32 `[n, D]` and `[n, T, D]` unit vectors: images, and regions in the order of `TEMPLATE_LABELS`.
+        float32 `[n, D]` and `[n, T, D]` unit vectors: images, and regions in the order of `TEMPLATE_LABELS`; `[n, 1,
+        D]` without regions.
 
     Raises:
         GalleryError: the embeddings are not finite.
     """
+    if not regions:
+        images = finite(model.encode_images(pixels.to(model.device))[0])
+        return images, images[:, None]
     boxes, box_image = _boxes_of_templates(len(pixels))
-    images, regions = model.encode_images(pixels.to(model.device), boxes.to(model.device), box_image.to(model.device))
-    return finite(images), finite(regions).reshape(len(pixels), -1, images.shape[1])
+    embeds, boxed = model.encode_images(pixels.to(model.device), boxes.to(model.device), box_image.to(model.device))
+    return finite(embeds), finite(boxed).reshape(len(pixels), -1, embeds.shape[1])
 
 
 @torch.no_grad()

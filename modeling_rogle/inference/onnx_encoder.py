@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modeling_rogle.image_io import to_rgb
+from modeling_rogle.image_io import FITS, fit_image, to_rgb
 from modeling_rogle.sentences import split_sentences
 
 FORMAT = "rogle-onnx"
@@ -89,6 +89,16 @@ class OnnxEncoder:
         return height, width
 
     @property
+    def fit(self) -> str:
+        """How an image is fitted to that size: `squeeze`, `pad` or `crop`."""
+        return self.manifest.get("fit", "squeeze")
+
+    @property
+    def trained_regions(self) -> bool:
+        """Whether the region embeddings were trained, so that a search may show regions."""
+        return self.manifest.get("trained_regions", True)
+
+    @property
     def local_weight(self) -> float:
         """Weight of the local score in the final score."""
         return self.manifest["local_weight"]
@@ -149,10 +159,11 @@ class OnnxEncoder:
     def preprocess(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Resizes and normalises n images as [`RogleProcessor`] does: float32 `[n, 3, height, width]`."""
         height, width = self.image_size
+        colour = tuple(round(255 * value) for value in self.manifest["image_mean"])
         mean, std = (np.array(self.manifest[name], dtype=np.float32) for name in ("image_mean", "image_std"))
         pixels = np.empty((len(images), 3, height, width), dtype=np.float32)
         for number, image in enumerate(images):
-            resized = to_rgb(image).resize((width, height), resample=self.manifest["resample"])
+            resized = fit_image(to_rgb(image), self.image_size, self.fit, self.manifest["resample"], colour)
             pixels[number] = ((np.asarray(resized, dtype=np.float32) / 255 - mean) / std).transpose(2, 0, 1)
         return pixels
 
@@ -232,6 +243,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     for field, length in (("image_size", 2), ("image_mean", 3), ("image_std", 3)):
         if len(manifest[field]) != length or not all(isinstance(value, int | float) for value in manifest[field]):
             raise OnnxError(f"{file}: field {field!r} is not {length} numbers; export the model again")
+    if manifest.get("fit", "squeeze") not in FITS:
+        raise OnnxError(f"{file}: field 'fit' is not one of {', '.join(FITS)}; export the model again")
+    if not isinstance(manifest.get("trained_regions", True), bool):
+        raise OnnxError(f"{file}: field 'trained_regions' is not true or false; export the model again")
     return manifest
 
 

@@ -1,6 +1,5 @@
 """Gallery: an index of person images, searched with a description. Torch is imported only where a model runs in it."""
 
-import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.late_interaction import late_interaction, rerank
 from modeling_rogle.search.calibration import DEPTH
 from modeling_rogle.search.filters import filter_rows
+from modeling_rogle.search.index_encoder import check_encoder, load_encoder
 from modeling_rogle.search.probabilities import Probabilities
 from modeling_rogle.search.query import Encoder, Query, encode_query, query_like
 from modeling_rogle.search.query_checks import query_warnings
@@ -133,7 +133,7 @@ class Gallery:
             encoder, model = TorchEncoder(model, processor or _load_processor(model.name_or_path)), None
         gallery = cls(path, encoder, model, processor, store)
         if encoder is not None:
-            gallery._check_encoder(encoder)
+            check_encoder(gallery.path, gallery.header, encoder)
         return gallery
 
     def _open_index(self) -> None:
@@ -212,18 +212,7 @@ class Gallery:
             GalleryError: the model cannot be found or is not the one that made the index.
         """
         if self._encoder is None:
-            from modeling_rogle.inference.image_encoder import TorchEncoder
-            from modeling_rogle.inference.loading import load_model
-
-            name = str(self._model_folder or self._index.header["model"].get("path") or "")
-            if not name:
-                raise GalleryError(f"{self.path}: made by a model that was never saved; name a model")
-            if os.path.isabs(name) and not Path(name).is_dir():
-                raise GalleryError(f"{self.path}: model {name} does not exist; name the model's folder")
-            model, processor = load_model(name)
-            encoder = TorchEncoder(model, self._processor or processor)
-            self._check_encoder(encoder)
-            self._encoder = encoder
+            self._encoder = load_encoder(self.path, self._index.header, self._model_folder, self._processor)
         return self._encoder
 
     def encode_query(self, query: str = "", image: str | Path | Image.Image | None = None) -> Query:
@@ -323,7 +312,8 @@ class Gallery:
         # Without late interaction the global score of every candidate is final.
         final = len(candidates) if weight == 0 or not encoded.sentences else reranked
         interaction, order = rerank(global_scores, self._region_cosines(candidates, encoded), weight, final)
-        matches = make_matches(self._index, encoded, interaction, candidates, global_scores, order[:top_k])
+        shown = self.encoder.trained_regions
+        matches = make_matches(self._index, encoded, interaction, candidates, global_scores, order[:top_k], shown)
         if image is not None or like is not None:  # calibrations are fitted to descriptions
             return matches
         if self._probabilities is None:
@@ -331,6 +321,22 @@ class Gallery:
         best = order[: min(max(top_k, DEPTH), final)]
         scores = interaction.score[best], global_scores[best]
         return self._probabilities.add(matches, *scores, encoded.embed, rows, weight)
+
+    def explain(self, matches: Matches) -> int:
+        """Finds the best region of each sentence by encoding crops of the results, for a model without trained regions.
+
+        Scores and ranks stay. It takes one forward pass for each of the 11 regions of each result.
+
+        Args:
+            matches: the results of [`Gallery.search`], changed in place.
+
+        Returns:
+            The number of crops that were encoded; 0 if the query has no sentences.
+        """
+        from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
+        from modeling_rogle.search.explanations import explain_with_crops
+
+        return explain_with_crops(self.encoder, matches, template_boxes(), TEMPLATE_LABELS)
 
     def _local_weight(self, local_weight: float | None) -> float:
         return float(self.encoder.local_weight if local_weight is None else local_weight)
@@ -407,14 +413,6 @@ class Gallery:
                 remove_images(self.path, {self.paths[row] for row in rows}, names, self._store_uri)
                 self._open_index()
         return len(rows) + len(names)
-
-    def _check_encoder(self, encoder: Encoder) -> None:
-        if encoder.fingerprint != self.fingerprint:
-            name = self._index.header["model"].get("path") or "one that was never saved"
-            made_by = f"{name}, dimension {self._index.header['dimension']}"
-            raise GalleryError(
-                f"{self.path}: made by another model ({made_by}); search with that model, or index the folder again"
-            )
 
 
 def _load_processor(name: str) -> "RogleProcessor":

@@ -24,6 +24,8 @@ class Encoder(Protocol):
         fingerprint: SHA-256 of the model; an index is searched with the model that made it.
         folder: folder of the model, which may hold a `calibration.json`; None for a model that was never saved.
         image_size: height and width in pixels to which an image is resized.
+        fit: how an image is fitted to that size: `squeeze`, `pad` or `crop`.
+        trained_regions: whether the region embeddings were trained; otherwise results show no regions.
         has_image_encoder: whether an image can be a query.
         local_weight: default weight of the local score in the final score, in [0, 1].
         max_tokens: maximum length of a text in tokens, including the start and end tokens.
@@ -37,6 +39,10 @@ class Encoder(Protocol):
     def folder(self) -> Path | None: ...
     @property
     def image_size(self) -> tuple[int, int]: ...
+    @property
+    def fit(self) -> str: ...
+    @property
+    def trained_regions(self) -> bool: ...
     @property
     def has_image_encoder(self) -> bool: ...
     @property
@@ -104,7 +110,7 @@ def encode_query(encoder: Encoder, text: str = "", image: str | Path | Image.Ima
         embeds.append(text_embeds[0])
         sentence_embeds = text_embeds[1:]
     if image is not None:
-        embeds.append(encoder.encode_images([_read_query_image(image, encoder.image_size)])[0][0])
+        embeds.append(encoder.encode_images([_read_query_image(image, encoder)])[0][0])
     mean = np.mean(embeds, axis=0)
     embed = embeds[0] if len(embeds) == 1 else mean / max(float(np.linalg.norm(mean)), 1e-12)
     return Query(text, tuple(sentences), embed.astype(np.float32), sentence_embeds)
@@ -141,13 +147,13 @@ def is_copy(index: Index, row: int) -> np.ndarray:
     return same
 
 
-def _read_query_image(image: str | Path | Image.Image, size: tuple[int, int]) -> Image.Image:
+def _read_query_image(image: str | Path | Image.Image, encoder: Encoder) -> Image.Image:
     try:
         if isinstance(image, Image.Image):
             return to_rgb(image)
         with warnings.catch_warnings():  # large images are decoded; those above the limit are refused
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return read_image(Path(image), str(image), size).image
+            return read_image(Path(image), str(image), encoder.image_size, encoder.fit).image
     except ImageError as error:
         raise GalleryError(f"query image {image}: {error}") from error
 

@@ -1,6 +1,6 @@
 """Results of a search: the images in order, and the best region of each sentence."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ class SentenceMatch:
         sentence: the sentence.
         start: offset of the sentence in the query.
         end: offset of the end of the sentence in the query.
-        label: name of the region.
-        box: bounding box x, y, w, h in pixels of the image; None if the whole image matches best.
+        label: name of the region; empty for a model without trained regions.
+        box: bounding box x, y, w, h in pixels of the image; None if the whole image matches best, and for a model
+            without trained regions.
         score: cosine of the sentence and the region.
         moved: number of ranks that the sentence raised (+) or lowered (-) the image: its rank without the sentence
             minus its rank.
@@ -78,14 +79,23 @@ class Matches(list[Match]):
     Attributes:
         no_match: whether the described person is likely not in the gallery; None without a calibration.
         false_alarm_rate: share of searches for absent people that get False in `no_match`; None without a calibration.
+        trained_regions: whether the regions come from a model that learnt them; otherwise each sentence has the whole
+            image, without a box.
     """
 
     no_match: bool | None = None
     false_alarm_rate: float | None = None
+    trained_regions: bool = True
 
 
 def make_matches(
-    index: Index, query: Query, interaction: Interaction, rows: np.ndarray, global_scores: np.ndarray, order: np.ndarray
+    index: Index,
+    query: Query,
+    interaction: Interaction,
+    rows: np.ndarray,
+    global_scores: np.ndarray,
+    order: np.ndarray,
+    trained_regions: bool = True,
 ) -> Matches:
     """Creates the results of a search in the given order.
 
@@ -96,10 +106,15 @@ def make_matches(
         rows: `[n]` rows of the candidates in the index.
         global_scores: `[n]` cosines of the query and the candidates.
         order: `[k]` positions among the candidates, best first.
+        trained_regions: show the best region of each sentence. Default: True.
     """
     global_ranks = ranks(global_scores)
     facts = index.table.take(rows[order]).to_pylist()
     matches = Matches()
+    matches.trained_regions = trained_regions
+    labels = index.header["template_labels"]
+    if not trained_regions:  # each sentence has the last template, the whole image, and no name
+        labels, interaction = [""], replace(interaction, cosines=interaction.cosines[..., -1:])
     for rank, (candidate, row) in enumerate(zip(order.tolist(), facts, strict=True), start=1):
         path, copy, box = row["path"], row[COPY_COLUMN], row["box"]
         matches.append(
@@ -111,7 +126,7 @@ def make_matches(
                 global_score=float(global_scores[candidate]),
                 width=row["width"],
                 height=row["height"],
-                sentences=_sentence_matches(index, query, interaction, candidate, row["width"], row["height"]),
+                sentences=_sentence_matches(index, labels, query, interaction, candidate, row["width"], row["height"]),
                 global_rank=int(global_ranks[candidate]),
                 metadata={name: value for name, value in row.items() if name not in SCHEMA.names},
                 scene=row["scene"],
@@ -122,9 +137,9 @@ def make_matches(
 
 
 def _sentence_matches(
-    index: Index, query: Query, interaction: Interaction, candidate: int, width: int, height: int
+    index: Index, labels: list[str], query: Query, interaction: Interaction, candidate: int, width: int, height: int
 ) -> tuple[SentenceMatch, ...]:
-    labels, matches = index.header["template_labels"], []
+    matches = []
     cosines, moved = interaction.cosines[candidate], interaction.moved[candidate]
     for (sentence, start, end), region_cosines, ranks_moved in zip(query.sentences, cosines, moved, strict=True):
         region = int(region_cosines.argmax())
