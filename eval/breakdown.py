@@ -97,7 +97,7 @@ def breakdown(lines: Mapping[str, RankedQueries], groups: Mapping[str, Sequence[
     """R@1 and mAP of each line of the results by group.
 
     Args:
-        lines: see `protocols.ranked_queries`; lines of images and of mixed queries are skipped.
+        lines: see `protocols.ranked_queries`; lines of images are skipped.
         groups: see `groups_of_queries`. A query may be in several groups of one attribute, or in none.
 
     Returns:

@@ -7,7 +7,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
-COUNTS = ("queries", "dropped_queries", "gallery", "grounded", "median_rank")  # figures that are not percentages
+from modeling_rogle.evaluation.references import REFERENCES
+
+# Figures that are not percentages, or that do not depend on the model.
+COUNTS = (
+    "queries", "dropped_queries", "gallery", "grounded", "median_rank", "positives", "within-queries", "chance",
+    "within-chance",
+)  # fmt: skip
 TASK, KIND = "text-based-person-search", "pvlg"
 
 
@@ -70,7 +76,7 @@ def write_entries(card: str | Path, report: Mapping[str, Any]) -> Path:
             metric_value=round(value, 2),
         )
         for key, value in report["results"].items()
-        if key.rpartition("/")[2] not in COUNTS
+        if key.rpartition("/")[2] not in COUNTS and key.rpartition("/")[0] not in REFERENCES
     ]
     replaced = {_key(entry) for entry in new}
     content.data.eval_results = [e for e in content.data.eval_results or [] if _key(e) not in replaced] + new

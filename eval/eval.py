@@ -37,10 +37,11 @@ from eval.card_entries import card_path, read_card, write_entries
 from eval.embedding_cache import Encoded, cached_split
 from eval.failures import draw_failures, worst_queries
 from eval.intervals import bootstrap
-from eval.outputs import dropped_lines, query_table, scores_table, texts_of_queries, write_outputs
+from eval.outputs import dropped_lines, query_table, reference_notes, scores_table, texts_of_queries, write_outputs
 from eval.provenance import checkpoint_sha256, code_version, data_fingerprint, model_code_sha256
 from modeling_rogle.evaluation.fusion import fit_local_weight
-from modeling_rogle.evaluation.protocols import PROTOCOLS, RankedQueries, ranked_queries
+from modeling_rogle.evaluation.protocols import PROTOCOL, PROTOCOLS, RankedQueries, ranked_queries
+from modeling_rogle.evaluation.references import REFERENCES, fit_look_up, reference_lines, sentences_of
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, without_images
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import load_model
@@ -52,8 +53,7 @@ NO_POSITIVE = {
     "long": "have no image of their identity in the gallery",
     "short": "have no image of their identity in the gallery",
     "image": "have no caption of their identity in the gallery",
-    "sentence": "are paired with no region",
-    "mixed": "are sentences paired with no region, or captions of an identity without an image in the gallery",
+    "sentence": "are true of no region",
 }
 
 
@@ -80,7 +80,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAMES",
         type=_protocols,
         default=PROTOCOLS,
-        help="protocols to score, separated by commas (default: global,local,joint)",
+        help="protocols to score, separated by commas (default: global,local,local-strict,joint)",
     )
     parser.add_argument(
         "--local-weight",
@@ -294,7 +294,14 @@ def evaluate_checkpoint(arguments: argparse.Namespace, state: PartialState) -> E
         return None
     rows = data[arguments.split]
     lines = ranked_queries(encoded.embeddings, weight, arguments.protocols, arguments.ties)
+    look_up = None
+    if "local" in arguments.protocols:
+        look_up = fit_look_up(data.get("train"))
+        lines |= reference_lines(encoded.embeddings, sentences_of(rows), look_up, arguments.ties)
     report = {
+        "protocol": PROTOCOL,
+        "relevance": "facts" if bool(encoded.embeddings.facts_known) else "labels",
+        "look_up": "words and boxes of train" if look_up is not None else "keywords and template boxes",
         "model": arguments.model,
         "checkpoint_sha256": checkpoint,
         "dataset": arguments.dataset,
@@ -344,11 +351,13 @@ def _figures(arguments: argparse.Namespace, lines: Mapping[str, RankedQueries], 
     intervals = {}
     if arguments.bootstrap:
         for name, line in lines.items():
-            intervals[name] = bootstrap(line.ranking, line.person_ids, arguments.bootstrap, arguments.seed)
+            bounds = bootstrap(line.ranking, line.person_ids, arguments.bootstrap, arguments.seed)
+            intervals[name] = {metric: bounds[metric] for metric in line.scores() if metric in bounds}
     # The joint protocol has the same captions and sentences as queries, so their groups would be listed twice.
-    grouped = {name: line for name, line in lines.items() if not name.startswith("joint")}
+    scored = {name: line for name, line in lines.items() if name not in REFERENCES}
+    grouped = {name: line for name, line in scored.items() if not name.startswith("joint")}
     return {
-        "dropped": _dropped(lines),
+        "dropped": _dropped(scored),
         "results": {f"{name}/{k}": value for name, line in lines.items() for k, value in line.scores().items()},
         "bootstrap": {"draws": arguments.bootstrap, "seed": arguments.seed, "over": "identities of the queries"},
         "intervals": intervals,
@@ -368,7 +377,8 @@ def _write(arguments: argparse.Namespace, evaluation: Evaluation) -> None:
         texts = texts_of_queries(without_images(rows))
         (arguments.out / FAILURES_FILE).unlink(missing_ok=True)  # an image of an earlier run would be misleading
         _draw(arguments, evaluation, texts)
-        write_outputs(arguments.out, report, query_table(lines, rows["image_id"], texts))
+        scored = {name: line for name, line in lines.items() if name not in REFERENCES}
+        write_outputs(arguments.out, report, query_table(scored, rows["image_id"], texts))
     if arguments.card is not None:
         print(f"scores written into {write_entries(arguments.card, report)}", file=sys.stderr)
 
@@ -406,7 +416,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = {"command": command} | evaluation.report
         print(f"{report['model']}, {report['dataset']}, split {report['split']}, local weight {report['local_weight']}")
         print(scores_table(report))
-        for line in dropped_lines(report):
+        for line in (*reference_notes(report), *dropped_lines(report)):
             print(line)
         _write(arguments, replace(evaluation, report=report))
     except (ValueError, OSError) as error:

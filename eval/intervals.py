@@ -8,13 +8,13 @@ import numpy as np
 
 from modeling_rogle.metrics.ranks import Ranking
 
-NAMES = ("R@1", "mAP", "mINP")
+NAMES = ("R@1", "mAP", "mINP", "R-precision", "nDCG@10")
 
 
 def bootstrap(
     ranking: Ranking, person_ids: np.ndarray, draws: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of R@1, mAP and mINP.
+    """Percentile intervals of the metrics of `NAMES`.
 
     Args:
         ranking: the ranking of Q queries; queries without a positive are left out, as in the figures.
@@ -36,7 +36,8 @@ def bootstrap(
         return {}
     _, person = np.unique(person_ids[scored], return_inverse=True)
     counts = np.bincount(person).astype(np.float64)
-    values = (ranking.first_rank == 1, ranking.average_precision, ranking.inverse_penalty)
+    values = (ranking.first_rank == 1, ranking.average_precision, ranking.inverse_penalty, ranking.r_precision)
+    values = (*values, ranking.ndcg)
     sums = np.stack([np.bincount(person, weights=value[scored].astype(np.float64)) for value in values], axis=1)
     # How often each draw contains each identity: one row per draw, so one product gives the sums of all draws.
     n = len(counts)

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from eval.breakdown import breakdown_table
 from modeling_rogle.evaluation.protocols import RankedQueries
+from modeling_rogle.evaluation.references import LOOK_UP, ORACLE, RANDOM
 from modeling_rogle.evaluation.tables import format_table
 
 # Fields listed under the table: needed to compare the figures with others.
 LISTED_FIELDS = (
+    "protocol",
     "dataset",
     "dataset_fingerprint",
     "split",
@@ -65,12 +67,22 @@ def as_csv(report: Mapping[str, Any]) -> str:
     """The figures as CSV, one row each: protocol, metric, value, low, high, and the provenance."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    provenance = ("dataset", "split", "local_weight", "ties", "dataset_fingerprint", "checkpoint_sha256", "code")
+    provenance = (
+        "protocol_version",
+        "dataset",
+        "split",
+        "local_weight",
+        "ties",
+        "dataset_fingerprint",
+        "checkpoint_sha256",
+        "code",
+    )
     writer.writerow(("protocol", "metric", "value", "low", "high", *provenance))
     for key, value in report["results"].items():
         line, _, name = key.rpartition("/")
         low, high = report["intervals"].get(line, {}).get(name, ("", ""))
-        writer.writerow((line, name, value, low, high, *(report[field] for field in provenance)))
+        fields = {"protocol_version": report["protocol"], **report}
+        writer.writerow((line, name, value, low, high, *(fields[field] for field in provenance)))
     return stream.getvalue()
 
 
@@ -84,6 +96,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
             f"{settings['seed']}, fixed gallery)."
         )
     parts += [
+        *reference_notes(report),
         *dropped_lines(report),
         f"Ties: {report['ties']}. Local weight {report['local_weight']} ({report['weight_from']}).",
     ]
@@ -103,6 +116,19 @@ def dropped_lines(report: Mapping[str, Any]) -> list[str]:
     return [f"{line}: {entry['queries']} queries {entry['why']}" for line, entry in report["dropped"].items()]
 
 
+def reference_notes(report: Mapping[str, Any]) -> list[str]:
+    """What decides the relevance of regions, and what the reference lines are; nothing without the local protocol."""
+    if LOOK_UP + "/R@1" not in report["results"]:
+        return []
+    ceiling = f"{ORACLE} knows the facts of every region."
+    if report["relevance"] == "labels":
+        ceiling = "The rows have no facts, so labels decide which regions are relevant, and there is no ceiling."
+    return [
+        f"Protocol {report['protocol']}. {RANDOM} is a random order. {LOOK_UP} reads no image ({report['look_up']}). "
+        + ceiling
+    ]
+
+
 def texts_of_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """The texts of a split's queries for the kinds `long`, `short` and `sentence`, in the order of `encode_split`."""
     texts: dict[str, list[str]] = {"long": [], "short": [], "sentence": []}
@@ -120,7 +146,7 @@ def query_table(
     """The ranks of all queries, one row per query and line of the results.
 
     Args:
-        lines: see `protocols.ranked_queries`; mixed queries are skipped, since they are in the lines of their kinds.
+        lines: see `protocols.ranked_queries`.
         image_ids: `[I]`.
         texts: the texts of the queries by kind, for kinds that have texts.
 
@@ -142,8 +168,6 @@ def query_table(
     )
     tables = []
     for line, ranked in lines.items():
-        if ranked.kind == "mixed":
-            continue
         ranking, of_kind = ranked.ranking, texts.get(ranked.kind)
         dropped = ranking.n_positives == 0
         columns: list[Iterable] = [

@@ -38,7 +38,7 @@ _PART_NOUNS = {
     "carried item": """phone cellphone smartphone umbrella book books folder paper papers magazine newspaper bottle cup
         camera stroller bicycle bike scooter skateboard box tablet laptop""",
 }
-_PART_OF = {noun: part for part, nouns in _PART_NOUNS.items() for noun in nouns.split()}
+PART_OF = {noun: part for part, nouns in _PART_NOUNS.items() for noun in nouns.split()}
 _ADJECTIVES = set(
     """black white red blue green yellow brown grey gray pink purple orange beige tan khaki navy cream maroon teal gold
     golden silver violet turquoise olive burgundy dark light bright pale colored coloured multicolored long short loose
@@ -134,12 +134,12 @@ def _named_parts(words: list[str], matches: list[re.Match[str]], sentence: str) 
     """Indices of the words that name a part, and that part. In a compound ("dress shoes") only the last noun counts."""
     named = []
     for i, word in enumerate(words):
-        if word not in _PART_OF:
+        if word not in PART_OF:
             continue
-        if i + 1 < len(words) and words[i + 1] in _PART_OF:
+        if i + 1 < len(words) and words[i + 1] in PART_OF:
             if sentence[matches[i].end() : matches[i + 1].start()].strip() in ("", "-"):
                 continue
-        named.append((i, _PART_OF[word]))
+        named.append((i, PART_OF[word]))
     return named
 
 

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from modeling_rogle.evaluation.tables import format_table  # noqa: E402
 
-NOT_PERCENT = ("queries", "dropped_queries", "gallery", "grounded", "median_rank")
+NOT_PERCENT = ("queries", "dropped_queries", "gallery", "grounded", "median_rank", "positives", "within-queries")
 TEMPLATE = Path(__file__).parents[1] / "model_card.md"
 LOCAL_PATHS = ("out", "data_root", "image_root")  # fields that name folders of this machine
 LOSSES = {
@@ -115,7 +115,7 @@ def write_card(path: Path, recipe: dict, summary: dict) -> None:
         recipe=shown,
         command=command,
         summary=summary,
-        table=format_table(summary["results"]),
+        table=format_table(summary["results"] | summary["references"]),
     )
     part = path.with_suffix(".part")
     part.write_text(str(card), encoding="utf-8")

@@ -22,7 +22,8 @@ from accelerate import PartialState
 
 from modeling_rogle import RogleModel
 from modeling_rogle.evaluation.fusion import fit_local_weight
-from modeling_rogle.evaluation.protocols import both_protocols
+from modeling_rogle.evaluation.protocols import PROTOCOL, both_protocols
+from modeling_rogle.evaluation.references import fit_look_up, reference_lines, sentences_of
 from modeling_rogle.evaluation.split_embeddings import encode_split
 from modeling_rogle.evaluation.tables import format_table
 from train.checkpoints import save_folder, write_json
@@ -92,21 +93,25 @@ def score_test(run: Run, command: str) -> dict[str, float]:
     save_folder(out / "best", write)
     test = encode_split(best, run.processor, run.splits["test"], progress=False, split="test")
     results = both_protocols(test, best.config.local_weight)
+    references = reference_lines(test, sentences_of(run.splits["test"]), fit_look_up(run.splits["train"]))
+    reference_results = {f"{line}/{k}": v for line, ranked in references.items() for k, v in ranked.scores().items()}
     summary = {
         "command": command,
+        "protocol": PROTOCOL,
         "split": "test",
         "chosen_on": f"validation R@1 of long captions, epoch {progress.best_epoch} of {run.recipe.epochs}",
         "local_weight": best.config.local_weight,
         "training_seconds": round(progress.seconds, 1),
         "bad_steps": progress.bad_steps,
         "results": results,
+        "references": reference_results,
     }
     write_json(out / "results.json", summary)
     draw_curves(progress.history, out / "curves.png")
     write_card(out / "best" / "README.md", flat_fields(run.recipe), summary)
     minutes = progress.seconds / 60
     log(f"best epoch {progress.best_epoch}, chosen on validation; trained {minutes:.1f} min; test split:")
-    log(format_table(results))
+    log(format_table(results | reference_results))
     return results
 
 

@@ -100,7 +100,7 @@ SCORES = {  # score of a cell: title of its column
     "short mAP": "short mAP",
     "local": "sentence → region R@10",
     "pointing": "pointing",
-    "joint": "joint mAP",
+    "joint": "joint mAP, captions",
 }
 
 
@@ -220,7 +220,7 @@ def read_scores(folder: Path) -> dict | None:
         "short mAP": results[f"{source}/short/mAP"],
         "local": results.get("local/R@10", 0.0),
         "pointing": results.get("local/pointing", 0.0),
-        "joint": scores.get("joint/mAP", 0.0),
+        "joint": scores.get("joint/caption/mAP", 0.0),
         "weight": cell["local_weight"],
         "steps": curve[-1]["step"],
         "minutes": curve[-1][clock] / 60,

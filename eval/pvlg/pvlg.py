@@ -13,13 +13,18 @@ import evaluate
 
 from .cosine import cosine
 from .inputs import as_ids
+from .local import grounding_scores, local_scores
+from .pairs import listed_pairs
 from .ranks import TIES
-from .retrieval import global_scores, grounding_scores, joint_scores, local_scores
+from .relevance import FactIndex
+from .retrieval import global_scores, joint_scores, local_strict_scores
 
+PROTOCOL = 2
 DESCRIPTION = """\
-Text-based person retrieval on P-VLG data. "global": captions against images, relevance by identity (or images against
-captions, with the arguments exchanged). "local": sentences against the regions of the whole gallery, and grounding in
-the image. "joint": captions and sentences against one gallery of images and regions. Ranks are exact, and a tied
+Text-based person retrieval on P-VLG data, protocol 2. "global": captions against images, relevance by identity (or
+images against captions, with the arguments exchanged). "local": sentences against the regions of the whole gallery and
+of their own image, with graded relevance, and grounding. "local-strict": only the region paired with a sentence is
+relevant. "joint": captions and sentences, apart, against one gallery of images and regions. Ranks are exact, and a tied
 negative ranks ahead of the positive. Queries without a positive are counted and left out.
 """
 
@@ -34,18 +39,29 @@ Args, "global":
     gallery_ids: [G] identities of the gallery.
     query_cameras, gallery_cameras (optional, together): [Q], [G]; items of the same identity and camera are ignored.
 Args, "local":
+    references: [Q] id of the image that each sentence describes.
+    gallery_image_ids: [G] id of the image of each region.
+    relevance: [P, 3] query row, gallery row, grade. 3: the region is paired with the sentence, 2: another region of
+        the same identity of which it is true, 1: a region of another identity of which it is true, 0: ignored.
+    pred_boxes, true_boxes (optional, together): [N, 4], [M, 4] x, y, w, h in pixels.
+    box_queries (optional): [M] row of pred_boxes that each true box belongs to; by default one each.
+    image_sizes (optional): [N, 2] width, height.
+Args, "local-strict":
     references: [Q] id of the region paired with each sentence, -1 for none (left out and counted).
     query_person_ids, query_text_ids: [Q]. gallery_region_ids, gallery_person_ids: [G].
     gallery_text_ids: [G], or G lists where regions have several sentences.
-    pred_boxes, true_boxes (optional, together): [N, 4] x, y, w, h in pixels. image_sizes (optional): [N, 2].
-Args, "joint": those of "local" without boxes, and
+Args, "joint":
+    references: [Q] identities of the queries.
     query_kind: [Q] 0 caption, 1 sentence. gallery_kind: [G] 0 image, 1 region.
-    parent_image_ids: [G] for an image its own id, for a region the id of its image.
-    Region and text ids of captions and images are ignored; pass -1.
+    gallery_person_ids: [G]. parent_image_ids: [G] for an image its own id, for a region the id of its image.
+    relevance: [P, 3] as in "local", for the sentences; the image of a relevant region is relevant too.
 Returns:
-    R@1, R@5, R@10, mAP, mINP in percent; median_rank; queries (scored), dropped_queries, gallery: counts.
-    "local" with boxes: also pointing and IoU@0.5 in percent, grounded: count.
-    "joint": also everything but gallery as caption/... and sentence/....
+    protocol: 2. All figures but counts are in percent.
+    "global", "local-strict", and "joint" as caption/...: R@1, R@5, R@10, mAP, mINP, median_rank.
+    "local", and "joint" as sentence/...: R@1, R@5, R@10, R-precision, mAP, nDCG@10, chance (expected R@1 of a random
+        order), positives (their median number).
+    "local": also within-R@1, within-chance, within-queries; with boxes pointing, IoU@0.5, grounded.
+    All: queries (scored), dropped_queries, gallery: counts.
 Raises:
     ValueError: one line that names the argument.
 Example:
@@ -54,21 +70,21 @@ Example:
 """
 
 # Arguments of compute() with each config, besides predictions, references, gallery_embeds, ties and device.
-_REGIONS = ("query_person_ids", "query_text_ids", "gallery_region_ids", "gallery_person_ids", "gallery_text_ids")
 REQUIRED = {
     "global": ("gallery_ids",),
-    "local": _REGIONS,
-    "joint": (*_REGIONS, "query_kind", "gallery_kind", "parent_image_ids"),
-}
-OPTIONAL = {
-    "global": ("query_cameras", "gallery_cameras"),
-    "local": ("pred_boxes", "true_boxes", "image_sizes"),
-    "joint": (),
-}
+    "local": ("gallery_image_ids", "relevance"),
+    "local-strict": (
+        "query_person_ids", "query_text_ids", "gallery_region_ids", "gallery_person_ids", "gallery_text_ids",
+    ),
+    "joint": ("query_kind", "gallery_kind", "gallery_person_ids", "parent_image_ids", "relevance"),
+}  # fmt: skip
+BOXES = ("pred_boxes", "true_boxes", "box_queries", "image_sizes")
+OPTIONAL = {"global": ("query_cameras", "gallery_cameras"), "local": BOXES, "local-strict": (), "joint": ()}
+SCORES = {"global": global_scores, "local": local_scores, "local-strict": local_strict_scores, "joint": joint_scores}
 
 
 class Pvlg(evaluate.Metric):
-    """The configs `global`, `local` and `joint`; see INPUTS."""
+    """The configs `global`, `local`, `local-strict` and `joint`; see INPUTS."""
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in REQUIRED:
@@ -101,17 +117,13 @@ class Pvlg(evaluate.Metric):
         if unknown:
             raise ValueError(f"the config {self.config_name!r} does not take {', '.join(unknown)}")
         _require(("gallery_embeds", *required), given | {"gallery_embeds": gallery_embeds})
+        boxes = {name: given.pop(name) for name in BOXES if name in given}
         common = {"gallery_embeds": gallery_embeds, "ties": ties, "device": device}
-        if self.config_name == "global":
-            return global_scores(predictions, references, **common, **given)
-        if self.config_name == "joint":
-            return joint_scores(predictions, references, **common, **given)
-        boxes = {name: given.pop(name) for name in optional if name in given}
-        scores = local_scores(predictions, references, **common, **given)
+        scores = SCORES[self.config_name](predictions, references, **common, **given)
         if boxes:
             _require(("pred_boxes", "true_boxes"), boxes)
             scores |= grounding_scores(**boxes)
-        return scores
+        return {"protocol": PROTOCOL} | scores
 
 
 def _require(names: Iterable[str], given: Mapping[str, Any]) -> None:
@@ -120,4 +132,4 @@ def _require(names: Iterable[str], given: Mapping[str, Any]) -> None:
         raise ValueError(f"compute() needs {', '.join(missing)}")
 
 
-__all__ = ["Pvlg", "as_ids", "cosine"]
+__all__ = ["FactIndex", "Pvlg", "as_ids", "cosine", "listed_pairs"]

@@ -90,7 +90,7 @@ def _rank_block(similarities: np.ndarray, positives: PairsOf, first_query: int, 
     def block(start: int, stop: int) -> np.ndarray:
         return similarities[start:stop]
 
-    def pairs(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def pairs(start: int, stop: int) -> tuple[np.ndarray, ...]:
         return positives(first_query + start, first_query + stop)
 
     n_query, n_gallery = similarities.shape

@@ -1,24 +1,37 @@
-"""The global, local and joint protocols over the embeddings of one split.
+"""The global, local, local-strict and joint protocols over the embeddings of one split.
 
 `encode_split` encodes a split once; the protocols can then be scored any number of times. `eval/pvlg/README.md` defines
 the protocols, and the ranks come from `metrics/`.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from transformers.utils import logging
 
 from modeling_rogle.evaluation.fusion import rank_captions, rank_images
+from modeling_rogle.evaluation.local_protocol import (
+    best_templates,
+    grounding,
+    image_of_sentences,
+    rank_sentences,
+    rank_strictly,
+    region_relevance,
+    true_regions_of_images,
+)
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings
-from modeling_rogle.metrics.ranks import Ranking
-from modeling_rogle.metrics.retrieval import global_ranking, grounding_scores, joint_ranking, local_ranking
+from modeling_rogle.metrics.local import LocalRanking
+from modeling_rogle.metrics.pairs import graded, shifted, union
+from modeling_rogle.metrics.ranks import Ranking, same_id
+from modeling_rogle.metrics.relevance import IGNORED
+from modeling_rogle.metrics.retrieval import global_ranking, joint_ranking
 
 logger = logging.get_logger(__name__)
 
-PROTOCOLS = ("global", "local", "joint")
+PROTOCOL = 2  # version of the protocols, a field of every result
+PROTOCOLS = ("global", "local", "local-strict", "joint")
 
 
 @dataclass(frozen=True)
@@ -27,12 +40,13 @@ class RankedQueries:
 
     Attributes:
         ranking: the ranks.
-        kind: kind of the queries: `long` or `short` captions, `sentence` (of long captions), `image`, or `mixed`.
-        query: int64 `[Q]`, index of each query among all of its kind; -1 for `mixed`.
+        kind: kind of the queries: `long` or `short` captions, `sentence` (of long captions), or `image`.
+        query: int64 `[Q]`, index of each query among all of its kind.
         image: int64 `[Q]`, the image that each query belongs to.
         person_ids: int64 `[Q]`, the identity of that image.
         gallery: number of gallery items.
-        extra: further figures, those of grounding; none by default.
+        extra: further figures, those within the image and of grounding; none by default.
+        graded: positives have grades, so that `scores` are `Ranking.graded_scores`; False by default.
     """
 
     ranking: Ranking
@@ -42,10 +56,12 @@ class RankedQueries:
     person_ids: np.ndarray
     gallery: int
     extra: dict[str, float] = field(default_factory=dict)
+    graded: bool = False
 
     def scores(self) -> dict[str, float]:
-        """`Ranking.scores`, the number of gallery items as `gallery`, and `extra`."""
-        return self.ranking.scores() | {"gallery": self.gallery} | self.extra
+        """`Ranking.scores` or `graded_scores`, the number of gallery items as `gallery`, and `extra`."""
+        scores = self.ranking.graded_scores() if self.graded else self.ranking.scores()
+        return scores | {"gallery": self.gallery} | self.extra
 
 
 def _rank_global(
@@ -77,54 +93,40 @@ def _has_pairs(embeddings: SplitEmbeddings, protocol: str) -> bool:
     return False
 
 
-def _text_ids_of_regions(embeddings: SplitEmbeddings) -> list[list[int]]:
-    texts: list[list[int]] = [[] for _ in embeddings.region_embeds]
-    for region, text in embeddings.region_texts.tolist():
-        texts[region].append(text)
-    return texts
-
-
-def _rank_local(embeddings: SplitEmbeddings, ties: str) -> dict[str, RankedQueries]:
-    """Sentence -> regions of the whole split, and grounding among the template boxes of the sentence's own image."""
+def _rank_local(embeddings: SplitEmbeddings, ties: str, strict: bool) -> dict[str, RankedQueries]:
+    """Sentence -> regions of the whole split and of its image; grounding among the template boxes of its image."""
     if not _has_pairs(embeddings, "local"):
         return {}
-    captions, target = embeddings.long, embeddings.sentence_region
-    image = captions.image[captions.sentence_caption]
-    ranking = local_ranking(
-        captions.sentence_embeds,
-        target,
-        embeddings.image_person_ids[image],
-        embeddings.sentence_text_ids,
-        embeddings.region_embeds,
-        torch.arange(len(embeddings.region_embeds)),
-        embeddings.image_person_ids[embeddings.region_image],
-        _text_ids_of_regions(embeddings),
-        ties=ties,
-    )
-    line = RankedQueries(
-        ranking,
+    relevance = region_relevance(embeddings)
+    true = true_regions_of_images(embeddings, relevance)
+    boxes = best_templates(embeddings, np.unique(true[:, 0]))
+    ranking = rank_sentences(embeddings, relevance, ties)
+    lines = {"local": local_line(embeddings, ranking, grounding(embeddings, true, boxes))}
+    if strict:
+        lines["local-strict"] = replace(lines["local"], ranking=rank_strictly(embeddings, ties), graded=False, extra={})
+    return lines
+
+
+def local_line(embeddings: SplitEmbeddings, ranking: LocalRanking, extra: Mapping[str, float]) -> RankedQueries:
+    """The line of the results for a ranking of the split's regions.
+
+    Args:
+        embeddings: the split.
+        ranking: the ranking of its K sentences.
+        extra: further figures.
+    """
+    image = image_of_sentences(embeddings)
+    within = {name: value for name, value in ranking.scores().items() if name.startswith("within-")}
+    return RankedQueries(
+        ranking.ranking,
         "sentence",
-        np.arange(len(target)),
+        np.arange(len(image)),
         image.numpy(),
         embeddings.image_person_ids[image].numpy(),
         len(embeddings.region_embeds),
-        _ground_sentences(embeddings, image),
+        within | dict(extra),
+        graded=True,
     )
-    return {"local": line}
-
-
-def _ground_sentences(embeddings: SplitEmbeddings, image: torch.Tensor) -> dict[str, float]:
-    """Grounding of the paired sentences; `image` is int64 `[K]`, the image of each sentence."""
-    target = embeddings.sentence_region
-    paired = (target >= 0).nonzero()[:, 0]
-    sentences, templates = embeddings.long.sentence_embeds, embeddings.template_embeds
-    best = torch.cat(
-        [torch.einsum("sd,std->st", sentences[part], templates[image[part]]).argmax(1) for part in paired.split(4096)]
-    )
-    sizes = embeddings.image_sizes[image[paired]].float()
-    corners = embeddings.template_boxes[best] * sizes.repeat(1, 2)
-    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1)
-    return grounding_scores(boxes, embeddings.region_boxes[target[paired]], sizes)
 
 
 def _rank_joint(embeddings: SplitEmbeddings, ties: str) -> dict[str, RankedQueries]:
@@ -134,30 +136,32 @@ def _rank_joint(embeddings: SplitEmbeddings, ties: str) -> dict[str, RankedQueri
     captions, people = embeddings.long, embeddings.image_person_ids
     n_captions, n_sentences = len(captions.embeds), len(captions.sentence_embeds)
     n_images, n_regions = len(embeddings.image_embeds), len(embeddings.region_embeds)
-    image = torch.cat([captions.image, captions.image[captions.sentence_caption]])
-    none = torch.full((n_captions,), -1)
+    image = torch.cat([captions.image, image_of_sentences(embeddings)])
     query_kind = torch.tensor([0, 1]).repeat_interleave(torch.tensor([n_captions, n_sentences]))
+    relevance = shifted(region_relevance(embeddings), n_captions, n_images)
+    if not bool(embeddings.facts_known):
+        # A sentence may be true of other images of its identity, where nobody labelled a region for it.
+        sentence_person = torch.cat([torch.full((n_captions,), -1), people[image_of_sentences(embeddings)]])
+        relevance = union(relevance, graded(same_id(sentence_person.numpy(), people.numpy()), IGNORED))
     ranking = joint_ranking(
         torch.cat([captions.embeds, captions.sentence_embeds]),
-        torch.cat([none, embeddings.sentence_region]),
         people[image],
-        torch.cat([none, embeddings.sentence_text_ids]),
-        torch.cat([embeddings.image_embeds, embeddings.region_embeds]),
-        torch.cat([torch.full((n_images,), -1), torch.arange(n_regions)]),
-        torch.cat([people, people[embeddings.region_image]]),
-        [[] for _ in range(n_images)] + _text_ids_of_regions(embeddings),
         query_kind,
+        torch.cat([embeddings.image_embeds, embeddings.region_embeds]),
+        torch.cat([people, people[embeddings.region_image]]),
         torch.tensor([0, 1]).repeat_interleave(torch.tensor([n_images, n_regions])),
         torch.cat([torch.arange(n_images), embeddings.region_image]),
+        relevance,
         ties=ties,
     )
     image, query_people, gallery = image.numpy(), people[image].numpy(), n_images + n_regions
-    lines = {"joint": RankedQueries(ranking, "mixed", np.full(len(image), -1), image, query_people, gallery)}
+    lines = {}
     for kind, (name, line_kind) in enumerate((("caption", "long"), ("sentence", "sentence"))):
         rows = np.flatnonzero(query_kind.numpy() == kind)
         lines[f"joint/{name}"] = RankedQueries(
-            ranking.take(rows), line_kind, np.arange(len(rows)), image[rows], query_people[rows], gallery
-        )
+            ranking.take(rows), line_kind, np.arange(len(rows)), image[rows], query_people[rows], gallery,
+            graded=kind == 1,
+        )  # fmt: skip
     return lines
 
 
@@ -194,8 +198,9 @@ def ranked_queries(
             if prefix == "global" or weight > 0:
                 ranked = _rank_global(embeddings, captions, weight, ties)
                 lines |= {f"{prefix}/{captions}{name}": line for name, line in ranked.items()}
-    if "local" in protocols:
-        lines |= _rank_local(embeddings, ties)
+    if not {"local", "local-strict"}.isdisjoint(protocols):
+        ranked = _rank_local(embeddings, ties, "local-strict" in protocols)
+        lines |= {name: line for name, line in ranked.items() if name in protocols}
     if "joint" in protocols:
         lines |= _rank_joint(embeddings, ties)
     return lines
@@ -216,8 +221,10 @@ def all_protocols(
 
 
 def both_protocols(embeddings: SplitEmbeddings, local_weight: float = 0.0) -> dict[str, float]:
-    """`all_protocols` for global and local only, as used after each epoch; joint doubles the cost."""
+    """`all_protocols` for global and local only, as used after each epoch; the others triple the cost."""
     return all_protocols(embeddings, local_weight, ("global", "local"))
 
 
-__all__ = ["PROTOCOLS", "RankedQueries", "all_protocols", "both_protocols", "ranked_queries"]
+__all__ = [
+    "PROTOCOL", "PROTOCOLS", "RankedQueries", "all_protocols", "both_protocols", "local_line", "ranked_queries",
+]  # fmt: skip

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.evaluation.split_regions import RegionReader, RegionTables
 from modeling_rogle.image_io import DecodedImage, ImageError, decode_stored
 from modeling_rogle.inference.image_encoder import encode_with_templates
 from modeling_rogle.inference.row_images import undecoded, warn_of_metadata
@@ -23,8 +23,15 @@ from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 from modeling_rogle.sentences import query_sentences
 
-# Fields of a row that are read, besides `image`.
+# Fields that a row must have, besides `image`.
 FIELDS = ("image_id", "person_id", "width", "height", "caption", "captions", "sentences", "regions")
+
+
+# The tables of `RegionTables` that a split keeps.
+REGION_TABLES = (
+    "sentence_region", "own_regions", "region_image", "region_boxes", "region_texts", "region_labels", "claims",
+    "region_facts", "facts_known",
+)  # fmt: skip
 
 
 def _no_parts() -> torch.Tensor:
@@ -53,13 +60,18 @@ class SplitEmbeddings:
     long: CaptionSet  # `caption`, with the sentences of the row
     short: CaptionSet  # each of `captions`, split into sentences here
     sentence_text_ids: torch.Tensor  # [K] of the long captions' sentences; equal texts have equal ids
-    sentence_region: torch.Tensor  # [K] the region paired with each sentence; -1: none
+    sentence_region: torch.Tensor  # [K] the region paired with each sentence; of several the best scored; -1: none
     region_embeds: torch.Tensor  # [R, D]
     region_image: torch.Tensor  # [R]
     region_boxes: torch.Tensor  # [R, 4] x, y, w, h in pixels of the stored image
     region_texts: torch.Tensor  # [P, 2] region and text id of every sentence that describes a region
     template_embeds: torch.Tensor  # [I, T, D]
     template_boxes: torch.Tensor  # [T, 4] x0, y0, x1, y1 in [0, 1]
+    own_regions: torch.Tensor  # [P, 2] sentence and region of every pair
+    region_labels: torch.Tensor  # [R] equal ids mean equal part labels; -1: none
+    claims: torch.Tensor  # [N, 3] sentence, group and fact, see metrics/relevance.py
+    region_facts: torch.Tensor  # [M, 2] region and fact
+    facts_known: torch.Tensor  # bool []: facts are those of the rows; else words of the sentences replace them
     image_parts: torch.Tensor = field(default_factory=_no_parts)  # [I, slots, D], see head_similarity.py
 
     def captions(self, kind: str) -> CaptionSet:
@@ -143,11 +155,7 @@ class SplitPlan:
     texts: dict[str, int]  # each distinct text -> its row in the table of text embeddings
     long: _CaptionIndex
     short: _CaptionIndex
-    sentence_region: torch.Tensor  # [K]
-    region_image: torch.Tensor  # [R] ascending
-    region_boxes: torch.Tensor  # [R, 4] pixels
-    region_corners: torch.Tensor  # [R, 4] x0, y0, x1, y1 in [0, 1]
-    region_texts: torch.Tensor  # [P, 2]
+    regions: RegionTables
 
 
 def plan_split(
@@ -163,11 +171,8 @@ def plan_split(
         split = str(rows_split)
     texts: dict[str, int] = {}
     long_index, short_index = _CaptionIndex(texts), _CaptionIndex(texts)
-    image_ids, people, sizes, corners = [], [], [], []
-    sentence_region: list[int] = []
-    region_image: list[int] = []
-    region_boxes: list[list[float]] = []
-    region_texts: list[tuple[int, int]] = []
+    image_ids, people, sizes = [], [], []
+    reader = RegionReader(processor)
     for n, row in enumerate(without_images(rows)):
         missing = [name for name in FIELDS if name not in row]
         if missing:
@@ -180,15 +185,7 @@ def plan_split(
             long_index.add(row["caption"], n, sentences)
         for caption in row["captions"]:
             short_index.add(caption, n, [text for text, _, _ in query_sentences(caption)[0]])
-        if regions == "templates":
-            sentence_region += [-1] * len(sentences)
-            continue
-        boxes, paired_slots, described = _row_regions(row, len(sentences))
-        region_texts += [(len(region_boxes) + slot, texts[sentences[sentence]]) for slot, sentence in described]
-        sentence_region += [len(region_boxes) + slot if slot >= 0 else -1 for slot in paired_slots]
-        region_boxes += boxes
-        region_image += [n] * len(boxes)
-        corners.append(_corners(processor, row, boxes))
+        reader.add(row, n, [texts[sentence] for sentence in sentences], regions == "true")
     return SplitPlan(
         split=split,
         image_ids=image_ids,
@@ -197,11 +194,7 @@ def plan_split(
         texts=texts,
         long=long_index,
         short=short_index,
-        sentence_region=torch.tensor(sentence_region).long(),
-        region_image=torch.tensor(region_image).long(),
-        region_boxes=torch.tensor(region_boxes).float().reshape(-1, 4),
-        region_corners=torch.cat(corners) if corners else torch.zeros(0, 4),
-        region_texts=torch.tensor(region_texts).long().reshape(-1, 2),
+        regions=reader.tables(texts, long_index.sentences),
     )
 
 
@@ -272,7 +265,7 @@ def _encode_images(
     images_only = undecoded(rows.select_columns(["image"]) if hasattr(rows, "select_columns") else rows)
     metadata_faults: list[str] = []
     image_at = torch.cat([torch.arange(b.start, b.stop) for b in batches] or [torch.arange(0)])
-    first = torch.searchsorted(plan.region_image, torch.arange(len(rows) + 1))
+    first = torch.searchsorted(plan.regions.region_image, torch.arange(len(rows) + 1))
     spans = [slice(int(first[b.start]), int(first[b.stop])) for b in batches]
     region_at = torch.cat([torch.arange(s.start, s.stop) for s in spans] or [torch.arange(0)])
     width, slots = model.config.projection_dim, model.part_counts[0]
@@ -291,10 +284,10 @@ def _encode_images(
             read = _image(images_only, n, plan.image_ids[n])
             decoded.append(read.image)
             metadata_faults += [read.path] if read.metadata_fault else []
-        box_image = plan.region_image[span] - batch.start
+        box_image = plan.regions.region_image[span] - batch.start
         to_images, to_regions = slice(images, images + len(decoded)), slice(regions, regions + len(box_image))
         part["images"][to_images], part["templates"][to_images], part["regions"][to_regions] = encode_with_templates(
-            model, processor, decoded, plan.region_corners[span], box_image
+            model, processor, decoded, plan.regions.region_corners[span], box_image
         )
         if slots:
             pixels = processor(images=decoded, return_tensors="pt")["pixel_values"].to(model.device)
@@ -344,7 +337,7 @@ def assemble(plan: SplitPlan, parts: Iterable[Mapping[str, torch.Tensor]]) -> Sp
     iterator = iter(parts)
     first = next(iterator)
     width = first["images"].shape[1]
-    sizes = {"image": len(plan.image_ids), "region": len(plan.region_image), "text": len(plan.texts)}
+    sizes = {"image": len(plan.image_ids), "region": len(plan.regions.region_image), "text": len(plan.texts)}
     joined = {
         "images": torch.empty(sizes["image"], width),
         "templates": torch.empty(sizes["image"], *first["templates"].shape[1:]),
@@ -372,11 +365,8 @@ def assemble(plan: SplitPlan, parts: Iterable[Mapping[str, torch.Tensor]]) -> Sp
         long=plan.long.caption_set(joined["texts"], joined["text_parts"]),
         short=plan.short.caption_set(joined["texts"], joined["text_parts"]),
         sentence_text_ids=torch.tensor(plan.long.sentences).long(),
-        sentence_region=plan.sentence_region,
         region_embeds=joined["regions"],
-        region_image=plan.region_image,
-        region_boxes=plan.region_boxes,
-        region_texts=plan.region_texts,
+        **{name: getattr(plan.regions, name) for name in REGION_TABLES},
         template_embeds=joined["templates"],
         template_boxes=torch.from_numpy(template_boxes()),
         image_parts=joined["image_parts"],
@@ -397,45 +387,6 @@ def _image(rows: Sequence[Mapping[str, Any]], number: int, image_id: str) -> Dec
         raise ValueError(f"{image_id}: field {error} is missing") from error
     except ImageError as error:
         raise ValueError(f"{image_id}: field 'image' cannot be read: {' '.join(str(error).split())}") from error
-
-
-def _row_regions(
-    row: Mapping[str, Any], n_sentences: int
-) -> tuple[list[list[float]], list[int], list[tuple[int, int]]]:
-    """The distinct regions of a row.
-
-    A box that two sentences describe is in the row twice. In a gallery it is one region; two would tie with each other.
-
-    Returns:
-        boxes: the distinct boxes.
-        paired: for each sentence the box paired with it, the one with the highest score of several; -1: none.
-        described: every pair of a box and a sentence that describes it.
-    """
-    boxes: dict[tuple[float, ...], int] = {}
-    described: dict[tuple[int, int], None] = {}  # used as an ordered set
-    paired, score = [-1] * n_sentences, [-np.inf] * n_sentences
-    for number, region in enumerate(row["regions"]):
-        slot = boxes.setdefault(tuple(region["bbox"]), len(boxes))
-        sentence = region["sentence"]
-        if sentence >= n_sentences:
-            raise ValueError(f"{row['image_id']}: regions[{number}].sentence is {sentence} of {n_sentences} sentences")
-        if sentence < 0:
-            continue
-        if region["score"] is None or not np.isfinite(region["score"]):
-            raise ValueError(f"{row['image_id']}: regions[{number}].score is {region['score']}, not a number")
-        described[slot, sentence] = None
-        if region["score"] > score[sentence]:
-            paired[sentence], score[sentence] = slot, region["score"]
-    return [list(box) for box in boxes], paired, list(described)
-
-
-def _corners(processor: RogleProcessor, row: Mapping[str, Any], boxes: list[list[float]]) -> torch.Tensor:
-    corners = torch.from_numpy(processor.normalize_boxes(boxes, row["width"], row["height"]))
-    empty = (corners[:, 2:] <= corners[:, :2]).any(dim=1)
-    if empty.any():
-        box = boxes[int(empty.nonzero()[0])]
-        raise ValueError(f"{row['image_id']}: regions.bbox {box} has no area in {row['width']} x {row['height']} px")
-    return corners
 
 
 __all__ = [

@@ -25,29 +25,38 @@ TIES = ("pessimistic", "optimistic", "stable")
 BLOCK_BYTES = 64 << 20  # size of one block of similarities
 COUNT_UP_TO = 6  # positives per query; with more, sorting the items ahead of them is cheaper than counting for each
 FAR = 3  # the last positives of such a query are counted too: they may rank so low that sorting is slower
+TOP_OF_NDCG = 10
 THREAD_FROM = 1 << 21  # similarities in a block; threads are slower for fewer
 
 # (start, stop) of the queries -> [stop - start, n_gallery] similarities.
 SimilarityBlock = Callable[[int, int], Any]
-# (start, stop) of the queries -> rows (counted from start) and gallery columns of pairs.
-PairsOf = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+# (start, stop) of the queries -> rows (counted from start) and gallery columns of pairs, and for graded relevance the
+# grade of each pair, an integer from 1.
+PairsOf = Callable[[int, int], tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The result of `rank` for Q queries. A query without a positive has 0 in every field.
+    """The result of `rank` for Q queries. A query without a positive has 0 in every field but n_candidates.
 
     Attributes:
         first_rank: int64 `[Q]`, rank of the first positive, from 1.
         average_precision: float64 `[Q]` in [0, 1], mean over all positives of the precision at their rank.
         inverse_penalty: float64 `[Q]` in [0, 1], INP: number of positives / rank of the last positive.
         n_positives: int64 `[Q]`.
+        r_precision: float64 `[Q]` in [0, 1], share of positives among the first n_positives items.
+        ndcg: float64 `[Q]` in [0, 1], nDCG@10: the sum of grade / log2(1 + rank) over positives of rank <= 10, divided
+            by the largest such sum.
+        n_candidates: int64 `[Q]`, gallery items that are not ignored.
     """
 
     first_rank: np.ndarray
     average_precision: np.ndarray
     inverse_penalty: np.ndarray
     n_positives: np.ndarray
+    r_precision: np.ndarray
+    ndcg: np.ndarray
+    n_candidates: np.ndarray
 
     @property
     def has_positive(self) -> np.ndarray:
@@ -85,6 +94,22 @@ class Ranking:
         result["median_rank"] = float(np.median(self.first_rank[scored])) if n else 0.0
         return result | {"queries": n, "dropped_queries": len(scored) - n}
 
+    def graded_scores(self) -> dict[str, float]:
+        """Means over the queries that have a positive, for queries with many positives of several grades.
+
+        Returns:
+            `R@1`, `R@5`, `R@10`, `R-precision`, `mAP`, `nDCG@10` and `chance` (the expected R@1 of a random order) in
+            percent, `positives` (median number of positives), `queries` and `dropped_queries`.
+        """
+        scored = self.has_positive
+        n = int(scored.sum())
+        values = {"R-precision": self.r_precision, "mAP": self.average_precision, "nDCG@10": self.ndcg}
+        values["chance"] = self.n_positives / np.maximum(self.n_candidates, 1)
+        result = {f"R@{k}": 100.0 * float((self.first_rank[scored] <= k).mean()) if n else 0.0 for k in (1, 5, 10)}
+        result |= {name: 100.0 * float(value[scored].mean()) if n else 0.0 for name, value in values.items()}
+        result["positives"] = float(np.median(self.n_positives[scored])) if n else 0.0
+        return result | {"queries": n, "dropped_queries": len(scored) - n}
+
 
 def rank(
     similarity_block: SimilarityBlock,
@@ -106,11 +131,13 @@ def rank(
             device; higher means more similar.
         n_query: number of queries, at least 1.
         n_gallery: number of gallery items, at least 1.
-        positives: (start, stop) -> row and column of each positive, see `same_id`.
+        positives: (start, stop) -> row and column of each positive, see `same_id`, and its grade; without grades all
+            are 1. Of several grades of a pair, the highest counts.
         ignore: the same for gallery items that are removed from the list of a query, even if they are positives; none
             by default.
         ties: order of a positive and a negative of equal similarity. `"pessimistic"`, the default: the negative first;
-            `"optimistic"`: the positive first; `"stable"`: gallery order. Ties among positives have no effect.
+            `"optimistic"`: the positive first; `"stable"`: gallery order. Among positives, the lower grade comes first
+            (pessimistic) or the higher one (optimistic); without grades, ties among positives have no effect.
         block_rows: queries per block; by default as many as `block_bytes` allow.
         block_bytes: size of a block of float32 in bytes; `BLOCK_BYTES` (64 MiB) by default.
         threads: CPU threads that count; by default OMP_NUM_THREADS, or the cores that this process may use. The figures
@@ -130,30 +157,31 @@ def rank(
         raise ValueError("there is no query to rank")
     if n_gallery < 1:
         raise ValueError("the gallery is empty")
-    first_rank = np.zeros(n_query, dtype=np.int64)
-    n_positives = np.zeros(n_query, dtype=np.int64)
-    average_precision = np.zeros(n_query)
-    inverse_penalty = np.zeros(n_query)
+    first_rank, n_positives = np.zeros(n_query, dtype=np.int64), np.zeros(n_query, dtype=np.int64)
+    n_candidates = np.full(n_query, n_gallery, dtype=np.int64)
+    average_precision, inverse_penalty, r_precision, ndcg = np.zeros((4, n_query))
     step = block_rows or max(1, (block_bytes or BLOCK_BYTES) // (4 * n_gallery))
     threads = threads or cpu_threads()
     for start in range(0, n_query, step):
         stop = min(start + step, n_query)
         block = _checked_block(similarity_block(start, stop), start, stop, n_gallery)
-        pairs = _pair_keys(positives(start, stop), "positives", block.shape)
+        pairs, grades = _graded_keys(positives(start, stop), block.shape)
         ignored = np.empty(0, dtype=np.int64)
         if ignore is not None:
             ignored = _pair_keys(ignore(start, stop), "ignore", block.shape)
-            pairs = np.setdiff1d(pairs, ignored, assume_unique=True)
+            n_candidates[start:stop] -= np.bincount(ignored // n_gallery, minlength=stop - start)
+            kept = ~np.isin(pairs, ignored, assume_unique=True)
+            pairs, grades = pairs[kept], grades[kept] if grades is not None else None
         if not len(pairs):
             continue
-        rows, columns, values = _best_first(block, pairs)
+        rows, columns, values, grades = _best_first(block, pairs, grades, ties)
         owners, begins, counts = np.unique(rows, return_index=True, return_counts=True)
         nth = np.arange(len(rows)) - np.repeat(begins, counts)
         ranks = _count_ahead(block, rows, columns, values, ties, threads)
         if ranks is None:
             raise ValueError(f"similarity_block({start}, {stop}) holds a value that is not finite")
         if len(ignored):
-            ranks -= _ahead_in_list((rows, columns, values), _best_first(block, ignored), ties)
+            ranks -= _ahead_in_list((rows, columns, values), _best_first(block, ignored)[:3], ties)
         # Other positives were counted too; each positive is placed behind those that rank before it instead.
         ranks -= _ahead_of_own(rows, values, nth, ties)
         nth += 1
@@ -162,15 +190,47 @@ def rank(
         first_rank[queries], n_positives[queries] = ranks[begins], counts
         average_precision[queries] = np.add.reduceat(nth / ranks, begins) / counts
         inverse_penalty[queries] = counts / ranks[begins + counts - 1]
-    return Ranking(first_rank, average_precision, inverse_penalty, n_positives)
+        r_precision[queries] = np.add.reduceat(ranks <= np.repeat(counts, counts), begins, dtype=np.int64) / counts
+        ndcg[queries] = _ndcg(rows, ranks, nth, begins, grades)
+    return Ranking(first_rank, average_precision, inverse_penalty, n_positives, r_precision, ndcg, n_candidates)
 
 
-def _best_first(block: Any, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns and similarities of pairs, sorted by row, then falling similarity, then column."""
+def _ndcg(
+    rows: np.ndarray, ranks: np.ndarray, nth: np.ndarray, begins: np.ndarray, grades: np.ndarray | None
+) -> np.ndarray:
+    """nDCG@10 of each query of a block; `nth` is the position of each positive among those of its row, from 1."""
+    discounts = np.zeros(TOP_OF_NDCG + 2)  # by rank; 0 for ranks from 11
+    discounts[1 : TOP_OF_NDCG + 1] = 1 / np.log2(1 + np.arange(1, TOP_OF_NDCG + 1))
+    gains, best_gains = np.ones(len(rows)), np.ones(len(rows))
+    if grades is not None:
+        gains, best_gains = grades, grades[np.lexsort((-grades, rows))]
+    found = np.add.reduceat(gains * discounts[np.minimum(ranks, TOP_OF_NDCG + 1)], begins)
+    return found / np.add.reduceat(best_gains * discounts[np.minimum(nth, TOP_OF_NDCG + 1)], begins)
+
+
+def _graded_keys(pairs: tuple[np.ndarray, ...], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """`_pair_keys` of positives, and the grade of each; None without grades."""
+    if len(pairs) == 2:
+        return _pair_keys(pairs, "positives", shape), None
+    keys, grades = _pair_keys(pairs[:2], "positives", shape, unique=False), np.asarray(pairs[2])
+    if len(grades) != len(keys) or (len(grades) and grades.min() < 1):
+        raise ValueError("positives must have one grade each, an integer from 1")
+    order = np.lexsort((-grades, keys))
+    keys, first = np.unique(keys[order], return_index=True)
+    return keys, grades[order][first]
+
+
+def _best_first(
+    block: Any, keys: np.ndarray, grades: np.ndarray | None = None, ties: str = "stable"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Rows, columns, similarities and grades of pairs, sorted by row, then falling similarity, then the tie rule."""
     rows, columns = np.divmod(keys, block.shape[1])
-    values = _to_numpy(block[_like(block, rows), _like(block, columns)])
-    order = np.lexsort((columns, -values, rows))
-    return rows[order], columns[order], values[order]
+    values = to_numpy(block[index_like(block, rows), index_like(block, columns)])
+    if grades is None or ties == "stable":
+        order = np.lexsort((columns, -values, rows))
+    else:
+        order = np.lexsort((columns, grades if ties == "pessimistic" else -grades, -values, rows))
+    return rows[order], columns[order], values[order], grades[order] if grades is not None else None
 
 
 def _ahead_of_own(rows: np.ndarray, values: np.ndarray, nth: np.ndarray, ties: str) -> np.ndarray:
@@ -253,7 +313,7 @@ def _count_ahead_on_device(
     if not bool(torch.isfinite(block.min()) & torch.isfinite(block.max())):  # min and max propagate NaN
         return None
     nth = np.arange(len(rows)) - np.searchsorted(rows, rows, "left")
-    row, slot = _like(block, rows), _like(block, nth)
+    row, slot = index_like(block, rows), index_like(block, nth)
     value = torch.from_numpy(values).to(block.device)
     table = torch.full((len(block), int(nth.max()) + 1), torch.inf, dtype=block.dtype, device=block.device)
     table[row, slot] = value
@@ -265,14 +325,14 @@ def _count_ahead_on_device(
         counts = block.shape[1] - torch.searchsorted(ordered, table, right=ties != "pessimistic")
     ahead = counts[row, slot]
     if ties == "stable":
-        column, positions = _like(block, columns), torch.arange(block.shape[1], device=block.device)
+        column, positions = index_like(block, columns), torch.arange(block.shape[1], device=block.device)
         for part in torch.arange(len(rows), device=block.device).split(len(block)):
             equal = (block[row[part]] == value[part, None]) & (positions < column[part, None])
             ahead[part] += equal.sum(1)
     return ahead.cpu().numpy()
 
 
-def _like(block: Any, index: np.ndarray) -> Any:
+def index_like(block: Any, index: np.ndarray) -> Any:
     """Converts indices to the type that indexes `block`."""
     if isinstance(block, np.ndarray):
         return index
@@ -281,7 +341,8 @@ def _like(block: Any, index: np.ndarray) -> Any:
     return torch.from_numpy(index).to(block.device)
 
 
-def _to_numpy(values: Any) -> np.ndarray:
+def to_numpy(values: Any) -> np.ndarray:
+    """The array of an array or of a tensor of any device."""
     return values if isinstance(values, np.ndarray) else values.cpu().numpy()
 
 
@@ -309,13 +370,14 @@ def _checked_block(block: Any, start: int, stop: int, n_gallery: int) -> Any:
     return block
 
 
-def _pair_keys(pairs: Any, name: str, shape: tuple[int, int]) -> np.ndarray:
-    """row * n_gallery + column of each distinct pair, ascending."""
+def _pair_keys(pairs: Any, name: str, shape: tuple[int, int], unique: bool = True) -> np.ndarray:
+    """row * n_gallery + column of each pair; distinct and ascending by default."""
     rows, columns = (np.asarray(part, dtype=np.int64) for part in pairs)
     for part, limit, what in ((rows, shape[0], "row"), (columns, shape[1], "column")):
         if len(part) and not (0 <= part.min() and part.max() < limit):
             raise ValueError(f"{name} names a {what} outside 0..{limit - 1}")
-    return np.unique(rows * shape[1] + columns)
+    keys = rows * shape[1] + columns
+    return np.unique(keys) if unique else keys
 
 
 def same_id(query_ids: np.ndarray, gallery_ids: np.ndarray) -> PairsOf:
@@ -340,4 +402,7 @@ def same_id(query_ids: np.ndarray, gallery_ids: np.ndarray) -> PairsOf:
     return pairs
 
 
-__all__ = ["BLOCK_BYTES", "TIES", "PairsOf", "Ranking", "SimilarityBlock", "cpu_threads", "rank", "same_id"]
+__all__ = [
+    "BLOCK_BYTES", "TIES", "PairsOf", "Ranking", "SimilarityBlock", "cpu_threads", "index_like", "rank", "same_id",
+    "to_numpy",
+]  # fmt: skip

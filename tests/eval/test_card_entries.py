@@ -58,7 +58,8 @@ def test_a_second_run_replaces_its_entries_and_keeps_others(tmp_path: Path) -> N
 
 def test_the_text_of_a_training_card_is_kept(tmp_path: Path) -> None:
     summary = {"command": "train", "split": "test", "chosen_on": "validation", "local_weight": 0.1}
-    summary |= {"training_seconds": 1.0, "bad_steps": 0, "results": {"global/long/R@1": 40.0, "global/long/mAP": 33.0}}
+    summary |= {"training_seconds": 1.0, "bad_steps": 0, "references": {}}
+    summary |= {"results": {"global/long/R@1": 40.0, "global/long/mAP": 33.0}}
     recipe = {"dataset": "synthetic", "model": None, "epochs": 2, "out": "runs/x"}
     write_card(tmp_path / "README.md", recipe, summary)
     before = ModelCard.load(tmp_path / "README.md")

@@ -20,6 +20,7 @@ from dataset_pvlg.loading import load_rows
 from eval.eval import main
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.evaluation.protocols import all_protocols
+from modeling_rogle.evaluation.references import REFERENCES
 from modeling_rogle.evaluation.split_embeddings import encode_split
 
 ROOT = Path(__file__).parents[2]
@@ -41,13 +42,17 @@ def test_all_protocols_of_a_checkpoint(tiny_checkpoint: Path, tmp_path: Path, ca
     report = evaluate(tiny_checkpoint, out, "--local-weight", "0.25", "--failures", "3")
     model, processor = RogleModel.from_pretrained(tiny_checkpoint), RogleProcessor.from_pretrained(tiny_checkpoint)
     rows = load_rows("synthetic-tiny")[0]["test"]
-    assert report["results"] == pytest.approx(all_protocols(encode_split(model, processor, rows, progress=False), 0.25))
+    split = encode_split(model, processor, rows, progress=False)
+    references = {name: value for name, value in report["results"].items() if name.startswith(REFERENCES)}
+    assert references and report["results"] == pytest.approx(all_protocols(split, 0.25) | references)
+    assert report["protocol"] == 2
     assert (report["split"], report["rows"], report["identities"]) == ("test", len(rows), 8)
     assert (report["local_weight"], report["weight_from"], report["ties"]) == (0.25, "given", "pessimistic")
     assert len(report["checkpoint_sha256"]) == len(report["dataset_fingerprint"]) == 64
     assert report["code"] and report["command"].startswith("python eval/eval.py --model")
     assert report["dropped"]["local"]["queries"] == report["results"]["local/dropped_queries"] > 0
     assert set(report["intervals"]["joint/caption"]) == {"R@1", "mAP", "mINP"}
+    assert set(report["intervals"]["local"]) == {"R@1", "mAP", "R-precision", "nDCG@10"}
     for line, by_name in report["intervals"].items():
         for name, (low, high) in by_name.items():
             assert low <= report["results"][f"{line}/{name}"] <= high
@@ -61,8 +66,10 @@ def test_all_protocols_of_a_checkpoint(tiny_checkpoint: Path, tmp_path: Path, ca
         100 * sum(row["average_precision"] for row in line) / len(line)
     )
     printed = capsys.readouterr().out
-    assert {"local", "joint", "joint/sentence", "global+local/long"} <= set(table_of(printed))
-    assert f"local: {report['dropped']['local']['queries']} queries are paired with no region" in printed
+    assert {"local", "local-strict", "local/look-up", "joint/sentence", "global+local/long"} <= set(table_of(printed))
+    assert f"local: {report['dropped']['local']['queries']} queries are true of no region" in printed
+    assert "local/look-up reads no image" in printed
+    assert not [row for row in queries.to_pylist() if row["protocol"] == "local/random"]
 
 
 def test_only_the_requested_protocols_are_scored(
@@ -185,7 +192,7 @@ def clip_folder(tmp_path: Path, tiny_processor: RogleProcessor) -> Path:
 
 def test_a_plain_clip_folder_is_scored_too(clip_folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--model", str(clip_folder), "--dataset", "synthetic-tiny", "--split", "validation"]) == 0
-    assert {"global/long", "joint"} <= set(table_of(capsys.readouterr().out))
+    assert {"global/long", "joint/caption"} <= set(table_of(capsys.readouterr().out))
 
 
 def test_a_real_layout_has_no_local_figures(
@@ -265,7 +272,7 @@ def test_models_that_cannot_be_scored_end_in_one_line(
     ("change", "message"),
     [
         (["--local-weight", "2"], "must be a number in [0, 1] or auto"),
-        (["--protocols", "global,lokal"], "protocol lokal is not known; known are global, local, joint"),
+        (["--protocols", "global,lokal"], "protocol lokal is not known; known are global, local, local-strict, joint"),
         (["--protocols", ","], "protocol ',' is not known"),
         (["--batch-size", "0"], "must be at least 1"),
         (["--bootstrap", "-5"], "must be a whole number"),

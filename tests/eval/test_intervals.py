@@ -13,7 +13,8 @@ def make(people: int, each: int, seed: int = 0) -> tuple[Ranking, np.ndarray]:
     person = np.repeat(np.arange(people), each)
     first = rng.integers(1, 4, people).repeat(each)
     precision = np.clip(rng.random(people).repeat(each) + 0.01 * rng.standard_normal(len(person)), 0, 1)
-    return Ranking(first, precision, precision / 2, np.ones(len(person), dtype=np.int64)), person
+    one = np.ones(len(person), dtype=np.int64)
+    return Ranking(first, precision, precision / 2, one, precision / 3, precision / 4, 9 * one), person
 
 
 def test_intervals_equal_resampling_of_whole_identities() -> None:
@@ -24,12 +25,13 @@ def test_intervals_equal_resampling_of_whole_identities() -> None:
     for _ in range(4000):
         drawn = rng.integers(0, 30, 30)
         queries = np.concatenate([np.flatnonzero(person == p) for p in drawn])
-        scores = ranking.take(queries).scores()
+        scores = ranking.take(queries).scores() | ranking.take(queries).graded_scores()
         means.append([scores[name] for name in NAMES])
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     for k, name in enumerate(NAMES):
         assert intervals[name] == pytest.approx((low[k], high[k]), abs=1.5), name
-        assert intervals[name][0] <= ranking.scores()[name] <= intervals[name][1]
+        whole = ranking.scores() | ranking.graded_scores()
+        assert intervals[name][0] <= whole[name] <= intervals[name][1]
 
 
 def test_more_captions_of_the_same_people_do_not_narrow_the_interval() -> None:

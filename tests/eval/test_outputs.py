@@ -13,6 +13,9 @@ from tests.helpers.splits import random_split
 
 REPORT = {
     "command": "python eval/eval.py --model runs/x",
+    "protocol": 2,
+    "relevance": "facts",
+    "look_up": "words and boxes of train",
     "model": "runs/x",
     "checkpoint_sha256": "c" * 64,
     "dataset": "synthetic-tiny",
@@ -25,7 +28,7 @@ REPORT = {
     "weight_from": "the checkpoint's",
     "ties": "pessimistic",
     "code": "a" * 40,
-    "dropped": {"local": {"queries": 4, "why": "are paired with no region"}},
+    "dropped": {"local": {"queries": 4, "why": "are true of no region"}},
     "results": {"global/long/R@1": 41.25, "global/long/queries": 6, "local/R@1": 3.5, "local/queries": 2},
     "bootstrap": {"draws": 1000, "seed": 0, "over": "identities of the queries"},
     "intervals": {"global/long": {"R@1": [30.0, 52.5]}},
@@ -56,6 +59,7 @@ def test_all_files_are_written_and_no_unfinished_ones(folder: Path) -> None:
 def test_every_row_of_the_csv_has_its_provenance(folder: Path) -> None:
     rows = list(csv.DictReader((folder / "results.csv").open()))
     assert {f"{row['protocol']}/{row['metric']}": float(row["value"]) for row in rows} == REPORT["results"]
+    assert {row["protocol_version"] for row in rows} == {"2"}
     first = rows[0]
     assert (first["low"], first["high"], first["split"], first["ties"]) == ("30.0", "52.5", "test", "pessimistic")
     assert (rows[2]["low"], rows[2]["checkpoint_sha256"]) == ("", "c" * 64)
@@ -65,7 +69,7 @@ def test_the_page_lists_provenance_and_settings(folder: Path) -> None:
     page = (folder / "results.md").read_text()
     for text in ("c" * 64, "d" * 64, "a" * 40, "split test", "pessimistic", "0.15", "[30.0, 52.5]", "| colour | red |"):
         assert text in page, text
-    assert "local: 4 queries are paired with no region" in page
+    assert "local: 4 queries are true of no region" in page
 
 
 def test_each_query_has_its_row(folder: Path) -> None:
@@ -74,9 +78,9 @@ def test_each_query_has_its_row(folder: Path) -> None:
     table = pq.read_table(folder / "queries.parquet")
     counted = {line["protocol"]: line for line in table.group_by("protocol").aggregate([([], "count_all")]).to_pylist()}
     assert {name: entry["count_all"] for name, entry in counted.items()} == {
-        name: len(line.image) for name, line in lines.items() if line.kind != "mixed"
+        name: len(line.image) for name, line in lines.items()
     }
-    rows = [row for row in table.to_pylist() if row["protocol"] == "local"]
+    rows = [row for row in table.to_pylist() if row["protocol"] == "local-strict"]
     for n, row in enumerate(rows):
         assert (row["text"], row["image_id"], row["person_id"]) == (f"part {n}", f"image {n // 3}", n // 6)
         dropped = int(split.sentence_region[n]) < 0

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -19,32 +20,55 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "eval/pvlg/README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```\n\n(.*?)\n\n", README, flags=re.S)
 TABLES = re.findall(r"### Worked example.*?\n((?:\|[^\n]*\n)+)", README, flags=re.S)
-CONFIGS = ("global", "local", "joint")
+CONFIGS = ("global", "local", "local-strict", "joint")
+CELL = re.compile(r"(\*\*|~~)?([\d.]+)(?:\*\*|~~)?(?: \(([123])\))?$")
 
 
 def printed_figures(printed: str) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r"(\S+) = ([\d.]+)", printed)}
 
 
-def by_hand(rows: list[list[str]]) -> dict[str, float]:
-    """The figures of table rows, in which relevant entries are **bold** and ignored ones ~~struck out~~."""
-    ranks_of = []
+def cell_values(cells: list[str]) -> list[tuple[float, int]]:
+    """Similarity and grade of table cells: **relevant** with its grade in brackets or 1, ~~ignored~~ 0, wrong -1."""
+    values = []
+    for cell in cells:
+        mark, value, grade = CELL.match(cell).groups()
+        values.append((float(value), {"**": int(grade or 1), "~~": 0}.get(mark, -1)))
+    return values
+
+
+def by_hand(rows: list[list[str]], graded: bool) -> dict[str, float]:
+    """The figures of table rows."""
+    each = []
     for cells in rows:
-        values = [float(cell.strip("*~")) for cell in cells]
-        relevant = [value for value, cell in zip(values, cells, strict=True) if cell.startswith("**")]
-        negatives = [value for value, cell in zip(values, cells, strict=True) if cell[0] not in "*~"]
-        ranks = [
-            nth + sum(other >= value for other in negatives)
-            for nth, value in enumerate(sorted(relevant, reverse=True), start=1)
-        ]
-        if ranks:
-            ranks_of.append(ranks)
-    n = len(ranks_of)
-    figures = {f"R@{k}": 100 * sum(ranks[0] <= k for ranks in ranks_of) / n for k in (1, 5, 10)}
-    precision = [sum(nth / rank for nth, rank in enumerate(ranks, 1)) / len(ranks) for ranks in ranks_of]
-    figures["mAP"] = 100 * sum(precision) / n
-    figures["mINP"] = 100 * sum(len(ranks) / ranks[-1] for ranks in ranks_of) / n
-    figures["median_rank"] = statistics.median(ranks[0] for ranks in ranks_of)
+        values = [entry for entry in cell_values(cells) if entry[1]]
+        order = [max(grade, 0) for _, grade in sorted(values, key=lambda entry: (-entry[0], entry[1]))]
+        ranks = [rank for rank, grade in enumerate(order, 1) if grade]
+        if not ranks:
+            continue
+        gains, best = (
+            sum(grade / math.log2(1 + rank) for rank, grade in enumerate(grades, 1))
+            for grades in (order, sorted(order, reverse=True))
+        )
+        each.append(
+            {
+                "R@1": ranks[0] <= 1,
+                "R@5": ranks[0] <= 5,
+                "R@10": ranks[0] <= 10,
+                "mAP": sum(nth / rank for nth, rank in enumerate(ranks, 1)) / len(ranks),
+                "mINP": len(ranks) / ranks[-1],
+                "R-precision": sum(rank <= len(ranks) for rank in ranks) / len(ranks),
+                "nDCG@10": gains / best,
+                "chance": len(ranks) / len(order),
+                "median_rank": ranks[0],
+                "positives": len(ranks),
+            }
+        )
+    n = len(each)
+    medians = {name: statistics.median(figures[name] for figures in each) for name in ("median_rank", "positives")}
+    means = {name: 100 * sum(figures[name] for figures in each) / n for name in each[0] if name not in medians}
+    left_out = ("mINP", "median_rank") if graded else ("R-precision", "nDCG@10", "chance", "positives")
+    figures = {name: value for name, value in (means | medians).items() if name not in left_out}
     return figures | {"queries": n, "dropped_queries": len(rows) - n}
 
 
@@ -65,22 +89,23 @@ def test_the_readme_examples_give_the_figures_of_the_readme(code: str, printed: 
 @pytest.mark.parametrize(("table", "example"), list(zip(TABLES, EXAMPLES, strict=True)), ids=CONFIGS)
 def test_the_readme_tables_give_the_figures_of_the_readme(table: str, example: tuple[str, str]) -> None:
     lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()[2:]]
-    rows = [line[1:5] for line in lines]
+    vectors = eval(re.search(r"predictions=(\[.*\]),\n", example[0])[1])
+    rows = [line[1 : 1 + len(vectors[0])] for line in lines]
     expected = printed_figures(example[1])
-    assert len(rows) == 3
     for prefix, starts in (("", ""), ("caption/", "caption"), ("sentence/", "sentence")):
-        chosen = [row for row, line in zip(rows, lines, strict=True) if line[0].startswith(starts)]
-        if prefix and prefix + "mAP" not in expected:
+        if prefix + "mAP" not in expected:
             continue
-        figures = {prefix + name: value for name, value in by_hand(chosen).items()}
+        chosen = [row for row, line in zip(rows, lines, strict=True) if line[0].startswith(starts)]
+        graded = prefix + "nDCG@10" in expected
+        figures = {prefix + name: value for name, value in by_hand(chosen, graded).items()}
         assert figures == pytest.approx({name: expected[name] for name in figures}, abs=0.005)
     # The similarities of the code are those of the table.
-    vectors = eval(re.search(r"predictions=(\[.*\]),\n", example[0])[1])
-    assert vectors == [[float(cell.strip("*~")) for cell in row] for row in rows]
+    assert vectors == [[value for value, _ in cell_values(row)] for row in rows]
 
 
 def test_the_readme_has_all_examples() -> None:
-    assert len(EXAMPLES) == len(TABLES) == 3
+    assert len(EXAMPLES) == len(TABLES) == 4
+    assert all(printed_figures(printed)["protocol"] == 2 for _, printed in EXAMPLES)
 
 
 def test_reproduces_the_published_definition(test_data: Path) -> None:
@@ -133,10 +158,28 @@ def test_bad_arguments_are_named(change: dict, message: str) -> None:
     [
         ({"gallery_ids": [1, 2]}, "'local' does not take gallery_ids"),
         ({"image_sizes": [[9, 9]]}, "needs pred_boxes, true_boxes"),
-        ({"gallery_text_ids": [1, [2]]}, "gallery_text_ids mixes"),
+        ({"relevance": None}, "needs relevance"),
+        ({"relevance": [[0, 2, 3]]}, r"relevance names a gallery row outside 0\.\.1"),
+        ({"gallery_image_ids": [1]}, "gallery_image_ids has 1 rows, gallery_embeds has 2"),
     ],
 )
 def test_bad_arguments_of_local_are_named(change: dict, message: str) -> None:
+    metric, query = evaluate.load("eval/pvlg", "local"), {"predictions": [[1.0, 0.0]], "references": [7]}
+    arguments = {"gallery_embeds": [[1.0, 0.0], [0.0, 1.0]], "gallery_image_ids": [7, 8], "relevance": [[0, 0, 3]]}
+    assert metric.compute(**query, **arguments)["nDCG@10"] == 100
+    with pytest.raises(ValueError, match=message):
+        metric.compute(**query, **(arguments | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gallery_ids": [1, 2]}, "'local-strict' does not take gallery_ids"),
+        ({"pred_boxes": [[0, 0, 1, 1]]}, "'local-strict' does not take pred_boxes"),
+        ({"gallery_text_ids": [1, [2]]}, "gallery_text_ids mixes"),
+    ],
+)
+def test_bad_arguments_of_strict_local_are_named(change: dict, message: str) -> None:
     arguments = {
         "gallery_embeds": [[1.0, 0.0], [0.0, 1.0]],
         "gallery_region_ids": [0, 1],
@@ -144,22 +187,19 @@ def test_bad_arguments_of_local_are_named(change: dict, message: str) -> None:
         "gallery_text_ids": [1, 2],
         "query_person_ids": [1],
         "query_text_ids": [1],
-    }
+    } | change
     with pytest.raises(ValueError, match=message):
-        evaluate.load("eval/pvlg", "local").compute(predictions=[[1.0, 0.0]], references=[0], **(arguments | change))
+        evaluate.load("eval/pvlg", "local-strict").compute(predictions=[[1.0, 0.0]], references=[0], **arguments)
 
 
 def joint_arguments() -> dict:
     return {
-        "query_person_ids": [1],
-        "query_text_ids": [-1],
         "query_kind": [0],
         "gallery_embeds": [[1.0, 0.0], [0.0, 1.0]],
-        "gallery_region_ids": [-1, 4],
         "gallery_person_ids": [1, 1],
-        "gallery_text_ids": [-1, 10],
         "gallery_kind": [0, 1],
         "parent_image_ids": [7, 7],
+        "relevance": [],
     }
 
 
@@ -168,7 +208,7 @@ def joint_arguments() -> dict:
     [
         ({"parent_image_ids": [7, 8]}, r"parent_image_ids\[1\] is 8, which is no image of the gallery"),
         ({"gallery_person_ids": [1, 2]}, r"parent_image_ids\[1\] is 7, an image of another identity"),
-        ({"gallery_kind": [1, 1], "gallery_region_ids": [3, 4]}, "gallery_kind names no image"),
+        ({"gallery_kind": [1, 1]}, "gallery_kind names no image"),
         ({"gallery_kind": [0, 2]}, "gallery_kind must be 0"),
         ({"query_kind": None}, "needs query_kind"),
         ({"image_sizes": [[9, 9]]}, "'joint' does not take image_sizes"),
@@ -176,7 +216,7 @@ def joint_arguments() -> dict:
 )
 def test_bad_arguments_of_joint_are_named(change: dict, message: str) -> None:
     metric = evaluate.load("eval/pvlg", "joint")
-    query = {"predictions": [[1.0, 0.0]], "references": [-1]}
+    query = {"predictions": [[1.0, 0.0]], "references": [1]}
     assert metric.compute(**query, **joint_arguments())["caption/mAP"] == 100
     with pytest.raises(ValueError, match=message):
         metric.compute(**query, **(joint_arguments() | change))
@@ -188,7 +228,7 @@ def test_an_unknown_config_is_refused() -> None:
 
 
 def test_the_engine_is_the_models_own_files() -> None:
-    for name in ("retrieval.py", "ranks.py", "cosine.py", "inputs.py"):
+    for name in ("retrieval.py", "local.py", "relevance.py", "pairs.py", "ranks.py", "cosine.py", "inputs.py"):
         assert (ROOT / "eval/pvlg" / name).resolve() == (ROOT / "modeling_rogle" / "metrics" / name).resolve()
     assert [path.relative_to(ROOT) for path in ROOT.glob("*/*/pvlg.py")] == [Path("eval/pvlg/pvlg.py")]
 

@@ -76,7 +76,40 @@ def random_split(n: int, seed: int = 0) -> SplitEmbeddings:
         region_texts=torch.stack([torch.arange(2 * n), texts.reshape(n, 3)[:, :2].flatten()], dim=1),
         template_embeds=unit(n, len(template_boxes())),
         template_boxes=torch.from_numpy(template_boxes()),
+        own_regions=torch.stack([(torch.arange(3 * n) % 3 < 2).nonzero()[:, 0], torch.arange(2 * n)], dim=1),
+        region_labels=torch.arange(2 * n) % 2,
+        claims=torch.zeros(0, 3).long(),
+        region_facts=torch.zeros(0, 2).long(),
+        facts_known=torch.tensor(False),
     )
+
+
+def rows_with_facts() -> list[dict]:
+    """`protocol_rows` with attributes and claims, which say other things than the captions do."""
+    facts = {
+        (0, TRUNK): ["kind=jacket", "color=red"],
+        (0, LEGS): ["kind=trousers", "color=red"],
+        (1, TRUNK): ["kind=jacket", "color=red"],
+        (1, HEAD): ["kind=hat", "color=blue"],
+        (2, HEAD): ["kind=hair", "color=brown"],
+        (2, TRUNK): ["kind=jacket", "color=blue"],
+        (3, HEAD): ["kind=hat", "color=red"],
+        (4, LEGS): ["kind=trousers", "color=red"],
+        (4, TRUNK): ["kind=jacket", "color=red"],
+    }
+    claims = [
+        [[["kind=jacket", "color=red"]], [["color=red"]]],
+        [[["kind=jacket"]], [["kind=jacket"], ["kind=hat"]]],
+        [[["kind=hair"], ["kind=jacket"]], []],
+        [[["kind=hat", "color=red"]]],
+        [[["kind=trousers"], ["color=red"]], [["kind=trousers"]], [["kind=jacket"]]],
+    ]
+    return [
+        row | {"claims": claims[n], "regions": [
+            region | {"attributes": facts[n, tuple(map(int, region["bbox"]))]} for region in row["regions"]
+        ]}
+        for n, row in enumerate(protocol_rows())
+    ]  # fmt: skip
 
 
 def fused_by_loops(embeddings: SplitEmbeddings, weight: float) -> np.ndarray:

@@ -134,6 +134,9 @@ def test_the_metric_is_copied_without_links_and_names_its_space(tmp_path: Path):
         "app.py",
         "pvlg.py",
         "retrieval.py",
+        "local.py",
+        "relevance.py",
+        "pairs.py",
         "ranks.py",
         "cosine.py",
         "inputs.py",
@@ -144,7 +147,7 @@ def test_the_metric_is_copied_without_links_and_names_its_space(tmp_path: Path):
     assert 'evaluate.load("me/pvlg", "global")' in readme and 'evaluate.load("eval/pvlg"' not in readme
     assert "sdk: gradio" in readme
     app = module_from(files["app.py"])
-    assert set(app.examples(readme)) == {"global", "local", "joint"}
+    assert set(app.examples(readme)) == {"global", "local", "local-strict", "joint"}
     with pytest.raises(ReleaseError, match="pvlg"):
         assemble_metric("me/metrics", tmp_path / "other")
 

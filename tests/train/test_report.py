@@ -20,6 +20,7 @@ SUMMARY = {
     "training_seconds": 12.0,
     "bad_steps": 0,
     "results": {"global/long/R@1": 41.25, "global/long/mAP": 30.5, "local/R@5": 50.0, "local/queries": 12},
+    "references": {"local/random/R@1": 1.5, "local/random/nDCG@10": 2.5},
 }
 
 

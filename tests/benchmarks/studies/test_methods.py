@@ -100,11 +100,11 @@ def test_one_cell_trains_is_scored_by_all_protocols_and_is_not_trained_again(tmp
     assert all((search_cell(tmp_path, "clip_itc", rate) / "results.json").exists() for rate in RATES)
     results = json.loads((folder / "results.json").read_text())["results"]
     scores = json.loads((folder / "scores.json").read_text())
-    assert {"joint/mAP", "joint/caption/R@1", "encoding_ms", "ranking_ms"} <= scores.keys()
+    assert {"joint/caption/mAP", "joint/sentence/nDCG@10", "encoding_ms", "ranking_ms"} <= scores.keys()
     assert {"global/long/R@1", "global/short/R@1", "local/R@10"} <= results.keys()
     text = (tmp_path / "report.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| CLIP, fine-tuned | - | 1 |"))
-    assert f"| {results['global/short/R@1']:.1f} |" in row and f"| {scores['joint/mAP']:.1f} |" in row
+    assert f"| {results['global/short/R@1']:.1f} |" in row and f"| {scores['joint/caption/mAP']:.1f} |" in row
     assert "| ROGLE (ours) | ground-truth region-sentence pairs | 0 | - |" in text and "1 of 2 cells" in text
     assert (tmp_path / "methods.png").stat().st_size > 1000
     before = [(folder / name).stat().st_mtime_ns for name in ("results.json", "scores.json")]

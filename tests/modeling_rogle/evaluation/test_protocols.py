@@ -1,6 +1,7 @@
 """The protocols over the embeddings of a split, against plain loops."""
 
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from datasets import Dataset, Split
 from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.box_ops import template_boxes
 from modeling_rogle.evaluation.fusion import fit_local_weight
+from modeling_rogle.evaluation.local_protocol import region_relevance
 from modeling_rogle.evaluation.protocols import all_protocols, both_protocols, ranked_queries
 from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, encode_split
 from modeling_rogle.evaluation.tables import format_table
+from tests.helpers.metrics import graded_by_loops, joint_by_loops
 from tests.helpers.splits import (
     HEAD,
     HEIGHT,
@@ -23,6 +26,7 @@ from tests.helpers.splits import (
     line_scores,
     protocol_rows,
     random_split,
+    rows_with_facts,
     scores_by_loops,
 )
 
@@ -96,7 +100,7 @@ def test_the_global_protocol_equals_plain_loops(embeddings: SplitEmbeddings, wei
     assert scores["i2t/R@1"] == pytest.approx(reverse)
 
 
-def test_the_local_protocol_equals_plain_loops(embeddings: SplitEmbeddings, rows: list[dict]) -> None:
+def test_the_strict_local_protocol_equals_plain_loops(embeddings: SplitEmbeddings, rows: list[dict]) -> None:
     split, image = embeddings, embeddings.long.image[embeddings.long.sentence_caption]
     people, target = split.image_person_ids, split.sentence_region
     box_texts: list[set[str]] = []  # the sentences of each distinct box in the rows
@@ -107,7 +111,7 @@ def test_the_local_protocol_equals_plain_loops(embeddings: SplitEmbeddings, rows
             of_box.setdefault(tuple(region["bbox"]), set()).update(words)
         box_texts += of_box.values()
     words = [sentence["text"] for row in rows for sentence in row["sentences"]]
-    ranks, pointing = [], []
+    ranks = []
     for s in range(len(words)):
         if target[s] < 0:
             continue
@@ -118,49 +122,133 @@ def test_the_local_protocol_equals_plain_loops(embeddings: SplitEmbeddings, rows
             if r != target[s] and not (same_person and words[s] in box_texts[r]):
                 ahead += similarity[r] >= similarity[target[s]]
         ranks.append(ahead + 1)
-        best = int(np.argmax([float(split.long.sentence_embeds[s] @ t) for t in split.template_embeds[image[s]]]))
-        x0, y0, x1, y1 = (split.template_boxes[best] * torch.tensor([WIDTH, HEIGHT] * 2)).tolist()
-        x, y, w, h = split.region_boxes[target[s]].tolist()
-        pointing.append(x <= (x0 + x1) / 2 <= x + w and y <= (y0 + y1) / 2 <= y + h)
-    scores = line_scores(split, "local")
+    scores = line_scores(split, "local-strict")
     assert scores["mAP"] == pytest.approx(100 * np.mean([1 / rank for rank in ranks]))
     assert scores["R@5"] == pytest.approx(100 * np.mean([rank <= 5 for rank in ranks]))
-    assert scores["pointing"] == pytest.approx(100 * np.mean(pointing))
-    assert (scores["queries"], scores["dropped_queries"], scores["gallery"], scores["grounded"]) == (8, 2, 9, 8)
+    assert (scores["queries"], scores["dropped_queries"], scores["gallery"]) == (8, 2, 9)
 
 
-def test_the_joint_protocol_equals_plain_loops(embeddings: SplitEmbeddings) -> None:
-    split, long = embeddings, embeddings.long
-    people, of_region = split.image_person_ids.tolist(), split.region_image.tolist()
-    text_ids: list[set[int]] = [set() for _ in of_region]
-    for region, text in split.region_texts.tolist():
-        text_ids[region].add(text)
-    gallery = torch.cat([split.image_embeds, split.region_embeds])
-    n_images = len(split.image_embeds)
-    person_of = people + [people[i] for i in of_region]
+def grades_by_facts(rows: list[dict]) -> dict[tuple[int, int], int]:
+    """Grades of the regions for each sentence, from the rows and the contract of `claims` in plain words."""
+    regions = []  # person, image, box, facts, own sentences of its image
+    for n, row in enumerate(rows):
+        for box in dict.fromkeys(tuple(region["bbox"]) for region in row["regions"]):
+            entries = [region for region in row["regions"] if tuple(region["bbox"]) == box]
+            facts = {fact for region in entries for fact in region["attributes"]}
+            regions.append((row["person_id"], n, facts, {region["sentence"] for region in entries}))
+    grades, sentence = {}, 0
+    for n, row in enumerate(rows):
+        for number, groups in enumerate(row["claims"]):
+            for r, (person, image, facts, own) in enumerate(regions):
+                inside = [other[2] for other in regions if other[1] == image]
+                possible = any(
+                    all(set(group) <= found for group, found in zip(groups, chosen, strict=True))
+                    for chosen in permutations(inside, len(groups))
+                )
+                if image == n and number in own:
+                    grades[sentence, r] = 3
+                elif groups and possible and any(set(group) <= facts for group in groups):
+                    grades[sentence, r] = 2 if person == row["person_id"] else 1
+            sentence += 1
+    return grades
 
-    def precision(query: torch.Tensor, right: set[int], ignored: set[int]) -> float:
-        order = sorted(set(range(len(gallery))) - ignored, key=lambda g: -float(query @ gallery[g]))
-        positive_ranks = [rank for rank, g in enumerate(order, 1) if g in right]
-        return float(np.mean([n / rank for n, rank in enumerate(positive_ranks, 1)]))
 
-    captions, sentences = [], []
-    for c, image in enumerate(long.image.tolist()):
-        right = {g for g in range(len(gallery)) if person_of[g] == people[image]}
-        captions.append(precision(long.embeds[c], right, set()))
-    for s, target in enumerate(split.sentence_region.tolist()):
-        if target < 0:
+def grades_by_labels(rows: list[dict], words: list[list[str]]) -> dict[tuple[int, int], int]:
+    """The same without facts; `words` are the colours and garments of each sentence."""
+    texts = [(row["person_id"], sentence["text"]) for row in rows for sentence in row["sentences"]]
+    named = {text: set(found) for (_, text), found in zip(texts, words, strict=True)}
+    regions = []  # person, sentences, label
+    own = set()
+    first = 0
+    for row in rows:
+        for box in dict.fromkeys(tuple(region["bbox"]) for region in row["regions"]):
+            entries = [region for region in row["regions"] if tuple(region["bbox"]) == box]
+            numbers = [region["sentence"] for region in entries if region["sentence"] >= 0]
+            own |= {(first + number, len(regions)) for number in numbers}
+            regions.append((row["person_id"], {row["sentences"][n]["text"] for n in numbers}, entries[0]["label"]))
+        first += len(row["sentences"])
+    grades = {}
+    for s, (person, text) in enumerate(texts):
+        labels = {regions[r][2] for q, r in own if q == s}
+        for r, (other, described, label) in enumerate(regions):
+            facts = set().union(*(named[sentence] for sentence in described))
+            if (s, r) in own:
+                grades[s, r] = 3
+            elif person == other and (label in labels or (labels and text in described)):
+                grades[s, r] = 2
+            elif (labels and text in described) or (named[text] and named[text] <= facts):
+                grades[s, r] = 0
+    return grades
+
+
+def within_and_grounding_by_loops(split: SplitEmbeddings, grades: dict[tuple[int, int], int]) -> dict[str, float]:
+    image = split.long.image[split.long.sentence_caption].tolist()
+    hits, pointing = [], []
+    for s, own_image in enumerate(image):
+        inside = [r for r, other in enumerate(split.region_image.tolist()) if other == own_image]
+        inside = [r for r in inside if grades.get((s, r)) != 0]
+        relevant = [r for r in inside if grades.get((s, r), 0) > 0]
+        if not relevant:
             continue
-        image, text = of_region[target], int(split.sentence_text_ids[s])
-        right = {image, n_images + target}
-        same = {g for g in range(len(gallery)) if person_of[g] == people[image]} - right
-        ignored = {g for g in same if g < n_images or text in text_ids[g - n_images]}
-        sentences.append(precision(long.sentence_embeds[s], right, ignored))
-    scores = line_scores(split, "joint")
-    assert scores["caption/mAP"] == pytest.approx(100 * np.mean(captions))
-    assert scores["sentence/mAP"] == pytest.approx(100 * np.mean(sentences))
-    assert scores["mAP"] == pytest.approx(100 * np.mean(captions + sentences))
-    assert (scores["queries"], scores["dropped_queries"], scores["gallery"]) == (13, 2, 14)
+        embed = split.long.sentence_embeds[s]
+        hits.append(max(inside, key=lambda r: float(embed @ split.region_embeds[r])) in relevant)  # noqa: B023
+        best = int(np.argmax([float(embed @ template) for template in split.template_embeds[own_image]]))
+        x0, y0, x1, y1 = (split.template_boxes[best] * torch.tensor([WIDTH, HEIGHT] * 2)).tolist()
+        boxes = split.region_boxes[relevant].tolist()
+        pointing.append(any(x <= (x0 + x1) / 2 <= x + w and y <= (y0 + y1) / 2 <= y + h for x, y, w, h in boxes))
+    return {"within-R@1": 100 * np.mean(hits), "pointing": 100 * np.mean(pointing), "grounded": len(hits)}
+
+
+def assert_local_equals(split: SplitEmbeddings, grades: dict[tuple[int, int], int]) -> None:
+    expected = graded_by_loops((split.long.sentence_embeds @ split.region_embeds.T).numpy(), grades)
+    expected |= within_and_grounding_by_loops(split, grades)
+    scores = line_scores(split, "local")
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
+
+
+def test_the_local_protocol_by_facts_equals_plain_loops(model_and_processor) -> None:
+    rows = rows_with_facts()
+    split = encode_split(*model_and_processor, rows, batch_size=2, progress=False)
+    grades = grades_by_facts(rows)
+    assert split.facts_known and {1, 2, 3} == set(grades.values())
+    assert_local_equals(split, grades)
+
+
+def test_without_facts_labels_decide(embeddings: SplitEmbeddings, rows: list[dict]) -> None:
+    words = [["jacket", "red"], ["shoes", "white"], ["jacket", "red"], ["green", "shirt"], ["brown", "hair"],
+             ["bag", "blue"], ["brown", "hair"], ["green", "shirt"], ["shoes", "white"], ["jacket", "red"]]  # fmt: skip
+    assert not embeddings.facts_known
+    grades = grades_by_labels(rows, words)
+    assert {0, 2, 3} == set(grades.values())
+    assert_local_equals(embeddings, grades)
+
+
+@pytest.mark.parametrize("facts", [True, False])
+def test_the_joint_protocol_equals_plain_loops(model_and_processor, facts: bool) -> None:
+    rows = rows_with_facts() if facts else protocol_rows()
+    split = encode_split(*model_and_processor, rows, batch_size=2, progress=False)
+    relevance = region_relevance(split)
+    sentence_rows, columns, values = relevance(0, len(split.sentence_region))
+    long, people, of_region = split.long, split.image_person_ids.tolist(), split.region_image.tolist()
+    image_of_sentence = long.image[long.sentence_caption].tolist()
+    n_images, n_captions = len(split.image_embeds), len(long.embeds)
+    table = [[n_captions + s, n_images + r, grade] for s, r, grade in zip(sentence_rows, columns, values, strict=True)]
+    if not facts:
+        table += [[n_captions + s, i, 0] for s, own in enumerate(image_of_sentence) for i in range(n_images)
+                  if people[i] == people[own]]  # fmt: skip
+    gallery = torch.cat([split.image_embeds, split.region_embeds])
+    world = {
+        "query_embeds": (torch.cat([long.embeds, long.sentence_embeds]) @ gallery.T).numpy(),
+        "query_person_ids": [people[i] for i in long.image.tolist() + image_of_sentence],
+        "query_kind": [0] * n_captions + [1] * len(image_of_sentence),
+        "gallery_kind": [0] * n_images + [1] * len(of_region),
+        "gallery_person_ids": people + [people[i] for i in of_region],
+        "parent_image_ids": [*range(n_images), *of_region],
+        "relevance": table,
+    }
+    assert line_scores(split, "joint") == pytest.approx({
+        name: value for name, value in joint_by_loops(world).items() if name != "gallery"
+    } | {"caption/gallery": 14, "sentence/gallery": 14})  # fmt: skip
 
 
 def test_each_line_has_the_indices_of_its_queries(embeddings: SplitEmbeddings) -> None:
@@ -175,7 +263,7 @@ def test_each_line_has_the_indices_of_its_queries(embeddings: SplitEmbeddings) -
         "global+local/short": "short",
         "global+local/short/i2t": "image",
         "local": "sentence",
-        "joint": "mixed",
+        "local-strict": "sentence",
         "joint/caption": "long",
         "joint/sentence": "sentence",
     }
@@ -184,12 +272,14 @@ def test_each_line_has_the_indices_of_its_queries(embeddings: SplitEmbeddings) -
     for line in lines.values():
         assert len(line.ranking.n_positives) == len(line.image) == len(line.person_ids)
         assert line.person_ids.tolist() == embeddings.image_person_ids[line.image].tolist()
-        if line.kind != "mixed":
-            assert line.image.tolist() == sets[line.kind][line.query].tolist()
+        assert line.image.tolist() == sets[line.kind][line.query].tolist()
     flat = all_protocols(embeddings, 0.3)
     assert flat["joint/sentence/R@1"] == lines["joint/sentence"].scores()["R@1"]
-    assert both_protocols(embeddings, 0.3) == {k: v for k, v in flat.items() if not k.startswith("joint")}
+    assert both_protocols(embeddings, 0.3) == {
+        name: value for name, value in flat.items() if not name.startswith(("joint", "local-strict"))
+    }
     assert set(ranked_queries(embeddings, protocols=["local"])) == {"local"}
+    assert set(ranked_queries(embeddings, protocols=["local-strict"])) == {"local-strict"}
 
 
 def test_other_boxes_of_a_sentence_are_ignored(model_and_processor, rows: list[dict]) -> None:
@@ -202,7 +292,7 @@ def test_other_boxes_of_a_sentence_are_ignored(model_and_processor, rows: list[d
     regions[1] = torch.nn.functional.normalize(regions[0] + 0.01, dim=0)
     regions[2:] = -regions[0]
     only = replace(split, sentence_region=torch.tensor([1, -1, -1, -1, -1]), region_embeds=regions)
-    assert line_scores(only, "local")["R@1"] == 100
+    assert line_scores(only, "local-strict")["R@1"] == 100
 
 
 def test_a_perfect_model_scores_100() -> None:
@@ -214,8 +304,9 @@ def test_a_perfect_model_scores_100() -> None:
     captions = replace(split.long, embeds=people, sentence_embeds=sentences)
     split = replace(split, image_embeds=people, long=captions, short=captions, region_embeds=regions)
     results = both_protocols(split)
-    for name in ("global/long/R@1", "global/long/mINP", "global/long/i2t/mAP", "global/short/mAP", "local/mAP"):
+    for name in ("global/long/R@1", "global/long/mINP", "global/long/i2t/mAP", "global/short/mAP", "local/R@1"):
         assert results[name] == pytest.approx(100), name
+    assert line_scores(split, "local-strict")["mAP"] == pytest.approx(100)
 
 
 def test_a_collapsed_model_has_r1_of_0() -> None:
@@ -231,8 +322,8 @@ def test_a_collapsed_model_has_r1_of_0() -> None:
     )
     assert global_scores_of(split)["R@1"] == 0
     assert global_scores_of(split, weight=0.5)["R@1"] == 0
-    assert line_scores(split, "local")["R@1"] == 0
-    assert line_scores(split, "joint")["R@1"] == 0
+    assert line_scores(split, "local")["R@1"] == line_scores(split, "local")["within-R@1"] == 0
+    assert line_scores(split, "joint")["caption/R@1"] == line_scores(split, "joint")["sentence/R@1"] == 0
 
 
 def test_lines_that_cannot_be_scored_are_missing(model_and_processor, rows) -> None:
@@ -265,11 +356,14 @@ def test_rows_without_a_caption_are_no_queries(model_and_processor, rows) -> Non
         ({"image": None}, "made/0: field 'image' is null"),
         ({"regions": [{"bbox": [30.0, 0.0, 5.0, 5.0], "sentence": 0, "score": 1.0}]}, "made/0: regions.bbox"),
         ({"regions": [{"bbox": [0.0, 0.0, 5.0, 5.0], "sentence": 9, "score": 1.0}]}, r"made/0: regions\[0\].sentence"),
+        ({"claims": [[]]}, "made/0: field 'claims' has 1 entries for 2 sentences"),
+        ({"claims": [[[]], []]}, r"made/0: claims\[0\] has a group without facts"),
+        ({"claims": [[], [["color=red"]] * 9]}, r"made/0: claims\[1\] has 9 groups, at most 8"),
     ],
 )
-def test_bad_rows_are_named(model_and_processor, rows, change: dict, message: str) -> None:
+def test_bad_rows_are_named(model_and_processor, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        encode_split(*model_and_processor, [rows[0] | change], progress=False)
+        encode_split(*model_and_processor, [rows_with_facts()[0] | change], progress=False)
 
 
 def test_no_rows_and_bad_arguments(model_and_processor, rows) -> None:
@@ -284,7 +378,7 @@ def test_no_rows_and_bad_arguments(model_and_processor, rows) -> None:
         all_protocols(split, local_weight=1.5)
     with pytest.raises(ValueError, match="local_weight"):
         all_protocols(split, local_weight=-0.1)
-    with pytest.raises(ValueError, match="protocol globel is not known; known are global, local, joint"):
+    with pytest.raises(ValueError, match="protocol globel is not known; known are global, local, local-strict, joint"):
         all_protocols(split, protocols=("globel",))
     with pytest.raises(ValueError, match="grid"):
         fit_local_weight(split, grid=(0.0, 2.0))

@@ -117,5 +117,5 @@ def test_an_image_that_cannot_be_read_is_named(model, tiny_processor, rows, tmp_
 
 def test_the_plan_for_templates_has_no_regions_of_the_rows(tiny_processor, rows) -> None:
     plan = plan_split(tiny_processor, rows, regions="templates", split="train")
-    assert len(plan.region_boxes) == 0 and bool((plan.sentence_region == -1).all())
+    assert len(plan.regions.region_boxes) == 0 and bool((plan.regions.sentence_region == -1).all())
     assert replace(plan, split=None).split is None and plan.split == "train"

@@ -1,4 +1,4 @@
-"""The protocols and grounding against plain loops and examples, and their errors."""
+"""The global, strict local and joint protocols against plain loops and examples, and their errors."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,9 @@ from modeling_rogle.metrics.ranks import Ranking, rank, same_id
 from modeling_rogle.metrics.retrieval import (
     global_ranking,
     global_scores,
-    grounding_scores,
     joint_ranking,
     joint_scores,
-    local_scores,
+    local_strict_scores,
 )
 from tests.helpers.metrics import joint_by_loops, joint_world, scores_by_loops
 
@@ -120,7 +119,7 @@ def test_bad_arguments_are_named(arguments: tuple, message: str) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 10_000))
-def test_local_equals_plain_loops(seed: int) -> None:
+def test_strict_local_equals_plain_loops(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n_query, n_region = int(rng.integers(1, 12)), int(rng.integers(1, 15))
     # One-hot gallery: a query's coordinates are its similarities up to its length, ties included.
@@ -137,7 +136,7 @@ def test_local_equals_plain_loops(seed: int) -> None:
         if region_ids[g] != target[q] and person[g] == query_person[q] and query_text[q] >= 0
         if query_text[q] in texts[g]
     }
-    found = local_scores(
+    found = local_strict_scores(
         query, target, query_person, query_text, np.eye(n_region, dtype=np.float32), region_ids, person, texts
     )
     assert found == pytest.approx(scores_by_loops(query, target, region_ids, ignored=ignored) | {"gallery": n_region})
@@ -147,7 +146,7 @@ def test_local_equals_plain_loops(seed: int) -> None:
 @given(st.integers(0, 100_000), st.sampled_from(ranks.TIES))
 def test_joint_equals_plain_loops(seed: int, ties: str) -> None:
     world = joint_world(seed)
-    assert joint_scores(**world, ties=ties) == pytest.approx(joint_by_loops(world, ties)[0], abs=1e-9)
+    assert joint_scores(**world, ties=ties) == pytest.approx(joint_by_loops(world, ties), abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -156,11 +155,8 @@ def test_the_order_of_a_joint_gallery_does_not_matter(seed: int, random) -> None
     world = joint_world(seed)
     order = list(range(len(world["gallery_kind"])))
     random.shuffle(order)
-    moved = world | {
-        name: [value[g] for g in order] if name == "gallery_text_ids" else value[order]
-        for name, value in world.items()
-        if name.startswith(("gallery", "parent"))
-    }
+    moved = world | {name: value[order] for name, value in world.items() if name.startswith(("gallery", "parent"))}
+    moved["relevance"] = [[q, order.index(g), grade] for q, g, grade in world["relevance"]]
     assert joint_scores(**moved) == pytest.approx(joint_scores(**world), abs=1e-9)
 
 
@@ -168,16 +164,13 @@ def parent_and_region() -> dict:
     """One sentence; its region is in image 7 of person 1, who is in image 8 too; image 9 of person 2 comes second."""
     return {
         "query_embeds": [[0.5, 0.8, 0.9, 0.6]],
-        "target_region_ids": [3],
         "query_person_ids": [1],
-        "query_text_ids": [10],
-        "gallery_embeds": np.eye(4),
-        "gallery_region_ids": [-1, 3, -1, -1],
-        "gallery_person_ids": [1, 1, 1, 2],
-        "gallery_text_ids": [-1, 10, -1, -1],
         "query_kind": [1],
+        "gallery_embeds": np.eye(4),
+        "gallery_person_ids": [1, 1, 1, 2],
         "gallery_kind": [0, 1, 0, 0],
         "parent_image_ids": [7, 7, 8, 9],
+        "relevance": [[0, 1, 3], [0, 2, 0]],
     }
 
 
@@ -185,9 +178,9 @@ def test_the_parent_image_of_a_sentence_is_found_through_its_region() -> None:
     ranking = joint_ranking(**parent_and_region())
     assert ranking.n_positives.tolist() == [2], "the link from the region to its image is lost"
     assert ranking.average_precision == pytest.approx([(1 / 1 + 2 / 3) / 2])
-    # Through another image the same image is ignored, and that one, the most similar, is relevant.
-    elsewhere = joint_ranking(**(parent_and_region() | {"parent_image_ids": [7, 8, 8, 9]}))
-    assert elsewhere.average_precision == pytest.approx([1])
+    # Image 7 is ignored if its region is; image 8 is then the only relevant one, and the most similar.
+    elsewhere = joint_ranking(**(parent_and_region() | {"relevance": [[0, 1, 0], [0, 2, 1]]}))
+    assert (elsewhere.average_precision, elsewhere.n_candidates) == (pytest.approx([1]), [2])
 
 
 @pytest.mark.parametrize("lost", [[7, -1, 8, 9], [7, 5, 8, 9], [6, 7, 8, 9]])
@@ -196,18 +189,15 @@ def test_a_lost_link_is_an_error(lost: list[int]) -> None:
         joint_scores(**(parent_and_region() | {"parent_image_ids": lost}))
 
 
-def test_joint_refuses_ids_that_are_not_unique() -> None:
+def test_joint_refuses_image_ids_that_are_not_unique() -> None:
     with pytest.raises(ValueError, match="parent_image_ids of images must be non-negative and each occur once"):
         joint_scores(**(parent_and_region() | {"parent_image_ids": [7, 7, 7, 9]}))
-    with pytest.raises(ValueError, match="gallery_region_ids of regions"):
-        joint_scores(**(parent_and_region() | {"gallery_region_ids": [-1, -1, -1, -1]}))
 
 
 def test_a_collapsed_model_has_r1_of_0_in_a_joint_gallery() -> None:
     world = {**parent_and_region(), "query_embeds": np.ones((1, 4)), "gallery_embeds": np.ones((4, 4))}
-    scores = joint_scores(**world)
-    assert scores["R@1"] == scores["sentence/R@1"] == 0
-    assert joint_scores(**world, ties="optimistic")["R@1"] == 100
+    assert joint_scores(**world)["sentence/R@1"] == 0
+    assert joint_scores(**world, ties="optimistic")["sentence/R@1"] == 100
     caption = joint_scores(**(world | {"query_kind": [0]}))
     assert (caption["caption/R@1"], caption["caption/R@5"], caption["sentence/queries"]) == (0, 100, 0)
 
@@ -216,39 +206,20 @@ def test_equal_sentences_are_ignored_within_a_person_and_wrong_across_people() -
     query, gallery = [[0.0, 0.5, 0.6]], np.eye(3)
     arguments = {"target_region_ids": [1], "query_person_ids": [7], "query_text_ids": [4]}
     gallery_arguments = {"gallery_embeds": gallery, "gallery_region_ids": [0, 1, 2], "gallery_text_ids": [4, 4, 4]}
-    same = local_scores(query, **arguments, **gallery_arguments, gallery_person_ids=[7, 7, 7])
-    other = local_scores(query, **arguments, **gallery_arguments, gallery_person_ids=[7, 7, 8])
+    same = local_strict_scores(query, **arguments, **gallery_arguments, gallery_person_ids=[7, 7, 7])
+    other = local_strict_scores(query, **arguments, **gallery_arguments, gallery_person_ids=[7, 7, 8])
     assert (same["R@1"], other["R@1"]) == (100, 0)
 
 
 def test_region_ids_must_be_distinct() -> None:
     with pytest.raises(ValueError, match="gallery_region_ids"):
-        local_scores(np.ones((1, 2)), [0], [0], [0], np.ones((2, 2)), [0, 0], [0, 0], [0, 0])
+        local_strict_scores(np.ones((1, 2)), [0], [0], [0], np.ones((2, 2)), [0, 0], [0, 0], [0, 0])
 
 
 @pytest.mark.parametrize("texts", [[4, [5]], [[4], 5], [[], 3], [[4], [[5, 6]]], [[4], ["a"]], [4, 5, 6]])
 def test_text_ids_of_regions_are_named_when_they_are_neither(texts: list) -> None:
     with pytest.raises(ValueError, match="gallery_text_ids"):
-        local_scores(np.ones((1, 2)), [0], [0], [0], np.ones((2, 2)), [0, 1], [0, 0], texts)
-
-
-def test_grounding_by_hand() -> None:
-    true = [[10, 10, 20, 20]] * 4
-    pred = [[10, 10, 20, 20], [10, 10, 20, 10], [20, 20, 20, 20], [29, 29, 4, 4]]  # IoU 1, 1/2, 1/7, 1/415
-    scores = grounding_scores(pred, true)
-    assert scores == pytest.approx({"pointing": 75, "IoU@0.5": 50, "grounded": 4})
-    clipped = grounding_scores([[-100, 0, 130, 30]], [[0, 0, 30, 60]], image_sizes=[[30, 30]])
-    assert (clipped["IoU@0.5"], clipped["pointing"]) == (100, 100)
-    assert grounding_scores([], [])["grounded"] == 0
-
-
-def test_grounding_refuses_bad_boxes() -> None:
-    with pytest.raises(ValueError, match=r"true_boxes\[1\] has no area"):
-        grounding_scores([[0, 0, 1, 1]] * 2, [[0, 0, 1, 1], [0, 0, 0, 5]])
-    with pytest.raises(ValueError, match="pred_boxes has 1 rows, true_boxes has 2"):
-        grounding_scores([[0, 0, 1, 1]], [[0, 0, 1, 1]] * 2)
-    with pytest.raises(ValueError, match="pred_boxes must have shape"):
-        grounding_scores([[0, 0, 1]], [[0, 0, 1, 1]])
+        local_strict_scores(np.ones((1, 2)), [0], [0], [0], np.ones((2, 2)), [0, 1], [0, 0], texts)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+../../modeling_rogle/metrics/local.py
