@@ -199,8 +199,9 @@ def _parquet_rows(path: str) -> Iterator[dict]:
         raise LayoutError(f"pvlg: {path} is not readable as Parquet: {str(error).strip().splitlines()[0]}") from error
     if counts.total():
         logger.warning(
-            "pvlg: %s: %d boxes clipped to their image, %d dropped with under one pixel inside it",
-            path, counts["clipped"], counts["dropped"],
+            "pvlg: %s: %d boxes clipped to their image, %d dropped with under one pixel inside it, "
+            "%d dropped because the same box with the same sentence came before",
+            path, counts["clipped"], counts["dropped"], counts["repeated"],
         )  # fmt: skip
 
 
@@ -241,6 +242,7 @@ def empty_lists(row: dict, path: str) -> dict[str, list]:
 def _checked_regions(row: dict, path: str, counts: Counter) -> list[dict]:
     """The regions of a row of an external file. A wrong index or box would otherwise fail in training, or never."""
     sentences, checked = len(row["sentences"] or []), []
+    listed: set[tuple] = set()
     for n, region in enumerate(row["regions"] or []):
         where = f"pvlg: {path}: image_id {row['image_id']!r}: field"
         for side in ("width", "height"):
@@ -257,6 +259,10 @@ def _checked_regions(row: dict, path: str, counts: Counter) -> list[dict]:
         x, y, w, h = box
         if not (x < width and y < height and x + w > 0 and y + h > 0):  # true for NaN too
             raise LayoutError(f"{where} 'regions[{n}].bbox' {box} lies outside its image of {width} x {height} pixels")
+        if (sentence, *box) in listed:  # the same box with another sentence is another entry
+            counts["repeated"] += 1
+            continue
+        listed.add((sentence, *box))
         clipped, changes = clip_regions([region], width, height)
         counts.update(changes)
         if changes["clipped"]:

@@ -79,9 +79,10 @@ def groups_of_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[set[G
                 labels[region["sentence"]].add(region["label"])
         of_caption = {length_group(row["caption"], "caption")} | _colours("", row["caption"])
         for text, names in zip(texts, labels, strict=True):
-            of_sentence = set()
-            for label in names:
-                of_sentence |= {("region", label)} | _colours(f"{label} ", text)
+            of_sentence: set[Group] = {("region", label) for label in names}
+            if len(names) == 1:  # of several parts it is not known which one a colour belongs to
+                (label,) = names
+                of_sentence |= _colours(f"{label} ", text)
                 of_sentence |= {(f"{label} kind", name) for name in garments_named(text)}
             groups["sentence"].append({length_group(text, "sentence")} | of_sentence)
             of_caption |= of_sentence

@@ -128,7 +128,10 @@ def draw_similarity_map(checkpoint: Path, rows: Dataset, path: Path, number: int
     torch.manual_seed(0)
     untrained = RogleModel(trained.config).eval()
     row = rows[number]
-    boxes = {region["sentence"]: region["bbox"] for region in row["regions"] if region["sentence"] >= 0}
+    boxes: dict[int, list] = {}
+    for region in row["regions"]:
+        if region["sentence"] >= 0:
+            boxes.setdefault(region["sentence"], []).append(region["bbox"])
     chosen = sorted(boxes)[:3]
     image = row["image"].convert("RGB")
     figure, axes = plt.subplots(2, 1 + len(chosen), figsize=(2.6 * (1 + len(chosen)), 8.6))
@@ -142,8 +145,8 @@ def draw_similarity_map(checkpoint: Path, rows: Dataset, path: Path, number: int
             axis.imshow(
                 cosines, cmap="magma", alpha=0.6, extent=(0, image.width, image.height, 0), interpolation="bilinear"
             )
-            x, y, w, h = boxes[sentence]
-            axis.add_patch(plt.Rectangle((x, y), w, h, fill=False, edgecolor="white", linewidth=1.5))
+            for x, y, w, h in boxes[sentence]:
+                axis.add_patch(plt.Rectangle((x, y), w, h, fill=False, edgecolor="white", linewidth=1.5))
             if line == 0:
                 axis.set_title("\n".join(_wrap(words, 24)), fontsize=8)
     for axis in axes.flat:

@@ -17,9 +17,9 @@ tags: [person-search, text-based-person-retrieval]
 Built with Rogle, an independent implementation of ROGLE (arXiv 2606.01825); this is not the authors' P-VLG.
 {images}
 
-| split | rows | identities | captions | sentences | regions |
-|---|---|---|---|---|---|
 {table}
+
+A region is a bounding box; one with two sentences, or a sentence with two regions, makes two pairs.
 
 {steps}
 
@@ -74,6 +74,9 @@ BINS = {
 }
 
 
+COUNTS = ("rows", "captions", "sentences", "regions", "pairs", "sentences with several regions")
+
+
 class Histograms:
     """Counts rows into the bins of the card.
 
@@ -94,9 +97,9 @@ class Histograms:
         self._count("caption, words", (len(row["caption"].split()) for row in rows))
         self._count("sentences a row", (len(row["sentences"]) for row in rows))
         areas = (
-            100 * region["bbox"][2] * region["bbox"][3] / (row["width"] * row["height"])
+            100 * box[2] * box[3] / (row["width"] * row["height"])
             for row in rows
-            for region in row["regions"]
+            for box in dict.fromkeys(tuple(region["bbox"]) for region in row["regions"])
         )
         self._count("region, % of the image", areas)
 
@@ -148,15 +151,45 @@ def card(report: Mapping[str, Any]) -> str:
         license="apache-2.0" if set(names) == {"synthetic"} else "other",
         sources=" and ".join(names),
         images=EMBEDDED if report["pictures"] else LEFT_OUT.format(images=images),
-        table="\n".join(
-            f"| {split} | " + " | ".join(str(n) for n in numbers.values()) + " |"
-            for split, numbers in report["splits"].items()
-        ),
+        table="\n".join(_sizes(report["splits"])),
         steps=_steps(report),
         licences="\n".join(f"| {name} | {LICENCES.get(name, 'see its authors')} |" for name in names),
         histograms="\n".join(_histogram(name, bins) for name, bins in report["histograms"].items()),
         reports="\n".join(_reasons(report)).replace("```", "'''"),  # an example may hold a fence
     )
+
+
+def count_parts(rows: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """Sizes of rows for the card.
+
+    Args:
+        rows (`Iterable[Mapping[str, Any]]`): P-VLG rows; their images are not needed. Lists may be null.
+
+    Returns:
+        `Counter[str]`: `rows`, `captions`, `sentences`, `regions` (distinct boxes of an image), `pairs` (of a region
+        and a sentence) and `sentences with several regions`.
+    """
+    counts = Counter(dict.fromkeys(COUNTS, 0))
+    for row in rows:
+        regions = row["regions"] or []
+        pairs = {(tuple(region["bbox"]), region["sentence"]) for region in regions if region["sentence"] >= 0}
+        regions_of = Counter(sentence for _, sentence in pairs)
+        counts["rows"] += 1
+        counts["captions"] += len(row["captions"] or [])
+        counts["sentences"] += len(row["sentences"] or [])
+        counts["regions"] += len({tuple(region["bbox"]) for region in regions})
+        counts["pairs"] += len(pairs)
+        counts["sentences with several regions"] += sum(count > 1 for count in regions_of.values())
+    return counts
+
+
+def _sizes(splits: Mapping[str, Mapping[str, int]]) -> list[str]:
+    columns = list(dict.fromkeys(name for numbers in splits.values() for name in numbers))
+    lines = [f"| split | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    return lines + [
+        f"| {split} | " + " | ".join(str(numbers.get(name, 0)) for name in columns) + " |"
+        for split, numbers in splits.items()
+    ]
 
 
 def _steps(report: Mapping[str, Any]) -> str:
@@ -207,4 +240,4 @@ def _reasons(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-__all__ = ["FREE_SOURCES", "LICENCES", "Histograms", "card", "merge"]
+__all__ = ["COUNTS", "FREE_SOURCES", "LICENCES", "Histograms", "card", "count_parts", "merge"]

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dataset_pvlg.arrow_io import ROWS_PER_GROUP, SCHEMA, cut_by_bytes
 from dataset_pvlg.build.build import write_report
+from dataset_pvlg.build.card import count_parts
 from dataset_pvlg.builder import LayoutError, parquet_files
 from dataset_pvlg.curation.image_checks import MODE, ORIENTATION, reencode, storage_faults
 from dataset_pvlg.features import OPTIONAL
@@ -95,7 +96,7 @@ def join(annotations: str | Path, images: Mapping[str, str | Path], out: str | P
         (part / "data").mkdir()
         build_report |= {"splits": {}, "files": {}}
         for split, names in files.items():
-            counts = Counter(rows=0, captions=0, sentences=0, regions=0)
+            counts = count_parts([])
             people: set[int] = set()
             for name in names:
                 _join_file(name, part / "data" / name.name, roots, build_report["curation"], report, counts, people)
@@ -151,9 +152,7 @@ def _join_file(
                     for rows in cut_by_bytes(joined):
                         writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
                         people.update(row["person_id"] for row in rows)
-                        counts["rows"] += len(rows)
-                        for column in ("captions", "sentences", "regions"):
-                            counts[column] += sum(len(row[column] or []) for row in rows)
+                        counts.update(count_parts(rows))
                     bar.update(len(table))
     except pa.ArrowException as error:
         raise LayoutError(f"{file}: not readable as Parquet: {str(error).strip().splitlines()[0]}") from error

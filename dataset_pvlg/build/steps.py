@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 
 from dataset_pvlg.arrow_io import ROWS_PER_GROUP, SCHEMA, cut_by_bytes, read_arrow, row_tables, write_arrow
-from dataset_pvlg.build.card import Histograms
+from dataset_pvlg.build.card import Histograms, count_parts
 from dataset_pvlg.curation.curate import CurationOptions, curate
 from dataset_pvlg.features import SPLITS
 from dataset_pvlg.mining.mine_rows import fit_matching, mine_rows, parse_proposer
@@ -227,7 +227,7 @@ def write_parquet(folder: Path, shards: Sequence[Path], name: str, images: bool,
         ValueError: an image has changed since it was read.
     """
     histograms = Histograms(_load_tokenizer(matcher) if matcher else None)
-    counts = {"rows": 0, "captions": 0, "sentences": 0, "regions": 0}
+    counts = count_parts([])
     people: set[int] = set()
     with pq.ParquetWriter(folder / name, SCHEMA) as writer:
         for table in (table for shard in shards for table in row_tables(read_arrow(shard), size=ROWS_PER_GROUP)):
@@ -236,9 +236,7 @@ def write_parquet(folder: Path, shards: Sequence[Path], name: str, images: bool,
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
                 histograms.add(rows)
                 people.update(row["person_id"] for row in rows)
-                counts["rows"] += len(rows)
-                for column in ("captions", "sentences", "regions"):
-                    counts[column] += sum(len(row[column]) for row in rows)
+                counts.update(count_parts(rows))
     with open(folder / name, "rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {"counts": counts, "people": sorted(people), "histograms": histograms.as_dict(), "sha256": checksum}

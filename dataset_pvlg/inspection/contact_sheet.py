@@ -1,7 +1,7 @@
 """`rogle data sheet`: draw images of a split in a grid, to check them by eye.
 
 Each row of the data is drawn twice, without and with its regions framed, next to its caption. A region and its
-sentences have the same colour.
+sentences have the same colour. A sentence about several regions has a bar in the colours of all of them.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from modeling_rogle.inference.row_images import undecoded
 IMAGE_HEIGHT, TEXT_WIDTH, TEXT = 340, 390, 15
 MAX_IMAGE_WIDTH = 260  # pixels; a wider image is scaled down further than IMAGE_HEIGHT
 LINE, GAP, MARGIN = TEXT + 5, 12, 20
-SWATCH = 11
+SWATCH, BAR = 11, 4
 FONT, SMALL_FONT = load_font(TEXT), load_font(TEXT - 2)
 MAX_COUNT = 200  # rows on one sheet
 
@@ -95,14 +95,30 @@ def region_colours(regions: Sequence[dict]) -> dict[Box, str]:
     return {box: COLOURS[n] for box, n in chosen.items()}
 
 
+def colours_of_sentences(regions: Sequence[dict], colours: dict[Box, str]) -> dict[int, list[str]]:
+    """The colours of the regions that each sentence describes.
+
+    Args:
+        regions: entries of the column `regions`.
+        colours: the result of [`region_colours`].
+
+    Returns:
+        Index of a sentence -> its colours in the order of its regions; a sentence without a region is missing.
+    """
+    found: dict[int, list[str]] = {}
+    for region in regions:
+        if region["sentence"] >= 0 and colours[tuple(region["bbox"])] not in found.setdefault(region["sentence"], []):
+            found[region["sentence"]].append(colours[tuple(region["bbox"])])
+    return found
+
+
 def _draw_row(row: dict) -> Image.Image:
     colours = region_colours(row["regions"])
-    paired = [region for region in reversed(row["regions"]) if region["sentence"] >= 0]
-    sentence_colours = {region["sentence"]: colours[tuple(region["bbox"])] for region in paired}
-    blocks = [(s["text"], sentence_colours.get(n, INK)) for n, s in enumerate(row["sentences"])]
-    blocks = blocks or [(row["caption"], INK)]
-    blocks += [(f"short: {text}", GREY) for text in row["captions"]]
-    wrapped = [(wrap_text(text, FONT, TEXT_WIDTH, max_lines=12), colour) for text, colour in blocks]
+    of_sentence = colours_of_sentences(row["regions"], colours)
+    blocks = [(s["text"], of_sentence.get(n, [INK])) for n, s in enumerate(row["sentences"])]
+    blocks = blocks or [(row["caption"], [INK])]
+    blocks += [(f"short: {text}", [GREY]) for text in row["captions"]]
+    wrapped = [(wrap_text(text, FONT, TEXT_WIDTH, max_lines=12), own) for text, own in blocks]
     legend = _legend(row["regions"], colours)
 
     plain, framed = _draw_images(row, colours)
@@ -122,9 +138,14 @@ def _draw_row(row: dict) -> Image.Image:
         draw.text((SWATCH + 7, y), label, fill=colour, font=FONT)
         y += LINE
     y = head
-    for lines, colour in wrapped:
+    for lines, own in wrapped:
+        step = len(lines) * LINE / len(own)
+        for n, colour in enumerate(own if len(own) > 1 else ()):
+            draw.rectangle(
+                (left + GAP - 2 * BAR, y + n * step, left + GAP - BAR - 1, y + (n + 1) * step - 1), fill=colour
+            )
         for line in lines:
-            draw.text((left + GAP, y), line, fill=colour, font=FONT)
+            draw.text((left + GAP, y), line, fill=own[0], font=FONT)
             y += LINE
         y += 4
     return cell
@@ -248,4 +269,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(rows)} images on {path}")
 
 
-__all__ = ["add_arguments", "draw_sheet", "read_rows", "region_colours", "run"]
+__all__ = ["add_arguments", "colours_of_sentences", "draw_sheet", "read_rows", "region_colours", "run"]

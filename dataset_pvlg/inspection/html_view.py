@@ -1,6 +1,7 @@
 """`rogle data view`: write rows as one HTML page for a browser.
 
-The page shows each image with its bounding boxes, next to the caption. A sentence has the colour of its box; hover
+The page shows each image with its bounding boxes, next to the caption. A sentence has the colour of its box, and a
+sentence about several regions begins with a square in the colour of each; hover
 over one to highlight the other. The page is a single file that contains the images and no script. Text of the rows is
 escaped, and the page's content security policy forbids scripts and external resources.
 """
@@ -21,7 +22,7 @@ from datasets import Image, load_dataset
 
 from dataset_pvlg.builder import parquet_files
 from dataset_pvlg.features import FEATURES, SPLITS
-from dataset_pvlg.inspection.contact_sheet import region_colours
+from dataset_pvlg.inspection.contact_sheet import colours_of_sentences, region_colours
 from dataset_pvlg.loading import SYNTHETIC_NAMES
 from modeling_rogle.display.drawing import GREY, INK, PALE, PAPER
 from modeling_rogle.image_io import FORMATS as READABLE_FORMATS
@@ -55,6 +56,7 @@ rect.unpaired-box {{{{ stroke-dasharray: 4 4; }}}}
 .text {{{{ flex: 1; min-width: 20rem; max-width: 46rem; overflow-wrap: anywhere; }}}}
 .sentence {{{{ color: var(--c); cursor: default; }}}}
 .sentence sup {{{{ font-weight: bold; line-height: 0; }}}}
+.sentence i {{{{ display: inline-block; width: .6em; height: .6em; margin-right: 3px; background: var(--c); }}}}
 .unpaired {{{{ color: {GREY}; }}}}
 dl, .short {{{{ color: {GREY}; font-size: 13px; margin: .6rem 0 0; }}}}
 dt, dd {{{{ display: inline; margin: 0; }}}} dd {{{{ margin-right: 1rem; color: {INK}; }}}}
@@ -118,7 +120,7 @@ def row_html(row: dict[str, Any]) -> str:
         HTML in which all text of the row is escaped.
     """
     colours = region_colours(row["regions"])
-    colour_of = {r["sentence"]: colours[tuple(r["bbox"])] for r in reversed(row["regions"]) if r["sentence"] >= 0}
+    colours_of = colours_of_sentences(row["regions"], colours)
     facts = {
         "person": row["person_id"],
         "source": row["source"],
@@ -131,7 +133,7 @@ def row_html(row: dict[str, Any]) -> str:
     short = "".join(f"<p class=short dir=auto>short caption: {_text(caption)}</p>" for caption in row["captions"])
     return (
         f"<article>\n<div class=image>{_image(row)}{_boxes(row, colours)}</div>\n"
-        f"<div class=text><b>{_text(row['image_id'])}</b>\n<p dir=auto>{_caption(row, colour_of)}</p>\n"
+        f"<div class=text><b>{_text(row['image_id'])}</b>\n<p dir=auto>{_caption(row, colours_of)}</p>\n"
         f"{_table(row, colours)}{short}<dl>{listed}</dl></div>\n</article>\n"
     )
 
@@ -183,7 +185,7 @@ def _boxes(row: dict[str, Any], colours: dict[tuple[float, ...], str]) -> str:
     return drawing + "".join(marks)
 
 
-def _caption(row: dict[str, Any], colour_of: dict[int, str]) -> str:
+def _caption(row: dict[str, Any], colours_of: dict[int, list[str]]) -> str:
     """The caption with each sentence marked at its offsets."""
     caption, position, pieces = row["caption"], 0, []
     for n, sentence in sorted(enumerate(row["sentences"]), key=lambda item: item[1]["start"]):
@@ -191,10 +193,12 @@ def _caption(row: dict[str, Any], colour_of: dict[int, str]) -> str:
         if not position <= start <= end <= len(caption):
             pieces.append(f" <em>[sentence {n + 1}: wrong offsets {start}-{end}: {_text(sentence['text'])}]</em> ")
             continue
-        style = f' style="--c:{colour_of[n]}"' if n in colour_of else ""
-        kind = "sentence" if n in colour_of else "sentence unpaired"
+        own = colours_of.get(n, [])
+        style = f' style="--c:{own[0]}"' if own else ""
+        kind = "sentence" if own else "sentence unpaired"
+        squares = "".join(f'<i style="--c:{colour}"></i>' for colour in own if len(own) > 1)
         pieces.append(_text(caption[position:start]))
-        pieces.append(f'<span class="{kind} s{n}"{style}><sup>{n + 1}</sup>{_text(caption[start:end])}</span>')
+        pieces.append(f'<span class="{kind} s{n}"{style}><sup>{n + 1}</sup>{squares}{_text(caption[start:end])}</span>')
         position = end
     return "".join(pieces) + _text(caption[position:])
 

@@ -229,7 +229,7 @@ def _rows(
     uses: Counter[str] = Counter()
     captions: Counter[str] = Counter()
     contents = np.zeros(len(records.remaining), np.uint64)
-    inputs = ((record.path, record.captions) for record in records)
+    inputs = ((record.path, record.captions, _sentences_of_regions(record)) for record in records)
     results = map_in_workers(_read_record, inputs, num_proc, [__name__])
     numbered = zip(np.flatnonzero(records.remaining), records, results, strict=True)
     bar = tqdm(numbered, desc=f"reading {layout.source}", unit="image", total=len(records), disable=None)
@@ -288,15 +288,23 @@ def _person_id(record: Record, layout: Layout, ambiguous_ids: set[int]) -> int:
     return PERSON_ID_OFFSETS[layout.source] + record.person + split_offset
 
 
-def _read_record(inputs: tuple[Path, list[str]]) -> tuple[ImageFile | str, str, str, list[dict[str, Any]]]:
+def _sentences_of_regions(record: Record) -> list[str]:
+    named = (region.get("sentence") for region in record.regions if isinstance(region, dict))
+    return [text for text in named if isinstance(text, str)]
+
+
+def _read_record(inputs: tuple[Path, list[str], list[str]]) -> tuple[ImageFile | str, str, str, list[dict[str, Any]]]:
     """The image, or why it does not decode; the long caption, its origin and its sentences."""
-    path, captions = inputs
+    path, captions, named = inputs
     try:
         image = check_image(path)
     except ValueError as error:
         return str(error), "", "", []
     caption, caption_origin = join_captions(captions)
-    parts = split_sentences(caption, clauses=True)  # a single sentence names several parts, each with its region
+    parts = split_sentences(caption)
+    if not {text for text, _, _ in parts} & set(named):
+        # A single sentence may name several parts, each with its region, unless regions are given for it as one.
+        parts = split_sentences(caption, clauses=True)
     return image, caption, caption_origin, [{"text": text, "start": start, "end": end} for text, start, end in parts]
 
 
@@ -354,7 +362,7 @@ def _human_regions(
 ) -> list[dict[str, Any]]:
     """The regions of a record, `{bbox: x y w h, label, sentence: its text}`. No public set has any."""
     texts = [sentence["text"] for sentence in sentences]
-    regions = []
+    regions: list[dict[str, Any]] = []
     for region in record.regions:
         if not isinstance(region, dict):
             report.drop("region is not an object", f"{record.location}: field 'regions'")
@@ -365,7 +373,11 @@ def _human_regions(
             report.note("sentence of a region not found", f"{record.location}: field 'regions': {str(sentence)[:60]!r}")
         label = encodable(str(region.get("label") or ""))
         values = {"bbox": region.get("bbox"), "label": label, "sentence": index, "score": 1.0, "reliability": 1.0}
-        regions.append(values | {"origin": "human"})
+        values |= {"origin": "human"}
+        if values in regions:
+            report.drop("region listed twice with the same sentence", f"{record.location}: field 'regions'")
+            continue
+        regions.append(values)
     regions, counts = clip_regions(regions, width, height)
     location = f"{record.location}: field 'regions': image {record.name!r} is {width} x {height}"
     if counts["clipped"]:

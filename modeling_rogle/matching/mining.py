@@ -223,7 +223,7 @@ def fit_matcher(
 ) -> RegionMatcher:
     """Fits a [`RegionMatcher`] on the paired regions of the rows, whatever their origin.
 
-    Pairs are weighted by their `reliability`. If a sentence has several regions, the most reliable one is used.
+    A sentence is weighted by the highest `reliability` of its regions. All its regions of this reliability are correct.
 
     Args:
         model: see [`encode_rows`].
@@ -251,19 +251,17 @@ def fit_matcher(
     for encoded in encode_rows(model, processor, sample, propose, batch_size, progress=name):
         if not encoded.readable:
             continue
-        row, paired = encoded.row, {}
-        for region in sorted(row["regions"], key=lambda region: region["reliability"]):
-            paired[region["sentence"]] = region
+        row = encoded.row
         candidates.append(encoded.candidates.boxes[:-1])  # the whole image is no candidate of the matcher
         regions.append(encoded.region_embeds[:-1].half())
         sentences.append(encoded.sentence_embeds)
         texts += encoded.texts
         for sentence in range(len(encoded.texts)):
             image.append(len(regions) - 1)
-            region = paired.get(sentence)
-            x, y, w, h = (float("nan"),) * 4 if region is None else region["bbox"]
-            targets.append([x / row["width"], y / row["height"], (x + w) / row["width"], (y + h) / row["height"]])
-            weight.append(1.0 if region is None else region["reliability"])
+            paired = [region for region in row["regions"] if region["sentence"] == sentence]
+            weight.append(max((region["reliability"] for region in paired), default=1.0))
+            best = [region["bbox"] for region in paired if region["reliability"] == weight[-1]]
+            targets.append([_corners(bbox, row["width"], row["height"]) for bbox in best])
     if not texts:
         raise ValueError("matching needs rows with sentences; these have none")
     training = MatcherSample(
@@ -272,10 +270,23 @@ def fit_matcher(
         sentence_embeds=torch.cat(sentences),
         texts=texts,
         sentence_image=torch.tensor(image),
-        target_boxes=np.array(targets, dtype=np.float32),
+        target_boxes=_padded(targets),
         pair_weight=torch.tensor(weight),
     )
     return RegionMatcher.fit(processor.tokenizer, training, seed=seed, progress=progress)
+
+
+def _corners(bbox: Sequence[float], width: int, height: int) -> list[float]:
+    x, y, w, h = bbox
+    return [x / width, y / height, (x + w) / width, (y + h) / height]
+
+
+def _padded(boxes: Sequence[Sequence[Sequence[float]]]) -> np.ndarray:
+    """float32 `[S, R, 4]` of S lists of boxes, with NaN after the boxes of a shorter list; R is at least 1."""
+    padded = np.full((len(boxes), max(1, *map(len, boxes)), 4), np.nan, dtype=np.float32)
+    for row, listed in zip(padded, boxes, strict=True):
+        row[: len(listed)] = np.reshape(listed, (-1, 4))
+    return padded
 
 
 def match_rows(

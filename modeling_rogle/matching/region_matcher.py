@@ -44,14 +44,14 @@ class MatcherSample:
     sentence_embeds: torch.Tensor  # [S, D] unit vectors
     texts: Sequence[str]  # S
     sentence_image: torch.Tensor  # [S] int64, the image of each sentence
-    target_boxes: np.ndarray  # [S, 4] x0, y0, x1, y1 in [0, 1] of the sentence's region; NaN: no region
+    target_boxes: np.ndarray  # [S, R, 4] x0, y0, x1, y1 in [0, 1] of the sentence's regions; NaN: no further region
     pair_weight: torch.Tensor  # [S] fp32, weight in the loss
 
 
 class RegionMatcher(nn.Module):
     """Logistic model of whether a box is correct for a sentence.
 
-    A box is correct (1) from IoU 0.65 with the sentence's region, 0.5 at IoU 0.5 and wrong (0) below 0.35. The logit
+    A box is correct (1) from IoU 0.65 with a region of the sentence, 0.5 at IoU 0.5 and wrong (0) below 0.35. The logit
     of anchor box k is the sum of
 
     - the words' preference for k,
@@ -104,7 +104,7 @@ class RegionMatcher(nn.Module):
         Raises:
             ValueError: no sentence has a region, or an embedding is not finite.
         """
-        if not np.isfinite(sample.target_boxes).all(1).any():
+        if not np.isfinite(sample.target_boxes).all(-1).any():
             raise ValueError("no sentence of the sample has a region to learn from")
         if not bool(sample.region_embeds.isfinite().all() and sample.sentence_embeds.isfinite().all()):
             raise ValueError("an embedding is not finite")
@@ -274,14 +274,14 @@ def _extent_features(boxes: np.ndarray) -> torch.Tensor:
 
 
 def _targets(true_boxes: np.ndarray, boxes: np.ndarray) -> torch.Tensor:
-    """`[S, N]` fp32 in [0, 1]: how well each box fits sentences with the regions `true_boxes` `[S, 4]` (NaN: none).
+    """`[S, N]` fp32 in [0, 1]: how well each box fits a region of each sentence; `true_boxes` `[S, R, 4]` (NaN: none).
 
     The target rises from IoU 0.35 to 0.65. With a step, mined pairs that use one anchor box for all images would make
     every box around that anchor box equally good.
     """
-    paired = np.isfinite(true_boxes).all(1, keepdims=True)
-    iou = box_iou(np.nan_to_num(true_boxes), boxes).numpy() * paired
-    return torch.from_numpy(np.clip((iou - 0.35) / 0.3, 0, 1)).float()
+    paired = np.isfinite(true_boxes).all(-1, keepdims=True)
+    iou = box_iou(np.nan_to_num(true_boxes).reshape(-1, 4), boxes).numpy().reshape(*paired.shape[:2], -1) * paired
+    return torch.from_numpy(np.clip((iou.max(1) - 0.35) / 0.3, 0, 1)).float()
 
 
 __all__ = ["MatcherSample", "RegionMatcher"]

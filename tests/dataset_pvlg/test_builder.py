@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Image, get_dataset_config_names, load_dataset
+from datasets import Dataset, Image, get_dataset_config_names, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 import dataset_pvlg
@@ -228,6 +228,15 @@ def test_box_that_leaves_its_image_is_clipped_and_counted(small, tmp_path, caplo
     before = small["test"]["regions"][:]
     assert regions[1] == ([before[1][0] | {"bbox": kept}] if kept else []) + before[1][1:]
     assert regions[0] == before[0] and regions[2:] == before[2:]
+
+
+def test_a_sentence_may_have_several_regions_and_a_repeated_entry_is_dropped_and_counted(small, tmp_path, caplog):
+    rows = small["test"].to_list()
+    first, second = rows[1]["regions"][0], rows[1]["regions"][0] | {"bbox": [0.0, 1.0, 9.0, 9.0]}
+    rows[1]["regions"] = [first, second, first, first | {"sentence": (first["sentence"] + 1) % 4}]
+    Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "test-0.parquet")
+    assert load_rows("pvlg", tmp_path)[0]["test"]["regions"][1] == [rows[1]["regions"][n] for n in (0, 1, 3)]
+    assert "1 dropped because the same box with the same sentence came before" in caplog.text
 
 
 def test_correct_rows_are_read_without_a_message(small, tmp_path, caplog):

@@ -57,6 +57,12 @@ def test_groups_come_from_labels_and_words_of_paired_sentences() -> None:
     assert [group for group in groups["short"][2]] == [("caption words", "21-40")]
 
 
+def test_the_colours_of_a_sentence_about_several_parts_belong_to_no_part() -> None:
+    both = row(["A red jacket and blue jeans."], [("upper body", 0), ("lower body", 0)], [])
+    (groups,) = groups_of_queries([both])["sentence"]
+    assert groups == {("sentence words", "6-8"), ("region", "upper body"), ("region", "lower body")}
+
+
 def test_longer_names_win() -> None:
     assert garments_named("A tee shirt, tennis shoes and a hooded sweatshirt") == ["hoodie", "sneakers", "t-shirt"]
     assert garments_named("the booking of a coatrack") == []

@@ -26,6 +26,16 @@ def test_the_ground_truth_has_full_scores_and_no_pair_has_recall_zero(rows):
     assert nothing["recall"] == 0 and nothing["none_f1"] == pytest.approx(200 * silent / (sentences + silent))
 
 
+def test_every_region_of_a_sentence_counts(rows):
+    row = rows.remove_columns("image")[0]
+    first, second = list({tuple(region["bbox"]): region for region in paired(row)}.values())[:2]
+    truth = [first | {"sentence": 0}, second | {"sentence": 0}, first | {"sentence": 1}]
+    several = rows.select([0]).remove_columns("regions").add_column("regions", [truth], feature=FEATURES["regions"])
+    scores = score_mined_pairs(several, [[second | {"sentence": 0}]])
+    assert scores["precision"] == 100 and scores["recall"] == pytest.approx(100 / 3)
+    assert score_mined_pairs(several, [truth])["recall"] == 100
+
+
 def test_a_wrong_pair_lowers_precision_and_a_missing_one_recall(rows):
     row = rows.remove_columns("image")[0]
     truth = list({region["sentence"]: region for region in paired(row)}.values())[:2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataset_pvlg.build.card import LICENCES, Histograms, card, merge
+from dataset_pvlg.build.card import LICENCES, Histograms, card, count_parts, merge
 from dataset_pvlg.readers.read import SOURCE_NAMES
 from dataset_pvlg.readers.report import ReadReport
 
@@ -51,6 +51,21 @@ def test_a_region_counts_by_its_share_of_the_image():
     histograms.add([row(1, 1, (10, 19.9), (100, 199.99999), (100, 200.00001), (50, 80))])
     areas = histograms.as_dict()["region, % of the image"]
     assert {label: n for label, n in areas.items() if n} == {"0 to 1": 1, "20 to 30": 1, "100": 2}
+
+
+def test_boxes_pairs_and_sentences_with_several_regions_are_counted_apart():
+    first, second = [0.0, 0.0, 9.0, 9.0], [5.0, 0.0, 9.0, 9.0]
+    pairs = [(first, 0), (first, 1), (second, 1), (second, -1), (second, 1)]
+    regions = [{"bbox": box, "sentence": sentence} for box, sentence in pairs]
+    rows = [row(1, 2) | {"captions": ["a"], "regions": regions}, row(1, 3) | {"captions": None, "regions": None}]
+    counts = {"rows": 2, "captions": 1, "sentences": 5, "regions": 2, "pairs": 3, "sentences with several regions": 1}
+    assert count_parts(rows) == counts
+    text = card(make_report(splits={"train": counts}))
+    assert "| split | rows | captions | sentences | regions | pairs | sentences with several regions |\n|---" in text
+    assert "\n| train | 2 | 1 | 5 | 2 | 3 | 1 |\n" in text
+    histograms = Histograms()
+    histograms.add([row(1, 2) | {"regions": regions}])
+    assert sum(histograms.as_dict()["region, % of the image"].values()) == 2
 
 
 def test_tokens_are_the_tokenizers(tiny_processor):

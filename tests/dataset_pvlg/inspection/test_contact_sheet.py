@@ -50,6 +50,15 @@ def test_sentences_have_the_colour_of_their_region(tmp_path):
     assert paired > pixels_of(draw_sheet([row(regions=unpaired)], tmp_path / "unpaired.png"), colour) + 50
 
 
+def test_a_sentence_about_several_regions_has_a_bar_of_their_colours(tmp_path):
+    first = row()["regions"][0]
+    legs = {**first, "bbox": [10.0, 90.0, 40.0, 50.0], "label": "lower body"}
+    colour = region_colours([first, legs])[tuple(legs["bbox"])]
+    both = pixels_of(draw_sheet([row(regions=[first, legs])], tmp_path / "both.png"), colour)
+    alone = pixels_of(draw_sheet([row(regions=[first, {**legs, "sentence": -1}])], tmp_path / "alone.png"), colour)
+    assert 4 * 8 <= both - alone < 200  # half of a bar beside one line, and the legend
+
+
 def test_boxes_of_one_image_have_different_colours():
     regions = [
         {"bbox": [float(n), 0.0, 5.0, 5.0], "label": label}

@@ -63,6 +63,16 @@ def make_row(text: str = "He wears a hat. He walks.", kind: str = "JPEG") -> dic
     }
 
 
+def test_a_sentence_about_several_regions_shows_the_colour_of_each():
+    row = make_row()
+    row["regions"] += [row["regions"][0] | {"bbox": [9.0, 40.0, 5.0, 9.0]}, row["regions"][0] | {"sentence": 1}]
+    page = Page(row_html(row))
+    boxes = [attrs for tag, attrs in page.tags if tag == "rect" and "r0" in attrs["class"].split()]
+    assert [attrs["class"] for attrs in boxes] == ["r0 r1", "r0"]  # the first box has two sentences
+    squares = [attrs["style"] for tag, attrs in page.tags if tag == "i"]
+    assert squares == [attrs["style"] for attrs in boxes] and len(set(squares)) == 2
+
+
 def test_markup_in_any_text_is_shown_and_not_run(tmp_path):
     plain, evil = make_row(), make_row(EVIL)
     for row, name in ((plain, "plain"), (evil, "evil")):

@@ -157,6 +157,25 @@ def test_lines_of_json_with_lists_regions_and_faults(folder):
     assert report.records == sum(report.rows.values()) + sum(report.skipped.values()) == 8
 
 
+def test_a_sentence_may_have_several_regions_and_a_region_several_sentences(folder):
+    text = "A man wears a red jacket, blue jeans and white shoes."
+    jacket, jeans = ({"bbox": [4, top, 10, 10], "label": "clothes", "sentence": text} for top in (10, 30))
+    whole = {"image": "0.jpg", "caption": text, "split": "train", "regions": [jacket, jeans, jacket]}
+    clauses = {"image": "1.jpg", "caption": text, "split": "train", "regions": [jacket | {"sentence": "blue jeans"}]}
+    clauses["regions"].append(jacket | {"sentence": "A man wears a red jacket"})
+    (folder / "people.json").write_text(json.dumps([whole, clauses]), encoding="utf-8")
+    data, report = read_source("own", folder)
+    rows = all_rows(data)
+    assert [s["text"] for s in rows["0.jpg"]["sentences"]] == [
+        text
+    ]  # one sentence: regions are given for it as a whole
+    assert [(r["bbox"][1], r["sentence"]) for r in rows["0.jpg"]["regions"]] == [(10, 0), (30, 0)]
+    assert len(rows["1.jpg"]["sentences"]) == 3  # clauses
+    assert [(r["bbox"][1], r["sentence"]) for r in rows["1.jpg"]["regions"]] == [(10, 1), (10, 0)]
+    assert report.dropped == {"region listed twice with the same sentence": 1}
+    assert "sentence of a region not found" not in report.noted
+
+
 def test_split_and_numbers_do_not_depend_on_the_order_of_rows(folder):
     rows = [[f"{n}.jpg", f"Person {n} walks."] for n in range(4)]
     write_table(folder / "a.csv", ["image", "text"], rows)

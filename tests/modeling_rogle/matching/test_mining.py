@@ -114,7 +114,7 @@ def test_a_matcher_finds_the_regions_that_it_was_fitted_on(tiny_model, tiny_proc
     assert found[0][1]["score"] > 2 * found[0][3]["score"]  # "He is walking." has no region in the sample
 
 
-def test_only_the_most_reliable_region_of_a_sentence_is_used(tiny_model, tiny_processor):
+def test_only_the_most_reliable_regions_of_a_sentence_are_used(tiny_model, tiny_processor):
     rows = make_rows(40)
     for row in rows:
         row["regions"] = [pair(0, 12, 0.9), pair(0, 40, 0.1)]

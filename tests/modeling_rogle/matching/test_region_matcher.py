@@ -25,7 +25,7 @@ def bags_on_two_sides(seed: int) -> MatcherSample:
         regions[n] = normalize(regions[n] + 2 * near[:, None] * bag, dim=-1)
         texts += ["a blue bag over her shoulder", "a man is walking"]
         image += [n, n]
-        boxes += [anchor_boxes()[side], np.full(4, np.nan)]
+        boxes += [anchor_boxes()[[side]], np.full((1, 4), np.nan)]
     sentences = torch.stack([bag, torch.eye(WIDTH)[1]] * IMAGES)
     candidates = np.broadcast_to(anchor_boxes(), (IMAGES, ANCHORS, 4))
     return MatcherSample(
@@ -54,7 +54,7 @@ def test_embeddings_decide_between_boxes_that_words_leave_open(fitted, tiny_proc
     right = 0
     for n in range(IMAGES):
         best = probabilities(fitted, tiny_processor.tokenizer, unseen, n)[0].argmax()
-        right += bool(box_iou(anchor_boxes()[[best]], unseen.target_boxes[[2 * n]])[0, 0] >= 0.5)
+        right += bool(box_iou(anchor_boxes()[[best]], unseen.target_boxes[2 * n])[0, 0] >= 0.5)
     assert right >= 0.9 * IMAGES
 
 
@@ -106,6 +106,22 @@ def test_nothing_to_learn_from_and_other_files_are_refused(tiny_processor, tmp_p
         RegionMatcher.load(tmp_path / "judge.safetensors")
 
 
+def test_every_region_of_a_sentence_is_correct(tiny_processor):
+    """Each sentence has two regions, on both sides; a sentence with one region has an empty second place."""
+    sample = bags_on_two_sides(0)
+    none = np.full_like(sample.target_boxes, np.nan)
+    padded = replace(sample, target_boxes=np.concatenate([sample.target_boxes, none], 1))
+    both = np.where(np.isnan(sample.target_boxes), np.nan, anchor_boxes()[list(SIDES)]).astype(np.float32)
+    scores = []
+    for each in (sample, padded, replace(sample, target_boxes=both)):
+        matcher = RegionMatcher.fit(tiny_processor.tokenizer, each, epochs=8)
+        scores.append(torch.stack([probabilities(matcher, tiny_processor.tokenizer, sample, n)[0] for n in range(40)]))
+    assert torch.equal(scores[0], scores[1])
+    assert (
+        (scores[2][:, list(SIDES)] > 0.5).float().mean() > 0.9 > 0.6 > (scores[0][:, list(SIDES)] > 0.5).float().mean()
+    )
+
+
 def test_a_box_that_is_too_large_scores_lower_than_one_that_fits(tiny_processor):
     """The embeddings are the same everywhere; only the extent of the box differs."""
     rng = np.random.default_rng(0)
@@ -119,7 +135,7 @@ def test_a_box_that_is_too_large_scores_lower_than_one_that_fits(tiny_processor)
     embeds = normalize(torch.ones(images, candidates.shape[1], WIDTH), dim=-1)
     sample = MatcherSample(
         candidates, embeds, torch.eye(WIDTH)[:1].expand(images, -1), ["a red shirt"] * images, torch.arange(images),
-        np.tile(true, (images, 1)), torch.ones(images),
+        np.tile(true, (images, 1, 1)), torch.ones(images),
     )  # fmt: skip
     matcher = RegionMatcher.fit(tiny_processor.tokenizer, sample)
     boxes = np.array([true, [0.2, 0.2, 0.8, 0.8], [0.4, 0.4, 0.6, 0.5]], dtype=np.float32)
