@@ -184,6 +184,8 @@ def _index(args: argparse.Namespace) -> None:
     changes = ""
     if report.kept + report.removed:
         changes = f"{report.added} new, {report.kept} unchanged, {report.removed} removed; "
+    if report.copied:
+        changes += f"{report.copied} exact copies, encoded once; "
     print(
         f"indexed {report.images} images into {report.path} in {report.seconds:.1f} s "
         f"({report.images_per_second:.0f} images/s); {changes}{len(report.skipped)} skipped, "

@@ -16,6 +16,7 @@ from modeling_rogle.cli.common import add_gallery_arguments, open_gallery
 
 if TYPE_CHECKING:
     from modeling_rogle.search.gallery import Gallery
+    from modeling_rogle.search.grouping import Grouping
     from modeling_rogle.search.requests import Answer, Request
     from modeling_rogle.search.results import Matches
 
@@ -60,6 +61,15 @@ def add_search(commands: argparse._SubParsersAction) -> None:
         default="regions",
         help="where the best region of each sentence comes from: the regions of the index, or crops of the results, "
         "which takes 11 more forward passes per result and needs no trained regions (default: regions)",
+    )
+    parser.add_argument(
+        "--group",
+        action=argparse.BooleanOptionalAction,
+        help="show near-duplicates, and images that follow each other in the columns camera and time or frame, as one "
+        "result (default: only with --html; exact copies are always one result)",
+    )
+    parser.add_argument(
+        "--group-by", metavar="COLUMN", help="show images with the same value of COLUMN as one result (default: none)"
     )
     parser.add_argument("--top-k", type=int, default=10, metavar="K", help="number of results (default: 10)")
     parser.add_argument(
@@ -115,12 +125,13 @@ def _search(args: argparse.Namespace) -> None:
         _prompt(args, gallery)
         return
     _check_filters(args, requests, gallery)
+    grouping = _grouping(args)
     failed = 0
     printed_notes: set[str] = set()
     with ExitStack() as stack:
         outputs = _open_outputs(args, stack, gallery, requests)
         for number, request in enumerate(requests, start=1):
-            result = answer(gallery, request, args.top_k, args.local_weight, args.like)
+            result = answer(gallery, request, args.top_k, args.local_weight, args.like, grouping)
             if result.error is not None and not args.queries:
                 raise ValueError(result.error)
             for note in result.notes:
@@ -141,6 +152,14 @@ def _search(args: argparse.Namespace) -> None:
         _draw(args, gallery, result.matches)
     if failed:
         raise ValueError(f"{failed} of {len(requests)} queries failed")
+
+
+def _grouping(args: argparse.Namespace) -> Grouping:
+    """What becomes one result: similar images with --group, which --html implies unless --group-by is given."""
+    from modeling_rogle.search.grouping import Grouping
+
+    similar = bool(args.html and not args.group_by) if args.group is None else args.group
+    return Grouping(similar, args.group_by)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -254,7 +273,7 @@ def _prompt(args: argparse.Namespace, gallery: Gallery) -> None:
 
     print(f"{len(gallery)} images. Describe a person; `like N` searches with the Nth result; an empty line ends.")
     _ = gallery.encoder
-    request, where = None, args.where
+    request, where, grouping = None, args.where, _grouping(args)
     while line := _typed_line():
         number = re.fullmatch(r"like (\d+)", line)
         if number and request is None:
@@ -262,7 +281,8 @@ def _prompt(args: argparse.Namespace, gallery: Gallery) -> None:
             continue
         request = request if number else Request(line, where=where)
         assert request is not None
-        result = answer(gallery, request, args.top_k, args.local_weight, int(number[1]) if number else None)
+        like = int(number[1]) if number else None
+        result = answer(gallery, request, args.top_k, args.local_weight, like, grouping)
         for note in result.notes:
             print(f"warning: {note}", file=sys.stderr)
         if result.matches is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "query_number", "query", "where", "like", "rank", "path", "file", "score", "probability", "no_match",
-    "global_score", "global_rank", "width", "height", "scene", "scene_box", "sentences",
+    "global_score", "global_rank", "width", "height", "scene", "scene_box", "count", "others", "sentences",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that starts with one of these
 
@@ -42,6 +42,7 @@ class CsvOutput:
         for result in data["results"]:
             search = {"query_number": self.queries, "query": request.query, "where": request.where, "like": answer.like}
             row = {**result["metadata"], **result, **search, "no_match": data["no_match"]}
+            row["count"] = 1 + len(result["others"])
             self.writer.writerow(_cell(row.get(name)) for name in (*COLUMNS, *self.metadata))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from modeling_rogle.display.drawing import GREY, INK, PALE, PAPER, WRONG, sentence_colour
-from modeling_rogle.display.text_output import to_json_data, verdict
+from modeling_rogle.display.text_output import NO_REGIONS, to_json_data, verdict
 from modeling_rogle.display.thumbnails import data_uri, thumbnail
 from modeling_rogle.image_io import printable_path
 from modeling_rogle.search.gallery import Gallery
@@ -95,6 +95,8 @@ class HtmlReport:
         if matches is not None:
             message = verdict(matches)
             lines += [f"<p class=verdict>{_text(message)}</p>"] if message else []
+            if matches and not any(item.label for match in matches for item in match.sentences):
+                lines += [f"<p class=facts>{_text(NO_REGIONS)}</p>"] if matches[0].sentences else []
             data = to_json_data(matches)["results"]
             cards = (self._card(match, row) for match, row in zip(matches, data, strict=True))
             lines.append(f"<ol class=results>\n{''.join(cards)}</ol>")
@@ -112,13 +114,17 @@ class HtmlReport:
         score = f"#{match.rank} · score {match.score:.3f}"
         if match.probability is not None:
             score += f" · probability {match.probability:.1%}"
+        if match.others:
+            score += f" · {1 + len(match.others)} images"
         facts = {"person in scene": match.scene, **data["metadata"]}
         listed = "".join(f"<dt>{_text(name)}</dt> <dd>{_text(value)}</dd>" for name, value in facts.items()
                          if value is not None)  # fmt: skip
+        names = "".join(f"<div>{_text(printable_path(name))}</div>" for name in match.others)
+        others = f"<details class=others><summary>the other images</summary>{names}</details>" if names else ""
         return (
             f'<li id=q{self.queries}r{match.rank}><a class=image href="{_address(data["file"])}">{shown}</a>\n'
             f"<b>{score}</b><div class=facts>{_text(printable_path(match.path))}</div>\n"
-            f"{_table(match.sentences)}{f'<dl>{listed}</dl>' if listed else ''}</li>\n"
+            f"{_table(match.sentences)}{f'<dl>{listed}</dl>' if listed else ''}{others}</li>\n"
         )
 
 
@@ -166,7 +172,7 @@ def _regions(match: Match) -> str:
 
 
 def _table(sentences: Sequence[SentenceMatch]) -> str:
-    if not sentences:
+    if not any(item.label for item in sentences):  # a model without trained regions
         return ""
     rows = ["<table><tr><th><th>region<th>cosine<th>ranks moved</tr>"]
     for number, item in enumerate(sentences):

@@ -72,18 +72,19 @@ def format_table(matches: Matches) -> str:
     lines = [f"[{number}] {' '.join(item.sentence.split())}" for number, item in enumerate(sentences, start=1)]
     lines += [""] * bool(sentences) + ([message, ""] if message else [])
     calibrated = matches[0].probability is not None
-    width = max(len("image"), *(len(printable_path(match.path)) for match in matches))
     has_regions = any(item.label for match in matches for item in match.sentences)
+    names = [f"{printable_path(match.path)}{f' (+{len(match.others)})' if match.others else ''}" for match in matches]
+    width = max(len("image"), *map(len, names))
     title = f"{'rank':>4}  {'score':>6}  {'global':>6}  {'prob.   ' * calibrated}{'image':<{width}}"
     lines.append(title + "  best region of each sentence (ranks moved)" * has_regions)
-    for match in matches:
+    for match, name in zip(matches, names, strict=True):
         numbers = f"{match.rank:>4}  {match.score:>6.3f}  {match.global_score:>6.3f}  "
         if calibrated:
             numbers += f"{'' if match.probability is None else f'{match.probability:.1%}':>6}  "
         regions = ", ".join(
             _region(number, item) for number, item in enumerate(match.sentences, start=1) if has_regions
         )
-        lines.append(f"{numbers}{printable_path(match.path):<{width}}  {regions}".rstrip())
+        lines.append(f"{numbers}{name:<{width}}  {regions}".rstrip())
     if sentences and not has_regions:
         lines += ["", NO_REGIONS]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class IndexWriter:
         self.path, self.header, self.name = path, upgraded(header), name
         self.pending: list[Rows] = []
         self.removed: set[int] = set()
+        self._opened: dict[str, tuple[np.ndarray, tuple[np.ndarray, ...]]] = {}  # ids and embeddings of a shard
         self.orphans: list[str] = []  # copies of removed rows, deleted once no manifest refers to them
 
     @property
@@ -54,18 +55,63 @@ class IndexWriter:
         """Number of added rows that are not committed yet."""
         return sum(len(part[0]) for part in self.pending)
 
-    def add(self, rows: Sequence[dict[str, Any]], images: np.ndarray, regions: np.ndarray) -> None:
+    def add(
+        self,
+        rows: Sequence[dict[str, Any]],
+        images: np.ndarray,
+        regions: np.ndarray,
+        copy_of: Mapping[int, int] | None = None,
+    ) -> None:
         """Adds images with the next commit.
 
         Args:
             rows: n rows with the columns of SCHEMA, without `id`; missing columns are null.
-            images: float32 `[n, D]` unit vectors.
-            regions: float32 `[n, T, D]` unit vectors.
+            images: float32 `[m, D]` unit vectors of the m rows that are not in `copy_of`, in order.
+            regions: float32 `[m, T, D]` unit vectors of the same rows.
+            copy_of: position in `rows` -> id of an earlier row whose stored embeddings this row shares. Default: none.
         """
+        copy_of = copy_of or {}
         first = self.header["next_id"]
         self.header["next_id"] += len(rows)
         table = pa.Table.from_pylist([{**row, "id": first + n} for n, row in enumerate(rows)], schema=SCHEMA)
-        self.pending.append((table, as_stored(images, self.header["precision"]), *quantize_regions(regions)))
+        stored = (as_stored(images, self.header["precision"]), *quantize_regions(regions))
+        if copy_of:
+            encoded = [n for n in range(len(rows)) if n not in copy_of]
+            parts = [np.empty((len(rows), *part.shape[1:]), part.dtype) for part in stored]
+            for part, values in zip(parts, stored, strict=True):
+                part[encoded] = values
+            for n, number in sorted(copy_of.items()):
+                earlier = [part[number - first] for part in parts] if number >= first else self._stored(number)
+                for part, values in zip(parts, earlier, strict=True):
+                    part[n] = values
+            stored = (parts[0], parts[1], parts[2])
+        self.pending.append((table, *stored))
+
+    def ids_by_file(self) -> dict[tuple, int]:
+        """SHA-256 of the file of a committed row, and in a scene the numbers of its box -> the lowest such id."""
+        ids: dict[tuple, int] = {}
+        for entry in self.header["shards"]:
+            table = Shard.open(self.path, self.header, entry).table.select(["id", "sha256", "box"])
+            for row in table.to_pylist():
+                ids.setdefault((row["sha256"], *(row["box"] or ())), row["id"])
+        return ids
+
+    def _stored(self, number: int) -> Sequence[np.ndarray]:
+        """The stored embedding, regions and scales of the row with an id."""
+        for table, *arrays in reversed(self.pending):
+            start = table["id"][0].as_py()
+            if start <= number < start + len(table):
+                return [array[number - start] for array in arrays]
+        for entry in self.header["shards"]:
+            if entry["name"] not in self._opened:
+                shard = Shard.open(self.path, self.header, entry)
+                arrays = (shard.global_embeds, shard.regions, shard.scales)
+                self._opened[entry["name"]] = shard.table["id"].to_numpy(), arrays
+            ids, arrays = self._opened[entry["name"]]
+            position = int(np.searchsorted(ids, number))
+            if position < len(ids) and ids[position] == number:
+                return [array[position] for array in arrays]
+        raise KeyError(number)
 
     def remove(self, ids: Iterable[int]) -> None:
         """Removes rows with the next commit."""
@@ -93,6 +139,7 @@ class IndexWriter:
         for copy in self.orphans:
             (self.path / COPIES_FOLDER / copy).unlink(missing_ok=True)
         self.pending, self.removed, self.orphans = [], set(), []
+        self._opened = {name: self._opened[name] for name in self._opened.keys() & {entry["name"] for entry in shards}}
 
     def _without_removed(self, entry: dict[str, Any]) -> dict[str, Any] | None:
         """Returns the entry of a shard without the removed rows; None if no row is left."""

@@ -52,7 +52,8 @@ class IndexReport:
     Attributes:
         path: the index folder.
         images: number of images in the index.
-        added: number of images that were encoded in this run.
+        added: number of images that were added in this run.
+        copied: number of added images that are exact copies of an indexed one, and were not encoded again.
         kept: number of images that were in the index before.
         removed: number of rows that were removed because their image has changed or is missing.
         skipped: images that were not indexed, with reasons.
@@ -64,6 +65,7 @@ class IndexReport:
     path: Path
     images: int
     added: int
+    copied: int
     kept: int
     removed: int
     skipped: tuple[Skipped, ...]
@@ -73,7 +75,7 @@ class IndexReport:
 
     @property
     def images_per_second(self) -> float:
-        """Number of images that were encoded in a second."""
+        """Number of images that were added in a second."""
         return self.added / max(self.seconds, 1e-9)
 
 
@@ -173,6 +175,7 @@ def build_index(
         path=out,
         images=build.kept + encoder.added,
         added=encoder.added,
+        copied=encoder.copied,
         kept=build.kept,
         removed=len(build.changes.removed_rows),
         skipped=(*source.skipped, *encoder.skipped),

@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -35,6 +36,7 @@ class ItemEncoder:
 
     Attributes:
         added: number of images that were added.
+        copied: number of these images that are exact copies of another one, whose embeddings they share.
         skipped: items that cannot be read or show no person.
         metadata_faults: paths of images whose metadata cannot be read; their pixels are used.
     """
@@ -49,7 +51,11 @@ class ItemEncoder:
     ):
         self.source, self.detector, self.writer = source, detector, writer
         self.model, self.processor = with_fast_dtype(model), processor
-        self.added = 0
+        self.added = self.copied = 0
+        self.ids: dict[tuple, int] = {}  # SHA-256 of a file, and in a scene the box -> id of its row
+        header = writer.header
+        width, count = header["dimension"], len(header["template_boxes"])
+        self._nothing = np.zeros((0, width), np.float32), np.zeros((0, count, width), np.float32)
         self.skipped: list[Skipped] = []
         self.metadata_faults: list[str] = []
 
@@ -68,6 +74,8 @@ class ItemEncoder:
         Raises:
             GalleryError: a worker process died, or the embeddings are not finite.
         """
+        if items and self.source.rows is None:
+            self.ids = self.writer.ids_by_file()
         height, width = self.model.config.image_size
         decoder = ItemDecoder(self.source, self.processor, (height, width), self.detector is not None, items)
         decoded_size = min(batch_size, SCENE_BATCH) if self.detector is not None else batch_size
@@ -94,8 +102,10 @@ class ItemEncoder:
         copies = self.writer.path / COPIES_FOLDER
         for start in range(0, len(decoded), batch_size):
             batch = decoded[start : start + batch_size]
-            pixels = torch.stack([item.pixels for item in batch])
-            images, regions = encode_pixels(self.model, pixels, len(self.writer.header["template_boxes"]) > 1)
+            copy_of = self._copies(batch)
+            new = [item.pixels for n, item in enumerate(batch) if n not in copy_of]
+            has_regions = len(self.writer.header["template_boxes"]) > 1
+            images, regions = encode_pixels(self.model, torch.stack(new), has_regions) if new else self._nothing
             for item in batch:
                 if item.copy is not None:
                     # A random name, which no copy of another index in this folder has while that index is in use.
@@ -103,8 +113,21 @@ class ItemEncoder:
                     copies.mkdir(exist_ok=True)
                     (copies / name).write_bytes(item.copy)
                     item.row[COPY_COLUMN] = name
-            self.writer.add([item.row for item in batch], images, regions)
+            self.writer.add([item.row for item in batch], images, regions, copy_of)
             self.added += len(batch)
+            self.copied += len(copy_of)
+
+    def _copies(self, batch: Sequence[DecodedItem]) -> dict[int, int]:
+        """Position in the batch -> id of an earlier row with the same file, and in a scene the same box."""
+        if self.source.rows is not None:  # the SHA-256 of a data set's row is not that of the bytes that were decoded
+            return {}
+        copy_of = {}
+        for n, item in enumerate(batch):
+            key = (item.row["sha256"], *item.row.get("box", ()))
+            number = self.ids.setdefault(key, self.writer.header["next_id"] + n)
+            if number != self.writer.header["next_id"] + n:
+                copy_of[n] = number
+        return copy_of
 
     def _persons(self, detector: Detector, scenes: Sequence[DecodedItem], decoder: ItemDecoder) -> list[DecodedItem]:
         """Detects the persons in decoded scenes and returns an item for each."""

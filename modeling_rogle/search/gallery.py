@@ -19,6 +19,7 @@ from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.late_interaction import late_interaction, rerank
 from modeling_rogle.search.calibration import DEPTH
 from modeling_rogle.search.filters import filter_rows
+from modeling_rogle.search.grouping import MAX_GROUPED, Grouping, Groups, check_column, distinct_candidates
 from modeling_rogle.search.index_encoder import check_encoder, load_encoder
 from modeling_rogle.search.probabilities import Probabilities
 from modeling_rogle.search.query import Encoder, Query, encode_query, query_like
@@ -141,6 +142,7 @@ class Gallery:
         self._store: VectorStore | None = None
         self._store_opened = False
         self._probabilities: Probabilities | None = None
+        self._groups = Groups(self._index)
         index_store = self._index.header.get("store") or {}
         address = public_address(self._store_uri or "exact")
         if address != "exact" and index_store.get("uri") != address:
@@ -262,12 +264,15 @@ class Gallery:
         image: str | Path | Image.Image | None = None,
         where: str | pc.Expression | None = None,
         like: str | None = None,
+        group: bool = False,
+        group_by: str | None = None,
     ) -> Matches:
         """Finds the images that match a description best.
 
         All images are ranked by their cosine with the query. Late interaction reranks the best `reranked` of them:
         `score = (1 - w) * global + w * mean over sentences of the best region's cosine`. The other images follow with
-        their global score and in its order, so `top_k` does not affect the ranking.
+        their global score and in its order, so `top_k` does not affect the ranking. Exact copies of an image are one
+        result.
 
         Args:
             query: a description of one or more sentences. May be empty if there is an image.
@@ -279,6 +284,9 @@ class Gallery:
                 expression. Default: none.
             like: path of an indexed image, as in `Match.path`, instead of a description and an image. Its embedding is
                 the query, and the image and its exact copies are no results. Default: none.
+            group: near-duplicates, and images of one `camera` that follow each other in `time` or `frame`, are one
+                result; see `grouping.py`. Default: False.
+            group_by: images with the same value in this column are one result. Default: none.
 
         Returns:
             The results, best first; empty if no image passes the filter. With a calibration, the results of a
@@ -299,6 +307,8 @@ class Gallery:
             raise GalleryError(f"reranked must be at least 0, not {reranked}")
         if local_weight is not None and not 0.0 <= local_weight <= 1.0:
             raise GalleryError(f"local weight must lie in [0, 1], not {local_weight}")
+        if group_by is not None:
+            check_column(self._index, group_by)
         rows = None if where is None else filter_rows(self.table, where)
         if not len(self):
             raise GalleryError(f"{self.path}: no image is left in this index")
@@ -308,19 +318,30 @@ class Gallery:
         else:
             encoded, rows = query_like(self._index, like, rows)
         weight = self._local_weight(local_weight)
-        candidates, global_scores = self._nearest(encoded.embed, max(reranked, top_k, DEPTH), rows)
-        # Without late interaction the global score of every candidate is final.
-        final = len(candidates) if weight == 0 or not encoded.sentences else reranked
-        interaction, order = rerank(global_scores, self._region_cosines(candidates, encoded), weight, final)
+        count = max(reranked, top_k, DEPTH)
+        grouping = Grouping(group, group_by)
+        while True:
+            found = distinct_candidates(self._index, lambda k: self._nearest(encoded.embed, k, rows), count)
+            # Without late interaction the global score of every candidate is final.
+            final = len(found.rows) if weight == 0 or not encoded.sentences else reranked
+            interaction, order = rerank(found.scores, self._region_cosines(found.rows, encoded), weight, final)
+            groups = self._groups.groups(found.rows[order], grouping)[:top_k]
+            if len(groups) == top_k or found.complete or count >= MAX_GROUPED:
+                break
+            count = min(4 * count, MAX_GROUPED)  # many of the candidates are one result
+        positions = [members[0] for members in groups]
+        others = [[row for n in members for row in found.with_copies(order[n])][1:] for members in groups]
         shown = self.encoder.trained_regions
-        matches = make_matches(self._index, encoded, interaction, candidates, global_scores, order[:top_k], shown)
+        matches = make_matches(
+            self._index, encoded, interaction, found.rows, found.scores, order[positions], others, shown
+        )
         if image is not None or like is not None:  # calibrations are fitted to descriptions
             return matches
         if self._probabilities is None:
             self._probabilities = Probabilities(self._index, self.encoder.folder)
-        best = order[: min(max(top_k, DEPTH), final)]
-        scores = interaction.score[best], global_scores[best]
-        return self._probabilities.add(matches, *scores, encoded.embed, rows, weight)
+        head = order[: min(max(positions[-1] + 1 if positions else 0, DEPTH), final)]
+        scores = interaction.score[head], found.scores[head]
+        return self._probabilities.add(matches, *scores, encoded.embed, rows, weight, positions)
 
     def explain(self, matches: Matches) -> int:
         """Finds the best region of each sentence by encoding crops of the results, for a model without trained regions.

@@ -1,6 +1,7 @@
 """Scores of a search -> probabilities, with the calibration of the index or of the model."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Probabilities:
         query_embed: np.ndarray,
         rows: np.ndarray | None,
         local_weight: float,
+        positions: Sequence[int] | None = None,
     ) -> Matches:
         """Adds the probability of each result, and whether there is a match at all.
 
@@ -57,6 +59,7 @@ class Probabilities:
             query_embed: `[D]` unit vector of the query.
             rows: `[n]` rows of the index that were searched; None for all.
             local_weight: weight of the local score in `scores`.
+            positions: position of each result in `scores`, where results stand for groups. Default: 0, 1, ...
 
         Returns:
             The results with probabilities; unchanged without a calibration, in a gallery of less than 20 images, or
@@ -84,7 +87,7 @@ class Probabilities:
         probability = calibration.probability(scores, background, searched, global_scores)
         calibrated = Matches(
             replace(match, probability=float(probability[n]) if n < len(probability) else None)
-            for n, match in enumerate(matches)
+            for n, match in zip(positions or range(len(matches)), matches, strict=True)
         )
         calibrated.no_match = calibration.no_match(scores, background, searched, global_scores)
         calibrated.false_alarm_rate = calibration.false_alarm_rate

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_rogle.search.gallery import Gallery
+from modeling_rogle.search.grouping import COPIES_ONLY, Grouping
 from modeling_rogle.search.results import Matches
 from modeling_rogle.sentences import query_sentences
 
@@ -141,6 +142,7 @@ def answer(
     top_k: int = 10,
     local_weight: float | None = None,
     like: int | None = None,
+    grouping: Grouping = COPIES_ONLY,
 ) -> Answer:
     """Searches, and collects warnings and errors instead of showing them.
 
@@ -151,6 +153,7 @@ def answer(
         local_weight: weight of the local score, in [0, 1]. Default: the model's own.
         like: number of a result of the request, from 1, whose image is then searched for; it is no result itself.
             Default: none.
+        grouping: what becomes one result. Default: exact copies only.
     """
     source = None
     with warnings.catch_warnings(record=True) as caught:
@@ -158,6 +161,7 @@ def answer(
         try:
             depth = max(top_k, like or 0)
             options: dict[str, Any] = {"local_weight": local_weight, "where": request.where}
+            options |= {"group": grouping.similar, "group_by": grouping.column}
             matches = gallery.search(request.query, depth, image=request.image, **options)
             if like is not None:
                 if not 1 <= like <= len(matches):

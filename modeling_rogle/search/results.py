@@ -1,5 +1,6 @@
 """Results of a search: the images in order, and the best region of each sentence."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ class Match:
         scene_box: bounding box x, y, w, h of that person in pixels of the full image.
         probability: probability that the image shows the described person; None without a calibration and for results
             that late interaction did not rerank.
+        others: paths of the other images that this result stands for, best first: exact copies and, where results are
+            grouped, the rest of the group.
     """
 
     rank: int
@@ -71,6 +74,7 @@ class Match:
     scene: str | None = None
     scene_box: tuple[float, float, float, float] | None = None
     probability: float | None = None
+    others: tuple[str, ...] = ()
 
 
 class Matches(list[Match]):
@@ -95,6 +99,7 @@ def make_matches(
     rows: np.ndarray,
     global_scores: np.ndarray,
     order: np.ndarray,
+    others: Sequence[Sequence[int]],
     trained_regions: bool = True,
 ) -> Matches:
     """Creates the results of a search in the given order.
@@ -106,6 +111,7 @@ def make_matches(
         rows: `[n]` rows of the candidates in the index.
         global_scores: `[n]` cosines of the query and the candidates.
         order: `[k]` positions among the candidates, best first.
+        others: for each result, the rows of the other images that it stands for.
         trained_regions: show the best region of each sentence. Default: True.
     """
     global_ranks = ranks(global_scores)
@@ -131,6 +137,7 @@ def make_matches(
                 metadata={name: value for name, value in row.items() if name not in SCHEMA.names},
                 scene=row["scene"],
                 scene_box=None if box is None else tuple(box),
+                others=tuple(index.paths[other] for other in others[rank - 1]),
             )
         )
     return matches

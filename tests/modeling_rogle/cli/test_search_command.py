@@ -68,6 +68,23 @@ def test_a_failed_query_is_counted_and_the_others_are_answered(index, tmp_path, 
     assert err.splitlines()[-1] == "rogle search: 1 of 2 queries failed" and err.startswith("query 1: ")
 
 
+def test_results_are_grouped_by_a_column_and_copies_are_counted(tiny_checkpoint, tmp_path, capsys):
+    images = make_images(tmp_path / "images", 4)
+    (images / "copy.png").write_bytes((images / "00.png").read_bytes())
+    rows = [f"{path.name},{'c1' if n < 3 else 'c2'}" for n, path in enumerate(sorted(images.iterdir()))]
+    (images / "metadata.csv").write_text("\n".join(["file_name,camera", *rows]))
+    out = tmp_path / "index"
+    code, printed, _ = run(capsys, "index", images, "--model", tiny_checkpoint, "--out", out)
+    assert code == 0 and "indexed 5 images" in printed and "1 exact copies, encoded once; 0 skipped" in printed
+    _, printed, _ = run(capsys, "search", QUERY, "--index", out)
+    assert len(printed.splitlines()) == 4 + 4 and printed.count(" (+1) ") == 1
+    _, printed, _ = run(capsys, "search", QUERY, "--index", out, "--group-by", "camera", "--json")
+    results = json.loads(printed)["results"]
+    assert len(results) == 2 and sum(1 + len(result["others"]) for result in results) == 5
+    code, _, err = run(capsys, "search", QUERY, "--index", out, "--group-by", "gone")
+    assert code == 2 and err.startswith("rogle search: group by: no column 'gone'")
+
+
 def test_like_searches_with_a_result(index, capsys):
     _, out, _ = run(capsys, "search", QUERY, "--index", index, "--json")
     second = json.loads(out)["results"][1]["path"]
