@@ -15,6 +15,8 @@ VISION_POSITIONS = "vision_model.embeddings.position_embedding.weight"
 TEXT_POSITIONS = "text_model.embeddings.position_embedding.weight"
 CAPTION_TOKENS = 248  # default caption length of a model that starts from plain CLIP: Long-CLIP's 20 + 57 * 4
 UNCHANGED_TEXT_POSITIONS = 20
+# Configurations of old CLIP checkpoints have an end token of 2, which means the largest id. Added tokens are larger.
+LEGACY_END_TOKEN, END_TOKEN = 2, 49407
 
 
 def rogle_weights(
@@ -41,6 +43,11 @@ def rogle_weights(
     if tokens is not None and tokens < old_tokens:
         raise ValueError(f"max_position_embeddings={tokens}: {name} has {old_tokens} text positions, none are dropped")
     source["text_config"]["max_position_embeddings"] = tokens or max(CAPTION_TOKENS, old_tokens)
+    if (
+        source["text_config"]["eos_token_id"] == LEGACY_END_TOKEN
+        and source["text_config"]["vocab_size"] > END_TOKEN + 1
+    ):
+        source["text_config"]["eos_token_id"] = END_TOKEN
     config = RogleConfig(**(source | {"trained_regions": False} | fields))
     patch = config.vision_config.patch_size
     state[VISION_POSITIONS] = resize_image_positions(

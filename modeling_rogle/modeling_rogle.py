@@ -147,7 +147,7 @@ class RogleModel(PretrainedRogle):
             each text's end, or an empty tensor.
 
         Raises:
-            ValueError: a text is longer than the position table.
+            ValueError: a text is longer than the position table or padded on the left.
         """
         keep = (len(input_ids) if keep_first is None else keep_first) if keep_tokens else 0
         if len(input_ids) == 0:
@@ -181,6 +181,9 @@ class RogleModel(PretrainedRogle):
         Raises:
             ValueError: a box without area in its image, or a box_image that names no image.
         """
+        if not len(pixel_values):
+            none = self.visual_projection.weight.new_zeros(0, self.projection_dim, dtype=torch.float32)
+            return none, None if boxes is None else none
         last_block = last_block_for(None if boxes is None else self.config.region_feature)
         vision = self.vision_model(pixel_values=pixel_values, last_block=last_block)
         images = nn.functional.normalize(self.visual_projection(vision.pooler_output).float(), dim=-1)

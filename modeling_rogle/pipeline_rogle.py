@@ -17,7 +17,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .box_ops import template_boxes
 from .image_io import DecodedImage, ImageError, decode_image, read_image, reduce_image, to_rgb
 from .late_interaction import late_interaction, quantize_regions, region_cosines
-from .sentences import query_sentences
+from .sentences import bytes_without_text, normalize_text, query_sentences
 
 TASK = "text-based-person-search"
 MAX_DOWNLOAD = 256 * 2**20  # bytes of an image that a URL names
@@ -251,13 +251,16 @@ def _decode(item: str, min_size: tuple[int, int]) -> DecodedImage:
 def _description(query: str | Mapping[str, Any], number: int) -> dict[str, Any]:
     """The text to encode, without white space around it or sentences over the limit, and the sentences."""
     text = query.get("text") if isinstance(query, Mapping) else query
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not normalize_text(text).strip():
         raise ValueError(f"queries: entry {number} is not a description")
+    if lost := bytes_without_text(text):
+        warnings.warn(f"queries: {lost} bytes of entry {number} are not text in UTF-8 and were removed", stacklevel=4)
+    text = normalize_text(text)
     sentences = query.get("sentences") if isinstance(query, Mapping) else None
     if sentences:
         if isinstance(sentences, str) or not all(isinstance(item, str) for item in sentences):
             raise ValueError(f"queries: 'sentences' of entry {number} must be a list of strings")
-        return {"text": text.strip(), "sentences": list(sentences)}
+        return {"text": text.strip(), "sentences": [normalize_text(item) for item in sentences]}
     spans, omitted = query_sentences(text)
     if not spans:
         raise ValueError(f"queries: entry {number} is not a description")

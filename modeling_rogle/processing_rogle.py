@@ -1,6 +1,7 @@
 """RogleProcessor: PIL images, captions and boxes -> tensors; sentence spans by character offsets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import logging
 
 from .image_io import FITS, decode_image, fit_image, to_rgb
-from .sentences import split_sentences
+from .sentences import normalize_text, split_sentences
 
 logger = logging.get_logger(__name__)
 
@@ -27,6 +28,9 @@ class RogleProcessor(ProcessorMixin):
 
     `processor(images=..., text=..., return_tensors="pt")` gives `pixel_values` `[b, 3, height, width]`, `input_ids` and
     `attention_mask` `[n, l]`, where l is the length of the longest text.
+
+    The characters of texts are cleaned by [`normalize_text`], as CLIP does. Texts are padded on the right, because the
+    model reads them up to their first end token.
 
     A text over the tokenizer's limit (or the `max_length` of a call) is cut after its last whole sentence that fits.
     If its first sentence does not fit, that is cut at the limit. The first such text causes a warning.
@@ -51,30 +55,50 @@ class RogleProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
         # "<|endoftext|>" inside a caption is text; as a token it would end the caption.
         self.tokenizer.split_special_tokens = True
+        self.tokenizer.padding_side = "right"
         self.truncated_captions = 0
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
         """As `ProcessorMixin.__call__`; texts over the limit end with a whole sentence, unless `truncation=False`.
 
         Args:
-            images: an image or a list of images. PIL images of any mode become RGB by [`to_rgb`]. With a `fit` other
+            images: an image or several images. PIL images of any mode become RGB by [`to_rgb`]. With a `fit` other
                 than `"squeeze"`, all must be images of PIL.
-            text: a text or a list of texts.
+            text: a text or several texts.
             **kwargs: as in `ProcessorMixin.__call__`, for example `return_tensors` and `max_length`.
 
         Returns:
-            `pixel_values`, `input_ids` and `attention_mask`, as far as images and texts are given.
+            `pixel_values`, `input_ids` and `attention_mask`, as far as images and texts are given. Of no texts and no
+            images, empty tensors.
+
+        Raises:
+            ValueError: `padding_side` is not "right", a text is not a string, or there are `boxes`, which
+                [`RogleProcessor.normalize_boxes`] converts.
         """
         options = kwargs.get("text_kwargs", {}) | kwargs
-        if text is not None and options.get("truncation", True):
-            limit = options.get("max_length") or self.tokenizer.model_max_length
-            if isinstance(text, str):
-                text = self._cut([text], limit)[0]
-            elif all(isinstance(item, str) for item in text):
-                text = self._cut(text, limit)
+        if options.get("padding_side", "right") != "right":
+            raise ValueError("padding_side: must be 'right'; the model reads a text up to its first end token")
+        if "boxes" in kwargs:
+            raise ValueError("boxes: not an argument of the processor; RogleProcessor.normalize_boxes converts them")
+        self.tokenizer.padding_side = "right"
+        empty: dict[str, Any] = {}
+        if isinstance(images, Iterator):
+            images = list(images)
+        if isinstance(images, list) and not images:
+            size = self.image_processor.size
+            images, empty["pixel_values"] = None, np.zeros((0, 3, size["height"], size["width"]), dtype=np.float32)
         if images is not None and self.fit != "squeeze":
             images = [self._fitted(image) for image in ([images] if isinstance(images, Image.Image) else images)]
-        return super().__call__(images=_as_rgb(images), text=text, **kwargs)
+        if text is not None:
+            text = self._clean(text, options)
+            if not text and isinstance(text, list):
+                text = None
+                empty |= {name: np.zeros((0, 0), dtype=np.int64) for name in ("input_ids", "attention_mask")}
+        if not empty:
+            return super().__call__(images=_as_rgb(images), text=text, **kwargs)
+        given = images is not None or text is not None
+        rest = super().__call__(images=_as_rgb(images), text=text, **kwargs) if given else {}
+        return BatchFeature({**rest, **empty}, tensor_type=options.get("return_tensors"))
 
     @staticmethod
     def read_image(data: bytes) -> Image.Image:
@@ -94,6 +118,19 @@ class RogleProcessor(ProcessorMixin):
         size = processor.size["height"], processor.size["width"]
         colour = tuple(round(255 * value) for value in processor.image_mean)
         return fit_image(to_rgb(image), size, self.fit, processor.resample, colour)
+
+    def _clean(self, text: Any, options: dict[str, Any]) -> str | list[str]:
+        """Cleans a text or several texts, and cuts those over the limit."""
+        if not isinstance(text, Iterable):
+            raise ValueError(f"text: must be a string or several strings, not {type(text).__name__}")
+        texts = [text] if isinstance(text, str) else list(text)
+        for number, item in enumerate(texts):
+            if not isinstance(item, str):
+                raise ValueError(f"text: entry {number} must be a string, not {type(item).__name__}")
+        texts = [normalize_text(item) for item in texts]
+        if options.get("truncation", True):
+            texts = self._cut(texts, options.get("max_length") or self.tokenizer.model_max_length)
+        return texts[0] if isinstance(text, str) else texts
 
     @classmethod
     def from_pretrained(
@@ -162,7 +199,7 @@ class RogleProcessor(ProcessorMixin):
     def caption_spans(
         self, captions: Sequence[str], sentences: Sequence[Sequence[dict]]
     ) -> tuple[list[list[int]], list[np.ndarray]]:
-        """Tokenises captions and finds the tokens of their sentences.
+        """Cleans and tokenises captions, and finds the tokens of their sentences.
 
         Args:
             captions: b texts.
@@ -173,6 +210,8 @@ class RogleProcessor(ProcessorMixin):
             each sentence, or -1, -1 if the caption is cut before its end. A caption over the limit ends with its last
             sentence that fits and is counted in `truncated_captions`.
         """
+        cleaned = [_normalize_caption(*pair) for pair in zip(captions, sentences, strict=True)]
+        captions, sentences = [text for text, _ in cleaned], [parts for _, parts in cleaned]
         captions = self._cut(captions, self.tokenizer.model_max_length)
         encoded = self.tokenizer(captions, truncation=True, return_offsets_mapping=True)
         spans = []
@@ -222,6 +261,16 @@ def _as_rgb(images: Any) -> Any:
     if isinstance(images, Image.Image):
         return to_rgb(images)
     return [_as_rgb(image) for image in images] if isinstance(images, list | tuple) else images
+
+
+def _normalize_caption(caption: str, sentences: Sequence[dict]) -> tuple[str, Sequence[dict]]:
+    """Cleans a caption as a query is, and moves the offsets of its sentences."""
+    if normalize_text(caption) == caption:
+        return caption, sentences
+    edges = sorted({0, len(caption), *(part[name] for part in sentences for name in ("start", "end"))})
+    pieces = [normalize_text(caption[start:end]) for start, end in pairwise(edges)]
+    moved = dict(zip(edges, accumulate(map(len, pieces), initial=0), strict=True))
+    return "".join(pieces), [{"start": moved[part["start"]], "end": moved[part["end"]]} for part in sentences]
 
 
 __all__ = ["RogleProcessor"]

@@ -1,4 +1,4 @@
-"""Splits captions into sentences, and sentences into clauses, with character offsets.
+"""Normalises the characters of captions and queries, and splits them into sentences and clauses with offsets.
 
 Captions of the public data sets lack spaces after sentences ("a grey jacket.He is walking") and start in lower case.
 They contain decimals, abbreviations, stray newlines and sometimes CJK full stops. Splitting at every "." or only at
@@ -6,7 +6,24 @@ They contain decimals, abbreviations, stray newlines and sometimes CJK full stop
 can be paired with one region: "A man wearing a red shirt | black pants | and carrying a bag".
 """
 
+import html
 import re
+import unicodedata
+
+# Texts that `normalize_text` does not change, which are most.
+_SOUND = re.compile(r"[\n\t -%'-~]*")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_LONG_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{8,};?")  # no character; Python refuses to convert very long numbers
+# Terminal escapes, control and format characters, and what stands for a missing character. No model reads them.
+_UNREADABLE = re.compile(
+    r"\x1b\[[\d;]*[a-zA-Z]|[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffd\U000e0000-\U000e007f\ud800-\udfff]"
+)
+_LINE_BREAK = re.compile(r"\r\n|[\r\x85\u2028\u2029]")
+_BLANK = re.compile(r"[^\S\n\t ]")
+# Ligatures, digraphs and full-width forms, which Unicode (NFKC) resolves to the letters of a vocabulary.
+_COMPATIBLE = re.compile("[\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\u3000\ufb00-\ufb06\uff01-\uffef]")
+_QUOTES = str.maketrans(dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'") | dict.fromkeys("“”„\u201f", '"'))
 
 # Terminators, with the quotes or brackets that close directly after them.
 _STOP = re.compile(r"[.!?…。．｡！？]+[\"'”’)\]》」』]*")
@@ -53,7 +70,40 @@ _PREPOSITIONS = set("with in over under on while along paired atop beneath".spli
 _BEFORE_VERB = set(", ; and but while who that is are was also then he she they both".split())
 _TOKEN = re.compile(r"[^\W\d_]+|[,;]")
 
+MAX_NESTED_ENTITIES = 8  # "&amp;amp;" holds two
 MAX_QUERY_SENTENCES = 64  # descriptions have a few; each sentence costs a cosine with every candidate region
+
+
+def normalize_text(text: str) -> str:
+    """Cleans the characters of a caption or query, as CLIP does before its tokenizer (ftfy and HTML entities).
+
+    HTML entities become characters. Curly quotes, ligatures and full-width forms become plain letters, Unicode is
+    composed (NFC), and line breaks and blanks become newlines and spaces. Control characters, terminal escapes, the
+    byte order mark and bytes that are not text are removed. Beyond CLIP, characters of no width and soft hyphens are
+    removed. Wrongly decoded text ("donâ€™t") is not repaired. Words, case and white space stay.
+
+    Args:
+        text: any string, also one that cannot be encoded in UTF-8.
+
+    Returns:
+        The text, which can be encoded in UTF-8. Plain text in ASCII is returned unchanged, as is the result of this
+        function.
+    """
+    if _SOUND.fullmatch(text):
+        return text
+    text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+    for _ in range(MAX_NESTED_ENTITIES):
+        before, text = text, _COMPATIBLE.sub(lambda letter: unicodedata.normalize("NFKC", letter[0]), text)
+        text = html.unescape(_LONG_NUMBER.sub("", _UNREADABLE.sub("", text)))
+        if text == before:
+            break
+    text = _UNREADABLE.sub("", _BLANK.sub(" ", _LINE_BREAK.sub("\n", text)))
+    return unicodedata.normalize("NFC", text.translate(_QUOTES))
+
+
+def bytes_without_text(text: str) -> int:
+    """Number of bytes and halves of characters in a string that are not text; [`normalize_text`] removes them."""
+    return sum("\ud800" <= character <= "\udfff" for character in _PAIR.sub("", text))
 
 
 def split_sentences(text: str, clauses: bool = False) -> list[tuple[str, int, int]]:

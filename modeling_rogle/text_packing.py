@@ -23,12 +23,18 @@ def text_lengths(input_ids: torch.Tensor, eos_token_id: int) -> list[int]:
         input_ids: `[n, l]`, padded on the right.
         eos_token_id: of the text configuration. 2 means one of CLIP's old configurations, in which the largest id
             ends the text.
+
+    Raises:
+        ValueError: a text begins with its end token, as it does where the end token pads on the left, or has none.
     """
     if input_ids.numel() == 0:
         return []
     ids = input_ids.int()
     ends = ids.argmax(-1) if eos_token_id == 2 else (ids == eos_token_id).int().argmax(-1)
-    return (ends + 1).tolist()
+    lengths = (ends + 1).tolist()
+    if min(lengths) == 1 and input_ids.shape[1] > 1:  # the shortest text is a start token and an end token
+        raise ValueError("input_ids: a text begins with its end token or has none; pad texts on the right")
+    return lengths
 
 
 def token_mask(input_ids: torch.Tensor, eos_token_id: int) -> torch.Tensor:

@@ -19,6 +19,7 @@ from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import device_of, fingerprint, preprocessing_of
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
+from modeling_rogle.sentences import normalize_text
 
 MIN_BFLOAT16_WIDTH = 384  # hidden size of ViT-S; narrower vision towers gain nothing from bfloat16
 
@@ -83,7 +84,7 @@ class TorchEncoder:
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens in a text before truncation, including the start and end tokens."""
-        return len(self.processor.tokenizer([text], verbose=False)["input_ids"][0])
+        return len(self.processor.tokenizer([normalize_text(text)], verbose=False)["input_ids"][0])
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Encodes texts in one forward pass.

@@ -14,13 +14,12 @@ from safetensors import SafetensorError
 from transformers import CLIPConfig
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from modeling_rogle.clip_weights import LEGACY_END_TOKEN
 from modeling_rogle.configuration_rogle import RogleConfig
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.preprocessing import Preprocessing
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
-
-CLIP_LEGACY_END_TOKEN = 2  # eos_token_id in the configurations of old CLIP checkpoints, whatever their tokenizer
 
 
 def best_device() -> torch.device:
@@ -106,10 +105,13 @@ def load_model(name: str | Path, preprocessing: Preprocessing | None = None) -> 
     # A tokenizer without its vocabulary file loads empty, and all queries would get the same tokens.
     end_token, expected = processor.tokenizer.eos_token_id, model.config.text_config.eos_token_id
     is_too_large = len(processor.tokenizer) > model.config.text_config.vocab_size
-    if is_too_large or expected not in (end_token, CLIP_LEGACY_END_TOKEN):
+    if is_too_large or expected not in (end_token, LEGACY_END_TOKEN):
         raise GalleryError(
             f"{name}: the tokenizer is not this model's (end token {end_token}, config.json has {expected})"
         )
+    if expected == LEGACY_END_TOKEN and max(processor.tokenizer.get_vocab().values()) > end_token:
+        # The model would end a text at the largest id, which is that of an added token.
+        model.config.text_config.eos_token_id = model.text_model.eos_token_id = end_token
     return model.to(best_device()), processor
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from modeling_rogle.image_io import FITS, fit_image, to_rgb
-from modeling_rogle.sentences import split_sentences
+from modeling_rogle.sentences import normalize_text, split_sentences
 
 FORMAT = "rogle-onnx"
 VERSION = 1
@@ -120,7 +120,7 @@ class OnnxEncoder:
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens in a text before truncation, including the start and end tokens."""
-        return len(self._tokenizer().encode(text).ids)
+        return len(self._tokenizer().encode(normalize_text(text)).ids)
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids of texts, as [`RogleProcessor`] returns them.
@@ -184,6 +184,7 @@ class OnnxEncoder:
         return tuple(self._session("image").run(["images", "regions"], inputs))
 
     def _token_ids(self, text: str) -> list[int]:
+        text = normalize_text(text)
         limit, encoded = self.max_tokens, self._tokenizer().encode(text)
         if len(encoded.ids) <= limit:
             return encoded.ids

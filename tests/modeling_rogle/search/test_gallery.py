@@ -181,13 +181,15 @@ def test_the_file_of_a_store_is_found_from_another_working_directory(tools, tmp_
     monkeypatch.chdir(tmp_path / "here")
     Gallery.build(folder, *tools, index, progress=False, store="rel.db")
     assert json.loads((index / "index.json").read_text())["store"]["uri"] == str(tmp_path / "here" / "rel.db")
-    for directory, name in (("here", "rel.db"), ("there", "../here/rel.db"), ("there", None)):
+    for directory, name in (("here", "rel.db"), ("there", "../here/rel.db")):
         monkeypatch.chdir(tmp_path / directory)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             gallery = Gallery.open(index, *tools, store=name)
             assert len(gallery.search(QUERY)) == 3
             gallery.close()
+    with pytest.warns(UserWarning, match="rel.db: not contacted, because only the index names it"):
+        Gallery.open(index, *tools).search(QUERY)
     assert not list((tmp_path / "there").iterdir())
 
 

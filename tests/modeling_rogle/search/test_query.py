@@ -59,3 +59,13 @@ def test_a_large_query_image_gives_no_warning(encoder, tmp_path, recwarn, monkey
     Image.new("RGB", (20, 50), "red").save(tmp_path / "q.png")
     encode_query(encoder, image=tmp_path / "q.png")
     assert not [item for item in recwarn if issubclass(item.category, Image.DecompressionBombWarning)]
+
+
+def test_a_query_is_cleaned_and_bytes_that_are_not_text_are_counted(encoder):
+    with pytest.warns(UserWarning, match="query: 1 bytes are not text in UTF-8 and were removed"):
+        query = encode_query(encoder, "A man\u2019s \udce9red\u200b jacket. &quot;Nike&quot; shoes.")
+    plain = encode_query(encoder, query.text)
+    assert query.text == 'A man\'s red jacket. "Nike" shoes.' and query.sentences == plain.sentences
+    np.testing.assert_array_equal(query.sentence_embeds, plain.sentence_embeds)
+    with pytest.raises(GalleryError, match="no words in it"), pytest.warns(UserWarning, match="2 bytes"):
+        encode_query(encoder, "\ud83d \udce9")
