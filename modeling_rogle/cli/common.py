@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import re
 import sys
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from modeling_rogle.search.gallery import Gallery
+
+_CURSOR = re.compile(r"(?:\r|\n|\x1b\[A)*")  # what tqdm writes before a bar
 
 
 def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +75,51 @@ def one_line(error: BaseException) -> str:
     return " ".join(lines[0].split()) if lines else type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Escapes, as JSON does, the characters of a text that a terminal would obey, and those that are not text.
+
+    Names in an index or data set may come from someone else. Newlines and spaces stay.
+    """
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character == "\n" or unicodedata.category(character) == "Zs"
+        else json.dumps(character)[1:-1]
+        for character in text
+    )
+
+
+class _PrintableStream:
+    """A text stream that writes printable text; anything else is left to the stream itself."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes a text. What a progress bar writes to move the cursor stays."""
+        start = _CURSOR.match(text)[0]  # type: ignore[index]
+        shown = start + printable(text[len(start) :])
+        try:
+            return self._stream.write(shown)
+        except UnicodeEncodeError:  # a terminal that is not UTF-8
+            return self._stream.write("".join(c if c.isascii() else json.dumps(c)[1:-1] for c in shown))
+
+
+@contextmanager
+def printable_output() -> Iterator[None]:
+    """Escapes what a terminal would obey in everything that is written to stdout and stderr."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _PrintableStream(streams[0]), _PrintableStream(streams[1])  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
     """Prints each warning as one line on stderr, without its position in the source code."""
@@ -82,4 +132,12 @@ def one_line_warnings() -> Iterator[None]:
         yield
 
 
-__all__ = ["add_gallery_arguments", "check_model", "one_line", "one_line_warnings", "open_gallery"]
+__all__ = [
+    "add_gallery_arguments",
+    "check_model",
+    "one_line",
+    "one_line_warnings",
+    "open_gallery",
+    "printable",
+    "printable_output",
+]

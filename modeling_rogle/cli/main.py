@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from modeling_rogle.cli.common import one_line, one_line_warnings
+from modeling_rogle.cli.common import one_line, one_line_warnings, printable_output
 from modeling_rogle.cli.data_commands import add_data, add_join, add_mine
 from modeling_rogle.cli.index_commands import add_calibrate, add_delete, add_demo, add_index
 from modeling_rogle.cli.model_commands import add_convert, add_export, add_push
@@ -31,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 after an error in the input, or 130 after an interrupt.
     """
     args = _parser().parse_args(argv)
+    with printable_output():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     program = f"rogle {args.command} {args.name}" if args.command == "data" else f"rogle {args.command}"
     try:
         with one_line_warnings():

@@ -308,9 +308,9 @@ def _check_drawing(args: argparse.Namespace) -> None:
     if args.heatmap is not None:
         if not args.save_map:
             raise ValueError("--heatmap: needs --save-map IMAGE")
-        from modeling_rogle.sentences import query_sentences
+        from modeling_rogle.sentences import normalize_text, query_sentences
 
-        count = len(query_sentences(args.query)[0])
+        count = len(query_sentences(normalize_text(args.query))[0])
         if not 1 <= args.heatmap <= count:
             raise ValueError(f"--heatmap: no sentence {args.heatmap}, the query has {count}")
     if args.save or args.save_map:
