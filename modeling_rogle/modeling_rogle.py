@@ -182,8 +182,7 @@ class RogleModel(PretrainedRogle):
             ValueError: a box without area in its image, or a box_image that names no image.
         """
         if not len(pixel_values):
-            none = self.visual_projection.weight.new_zeros(0, self.projection_dim, dtype=torch.float32)
-            return none, None if boxes is None else none
+            return (none := torch.zeros(0, self.projection_dim)), None if boxes is None else none
         last_block = last_block_for(None if boxes is None else self.config.region_feature)
         vision = self.vision_model(pixel_values=pixel_values, last_block=last_block)
         images = nn.functional.normalize(self.visual_projection(vision.pooler_output).float(), dim=-1)
