@@ -42,6 +42,9 @@ def late_interaction(
 ) -> Interaction:
     """Fuses the global scores with the mean over sentences of the best region's cosine.
 
+    A sentence is scored by one region. A sentence about several parts of a person is therefore split before, see
+    [`sentences.query_sentences`]: each clause is one of the S sentences here, with a best region of its own.
+
     Args:
         global_scores: `[n]`.
         cosines: `[n, S, T]` cosine of each sentence with each region. With S = 0 the global scores are final.

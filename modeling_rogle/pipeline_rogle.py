@@ -76,7 +76,7 @@ class TextBasedPersonSearchPipeline(Pipeline):
 
         Args:
             queries: a description; or `{"text": description, "sentences": [str, ...]}`; or a list of these. By default
-                the sentences are those of the description, or the clauses of its only sentence.
+                the sentences are the clauses of those of the description.
             candidates: images, each a path, a URL, base64, a PIL image or a uint8 array `[h, w, 3]`; or the result of
                 [`TextBasedPersonSearchPipeline.encode_candidates`].
             boxes: for each candidate its regions `[r, 4]`, x, y, w, h in pixels of that image. With r = 0 the candidate
@@ -96,7 +96,7 @@ class TextBasedPersonSearchPipeline(Pipeline):
                 is not finite or lies outside its image is named.
 
         Warns:
-            UserWarning: a description has more than 64 sentences; the rest is ignored.
+            UserWarning: a description has more than 64 clauses; the rest is ignored.
         """
         listed = [queries] if isinstance(queries, str | Mapping) else queries
         descriptions = [_description(query, i) for i, query in enumerate(listed)]
@@ -266,7 +266,7 @@ def _description(query: str | Mapping[str, Any], number: int) -> dict[str, Any]:
         raise ValueError(f"queries: entry {number} is not a description")
     if omitted:
         warnings.warn(
-            f"queries: entry {number} has {len(spans) + omitted} sentences, the last {omitted} are ignored",
+            f"queries: entry {number} has {len(spans) + omitted} clauses, the last {omitted} are ignored",
             stacklevel=4,
         )
         text = text[: spans[-1][2]]

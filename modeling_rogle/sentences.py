@@ -71,7 +71,7 @@ _BEFORE_VERB = set(", ; and but while who that is are was also then he she they 
 _TOKEN = re.compile(r"[^\W\d_]+|[,;]")
 
 MAX_NESTED_ENTITIES = 8  # "&amp;amp;" holds two
-MAX_QUERY_SENTENCES = 64  # descriptions have a few; each sentence costs a cosine with every candidate region
+MAX_QUERY_SENTENCES = 64  # descriptions have a few; each clause costs a cosine with every candidate region
 
 
 def normalize_text(text: str) -> str:
@@ -128,17 +128,25 @@ def split_sentences(text: str, clauses: bool = False) -> list[tuple[str, int, in
 
 
 def query_sentences(text: str, limit: int = MAX_QUERY_SENTENCES) -> tuple[list[tuple[str, int, int]], int]:
-    """Sentences of a search query. A query of one sentence is split into its clauses.
+    """The parts of a search query that are scored apart: its sentences, each split into its clauses.
+
+    A sentence is compared with one region of an image. One about several parts of a person ("a red shirt and black
+    pants") fits none of their regions well, so each of its clauses is compared with a region of its own. A sentence
+    that names fewer than two parts, or states a relation of two ("a jacket darker than the trousers"), stays whole.
 
     Args:
         text: a description of a person.
-        limit: maximum number of sentences; 64 by default.
+        limit: maximum number of clauses; 64 by default.
 
     Returns:
-        The first `limit` sentences, each as [`split_sentences`] returns it, and the number of sentences left out.
+        The first `limit` clauses, each as [`split_sentences`] returns a sentence, and the number of clauses left out.
     """
-    sentences = split_sentences(text, clauses=True)
-    return sentences[:limit], max(len(sentences) - limit, 0)
+    clauses = [
+        (clause, offset + start, offset + end)
+        for sentence, offset, _ in split_sentences(text)
+        for clause, start, end in split_clauses(sentence)
+    ]
+    return clauses[:limit], max(len(clauses) - limit, 0)
 
 
 def split_clauses(sentence: str) -> list[tuple[str, int, int]]:

@@ -23,7 +23,7 @@ from modeling_rogle.inference.onnx_encoder import OnnxEncoder
 from modeling_rogle.late_interaction import late_interaction
 from modeling_rogle.metrics.retrieval import rank, same_id
 from modeling_rogle.onnx_export.export import export_onnx
-from modeling_rogle.sentences import split_sentences
+from modeling_rogle.sentences import query_sentences
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def measure(
     started = time.perf_counter()
     caption_embeds = encoder.encode_texts(captions, batch_size)
     text_seconds = time.perf_counter() - started
-    sentences = [[sentence for sentence, *_ in split_sentences(caption)] for caption in captions]
+    sentences = [[sentence for sentence, *_ in query_sentences(caption)[0]] for caption in captions]
     sentence_embeds = encoder.encode_texts([sentence for each in sentences for sentence in each], batch_size)
     starts = np.cumsum([0, *map(len, sentences)])
 

@@ -22,9 +22,9 @@ def caption_similarities(
 ) -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:
     """Global and local similarity of captions and images.
 
-    Local similarity is late interaction with the template regions. A caption without sentences has its global
-    similarity there too. If the model has a head that compares, its similarity is used instead, see
-    head_similarity.py.
+    Local similarity is late interaction of the captions' clauses with the template regions, as in a search. A caption
+    without sentences has its global similarity there too. If the model has a head that compares, its similarity is used
+    instead, see head_similarity.py.
 
     Args:
         embeddings: the split.
@@ -36,9 +36,10 @@ def caption_similarities(
     """
     head = HeadSimilarity.of(embeddings, captions)
     by_image = cosine(captions.embeds.numpy(), embeddings.image_embeds.numpy())
-    templates = embeddings.template_embeds.unbind(1) if len(captions.sentence_embeds) else ()
-    by_template = [cosine(captions.sentence_embeds.numpy(), template.numpy()) for template in templates]
-    first = np.searchsorted(captions.sentence_caption.numpy(), np.arange(len(captions.embeds) + 1))
+    clauses, owner = (values.numpy() for values in captions.clauses)
+    templates = embeddings.template_embeds.unbind(1) if len(clauses) else ()
+    by_template = [cosine(clauses, template.numpy()) for template in templates]
+    first = np.searchsorted(owner, np.arange(len(captions.embeds) + 1))
 
     def block(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         global_scores = by_image(start, stop)
@@ -74,7 +75,7 @@ def rank_captions(
     similarities = caption_similarities(embeddings, captions)
     people = embeddings.image_person_ids.numpy()
     positives = same_id(people[captions.image.numpy()], people)
-    step = max(1, BLOCK_BYTES // (4 * n_images * (2 + len(captions.sentence_embeds) // n_captions)))
+    step = max(1, BLOCK_BYTES // (4 * n_images * (2 + len(captions.clauses[0]) // n_captions)))
     parts: list[list[Ranking]] = [[] for _ in weights]
     for start in range(0, n_captions, step):
         stop = min(start + step, n_captions)
@@ -111,23 +112,23 @@ def rank_images(embeddings: SplitEmbeddings, captions: CaptionSet, weight: float
     """
     head = HeadSimilarity.of(embeddings, captions)
     by_caption = cosine(embeddings.image_embeds.numpy(), captions.embeds.numpy())
-    n_sentences, sentences = len(captions.sentence_embeds), captions.sentence_embeds.numpy()
-    templates = embeddings.template_embeds.unbind(1) if n_sentences else ()
-    by_template = [cosine(template.numpy(), sentences) for template in templates]
-    counts = np.bincount(captions.sentence_caption.numpy(), minlength=len(captions.embeds))
+    clauses, owner = (values.numpy() for values in captions.clauses)
+    templates = embeddings.template_embeds.unbind(1) if len(clauses) else ()
+    by_template = [cosine(template.numpy(), clauses) for template in templates]
+    counts = np.bincount(owner, minlength=len(captions.embeds))
 
     def block(start: int, stop: int) -> np.ndarray:
         global_scores = by_caption(start, stop)
         if head is not None:
             return fuse(global_scores, head.by_image(start, stop, global_scores), weight)
         local_scores = global_scores.copy()
-        if n_sentences:
+        if len(clauses):
             cosines = (similarity(start, stop) for similarity in by_template)
             local_scores[:, counts > 0] = local_similarities(cosines, counts[counts > 0], axis=1)
         return fuse(global_scores, local_scores, weight)
 
     people = embeddings.image_person_ids.numpy()
-    step = max(1, BLOCK_BYTES // (4 * (2 * len(counts) + 2 * n_sentences)))
+    step = max(1, BLOCK_BYTES // (4 * (2 * len(counts) + 2 * len(clauses))))
     positives = same_id(people, people[captions.image.numpy()])
     return rank(block, len(people), len(counts), positives, ties=ties, block_rows=step)
 

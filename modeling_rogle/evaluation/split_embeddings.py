@@ -21,7 +21,7 @@ from modeling_rogle.inference.image_encoder import encode_with_templates
 from modeling_rogle.inference.row_images import undecoded, warn_of_metadata
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
-from modeling_rogle.sentences import query_sentences
+from modeling_rogle.sentences import query_sentences, split_clauses
 
 # Fields that a row must have, besides `image`.
 FIELDS = ("image_id", "person_id", "width", "height", "caption", "captions", "sentences", "regions")
@@ -47,6 +47,15 @@ class CaptionSet:
     sentence_embeds: torch.Tensor  # [K, D]
     sentence_caption: torch.Tensor  # [K] ascending, the caption of each sentence
     parts: torch.Tensor = field(default_factory=_no_parts)  # [C, slots, D] of the model's head, if it has slots
+    clause_embeds: torch.Tensor | None = None  # [U, D] clauses of the sentences; None: each sentence is one clause
+    clause_caption: torch.Tensor | None = None  # [U] ascending, the caption of each clause
+
+    @property
+    def clauses(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What late interaction scores, as in a search: `[U, D]` clauses, and `[U]` int64, the caption of each."""
+        if self.clause_embeds is None or self.clause_caption is None:
+            return self.sentence_embeds, self.sentence_caption
+        return self.clause_embeds, self.clause_caption
 
 
 @dataclass(frozen=True)
@@ -130,18 +139,35 @@ class _CaptionIndex:
     image: list[int] = field(default_factory=list)
     sentences: list[int] = field(default_factory=list)
     sentence_caption: list[int] = field(default_factory=list)
+    clauses: list[int] = field(default_factory=list)
+    clause_caption: list[int] = field(default_factory=list)
 
     def add(self, caption: str, image: int, sentences: Sequence[str]) -> None:
-        self.sentence_caption += [len(self.captions)] * len(sentences)
-        self.captions.append(self.texts.setdefault(caption, len(self.texts)))
-        self.sentences += [self.texts.setdefault(text, len(self.texts)) for text in sentences]
+        number = len(self.captions)
+        clauses = [clause for sentence in sentences for clause, _, _ in split_clauses(sentence)]
+        self.captions.append(self._text(caption))
         self.image.append(image)
+        self.sentences += map(self._text, sentences)
+        self.sentence_caption += [number] * len(sentences)
+        self.clauses += map(self._text, clauses)
+        self.clause_caption += [number] * len(clauses)
+
+    def _text(self, text: str) -> int:
+        return self.texts.setdefault(text, len(self.texts))
 
     def caption_set(self, text_embeds: torch.Tensor, text_parts: torch.Tensor) -> CaptionSet:
-        captions, image, sentences, sentence_caption = (
-            torch.tensor(values).long() for values in (self.captions, self.image, self.sentences, self.sentence_caption)
+        def ids(values: list[int]) -> torch.Tensor:
+            return torch.tensor(values).long()
+
+        return CaptionSet(
+            embeds=text_embeds[ids(self.captions)],
+            image=ids(self.image),
+            sentence_embeds=text_embeds[ids(self.sentences)],
+            sentence_caption=ids(self.sentence_caption),
+            parts=text_parts[ids(self.captions)],
+            clause_embeds=text_embeds[ids(self.clauses)],
+            clause_caption=ids(self.clause_caption),
         )
-        return CaptionSet(text_embeds[captions], image, text_embeds[sentences], sentence_caption, text_parts[captions])
 
 
 @dataclass(frozen=True)

@@ -200,10 +200,9 @@ def _sample_captions(captions: CaptionSet, count: int, seed: int) -> CaptionSet:
     chosen = torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(len(captions.embeds))[:count]))
     position = torch.full((len(captions.embeds),), -1)
     position[chosen] = torch.arange(count)
-    owner = position[captions.sentence_caption]
-    return CaptionSet(
-        captions.embeds[chosen], captions.image[chosen], captions.sentence_embeds[owner >= 0], owner[owner >= 0]
-    )
+    clauses, caption = captions.clauses
+    owner = position[caption]
+    return CaptionSet(captions.embeds[chosen], captions.image[chosen], clauses[owner >= 0], owner[owner >= 0])
 
 
 def read_pairs(path: str | Path, gallery: Gallery) -> tuple[list[str], list[list[int]]]:

@@ -65,9 +65,9 @@ class Query:
     """A query and its embeddings.
 
     Attributes:
-        text: the description as [`normalize_text`] cleans it, without the sentences beyond the 64th; empty if the query
+        text: the description as [`normalize_text`] cleans it, without the clauses beyond the 64th; empty if the query
             is an image.
-        sentences: S sentences of the text, each as `(sentence, start, end)` with its offsets in the text.
+        sentences: S clauses of the text, each as `(clause, start, end)` with its offsets in the text.
         embed: `[D]` unit vector; with both a text and an image, the direction of their mean.
         sentence_embeds: `[S, D]` unit vectors of the sentences.
     """
@@ -91,7 +91,7 @@ def encode_query(encoder: Encoder, text: str = "", image: str | Path | Image.Ima
             encoder or returns embeddings that are not finite.
 
     Warns:
-        UserWarning: the text has more than 64 sentences, more tokens than the model reads, or bytes that are not text;
+        UserWarning: the text has more than 64 clauses, more tokens than the model reads, or bytes that are not text;
             the message gives the number that was cut.
     """
     if lost := bytes_without_text(text):
@@ -100,7 +100,7 @@ def encode_query(encoder: Encoder, text: str = "", image: str | Path | Image.Ima
     sentences, omitted = query_sentences(text)
     if omitted:
         read = len(sentences)
-        warnings.warn(f"query: {read + omitted} sentences, at most {read} are read; the rest is ignored", stacklevel=3)
+        warnings.warn(f"query: {read + omitted} clauses, at most {read} are read; the rest is ignored", stacklevel=3)
         text = text[: sentences[-1][2]]
     if not sentences and image is None:
         raise GalleryError('query: no words in it; describe a person, as in "a man in a red coat"')

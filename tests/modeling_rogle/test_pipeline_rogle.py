@@ -84,7 +84,7 @@ def test_image_files_give_the_scores_of_a_gallery(search, candidates, tmp_path):
 
 
 def test_sentences_over_the_limit_are_ignored_with_a_warning(search, candidates):
-    with pytest.warns(UserWarning, match="entry 0 has 70 sentences"):
+    with pytest.warns(UserWarning, match="entry 0 has 70 clauses"):
         ranked = search("He walks. " * 70, candidates=candidates)
     assert len(ranked[0]["sentences"]) == 64
 

@@ -153,6 +153,11 @@ def test_a_query_is_split_into_clauses_and_cut_at_the_limit():
         "and carrying a bag",
     ]
     assert omitted == 0
+    text = "He has a red shirt and black pants. His jacket is darker than the trousers.He carries a bag."
+    sentences, omitted = query_sentences(text)
+    whole = ["His jacket is darker than the trousers.", "He carries a bag."]
+    assert [sentence for sentence, *_ in sentences] == ["He has a red shirt", "and black pants.", *whole]
+    assert_places(sentences, text)
     sentences, omitted = query_sentences("He walks. " * 70)
     assert (len(sentences), omitted) == (64, 6)
     assert query_sentences("  ") == ([], 0)

@@ -54,7 +54,7 @@ def test_messages_are_shown_as_escaped_lines(gallery, query, where, expected):
 
 def test_no_filter_and_too_many_sentences_are_accepted(gallery):
     matches, message = demo.run_search(gallery, "Red. " * 30_000, None, None, 5)
-    assert len(matches) == 3 and "30000 sentences, at most 64 are read" in message
+    assert len(matches) == 3 and "30000 clauses, at most 64 are read" in message
 
 
 def test_an_upload_that_is_no_image_is_refused_and_the_filter_lists_its_columns(gallery, tmp_path, monkeypatch):

@@ -34,6 +34,16 @@ def test_a_caption_without_sentences_keeps_its_global_similarity() -> None:
     assert global_scores_of(replace(split, long=bare), weight=0.9)["queries"] == 6
 
 
+def test_the_fused_score_of_a_caption_is_that_of_its_clauses() -> None:
+    split, other = random_split(6), random_split(6, seed=1).long
+    clauses = replace(split.long, clause_embeds=other.sentence_embeds[:12], clause_caption=torch.arange(12) // 2)
+    plain = replace(split.long, sentence_embeds=other.sentence_embeds[:12], sentence_caption=torch.arange(12) // 2)
+    assert global_scores_of(replace(split, long=clauses), 0.7) == global_scores_of(replace(split, long=plain), 0.7)
+    np.testing.assert_array_equal(
+        caption_similarities(split, clauses)(0, 6)[1], caption_similarities(split, plain)(0, 6)[1]
+    )
+
+
 def test_similarities_of_a_single_caption_equal_plain_loops() -> None:
     embeddings = random_split(5)
     similarities = caption_similarities(embeddings, embeddings.long)

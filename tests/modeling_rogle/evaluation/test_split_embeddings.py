@@ -84,6 +84,24 @@ def test_a_short_caption_is_split_into_clauses(tiny_processor, rows) -> None:
     ).texts.keys()
 
 
+def test_late_interaction_scores_the_clauses_of_every_sentence(model, tiny_processor, rows) -> None:
+    texts = ["She wears a red jacket.", "Her skirt is blue and she carries a black bag.", "She walks."]
+    caption = " ".join(texts)
+    starts = [caption.index(text) for text in texts]
+    sentences = [{"text": t, "start": n, "end": n + len(t)} for t, n in zip(texts, starts, strict=True)]
+    made = [
+        row | {"caption": caption, "captions": [caption], "sentences": sentences, "regions": []} for row in rows[:2]
+    ]
+    split = encode_split(model, tiny_processor, made, progress=False)
+    assert split.long.sentence_caption.tolist() == [0, 0, 0, 1, 1, 1]  # the queries of the local protocol stay whole
+    (clauses, owner), short = split.long.clauses, split.short.clauses
+    assert owner.tolist() == short[1].tolist() == [0] * 4 + [1] * 4
+    expected = [texts[0], "Her skirt is blue", "and she carries a black bag.", texts[2]]
+    encoded = model.encode_texts(**tiny_processor(text=expected, return_tensors="pt"))
+    torch.testing.assert_close(clauses[:4], encoded, rtol=0, atol=1e-5)
+    torch.testing.assert_close(short[0], clauses)  # a row's sentences are scored like a query of the same text
+
+
 def test_rows_without_regions_or_texts_are_still_a_gallery(model, tiny_processor, rows) -> None:
     bare = [row | {"regions": [], "caption": "", "sentences": [], "captions": []} for row in rows]
     split = encode_split(model, tiny_processor, bare, progress=False)

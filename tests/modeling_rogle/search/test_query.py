@@ -50,7 +50,7 @@ def test_only_the_first_64_sentences_are_read(encoder):
     text = "Red. " * 30_000
     with pytest.warns(UserWarning) as caught:
         query = encode_query(encoder, text)
-    assert "query: 30000 sentences, at most 64 are read; the rest is ignored" in str(caught[0].message)
+    assert "query: 30000 clauses, at most 64 are read; the rest is ignored" in str(caught[0].message)
     assert len(query.sentences) == len(query.sentence_embeds) == 64 and len(query.text) < 400
 
 
