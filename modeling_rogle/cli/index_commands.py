@@ -51,8 +51,14 @@ def add_index(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--detector",
         metavar="DIR",
-        help="object-detection model of transformers that crops the persons from full scenes (default: the images "
-        "are person crops already)",
+        help="object-detection model of transformers that crops the persons from full scenes, such as "
+        "hustvl/yolos-small or PekingU/rtdetr_r50vd (default: the images are person crops already)",
+    )
+    parser.add_argument(
+        "--detector-threshold",
+        type=float,
+        metavar="T",
+        help="lowest score of a detected person, between 0 and 1; needs --detector (default: 0.5)",
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes that decode images (default: 0 on a CPU, up to 8 on a GPU)"
@@ -156,6 +162,8 @@ def _image_size(text: str) -> tuple[int, int]:
 def _index(args: argparse.Namespace) -> None:
     if not set(args.folder) & set("*?[") and not Path(args.folder).exists():  # before the model is loaded
         raise FileNotFoundError(f"{args.folder}: no such folder")
+    if args.detector_threshold is not None and not args.detector:
+        raise ValueError("--detector-threshold: needs --detector DIR")
     model_name = check_model(args.model)
     from modeling_rogle import build_index, load_model
     from modeling_rogle.image_io import printable_path
@@ -164,6 +172,11 @@ def _index(args: argparse.Namespace) -> None:
     preprocessing = choose_preprocessing(Path(args.out), model_name, args.image_size, args.max_tokens, args.fit)
     if preprocessing is not None:
         print(f"{model_name}: {preprocessing}", file=sys.stderr)
+    detector = args.detector
+    if args.detector_threshold is not None:
+        from modeling_rogle.indexing.person_detector import Detector
+
+        detector = Detector(args.detector, args.detector_threshold)
     report = build_index(
         args.folder,
         *load_model(model_name, preprocessing),
@@ -171,7 +184,7 @@ def _index(args: argparse.Namespace) -> None:
         args.batch_size,
         sys.stderr.isatty(),
         append=args.append,
-        detector=args.detector,
+        detector=detector,
         workers=args.workers,
         precision=args.precision,
         store=args.store,

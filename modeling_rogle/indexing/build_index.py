@@ -37,7 +37,7 @@ from modeling_rogle.indexing.image_folder import Skipped
 from modeling_rogle.indexing.image_sources import Source, find_source
 from modeling_rogle.indexing.index_header import check_folder, compatible_header, new_header
 from modeling_rogle.indexing.item_encoder import ItemEncoder
-from modeling_rogle.indexing.person_detector import Detector
+from modeling_rogle.indexing.person_detector import DEFAULT_THRESHOLD, Detector
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.image_encoder import TorchEncoder
 from modeling_rogle.inference.row_images import warn_of_metadata
@@ -146,6 +146,7 @@ def build_index(
     header |= {
         "folder": source.root,
         "detector": detector.name if detector else None,
+        "detector_threshold": detector.threshold if detector else None,
         "files": source.rows is None,
     }
     check_folder(out, header)
@@ -220,7 +221,8 @@ def _find_source_and_detector(
         detector = detector or old.get("detector")
         header["precision"] = old["precision"]
     if detector is not None and not isinstance(detector, Detector):
-        detector = Detector(detector)
+        stored = None if old is None or detector != old.get("detector") else old.get("detector_threshold")
+        detector = Detector(detector, stored or DEFAULT_THRESHOLD)
     if old is None:
         return find_source(source), detector
     new_source = find_source(source, Path(old["folder"]) if old["files"] else None)

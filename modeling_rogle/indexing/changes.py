@@ -81,6 +81,9 @@ def update_metadata(path: Path, name: str | None, source: Source, append: bool) 
         if new is None:
             new = old
         else:
+            for column in source.added_columns:  # the user's column of that name wins
+                if column in old.column_names and old.schema.field(column).type != new.schema.field(column).type:
+                    new = new.drop_columns([column])
             others = old.filter(pc.invert(pc.is_in(old.column("path"), value_set=new.column("path"))))
             try:
                 new = pa.concat_tables([others, new], promote_options="permissive")

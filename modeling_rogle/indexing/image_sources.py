@@ -2,8 +2,9 @@
 
 A folder may hold `metadata.jsonl` or `metadata.csv` next to the images, in the format of `datasets`' imagefolder. The
 column `file_name` is relative to that file. There may be any other columns (camera, time, ...), with the types that
-pyarrow infers. Of the rows of a data set, every scalar column is kept, and `image_id` names the image. Their images are
-not files, so the index stores small copies of them.
+pyarrow infers. Without such columns, `time`, `camera` and `frame` come from file names and EXIF. Of the rows of a data
+set, every scalar column is kept, and `image_id` names the image. Their images are not files, so the index stores small
+copies of them.
 
 A new kind of source returns its images as a `Source` and is added to `find_source`.
 """
@@ -27,6 +28,7 @@ from PIL import Image
 from modeling_rogle.image_io import DecodedImage, ImageError, decode_image, printable_path, read_image, to_rgb
 from modeling_rogle.index.manifest import COPY_COLUMN
 from modeling_rogle.index.shards import SCHEMA
+from modeling_rogle.indexing.file_columns import add_file_columns
 from modeling_rogle.indexing.image_folder import METADATA, Skipped, image_files
 from modeling_rogle.inference.errors import GalleryError
 
@@ -67,6 +69,7 @@ class Source:
         ignored: number of files that are not images.
         metadata: table with one row per image and a column `path`; None without metadata.
         rows: the data set; None for files.
+        added_columns: columns of `metadata` that come from names and EXIF of the files, not from the user.
     """
 
     root: str
@@ -75,6 +78,7 @@ class Source:
     ignored: int
     metadata: pa.Table | None
     rows: "Rows | None" = None
+    added_columns: tuple[str, ...] = ()
 
     def read(self, item: Item, min_size: tuple[int, int] | None = None, fit: str = "squeeze") -> DecodedImage:
         """Decodes an image.
@@ -159,7 +163,9 @@ def _source_of_files(name: str, path: Path, pattern: str | None, root: Path | No
         key = (prefix / file).as_posix()
         items.append(Item(key, key, status.st_size, status.st_mtime_ns // 1000))
     skipped = [Skipped((prefix / item.path).as_posix(), item.reason) for item in skipped]
-    return Source(str(root), items, skipped, ignored, _metadata(folder, prefix, {item.path for item in items}))
+    own = _metadata(folder, prefix, {item.path for item in items})
+    metadata, added = add_file_columns(own, {item.path: root / item.path for item in items})
+    return Source(str(root), items, skipped, ignored, metadata, added_columns=added)
 
 
 def _metadata(folder: Path, prefix: Path, image_paths: set[str]) -> pa.Table | None:

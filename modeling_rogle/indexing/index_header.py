@@ -7,6 +7,7 @@ from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
 from modeling_rogle.image_io import printable_path
 from modeling_rogle.index.manifest import FORMAT, VERSION, new_id, new_name, read_manifest
 from modeling_rogle.index.shards import MAX_REGIONS, Index
+from modeling_rogle.indexing.person_detector import DEFAULT_THRESHOLD
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import clip_preprocessing, fingerprint, model_path, preprocessing_of
 from modeling_rogle.inference.preprocessing import Preprocessing
@@ -68,6 +69,8 @@ def compatible_header(out: Path, name: str, header: dict[str, Any]) -> dict[str,
     for key in ("folder", "detector", "files", "precision", "dimension"):
         if existing.get(key) != header[key]:
             raise GalleryError(f"{key.replace('_', ' ')} {_short(existing.get(key))}, not {_short(header[key])}")
+    if (existing.get("detector_threshold") or DEFAULT_THRESHOLD) != (header["detector_threshold"] or DEFAULT_THRESHOLD):
+        raise GalleryError("made with another threshold of the detector")
     # Image size and text length are part of the fingerprint.
     fit = (existing.get("preprocessing") or {}).get("fit", "squeeze")
     if fit != header["preprocessing"]["fit"]:

@@ -11,6 +11,7 @@ from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.inference.loading import best_device
 
 PERSON_LABELS = ("person", "pedestrian", "people", "human")
+DEFAULT_THRESHOLD = 0.5
 MIN_SIDE = 8  # pixels; smaller boxes are dropped
 
 
@@ -35,10 +36,12 @@ class Detector:
         threshold: detections with a lower score are dropped. Default: 0.5.
 
     Raises:
-        GalleryError: the model cannot be loaded, or has no label for persons.
+        GalleryError: the model cannot be loaded, or has no label for persons, or the threshold is out of range.
     """
 
-    def __init__(self, name: str | Path, threshold: float = 0.5):
+    def __init__(self, name: str | Path, threshold: float = DEFAULT_THRESHOLD):
+        if not 0.0 < threshold < 1.0:
+            raise GalleryError(f"detector threshold must lie between 0 and 1, not {threshold}")
         from transformers import pipeline
 
         self.name = str(Path(name).resolve()) if Path(name).is_dir() else str(name)
@@ -77,4 +80,4 @@ class Detector:
         return persons_of_scenes
 
 
-__all__ = ["Detection", "Detector"]
+__all__ = ["DEFAULT_THRESHOLD", "Detection", "Detector"]
