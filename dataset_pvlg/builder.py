@@ -25,8 +25,9 @@ from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
 from dataset_pvlg.boxes import clip_regions
 from dataset_pvlg.features import FEATURES, OPTIONAL, SPLITS
-from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
-from dataset_pvlg.synthetic.noise import Noise
+from dataset_pvlg.synthetic import dataset as version_2
+from dataset_pvlg.synthetic_v1 import dataset as version_1
+from dataset_pvlg.synthetic_v1.noise import Noise
 
 NAME = "pvlg"
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ NEVER_NULL = {
 }
 # Files of modeling_rogle that the content of a built row depends on: sentence splitting, decoding, models, matching.
 _MODEL_FILES = ("*.py", "inference/*.py", "matching/*.py", "reliability/*.py", "indexing/image_folder.py")
+GENERATORS = {"v1": version_1, "v2": version_2}
 SHARD_IDENTITIES = 50  # identities that a process generates at a time; more processes than shards would be idle
 
 
@@ -58,33 +60,38 @@ class PVLGConfig(datasets.BuilderConfig):
         validation_identities (`int`): identities of validation.
         test_identities (`int`): identities of test.
         images_per_identity (`int`): images of each identity.
+        generator (`str`): v2, or v1 for the older set.
         seed (`int`): seed of the generator.
         noise (`dict[str, float]`): rates of annotation noise by name, see `synthetic/noise.py`; none by default.
     """
 
-    train_identities: int = 1500
-    validation_identities: int = 150
-    test_identities: int = 200
+    train_identities: int = 2000
+    validation_identities: int = 200
+    test_identities: int = 1000
     images_per_identity: int = 4
+    generator: str = "v2"
     seed: int = 0
     noise: dict[str, float] = field(default_factory=dict)
 
-    def synthetic(self) -> SyntheticConfig:
-        """The configuration of the generator. Raises ValueError on a negative size or an unknown noise."""
+    def synthetic(self) -> version_1.SyntheticConfig | version_2.SyntheticConfig:
+        """The configuration of the generator. Raises ValueError on a wrong size, an unknown noise or generator."""
+        if self.generator not in GENERATORS:
+            raise ValueError(f"pvlg: unknown generator {self.generator!r}; known: {', '.join(GENERATORS)}")
         unknown = set(self.noise) - {f.name for f in fields(Noise)}
         if unknown:
             raise ValueError(f"pvlg: unknown noise {sorted(unknown)}; known: {[f.name for f in fields(Noise)]}")
-        sizes = {f.name: getattr(self, f.name) for f in fields(SyntheticConfig) if f.name != "noise"}
-        return SyntheticConfig(**sizes, noise=Noise(**self.noise))
+        config = GENERATORS[self.generator].SyntheticConfig
+        sizes = {f.name: getattr(self, f.name) for f in fields(config) if f.name != "noise"}
+        return config(**sizes, noise=Noise(**self.noise))
 
 
 class PVLG(datasets.GeneratorBasedBuilder):
     """P-VLG rows (`features.FEATURES`): synthetic by default, or the Parquet files of data_dir."""
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("2.0.0")
     BUILDER_CONFIG_CLASS = PVLGConfig
     BUILDER_CONFIGS = [
-        PVLGConfig(name="synthetic", version=VERSION, description="1,850 procedural identities, 4 images each"),
+        PVLGConfig(name="synthetic", version=VERSION, description="3,200 procedural identities, 4 images each"),
         PVLGConfig(
             name="synthetic-tiny",
             version=VERSION,
@@ -93,6 +100,15 @@ class PVLG(datasets.GeneratorBasedBuilder):
             validation_identities=8,
             test_identities=8,
             images_per_identity=2,
+        ),
+        PVLGConfig(
+            name="synthetic-v1",
+            version=datasets.Version("1.0.0"),
+            description="the older set: 1,850 procedural identities, 4 images each",
+            train_identities=1500,
+            validation_identities=150,
+            test_identities=200,
+            generator="v1",
         ),
     ]
     DEFAULT_CONFIG_NAME = "synthetic"
@@ -124,10 +140,15 @@ class PVLG(datasets.GeneratorBasedBuilder):
         return generators
 
     def _generate_examples(
-        self, split: str, config: SyntheticConfig | None, shards: list
+        self, split: str, config: version_1.SyntheticConfig | version_2.SyntheticConfig | None, shards: list
     ) -> Iterator[tuple[str, dict]]:
         for shard in shards:
-            source = _parquet_rows(shard) if config is None else rows(split, shard[0], shard[1], config)
+            if config is None:
+                source = _parquet_rows(shard)
+            elif isinstance(config, version_1.SyntheticConfig):
+                source = version_1.rows(split, shard[0], shard[1], config)
+            else:
+                source = version_2.rows(split, shard[0], shard[1], config)
             for row in source:
                 yield row["image_id"], row
 

@@ -21,7 +21,7 @@ FEATURES = Features(
         "parent": Value("string"),  # image_id of the original of a generated image
         "captions": List(Value("string")),  # captions of the source, unchanged
         "caption": Value("string"),  # the long caption
-        "caption_origin": Value("string"),  # human | human_joined | vlm:<name> | synthetic | none
+        "caption_origin": Value("string"),  # human | human_joined | vlm:<name> | synthetic[:second-grammar] | none
         # start and end are character offsets into `caption`: caption[start:end] == text
         "sentences": List({"text": Value("string"), "start": Value("int32"), "end": Value("int32")}),
         "regions": List(

@@ -1,5 +1,6 @@
 """Load any P-VLG-shaped data set by name: `--dataset`, `--data-root` and `--image-root` of training and evaluation."""
 
+import os
 from pathlib import Path
 
 import datasets
@@ -9,7 +10,7 @@ from dataset_pvlg.builder import LayoutError
 from dataset_pvlg.readers.read import SOURCE_NAMES, read_source
 from dataset_pvlg.readers.report import ReadReport
 
-SYNTHETIC_NAMES = ("synthetic", "synthetic-tiny")
+SYNTHETIC_NAMES = ("synthetic", "synthetic-tiny", "synthetic-v1")
 DATASET_NAMES = (*SYNTHETIC_NAMES, "pvlg", *SOURCE_NAMES)
 
 
@@ -39,7 +40,9 @@ def load_rows(
     if name in SYNTHETIC_NAMES:
         if data_root is not None or image_root is not None:
             raise ValueError(f"dataset {name!r} is generated: it takes no data root and no image root")
-        return datasets.load_dataset("pvlg", name), None
+        # Two processes halve the first generation. They do not pay for the tiny set.
+        processes = None if name == "synthetic-tiny" else min(2, os.cpu_count() or 1)
+        return datasets.load_dataset("pvlg", name, num_proc=processes), None
     if data_root is None:
         raise ValueError(f"dataset {name!r} needs a data root, the folder of the data set")
     if name == "pvlg":

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dataset_pvlg.synthetic.caption_words import TYPE_WORDS
-from dataset_pvlg.synthetic.card import colours_named
+from dataset_pvlg.synthetic_v1.caption_words import TYPE_WORDS
+from dataset_pvlg.synthetic_v1.card import colours_named
 from modeling_rogle.evaluation.protocols import RankedQueries
 
 WORD_STEPS = {"caption": (20, 40, 60, 80, 100, 120, 160), "sentence": (5, 8, 11, 14, 20)}

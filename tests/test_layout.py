@@ -22,8 +22,8 @@ ORDER = {
         "reliability", "indexing", "search", "display", "cli",
     ),
     "dataset_pvlg": (
-        "features", "boxes", "jobs", "text_cleaning", "proposals", "synthetic", "builder", "arrow_io", "readers",
-        "curation", "loading", "row_groups", "generation", "inspection", "captioning", "mining", "build",
+        "features", "boxes", "jobs", "text_cleaning", "proposals", "synthetic_v1", "synthetic", "builder", "arrow_io",
+        "readers", "curation", "loading", "row_groups", "generation", "inspection", "captioning", "mining", "build",
     ),
     "benchmarks": ("common", "speed", "quality", "robustness", "studies"),
 }  # fmt: skip

@@ -2,8 +2,8 @@
 
     python -m benchmarks.quality.anchors [--count 48]
 
-The boxes are chosen on the ground-truth boxes of the *training* split of synthetic P-VLG. The coverage is that of the
-validation split, at IoU 0.5.
+The boxes are chosen on the ground-truth boxes of the *training* split of synthetic P-VLG v1. The coverage is measured
+on the validation split, at IoU 0.5.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     default = len(anchor_boxes())
     parser.add_argument("--count", type=int, default=default, help=f"number of anchor boxes (default: {default})")
     count = parser.parse_args(argv).count
-    data, _ = load_rows("synthetic")
+    data, _ = load_rows("synthetic-v1")
     anchors = choose_anchors(region_boxes(data["train"])[0], count)
     for anchor in anchors:
         print("(" + ", ".join(f"{v:.2f}" for v in anchor) + "),")

@@ -1,10 +1,11 @@
 """`rogle data generate`: add edited copies of training images (proximity data generation, PDG, arXiv 2311.09084).
 
-In each copy one thing has another colour, both in the image and in every caption. The input is `synthetic`,
-`synthetic-tiny` or a folder of P-VLG Parquet. The output folder holds all rows of the input; the generated rows are
+In each copy one thing has another colour, both in the image and in the captions. The input is a synthetic set or a
+folder of P-VLG Parquet. The output folder holds all rows of the input; the generated rows are
 added to the split `train` only.
 
-    --editor renderer    synthetic P-VLG only: the generator draws the same person, pose, camera and scene again
+    --editor renderer    synthetic P-VLG only: the generator draws the same person, pose, camera and scene again, and
+                         version 2 writes the captions again
     --editor MODEL       a diffusion model of `diffusers`, by folder or Hub name (`pip install 'rogle[pdg]'`)
 
 A generated row has the source `generated`, the image_id of the original as its `parent`, and a new person_id. Images
@@ -32,13 +33,12 @@ from datasets import Dataset, DatasetDict
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
-from dataset_pvlg.builder import PVLG, pipeline_hash
+from dataset_pvlg.builder import GENERATORS, PVLG, pipeline_hash
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.generation.image_edits import ImageEditor, choose_edit, swap_colour, swap_row_colour
 from dataset_pvlg.generation.text_edits import approximate
 from dataset_pvlg.jobs.stages import resolved_out
 from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
-from dataset_pvlg.synthetic.dataset import SyntheticConfig, edited_row, parse_image_id
 from modeling_rogle.image_io import ImageError, decode_stored
 from modeling_rogle.inference.row_images import undecoded
 
@@ -141,10 +141,11 @@ def _check_settings(part: Path, settings: dict) -> None:
 def _renderer_edit(data: str) -> Edit:
     if data not in SYNTHETIC_NAMES:
         raise ValueError(f"--editor renderer: supports only {' and '.join(SYNTHETIC_NAMES)}, not {data}")
-    config: SyntheticConfig = next(c for c in PVLG.BUILDER_CONFIGS if c.name == data).synthetic()
+    sizes = next(c for c in PVLG.BUILDER_CONFIGS if c.name == data)
+    generator, config = GENERATORS[sizes.generator], sizes.synthetic()
 
     def edit(row: Mapping) -> tuple[str, dict] | str:
-        return edited_row(*parse_image_id(row["image_id"]), config) or "nothing to change"
+        return generator.edited_row(*generator.parse_image_id(row["image_id"]), config) or "nothing to change"
 
     return edit
 
@@ -196,7 +197,7 @@ def _edit_rows(rows: Dataset, edit: Edit, options: Options) -> tuple[list[dict],
             counts[result] += 1
             continue
         name, row = result
-        counts.update(["generated", f"changed: {name.split('-')[0]}"])
+        counts.update(["generated", f"changed: {name.rpartition('-')[0]}"])
         rng = np.random.default_rng((options.seed, crc32(row["image_id"].encode())))
         generated.append(_with_approximate_text(row, options.approximate, rng, counts))
     return generated, dict(counts)

@@ -1,295 +1,350 @@
-"""Captions of one synthetic image: two short ones, and a long one with the region of each sentence.
-
-Only visible facts are named. A phrase exists only if all fields that it names are visible. A template is used only if
-all its phrases exist, and a sentence about a region exists only if that region has a box.
-"""
+"""Captions of one image. Every phrase states only facts that the image shows, and every sentence knows which."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dataset_pvlg.synthetic import caption_words as w
-from dataset_pvlg.synthetic.caption_writer import CaptionWriter, slot_keys
-from dataset_pvlg.synthetic.identities import Identity
-from dataset_pvlg.synthetic.render import View
+from dataset_pvlg.synthetic import words
+from dataset_pvlg.synthetic.facts import Region, is_true, name_of, satisfying
+from dataset_pvlg.synthetic.identities import Identity, draw
+from dataset_pvlg.synthetic.render import Rendering, View
 
-VERBOSE_SHARE = 0.03  # share of long captions with over 248 CLIP tokens
-MIN_WORDS, MAX_WORDS = (76, 104), 124  # 76 words are about 85 CLIP tokens, 124 about 155
-MAX_SENTENCES, MAX_VERBOSE_SENTENCES = 9, 40
-VERBOSE_WORDS = 222  # certainly over 248 CLIP tokens
-SHORT_WORDS = (16, 39)  # 5th and 95th percentile of human captions
-_SHORT_ATTEMPTS = 8
+KINDS = {"single": 47, "generic": 20, "many": 15, "relation": 10, "whole": 8}  # sentences by what they state
+SENTENCES = (6, 10)  # of a long caption, lowest and highest number
+OTHER_VISIBLE = 0.04  # share of the image from which on a second person is mentioned
+GENERIC = ("item", "piece", "thing")
 
-_FACETS = frozenset({"build", "gait", "place", "view", "seen", "backdrop"})
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of a long caption.
+
+    Args:
+        text: the sentence.
+        groups: for each region that it describes the facts that it states.
+        regions: indices of the regions that it describes.
+    """
+
+    text: str
+    groups: tuple[tuple[str, ...], ...] = ()
+    regions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions of one image.
+    """All captions of one image: the sentences of the long one, and the short ones."""
 
-    Args:
-        short: two captions of one to four sentences.
-        long: the long caption, the sentence texts joined by a blank.
-        sentences: (text, region label, or None for the whole image) in order.
-        named: for each sentence the fields of `Identity` that it names. Short captions have no such list, because they
-            may be vaguer ("dark", "bag").
-    """
-
-    short: list[str]
-    long: str
-    sentences: list[tuple[str, str | None]]
-    named: list[frozenset[str]]
-
-
-_Template = tuple[str, frozenset[str]]  # text and slots
-_TEMPLATES: dict[str, list[_Template]] = {
-    label: [(t, slot_keys(t)) for t in templates] for label, templates in w.LONG.items()
-}
-_VERBOSE: list[_Template] = [(t, slot_keys(t)) for t in w.VERBOSE_WHOLE]
+    sentences: tuple[Sentence, ...]
+    short: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A sentence that is not written yet."""
+class Phrase:
+    """A noun phrase: its text with an article, whether verbs are plural, the stated facts, and `the` + its noun."""
 
-    template: str
-    label: str | None
-    fields: frozenset[str]
-
-
-def _region_line(writer: CaptionWriter, label: str, before: list[_Line]) -> _Line | None:
-    """One more sentence about a region, preferably with new facts; None if all facts are used."""
-    used_fields = frozenset().union(*(line.fields for line in before))
-    used_templates = {line.template for line in before}
-    weighted = []
-    for template, keys in writer.usable(_TEMPLATES[label]):
-        if template in used_templates or (not before and template in w.SECOND_ONLY):
-            continue
-        new = len(writer.fields(keys) - used_fields)
-        if new:
-            weighted.append(((template, keys), (0.3 + new) ** 3))
-    if not weighted:
-        return None
-    template, keys = writer.pick(weighted)
-    return _Line(template, label, writer.fields(keys))
+    text: str
+    plural: bool
+    facts: tuple[str, ...]
+    definite: str
 
 
-def _whole_line(writer: CaptionWriter, before: list[_Line]) -> _Line | None:
-    """A sentence about the whole person with facets that the earlier ones do not have."""
-    used = frozenset().union(*(slot_keys(line.template) & _FACETS for line in before))
-    options = [(t, k) for t, k in writer.usable(_TEMPLATES["whole"]) if not (k & used) or not before]
-    if not options:
-        return None
-    template, keys = writer.pick([((t, k), 2.0 if "build" in k else 1.0) for t, k in options])
-    return _Line(template, None, writer.fields(keys))
-
-
-def _extra_line(
-    writer: CaptionWriter, lines: list[_Line], summaries: list[_Template], max_whole: int
-) -> tuple[_Line | None, int]:
-    """One more sentence for a caption that is too short, and its position.
-
-    It describes a region that has one sentence so far in other words, or the whole person while fewer than `max_whole`
-    sentences do.
-    """
-    labels = [line.label for line in lines]
-    single = [label for label in dict.fromkeys(labels) if label is not None and labels.count(label) == 1]
-    if labels.count(None) < max_whole and (not single or writer.chance(0.5)):
-        scenes = [line for line in lines if line.label is None and line.template in w.LONG["whole"]]
-        line = _whole_line(writer, scenes) if not summaries or writer.chance(0.5) else None
-        if line is None and summaries:
-            template, keys = summaries.pop()
-            return _Line(template, None, writer.fields(keys)), len(lines)
-        if line is not None:
-            return line, int(writer.rng.integers(1, len(lines) + 1))
-    # The facts of a region may be repeated in other words, in at most three sentences.
-    repeated = single or [label for label in dict.fromkeys(labels) if label is not None and labels.count(label) == 2]
-    writer.rng.shuffle(repeated)
-    for label in repeated:
-        used = {line.template for line in lines}
-        options = [o for o in writer.usable(_TEMPLATES[label]) if o[0] not in used | w.SECOND_ONLY]
-        if options:
-            template, keys = writer.pick([(o, 1.0) for o in options])
-            position = max(n for n, other in enumerate(labels) if other == label) + 1
-            return _Line(template, label, writer.fields(keys)), position
-    return None, 0
-
-
-def _plan_lines(writer: CaptionWriter, labels: frozenset[str]) -> tuple[list[_Line], bool]:
-    """The sentences of a long caption in order, before its length is adjusted, and whether it is verbose."""
-    groups: dict[str, list[_Line]] = {}
-    for label in (label for label in _TEMPLATES if label in labels):
-        line = _region_line(writer, label, [])
-        if line is not None:
-            groups[label] = [line]
-    verbose = writer.chance(VERBOSE_SHARE)
-    whole = [line for line in [_whole_line(writer, [])] if line]
-    if verbose or writer.chance(0.45):
-        whole += [line for line in [_whole_line(writer, whole)] if line]
-
-    # Unused facts of a region get a second sentence, the regions with most facts first.
-    for label in ("upper body", "head", "lower body", "feet", "bag", "carried item"):
-        if label not in groups:
-            continue
-        count = len(whole) + sum(len(lines) for lines in groups.values())
-        if count >= MAX_SENTENCES and not verbose:
-            break
-        line = _region_line(writer, label, groups[label])
-        if line is not None:
-            groups[label].append(line)
-    order = list(groups)
-    if writer.chance(0.5):
-        writer.rng.shuffle(order)
-    first = whole[:1] if writer.chance(0.6) else []
-    lines = [*first, *(line for label in order for line in groups[label])]
-    for line in whole[len(first) :]:
-        lines.insert(len(lines) if writer.chance(0.6) else int(writer.rng.integers(1, len(lines) + 1)), line)
-    return lines, verbose
-
-
-def _long(writer: CaptionWriter, labels: frozenset[str]) -> tuple[list[tuple[str, str | None]], list[frozenset[str]]]:
-    """(text, region label) of each sentence of a long caption, and the fields that each sentence names."""
-    lines, verbose = _plan_lines(writer, labels)
-    texts = [writer.fill(line.template, by_noun=n == 0 or writer.chance(0.22)) for n, line in enumerate(lines)]
-
-    def count_words() -> int:
-        return sum(len(text.split()) for text in texts)
-
-    summaries = writer.usable(_VERBOSE)
-    writer.rng.shuffle(summaries)
-    if verbose:
-        min_words, max_sentences, max_whole = VERBOSE_WORDS, MAX_VERBOSE_SENTENCES, MAX_VERBOSE_SENTENCES
-    else:
-        min_words, max_sentences, max_whole = int(writer.rng.integers(*MIN_WORDS)), MAX_SENTENCES, 2
-    while count_words() < min_words and len(texts) < max_sentences:
-        line, position = _extra_line(writer, lines, summaries, max_whole)
-        if line is None:
-            break
-        lines.insert(position, line)
-        texts.insert(position, writer.fill(line.template))
-    while count_words() > MAX_WORDS and len(texts) > 6 and not verbose:
-        scenes = [n for n, line in enumerate(lines) if line.label is None]
-        seconds = [n for n in range(1, len(lines)) if lines[n].label and lines[n].label == lines[n - 1].label]
-        dropped = (scenes[1:] or seconds or [len(lines) - 1])[-1]
-        lines.pop(dropped)
-        texts.pop(dropped)
-    gender = frozenset({"gender"}) if writer.gender else frozenset()
-    pairs = [(text, line.label) for text, line in zip(texts, lines, strict=True)]
-    return pairs, [line.fields | gender for line in lines]
-
-
-def _join_items(items: list[str], writer: CaptionWriter) -> str:
-    if len(items) == 3:
-        form = writer.pick([("{}, {} and {}", 0.55), ("{} with {} and {}", 0.25), ("{}, {}, and {}", 0.2)])
-        return form.format(*items)
-    if len(items) == 2:
-        return writer.pick([("{} and {}", 0.75), ("{} with {}", 0.25)]).format(*items)
-    return ", ".join(items[:-1]) + " and " + items[-1] if len(items) > 3 else items[0]
-
-
-def _pick_opener(writer: CaptionWriter, slots: set[str], avoid: str) -> str:
-    openers = []
-    for template, weight in w.SHORT_OPENERS:
-        keys = slot_keys(template) - {"wear"}
-        needed = {"hair": "hair", "hair_adj": "hair", "gait": "pose"}
-        if template != avoid and keys <= writer.phrases.keys() and all(needed[k] in slots for k in keys):
-            openers.append((template, weight * (6.0 if keys else 1.0)))
-    return writer.pick(openers)
-
-
-def _write_short(writer: CaptionWriter, avoid: str) -> tuple[str, str]:
-    """One short caption and its opener. Slots are filled at the rates of human captions."""
-    available, chance = writer.phrases.keys(), writer.chance
-    slots = {slot for slot, key, share in w.SHORT_RATES if key in available and chance(share)}
-    wear = [
-        f"{{{key}}}"
-        for slot, key in (("upper", "a_upper_short"), ("lower", "a_lower"), ("shoes", "shoes"))
-        if slot in slots
-    ]
-    if not wear:
-        wear = [f"{{{key}}}" for key in ("a_upper_short", "a_lower", "shoes") if key in available][:2]
-        wear = wear or ["plain clothes"]
-    if "upper" in slots and "inner" in available and chance(0.45):
-        wear[0] += " over {inner}"
-    opener = _pick_opener(writer, slots, avoid)
-    slots -= {"hair"} if "hair" in opener else set()
-    slots -= {"pose"} if "{gait}" in opener else set()
-    sentences = 1 + int(np.searchsorted(w.SHORT_SENTENCES, writer.rng.random()))
-    own = [slot for slot in ("hair", "head", "bag", "carried", "pose") if slot in slots]
-    writer.rng.shuffle(own)
-    tails: list[str] = []
-    if sentences > 1 and len(wear) > 1 and (len(own) < sentences - 1 or chance(0.35)):
-        in_opener = 1 if len(wear) == 2 or chance(0.7) else 2
-        lowers = _join_items(wear[in_opener:], writer)
-        wear = wear[:in_opener]
-        tails.append(writer.pick(w.SHORT_LOWER).replace("{lowers}", lowers))
-    own_sentences = own[: max(0, sentences - 1 - len(tails))]
-    clauses: list[str] = []
-    for slot in w.SHORT_ORDER:
-        if slot not in own:
-            continue
-        if slot in own_sentences:
-            tails.append(writer.pick([t for t in w.SHORT_TAILS[slot] if slot_keys(t) <= available]))
-        elif slot == "head":
-            wear.append(
-                "{glasses}" if "glasses" in available and ("a_hat" not in available or chance(0.5)) else "{a_hat}"
-            )
-        else:
-            clauses.append(writer.pick([t for t in w.SHORT_CLAUSES[slot] if slot_keys(t) <= available]))
-    opening = opener.replace("{wear}", _join_items(wear, writer))
-    if clauses:
-        joined = " and ".join(clauses) if len(clauses) < 3 else ", ".join(clauses[:-1]) + " and " + clauses[-1]
-        opening += writer.pick([", ", ", ", ", " if joined.startswith("with") else " while "]) + joined
-    if chance(0.3):
-        writer.rng.shuffle(tails)
-    return " ".join(writer.fill(t) + "." for t in [opening, *tails]), opener
-
-
-def _short(
-    identity: Identity,
-    view: View,
-    visible: frozenset[str],
-    rng: np.random.Generator,
-    avoid: str,
-    new_colours: Mapping[str, str] | None,
-) -> tuple[str, str]:
-    """A short caption of a human length with another opener than `avoid`, and its opener."""
-    attempts = []
-    for _ in range(_SHORT_ATTEMPTS):
-        attempts.append(_write_short(CaptionWriter(identity, view, visible, rng, True, new_colours), avoid))
-        if SHORT_WORDS[0] <= len(attempts[-1][0].split()) <= SHORT_WORDS[1]:
-            return attempts[-1]
-    return max(attempts, key=lambda attempt: len(attempt[0]))  # few facts are visible
-
-
-def write_captions(
-    identity: Identity,
-    view: View,
-    visible: frozenset[str],
-    labels: frozenset[str],
-    rng: np.random.Generator,
-    new_colours: Mapping[str, str] | None = None,
-) -> Captions:
-    """Writes two short captions and a long one for an image.
+class Writer:
+    """Writes the captions of one image.
 
     Args:
         identity: the person.
-        view: how the person is seen.
-        visible: names of the fields of `Identity` that are visible in the image. No other field is named.
-        labels: labels of the regions that have a box.
-        rng: random generator. Equal arguments and states give equal captions.
-        new_colours: see [`CaptionWriter`]. None: the colours of `identity`.
-
-    Returns:
-        The captions.
+        view: the view.
+        rendering: what is visible.
+        grammar: 0, or 1 for the second grammar.
+        unseen: rate of words that training captions never use.
+        rng: random generator of all choices.
     """
-    first, opener = _short(identity, view, visible, rng, "", new_colours)
-    second, _ = _short(identity, view, visible, rng, opener, new_colours)
-    sentences, named = _long(CaptionWriter(identity, view, visible, rng, False, new_colours), labels)
-    return Captions([first, second], " ".join(text for text, _ in sentences), sentences, named)
+
+    def __init__(
+        self,
+        identity: Identity,
+        view: View,
+        rendering: Rendering,
+        grammar: int,
+        unseen: float,
+        rng: np.random.Generator,
+    ) -> None:
+        self.identity, self.view, self.rendering = identity, view, rendering
+        self.grammar, self.unseen, self.rng = grammar, unseen, rng
+        self.regions: Sequence[Region] = rendering.regions
+        self.attributes = [region.attributes for region in self.regions]
+        self.facts_of = [frozenset(a) for a in self.attributes]
+        self.names = [name_of(region) for region in self.regions]
+        gendered = rendering.trunk_visible and rng.random() < 0.75
+        self.noun, self.he, self.his, self.him = words.PEOPLE[identity.gender if gendered else ""]
+
+    def _pick(self, options: Sequence) -> str:
+        return options[int(self.rng.integers(len(options)))]
+
+    def _word(self, options: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
+        return self._pick(options[1] if self.rng.random() < self.unseen else options[0])
+
+    def phrase(self, n: int, generic: bool = False) -> Phrase:
+        """A noun phrase for region n with some of its facts.
+
+        Args:
+            n: index of the region.
+            generic: leave the noun out ("a red striped item").
+        """
+        facts, rng = self.regions[n].facts, self.rng
+        if facts["type"] == "hair":
+            return self._hair(n)
+        stated = []
+        if generic:
+            noun = self._pick(GENERIC)
+        else:
+            name = "kind" if "kind" in facts and rng.random() < 0.86 else "type"
+            noun = self._word(words.NOUNS[facts[name]])
+            stated.append(f"{name}={facts[name]}")
+        colour = pattern = tail = ""
+        use_pattern = "pattern" in facts and rng.random() < (0.8 if facts["pattern"] != "plain" else 0.25)
+        if rng.random() < 0.94 or not use_pattern:
+            colour = self._word(words.COLOURS[facts["color"]])
+            stated.append(f"color={facts['color']}")
+        if use_pattern:
+            stated.append(f"pattern={facts['pattern']}")
+            second = facts.get("second-color")
+            if second and colour and rng.random() < 0.5:
+                stated.append(f"second-color={second}")
+                word = self._word(words.COLOURS[second])
+                if rng.random() < 0.5:
+                    tail = f" with {word} {words.PATTERN_NOUNS[facts['pattern']]}"
+                else:
+                    pattern = self._word(words.PATTERNS[facts["pattern"]])
+                    colour = f"{colour} and {word}"
+            else:
+                pattern = self._word(words.PATTERNS[facts["pattern"]])
+        if "sleeves" in facts and not tail and not generic and rng.random() < 0.25:
+            stated.append(f"sleeves={facts['sleeves']}")
+            tail = f" with {words.SLEEVES[facts['sleeves']]}"
+        parts = [pattern, colour] if self.grammar == 0 and rng.random() < 0.5 else [colour, pattern]
+        body = " ".join(part for part in (*parts, noun) if part)
+        plural = noun in words.PLURAL
+        if plural:
+            text = body if rng.random() < 0.6 else f"a pair of {body}"
+            plural = text == body
+        else:
+            text = body if noun in words.UNCOUNTED else f"{_article(body)} {body}"
+        return Phrase(text + tail, plural, tuple(stated), f"the {noun}")
+
+    def _hair(self, n: int) -> Phrase:
+        facts = self.regions[n].facts
+        colour, stated = self._word(words.HAIR_COLOURS[facts["color"]]), ["kind=hair", f"color={facts['color']}"]
+        style = facts.get("style")
+        if style and self.rng.random() < 0.7:
+            stated.append(f"style={style}")
+            return Phrase(words.HAIR_STYLES[style].format(c=colour), False, tuple(stated), "the hair")
+        return Phrase(f"{colour} hair", False, tuple(stated), "the hair")
+
+    def fill(self, template: str, **values: object) -> str:
+        """Fills a template. `np` and `a`, `b` are phrases; their verbs agree with them."""
+        person_plural = False
+        fields: dict[str, str] = {
+            "He": self.he,
+            "he": self.he.lower() if self.he != "The person" else "the person",
+            "His": _upper(self.his),
+            "his": self.his,
+            "him": self.him,
+            "noun": self.noun,
+            "s_he": "" if person_plural else "s",
+            "is_he": "is",
+            "s_have": "s",
+            "ies_he": "ies",
+        }
+        for name, value in values.items():
+            if isinstance(value, Phrase):
+                end = "" if name == "np" else f"_{name}"
+                fields |= {
+                    f"np{end}": value.text,
+                    f"Np{end}": _upper(value.text),
+                    f"the{end}": value.definite,
+                    f"The{end}": _upper(value.definite),
+                    f"s{end}": "" if value.plural else "s",
+                    f"es{end}": "" if value.plural else "es",
+                    f"is{end}": "are" if value.plural else "is",
+                }
+                if end:  # without an end, "has" belongs to the person
+                    fields[f"s_have{end}"] = "ve" if value.plural else "s"
+            else:
+                fields[name] = str(value)
+        return _upper(template.format(**fields))
+
+    def single(self, n: int, generic: bool = False) -> Sentence | None:
+        """A sentence about region n. A generic one leaves its noun out; None if it would also fit other regions."""
+        phrase, facts = self.phrase(n, generic), self.regions[n].facts
+        stated = list(phrase.facts)
+        topics = ["any"] * 3 + [facts["where"]] * 3 + ([facts["side"]] * 2 if "side" in facts else [])
+        if facts["type"] == "hair":
+            topics = ["any", "worn"]
+        topic = self._pick(topics)
+        if topic in ("left", "right"):
+            stated.append(f"side={topic}")
+        elif topic != "any" and facts["type"] != "hair":
+            stated.append(f"where={topic}")
+        if topic == "worn" and facts["type"] == "hair":
+            topic = "any"
+        template = self._pick(words.SINGLE[self.grammar][topic])
+        matching = satisfying(stated, self.facts_of)
+        if matching != [n]:
+            if generic or len(matching) > 2:
+                return None
+        return Sentence(self.fill(template, np=phrase), (tuple(stated),), tuple(matching))
+
+    def many(self) -> Sentence | None:
+        """A sentence about two or three regions."""
+        count = 2 if self.rng.random() < 0.65 else 3
+        chosen = self._some(count)
+        if chosen is None:
+            return None
+        phrases = [self.phrase(n) for n in chosen]
+        groups = tuple(phrase.facts for phrase in phrases)
+        regions = [m for group in groups for m in satisfying(group, self.facts_of)]
+        if sorted(regions) != sorted(chosen):  # a phrase fits another region too
+            return None
+        listed = _listed([phrase.text for phrase in phrases])
+        text = self.fill(self._pick(words.MANY[self.grammar]), list=listed, List=_upper(listed))
+        return Sentence(text, groups, tuple(chosen))
+
+    def _some(self, count: int) -> list[int] | None:
+        if len(self.regions) < count:
+            return None
+        return [int(n) for n in self.rng.permutation(len(self.regions))[:count]]
+
+    def relation(self) -> Sentence | None:
+        """A sentence that compares two regions: the same colour, or darker and lighter."""
+        unique = [n for n, name in enumerate(self.names) if self.names.count(name) == 1]
+        pairs = []
+        for n in unique:
+            for fact in self.regions[n].relations:
+                relation, _, other = fact.partition("=")
+                if relation != "lighter-than" and self.names.index(other) in unique:
+                    pairs.append((relation, n, self.names.index(other)))
+        same = [pair for pair in pairs if pair[0] == "same-color-as"]
+        pairs = same if same and self.rng.random() < 0.6 else pairs
+        if not pairs:
+            return None
+        relation, a, b = pairs[int(self.rng.integers(len(pairs)))]
+        facts, phrases, groups = [self.regions[n].facts for n in (a, b)], [], []
+        for n, m, back in ((a, b, relation), (b, a, relation if relation == "same-color-as" else "lighter-than")):
+            own = self.regions[n].facts
+            name = "kind" if "kind" in own else "type"
+            noun = self._word(words.NOUNS[own[name]])
+            plural = noun in words.PLURAL
+            phrases.append(Phrase(f"the {noun}", plural, (), f"the {noun}"))
+            groups.append([f"{name}={own[name]}", f"{back}={self.names[m]}"])
+        values: dict[str, object] = {"a": phrases[0], "b": phrases[1]}
+        if relation == "same-color-as":
+            template = self._pick(words.SAME[self.grammar])
+            if "olour" in template:
+                word = self._word(words.COLOURS[facts[0]["color"]])
+                values |= {"colour": word, "Colour": _upper(word)}
+                for group in groups:
+                    group.append(f"color={facts[0]['color']}")
+        else:
+            template = self._pick(words.DARKER[self.grammar])
+            if "{Np_a}" in template:
+                color = facts[0]["color"]
+                word = self._word(words.COLOURS[color])
+                noun = phrases[0].definite.removeprefix("the ")
+                text = (
+                    f"{word} {noun}"
+                    if phrases[0].plural or noun in words.UNCOUNTED
+                    else f"{_article(word)} {word} {noun}"
+                )
+                values["a"] = Phrase(text, phrases[0].plural, (), phrases[0].definite)
+                groups[0].append(f"color={color}")
+        return Sentence(self.fill(template, **values), (tuple(groups[0]), tuple(groups[1])), (a, b))
+
+    def whole(self) -> Sentence | None:
+        """A sentence about no region: pose, view or the second person."""
+        topics = [self.view.arrangement.view]
+        if self.view.framing == "full" and self.rendering.trunk_visible:
+            topics.append(self.view.arrangement.pose)
+        if self.rendering.other_visible > OTHER_VISIBLE:
+            topics.append("other")
+        topic = self._pick(topics)
+        if topic != "other" and not self.rendering.trunk_visible:
+            return None
+        return Sentence(self.fill(self._pick(words.WHOLE[topic][self.grammar])))
+
+    def long(self) -> tuple[Sentence, ...]:
+        """The sentences of the long caption. Regions that no sentence describes yet come first."""
+        low, high = SENTENCES
+        target = min(high, max(low, len(self.regions) + int(self.rng.integers(0, 3))))
+        used: dict[int, int] = {}
+        sentences: list[Sentence] = []
+        has_whole, related = False, []
+        for _ in range(6 * target):
+            if len(sentences) == target:
+                break
+            kind = draw(self.rng, KINDS)
+            fewest = min((used.get(n, 0) for n in range(len(self.regions))), default=0)
+            rare = [n for n in range(len(self.regions)) if used.get(n, 0) == fewest]
+            if kind in ("single", "generic"):
+                if not rare:
+                    continue
+                sentence = self.single(rare[int(self.rng.integers(len(rare)))], kind == "generic")
+            elif kind == "whole":
+                sentence = None if has_whole else self.whole()
+                has_whole |= sentence is not None
+            else:
+                sentence = self.many() if kind == "many" else self.relation()
+            if sentence is None or sentence.text in {s.text for s in sentences}:
+                continue
+            if sentence.groups and any(sentence.groups == other.groups for other in sentences):
+                continue
+            if kind == "relation":
+                if set(sentence.regions) in related:
+                    continue
+                related.append(set(sentence.regions))
+            if not is_true(sentence.groups, self.facts_of):
+                raise AssertionError(f"a false sentence: {sentence}")
+            for n in sentence.regions:
+                used[n] = used.get(n, 0) + 1
+            sentences.append(sentence)
+        return tuple(sentences)
+
+    def short(self) -> str:
+        """A short caption of two to four things."""
+        count = min(len(self.regions), 2 + int(self.rng.integers(3)))
+        chosen = self._some(count) or []
+        listed = _listed([self.phrase(n).text for n in chosen]) or "nothing else in view"
+        return self.fill(self._pick(words.SHORT[self.grammar]), list=listed, List=_upper(listed))
 
 
-__all__ = ["Captions", "write_captions"]
+def _article(text: str) -> str:
+    return "an" if re.match(r"[aeiou]", text) else "a"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + (" and " + items[-1] if items else "")
+
+
+def write_captions(
+    identity: Identity, view: View, rendering: Rendering, grammar: int, unseen: float, rng: np.random.Generator
+) -> Captions:
+    """The captions of one image.
+
+    Args:
+        identity: the person.
+        view: the view.
+        rendering: what is visible.
+        grammar: 0, or 1 for the second grammar.
+        unseen: rate of words that training captions never use.
+        rng: random generator of all choices.
+    """
+    writer = Writer(identity, view, rendering, grammar, unseen, rng)
+    return Captions(writer.long(), (writer.short(), writer.short()))

@@ -1,4 +1,4 @@
-"""Synthetic P-VLG: rows of procedural pedestrians, determined by a seed and an index.
+"""Synthetic P-VLG, version 2: rows of procedural pedestrians, determined by a seed and an index.
 
 There are no asset files and no state. Row (split, identity, image) does not depend on the other rows that are generated
 or on the process that generates it.
@@ -9,24 +9,25 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from dataclasses import field as default
-from functools import lru_cache
 
 import numpy as np
 
 from dataset_pvlg.features import SPLITS
 from dataset_pvlg.synthetic.captions import Captions, write_captions
-from dataset_pvlg.synthetic.identities import RECOLOURED, Identity, recolour, sample_identities
-from dataset_pvlg.synthetic.noise import Noise, add_text_faults, encode_with_faults, thin_boxes
+from dataset_pvlg.synthetic.identities import Identity, identity_of, recolour, things_of
 from dataset_pvlg.synthetic.render import Rendering, View, render, sample_view
+from dataset_pvlg.synthetic.words import UNSEEN_RATE
+from dataset_pvlg.synthetic_v1.noise import Noise, add_text_faults, encode_with_faults, thin_boxes
 
-GENERATOR_VERSION = "v1"  # a change of any image or text needs a new version and new measurements
-
+GENERATOR_VERSION = "v2"  # a change of any image or text needs a new version and new measurements
+ORIGINS = ("synthetic", "synthetic:second-grammar")  # caption_origin by grammar
+MIN_REGIONS = 4  # an image with fewer visible regions is drawn again with another view
+_ATTEMPTS = 5
 _VIEW, _RENDER, _CAPTION, _NOISE_TEXT, _NOISE_IMAGE, _EDIT = range(6)
-_JPEG_QUALITY = (70, 95)
-_EDIT_ATTEMPTS = 8  # to find a colour that gives a new identity
-_SPLIT_DISTANCE = 6_000_000  # identities between the starts of two splits
+_JPEG_QUALITY = (75, 95)
+_OTHERS = 9  # number of the sequence of second persons, who are in no split
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class SyntheticConfig:
     """Sizes and faults of a synthetic data set. The splits share no identity.
 
     Args:
-        train_identities: number of identities in train. Default: 1500.
-        validation_identities: number of identities in validation. Default: 150.
-        test_identities: number of identities in test. Default: 200.
+        train_identities: number of identities in train. Default: 2000.
+        validation_identities: number of identities in validation. Default: 200.
+        test_identities: number of identities in test. Default: 1000.
         images_per_identity: number of images of each identity. Default: 4.
         seed: seed of all random choices. Default: 0.
         noise: rates of faults. Default: none.
@@ -45,9 +46,9 @@ class SyntheticConfig:
         ValueError: a number is out of range; the message names the field.
     """
 
-    train_identities: int = 1500
-    validation_identities: int = 150
-    test_identities: int = 200
+    train_identities: int = 2000
+    validation_identities: int = 200
+    test_identities: int = 1000
     images_per_identity: int = 4
     seed: int = 0
     noise: Noise = default(default_factory=Noise)
@@ -68,47 +69,41 @@ class SyntheticConfig:
         return sum(self.identities(before) for before in SPLITS[: SPLITS.index(split)])
 
 
-@lru_cache(maxsize=8)
-def split_identities(split: str, config: SyntheticConfig) -> tuple[Identity, ...]:
-    """All identities of a split.
+@dataclass(frozen=True)
+class Drawn:
+    """Everything about one image, before it is a row."""
 
-    Each split has its own part of the seed's infinite sequence, so that the test split does not depend on the number of
-    training identities. Identities of test are left out of validation, and those of both are left out of train.
-
-    Args:
-        split: train, validation or test.
-        config: sizes and seed.
-    """
-    order = ("test", "validation", "train")
-    used = {person for before in order[: order.index(split)] for person in split_identities(before, config)}
-    count, extra = config.identities(split), 0
-    while True:
-        sampled = sample_identities(config.seed, order.index(split) * _SPLIT_DISTANCE, count + extra)
-        unused = [person for person in sampled if person not in used]
-        if len(unused) >= count:
-            return tuple(unused[:count])
-        extra = 2 * extra + 64
+    identity: Identity
+    view: View
+    rendering: Rendering
+    captions: Captions
+    grammar: int
 
 
-def image(split: str, index: int, number: int, config: SyntheticConfig) -> tuple[View, Rendering, Captions]:
+def draw_image(split: str, index: int, number: int, config: SyntheticConfig, edited: Identity | None = None) -> Drawn:
     """Renders one image and writes its captions, without faults.
 
     Args:
         split: train, validation or test.
         index: index of the identity in the split.
         number: number of the image of this identity.
-        config: sizes and seed.
-
-    Returns:
-        The view, the rendering and the captions.
+        config: the seed.
+        edited: a recoloured identity that is drawn in the same view. None: the identity itself.
     """
     key = (config.seed, SPLITS.index(split), index, number)
-    identity = split_identities(split, config)[index]
-    view = sample_view(np.random.default_rng((*key, _VIEW)))
-    rendering = render(identity, view, np.random.default_rng((*key, _RENDER)))
-    labels = frozenset(rendering.boxes)
-    captions = write_captions(identity, view, rendering.visible, labels, np.random.default_rng((*key, _CAPTION)))
-    return view, rendering, captions
+    identity = identity_of(config.seed, SPLITS.index(split), index)
+    other = identity_of(config.seed, _OTHERS + SPLITS.index(split), index * 64 + number)
+    for attempt in range(_ATTEMPTS):
+        view = sample_view(identity, np.random.default_rng((*key, attempt, _VIEW)))
+        rendering = render(identity, other, view, (*key, attempt, _RENDER))
+        if len(rendering.regions) >= MIN_REGIONS:
+            break
+    if edited is not None:
+        identity, rendering = edited, render(edited, other, view, (*key, attempt, _RENDER))
+    grammar = number % 2 if split == "test" else 0
+    unseen = UNSEEN_RATE if split == "test" else 0.0
+    rng = np.random.default_rng((*key, _CAPTION))
+    return Drawn(identity, view, rendering, write_captions(identity, view, rendering, grammar, unseen, rng), grammar)
 
 
 def rows(split: str, start: int, stop: int, config: SyntheticConfig) -> Iterator[dict]:
@@ -125,7 +120,7 @@ def rows(split: str, start: int, stop: int, config: SyntheticConfig) -> Iterator
     """
     for index in range(start, min(stop, config.identities(split))):
         for number in range(config.images_per_identity):
-            yield _row(split, index, number, config)
+            yield _row(split, index, number, config, draw_image(split, index, number, config))
 
 
 def format_image_id(split: str, index: int, number: int) -> str:
@@ -145,73 +140,25 @@ def parse_image_id(image_id: str) -> tuple[str, int, int]:
     return match[1], int(match[2]), int(match[3])
 
 
-@lru_cache(maxsize=8)
-def _all_identities(config: SyntheticConfig) -> frozenset[Identity]:
-    return frozenset(person for split in SPLITS for person in split_identities(split, config))
-
-
 def possible_edits(split: str, index: int, config: SyntheticConfig) -> list[tuple[str, Identity]]:
-    """All colour edits of an identity that give no identity of any split.
+    """Colour edits of an identity, one for each of its things.
 
     All images of an identity share these edits, so that equal edits of several images show one new identity.
 
-    Args:
-        split: train, validation or test.
-        index: index of the identity in the split.
-        config: sizes and seed.
-
     Returns:
-        (edited field, edited identity) for everything that can have another colour, in a random but fixed order.
+        (slot, edited identity) in a random but fixed order.
     """
-    identity = split_identities(split, config)[index]
+    identity = identity_of(config.seed, SPLITS.index(split), index)
     rng = np.random.default_rng((config.seed, SPLITS.index(split), index, 0, _EDIT))
-    fields = [field for field in RECOLOURED if getattr(identity, field)]
-    existing = _all_identities(config)
-    edits = []
-    for n in rng.permutation(len(fields)):
-        attempts = (recolour(rng, identity, fields[n]) for _ in range(_EDIT_ATTEMPTS))
-        edited = next((attempt for attempt in attempts if attempt not in existing), None)
-        if edited is not None:
-            edits.append((fields[n], edited))
-    return edits
-
-
-def edited_image(
-    split: str, index: int, number: int, config: SyntheticConfig
-) -> tuple[str, Identity, View, Rendering, Captions] | None:
-    """Draws an image again with one thing in another colour; person, pose, camera and scene stay the same.
-
-    Args:
-        split: train, validation or test.
-        index: index of the identity in the split.
-        number: number of the image of this identity.
-        config: sizes and seed.
-
-    Returns:
-        The edited field of `Identity`, the edited identity, and the view, rendering and captions with the new colour.
-        None if nothing that could change is both visible and named in the long caption.
-    """
-    key = (config.seed, SPLITS.index(split), index, number)
-    identity = split_identities(split, config)[index]
-    view, before, captions = image(split, index, number, config)
-    named = before.visible & frozenset().union(*captions.named)
-    for field, edited in possible_edits(split, index, config):
-        if field in named:
-            rendering = render(edited, view, np.random.default_rng((*key, _RENDER)), built_as=identity)
-            new_captions = write_captions(
-                identity,
-                view,
-                before.visible,
-                frozenset(before.boxes),
-                np.random.default_rng((*key, _CAPTION)),
-                {field: getattr(edited, field)},
-            )
-            return field, edited, view, rendering, new_captions
-    return None
+    slots = list(things_of(identity))
+    edits = [(slots[n], recolour(rng, identity, slots[n])) for n in rng.permutation(len(slots))]
+    return [(slot, edited) for slot, edited in edits if edited != identity]
 
 
 def edited_row(split: str, index: int, number: int, config: SyntheticConfig) -> tuple[str, dict] | None:
-    """The P-VLG row of [`edited_image`], without faults.
+    """The P-VLG row of an image that is drawn again with one thing in another colour, without faults.
+
+    Person, pose, camera and scene stay the same. The captions are written again for the new colour.
 
     Args:
         split: train, validation or test.
@@ -220,55 +167,86 @@ def edited_row(split: str, index: int, number: int, config: SyntheticConfig) -> 
         config: sizes and seed.
 
     Returns:
-        The name of the edit, `kind-colour`, and the row, whose person_id is that of the original. None if the image
-        cannot be edited.
+        The name of the edit, `kind-colour`, and the row, whose person_id is that of the original. None if nothing that
+        could change is both visible and named in both long captions.
 
     Raises:
         ValueError: the image does not exist.
     """
     if not (index < config.identities(split) and number < config.images_per_identity):
         raise ValueError(f"image_id {format_image_id(split, index, number)!r}: not an image of this data set")
-    edit = edited_image(split, index, number, config)
-    if edit is None:
-        return None
-    field, edited, view, rendering, captions = edit
-    row = _row(split, index, number, replace(config, noise=Noise()), (view, rendering, captions))
-    name = f"{field.removesuffix('_colour')}-{getattr(edited, field)}"
-    image_id = f"generated/{row['image_id']}_{name}"
-    return name, row | {
-        "image_id": image_id,
-        "path": f"{image_id}.jpg",
-        "image": row["image"] | {"path": f"{image_id}.jpg"},
-        "source": "generated",
-        "parent": row["image_id"],
-    }
+    before = draw_image(split, index, number, config)
+    named = _coloured_slots(before)
+    for slot, edited in possible_edits(split, index, config):
+        if slot not in named:
+            continue
+        drawn = draw_image(split, index, number, config, edited)
+        if slot not in _coloured_slots(drawn):
+            continue
+        thing = things_of(edited)[slot]
+        name = f"{thing.kind.replace(' ', '-')}-{thing.colour}"
+        row = _row(split, index, number, SyntheticConfig(config.train_identities, config.validation_identities,
+            config.test_identities, config.images_per_identity, config.seed), drawn)  # fmt: skip
+        image_id = f"generated/{row['image_id']}_{name}"
+        return name, row | {
+            "image_id": image_id,
+            "path": f"{image_id}.jpg",
+            "image": row["image"] | {"path": f"{image_id}.jpg"},
+            "source": "generated",
+            "parent": row["image_id"],
+        }
+    return None
 
 
-def _row(
-    split: str,
-    index: int,
-    number: int,
-    config: SyntheticConfig,
-    rendered: tuple[View, Rendering, Captions] | None = None,
-) -> dict:
-    """A row with its faults; `rendered` replaces the result of [`image`]."""
+def _coloured_slots(drawn: Drawn) -> set[str]:
+    """The slots of regions whose colour a sentence states."""
+    slots = set()
+    for sentence in drawn.captions.sentences:
+        for n in sentence.regions:
+            region = drawn.rendering.regions[n]
+            if any(f"color={region.facts['color']}" in group for group in sentence.groups):
+                slots.add(region.slot)
+    return slots
+
+
+def _row(split: str, index: int, number: int, config: SyntheticConfig, drawn: Drawn) -> dict:
+    """A row with its faults."""
     key = (config.seed, SPLITS.index(split), index, number)
-    view, rendering, captions = rendered or image(split, index, number, config)
+    rendering, captions = drawn.rendering, drawn.captions
     text_rng = np.random.default_rng((*key, _NOISE_TEXT))
     image_rng = np.random.default_rng((*key, _NOISE_IMAGE))
     quality = int(image_rng.integers(*_JPEG_QUALITY))
-
-    swapped = text_rng.random() < config.noise.swapped and config.identities(split) > 1
-    if swapped:
-        captions = image(split, (index + 1) % config.identities(split), number, config)[2]
-    short, texts, blank = add_text_faults(captions, config.noise, text_rng)
+    pairs: dict[int, list[int]] = {}
+    if text_rng.random() < config.noise.swapped and config.identities(split) > 1:
+        captions = draw_image(split, (index + 1) % config.identities(split), number, config).captions
+        claims = None
+    else:
+        claims = [[list(group) for group in sentence.groups] for sentence in captions.sentences]
+        for n, sentence in enumerate(captions.sentences):
+            for region in sentence.regions:
+                pairs.setdefault(region, []).append(n)
+    texts = [sentence.text for sentence in captions.sentences]
+    short, texts, blank = add_text_faults(list(captions.short), texts, config.noise, text_rng)
     sentences, start = [], 0
     for text in texts:
         sentences.append({"text": text, "start": start, "end": start + len(text)})
         start += len(text) + len(blank)
 
     content, suffix = encode_with_faults(rendering.image, config.noise, image_rng, quality)
-    boxes = thin_boxes(rendering.boxes, config.noise, image_rng)
+    boxes = thin_boxes({region.slot: region.box for region in rendering.regions}, config.noise, image_rng)
+    regions = [
+        {
+            "bbox": [float(np.float32(v)) for v in boxes[region.slot]],  # streaming does not cast to float32
+            "label": region.label,
+            "sentence": sentence,
+            "score": 1.0,
+            "reliability": 1.0,
+            "origin": "synthetic",
+            "attributes": region.attributes,
+        }
+        for n, region in enumerate(rendering.regions)
+        for sentence in pairs.get(n, [-1])
+    ]
     image_id = format_image_id(split, index, number)
     width, height = rendering.image.size
     return {
@@ -280,31 +258,12 @@ def _row(
         "height": height,
         "person_id": config.first_person(split) + index,
         "source": "synthetic",
-        "camera": view.camera,
+        "camera": drawn.view.camera,
         "parent": None,
         "captions": short,
         "caption": blank.join(texts),
-        "caption_origin": "synthetic",
+        "caption_origin": ORIGINS[drawn.grammar],
         "sentences": sentences,
-        "regions": _regions(boxes, [label for _, label in captions.sentences]),
-        "claims": None,
+        "regions": regions,
+        "claims": claims,
     }
-
-
-def _regions(boxes: dict[str, tuple], labels: list[str | None]) -> list[dict]:
-    """One entry for each sentence about a box, or one entry with sentence -1 for a box without a sentence."""
-    entries = []
-    for label, box in boxes.items():
-        for sentence in [n for n, other in enumerate(labels) if other == label] or [-1]:
-            entries.append(
-                {
-                    "bbox": [float(np.float32(v)) for v in box],  # streaming does not cast to float32
-                    "label": label,
-                    "sentence": sentence,
-                    "score": 1.0,
-                    "reliability": 1.0,
-                    "origin": "synthetic",
-                    "attributes": None,
-                }
-            )
-    return entries

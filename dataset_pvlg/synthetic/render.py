@@ -1,6 +1,6 @@
-"""Rendering of one image of a synthetic person: the crop, exact region boxes, and the visible attributes.
+"""Rendering of one image: the crop, a box for each visible region, and the facts that the image shows of it.
 
-Images are drawn from polygons and ellipses, without assets. Identity, view and random generator determine the result.
+Images are drawn from polygons and ellipses, without assets. Identity, seed key and size determine the result.
 """
 
 from __future__ import annotations
@@ -10,49 +10,55 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dataset_pvlg.synthetic import draw_canvas as c
-from dataset_pvlg.synthetic.draw_backgrounds import BACKGROUNDS, draw_background
-from dataset_pvlg.synthetic.draw_body import Body
-from dataset_pvlg.synthetic.draw_camera import CAMERAS, apply_camera
-from dataset_pvlg.synthetic.draw_canvas import LABELS, Canvas
-from dataset_pvlg.synthetic.draw_cloth import print_cloth
-from dataset_pvlg.synthetic.draw_clothes import draw_arm, draw_logo, draw_trunk
-from dataset_pvlg.synthetic.draw_head import draw_hair_behind, draw_head
-from dataset_pvlg.synthetic.draw_legs import draw_legs
-from dataset_pvlg.synthetic.draw_things import (
-    draw_bag,
-    draw_bag_behind,
-    draw_item,
-    draw_occluder,
-    draw_straps,
-    holds,
-)  # fmt: skip
-from dataset_pvlg.synthetic.identities import Identity
+from dataset_pvlg.synthetic.canvas import RGB, Canvas
+from dataset_pvlg.synthetic.draw_person import Figure, shoulder_width
+from dataset_pvlg.synthetic.draw_things import draw_thing, is_behind
+from dataset_pvlg.synthetic.facts import Region, facts_of_regions
+from dataset_pvlg.synthetic.identities import TYPES, Identity, things_of
+from dataset_pvlg.synthetic.placing import Arrangement, arrange
+from dataset_pvlg.synthetic.poses import Skeleton, make_skeleton
+from dataset_pvlg.synthetic.scenes import add_pattern, draw_occluder, draw_scene
+from dataset_pvlg.synthetic_v1.draw_camera import CAMERAS, apply_camera
 
-ORIENTATIONS = {"front": 0.38, "back": 0.26, "left": 0.18, "right": 0.18}
-OCCLUDERS = ("pole", "box", "bush", "arm", "car")
-OCCLUDED_SHARE = 0.15
-SMALL_SHARE = 0.1  # images stored at 64x160
-MIN_REGION_SHARE = 0.35  # a region with a smaller visible share has no box
-MIN_THING_SHARE = 0.45  # a thing with a smaller visible share is not recognisable
+MIN_PIXELS, MIN_SIDE, MIN_SHARE = 90, 7, 0.25  # a region with less visible area or share has no box
 _SUPER = 2  # factor of supersampling
-_MARGIN = 0.1  # fraction of the height that is drawn around the crop, to measure what the crop cuts off
+_OTHER = 100  # first region number of the second person, who has no boxes
+PATTERN_PERIOD = {"bag": 0.05, "hat": 0.034, "scarf": 0.04, "suitcase": 0.06, "umbrella": 0.075, "dog": 0.05}
 
 
 @dataclass(frozen=True)
 class View:
-    """Pose, camera and scene of one image."""
+    """Composition, camera and pose of one image.
 
-    orientation: str  # front, back; left, right: the side of the image that the person faces
-    stride: float  # from 0, standing, to 1, a full step
-    leading: int  # leg in front: -1 or 1
-    yaw: float  # small turn of a front or back view, in body heights
-    camera: str  # c1 to c6
-    background: str  # street, grass, mall, wall, indoor
-    light: float  # exposure, about 1
-    occluder: str  # empty, pole, box, bush, arm, car
-    width: int  # of the stored image, in pixels
-    height: int  # of the stored image, in pixels
+    Args:
+        width: of the image in pixels.
+        height: of the image in pixels.
+        scale: height of the standing person as a fraction of the image height.
+        x: position of the person's hips as a fraction of the width.
+        ground: row of the feet as a fraction of the height; over 1 if they are below the image.
+        roll: rotation of the person in radians.
+        faces: 1 or -1; direction of a person seen from the side.
+        framing: full, upper or lower, for what the composition shows; occluded for a wall in front of the legs.
+        camera: c1 to c6.
+        light: exposure, about 1.
+        pole: whether a pole stands in front.
+        other: 0 for no second person; otherwise -1 or 1 for the edge where the second person is.
+        arrangement: pose and places of things.
+    """
+
+    width: int
+    height: int
+    scale: float
+    x: float
+    ground: float
+    roll: float
+    faces: int
+    framing: str
+    camera: str
+    light: float
+    pole: bool
+    other: int
+    arrangement: Arrangement
 
 
 @dataclass(frozen=True)
@@ -61,226 +67,229 @@ class Rendering:
 
     Args:
         image: RGB.
-        boxes: region label -> (x, y, w, h) in pixels.
-        visible: the fields of `Identity` that are visible.
+        regions: the visible regions, with boxes in pixels and facts.
+        trunk_visible: whether the trunk and the head are mostly in the image.
+        other_visible: share of the image that the second person covers.
+        ids: uint8 `[2 h, 2 w]`, number of the region of each pixel of the drawing; region n of `regions` has the
+            number `regions[n].number`.
     """
 
     image: Image.Image
-    boxes: dict[str, tuple[float, float, float, float]]
-    visible: frozenset[str]
+    regions: tuple[Region, ...]
+    trunk_visible: bool
+    other_visible: float
+    ids: np.ndarray
 
 
-def sample_view(rng: np.random.Generator) -> View:
-    """Samples a view. Sizes follow real crops, with a median near 96x260; one tenth of the images has 64x160 pixels."""
-    if rng.random() < SMALL_SHARE:
-        width, height = 64, 160
+def sample_view(identity: Identity, rng: np.random.Generator) -> View:
+    """Samples a view of a person."""
+    width = int(rng.integers(76, 133))
+    height = int(width * rng.uniform(1.35, 2.9))
+    height = min(height, 272)
+    arrangement = arrange(identity, rng)
+    framing = ("full", "upper", "occluded", "lower")[int(np.searchsorted([0.74, 0.88, 0.96], rng.random()))]
+    if framing == "full":
+        scale = float(rng.uniform(0.5, 1.1))
+        if scale > 0.94:
+            ground = float(rng.uniform(0.94, 1.08))
+        else:
+            ground = float(rng.uniform(min(scale + 0.06, 0.99), 0.99))
+    elif framing == "upper":
+        scale = float(rng.uniform(1.15, 1.6))
+        ground = float(scale * rng.uniform(0.92, 1.08))
+    elif framing == "lower":
+        scale = float(rng.uniform(0.95, 1.25))
+        ground = float(rng.uniform(0.88, 0.98))
     else:
-        width = int(rng.integers(84, 121))
-        height = int(width * rng.uniform(2.35, 2.85))
+        scale, ground = float(rng.uniform(0.75, 1.15)), 0.0
+        ground = float(min(scale + rng.uniform(0.05, 0.16), 1.25))
+    # A person of this height in a narrow image is wider than the image; a wide image leaves space beside the person.
+    reach = 0.3 * scale * height / width
+    low, high = (0.3, 0.7) if reach > 0.5 else (max(0.16, reach * 0.62), min(0.84, 1 - reach * 0.62))
     return View(
-        orientation=str(rng.choice(list(ORIENTATIONS), p=list(ORIENTATIONS.values()))),
-        stride=float(rng.uniform(0.45, 1.0) if rng.random() < 0.65 else rng.uniform(0.0, 0.15)),
-        leading=1 if rng.random() < 0.5 else -1,
-        yaw=float(rng.uniform(-0.012, 0.012)),
-        camera=str(rng.choice(list(CAMERAS))),
-        background=str(rng.choice(BACKGROUNDS)),
-        light=float(rng.uniform(0.84, 1.12)),
-        occluder=str(rng.choice(OCCLUDERS)) if rng.random() < OCCLUDED_SHARE else "",
         width=width,
         height=height,
+        scale=scale,
+        x=float(rng.uniform(low, high)),
+        ground=ground,
+        roll=float(np.clip(rng.normal(0, 0.07), -0.2, 0.2)),
+        faces=1 if rng.random() < 0.5 else -1,
+        framing=framing,
+        camera=str(list(CAMERAS)[int(rng.integers(len(CAMERAS)))]),
+        light=float(rng.uniform(0.9, 1.1)),
+        pole=bool(rng.random() < 0.1),
+        other=int(rng.choice([-1, 1])) if rng.random() < 0.36 else 0,
+        arrangement=arrangement,
     )
 
 
-def render(identity: Identity, view: View, rng: np.random.Generator, built_as: Identity | None = None) -> Rendering:
-    """Draws a person.
+def draw_figure(
+    canvas: Canvas, identity: Identity, arrangement: Arrangement, skeleton: Skeleton, parts: dict[str, int]
+) -> None:
+    """Draws a person with all things of the arrangement.
+
+    Args:
+        canvas: the canvas, with its origin set.
+        identity: the person.
+        arrangement: places of the things.
+        skeleton: the joints.
+        parts: slot -> region number.
+    """
+    things = things_of(identity)
+    places = arrangement.places
+    loose = {slot: things[slot] for slot in places if slot not in ("top", "inner", "bottom", "shoes")}
+    worn_hat = any(TYPES[thing.kind] == "hat" and places[slot].where == "worn" for slot, thing in loose.items())
+    figure = Figure(canvas, identity, skeleton, parts, worn_hat)
+    view = skeleton.view
+    behind = [slot for slot, thing in loose.items() if is_behind(thing, places[slot], view)]
+    bag = None
+    for slot in behind:
+        bag = draw_thing(canvas, loose[slot], places[slot], skeleton, parts[slot]) or bag
+    if skeleton.pose == "sitting":
+        _seat(canvas, skeleton)
+    arms_first = [0] if view == "side" else []
+    for n in arms_first:
+        figure.arm(n)
+    if view == "back" and skeleton.pose in ("sitting", "crouching"):
+        figure.legs()
+        figure.trunk()
+    elif skeleton.pose in ("sitting", "crouching", "cycling"):
+        figure.trunk()
+        figure.legs()
+    else:
+        figure.legs()
+        figure.trunk()
+    on_body = ("neck", "waist", "back", "chest")
+    first = [slot for slot in loose if slot not in behind and places[slot].where in on_body]
+    for slot in sorted(first, key=lambda slot: on_body.index(places[slot].where)):
+        if places[slot].where != "neck":
+            bag = draw_thing(canvas, loose[slot], places[slot], skeleton, parts[slot]) or bag
+    figure.head()
+    for slot in first:
+        if places[slot].where == "neck":
+            draw_thing(canvas, loose[slot], places[slot], skeleton, parts[slot])
+    for n in (0, 1):
+        if n not in arms_first:
+            figure.arm(n)
+    rest = [slot for slot in loose if slot not in behind and slot not in first]
+    for slot in sorted(rest, key=lambda slot: (places[slot].where == "bag", slot != "bag")):
+        bag = draw_thing(canvas, loose[slot], places[slot], skeleton, parts[slot], bag) or bag
+
+
+def _seat(canvas: Canvas, skeleton: Skeleton) -> None:
+    x, y = skeleton.hip
+    canvas.rect(x - 0.14, y + 0.05, x + 0.16, y + 0.085, (128, 98, 66), 0)
+    for dx in (-0.11, 0.13):
+        canvas.rect(x + dx - 0.012, y + 0.085, x + dx + 0.012, 0.0, (96, 72, 50), 0)
+
+
+def _figure_on(
+    canvas: Canvas,
+    identity: Identity,
+    arrangement: Arrangement,
+    origin: tuple[float, float, float, int, float],
+    first: int,
+    rng: np.random.Generator,
+) -> dict[str, int]:
+    """Draws a person at an origin; region numbers start at `first`. Returns slot -> region number."""
+    slots = [slot for slot in things_of(identity) if slot in arrangement.places]
+    parts = {slot: first + n for n, slot in enumerate([*slots, "hair"])}
+    canvas.set_origin(*origin)
+    skeleton = make_skeleton(arrangement.pose, arrangement.view, shoulder_width(identity), arrangement.arms, rng)
+    draw_figure(canvas, identity, arrangement, skeleton, parts)
+    return parts
+
+
+def render(identity: Identity, other: Identity, view: View, key: tuple[int, ...]) -> Rendering:
+    """Draws an image.
 
     Args:
         identity: the person.
-        view: pose, camera and scene.
-        rng: random generator of everything that neither of them determines.
-        built_as: the person whose edited copy `identity` is. With the same view and generator state, the images of both
-            differ by the edit only. None: `identity` itself.
-
-    Returns:
-        The image. Boxes are clipped to the crop, and mostly hidden ones are dropped.
+        other: the second person, drawn if `view.other` is not 0.
+        view: composition, camera and pose.
+        key: of the random generators of everything that the others do not determine.
     """
-    body = Body(identity, view.orientation, view.stride * view.leading, view.yaw, built_as)
     wide, high = view.width * _SUPER, view.height * _SUPER
-    margin = int(high * _MARGIN)
-    canvas = Canvas(wide + 2 * margin, high + 2 * margin)
-    scale, x, y = _scale_and_position(identity, body, view, wide, high, rng)
-    draw_background(canvas.image, view.background, margin + y + scale, scale, rng)
-    canvas.set_origin(margin + x, margin + y, scale, -1 if view.orientation == "left" else 1)
-    _draw_person(canvas, body)
+    canvas = Canvas(wide, high)
+    scene_rng, body_rng, other_rng, camera_rng = (np.random.default_rng((*key, n)) for n in range(4))
+    ground, scale = view.ground * high, view.scale * high
+    draw_scene(canvas.image, ground, scene_rng)
+    in_front = view.other != 0 and other_rng.random() < 0.3
+    if view.other and not in_front:
+        others = _second_person(canvas, other, view, other_rng)
+    origin = (view.x * wide, ground, scale, view.faces if view.arrangement.view == "side" else 1, view.roll)
+    canvas.drawn = {}
+    parts = _figure_on(canvas, identity, view.arrangement, origin, 1, body_rng)
+    drawn = dict(canvas.drawn)
+    if in_front:
+        others = _second_person(canvas, other, view, other_rng)
+    if view.framing == "occluded":
+        draw_occluder(canvas.image, "wall", ground - scale * float(scene_rng.uniform(0.3, 0.5)), scene_rng)
+    if view.pole:
+        draw_occluder(canvas.image, "pole", 0, scene_rng)
 
     pixels = np.array(canvas.image)
-    print_cloth(pixels, identity, canvas)
-    crop = (slice(margin, margin + high), slice(margin, margin + wide))
-    drawn_pixels = np.bincount(pixels[..., 3].reshape(-1), minlength=32)
-    if view.occluder:
-        front = Canvas(wide, high)
-        draw_occluder(front, view.occluder, rng)
-        over = np.asarray(front.image)
-        pixels[crop] = np.where(over[..., 3:] == c.OCCLUDER, over, pixels[crop])
-    pixels = pixels[crop]
-    parts = pixels[..., 3]
-    visible_pixels = np.bincount(parts.reshape(-1), minlength=32)
-    boxes = _boxes(parts, drawn_pixels, visible_pixels)
-    visible = _visible_fields(identity, body, view, boxes, drawn_pixels, visible_pixels, canvas.expected)
-
+    ids = pixels[..., 3].copy()
+    if view.other:
+        _patterns(pixels, ids, things_of(other), others, scale, other_rng)
+    boxes, counts = _patterns(pixels, ids, things_of(identity), parts, scale, body_rng)
+    visible = {
+        slot: counts[slot] for slot in boxes if _is_region(boxes[slot], counts[slot], drawn.get(parts[slot], 1.0))
+    }
+    full = {slot: 0.8 * drawn.get(number, 1.0) / _SUPER**2 for slot, number in parts.items()}  # shapes overlap
+    shares = {slot: min(1.0, count / full[slot]) for slot, count in visible.items()}
+    centre = (view.x * wide - view.roll * scale * -0.5) / _SUPER
+    regions = facts_of_regions(
+        identity,
+        view.arrangement,
+        {slot: boxes[slot] for slot in visible},
+        visible,
+        shares,
+        parts,
+        centre,
+        view.scale * view.height,
+    )
     scene = Image.fromarray(np.ascontiguousarray(pixels[..., :3])).reduce(_SUPER)
-    return Rendering(apply_camera(scene, view.camera, view.light, rng), boxes, visible)
+    image = apply_camera(scene, view.camera, view.light, camera_rng)
+    top_share = counts.get("top", 0) / full["top"]
+    return Rendering(image, regions, top_share > 0.5, float((ids >= _OTHER).mean()), ids)
 
 
-def _scale_and_position(
-    identity: Identity, body: Body, view: View, wide: int, high: int, rng: np.random.Generator
-) -> tuple[float, float, float]:
-    """Pixels per body height, and x and y of the top of the head in the crop."""
-    tall = {"hat": 0.03, "beanie": 0.05, "cap": 0.02}.get(identity.headwear, 0.0)
-    if identity.hair_style == "bun":
-        tall = max(tall, 0.03)
-    left, right = -0.19, 0.19
-    if body.side:
-        left, right = -0.155, 0.165
-        if identity.bag_type == "backpack":
-            left -= 0.03
-        if view.orientation == "left":
-            left, right = -right, -left
-    else:
-        reach = max(body.shoulder, body.waist, body.hip) + 2 * body.arm + 0.012
-        left, right = -reach, reach
-        if identity.bag_type in ("handbag", "suitcase", "shoulder bag"):
-            more = 0.06 if identity.bag_type == "suitcase" else 0.035
-            if body.sign(identity.bag_side) > 0:
-                right += more
-            else:
-                left -= more
-    scale = min(high * 0.955 / (1 + tall), wide * 1.02 / (right - left)) * rng.uniform(0.93, 1.03)
-    x = wide / 2 - scale * (left + right) / 2 + rng.normal(0, 0.022) * wide
-    y = (high - scale * (1 + tall)) * rng.uniform(0.35, 0.65) + scale * tall + rng.normal(0, 0.012) * high
-    return scale, x, y
+def _second_person(canvas: Canvas, other: Identity, view: View, rng: np.random.Generator) -> dict[str, int]:
+    """Draws the second person at the edge of the image, partly cut off."""
+    wide, high = canvas.image.size
+    arrangement = arrange(other, rng)
+    scale = view.scale * high * rng.uniform(0.75, 1.1)
+    x = wide * (0.5 + 0.5 * view.other) + view.other * scale * rng.uniform(-0.02, 0.09)
+    ground = view.ground * high + rng.uniform(-0.06, 0.03) * high
+    keep = canvas.drawn
+    faces = 1 if rng.random() < 0.5 or arrangement.view != "side" else -1
+    parts = _figure_on(canvas, other, arrangement, (x, ground, scale, faces, 0.0), _OTHER, rng)
+    canvas.drawn = keep
+    return parts
 
 
-def _draw_person(canvas: Canvas, body: Body) -> None:
-    """Draws all parts from back to front."""
-    hold = holds(body)
-    draw_hair_behind(canvas, body)
-    if body.side:
-        draw_bag_behind(canvas, body)
-        draw_arm(canvas, body, -1, hold[-1], far=True)
-        draw_legs(canvas, body)
-        draw_trunk(canvas, body)
-        draw_straps(canvas, body)
-    else:
-        draw_bag_behind(canvas, body)
-        draw_legs(canvas, body)
-        for which in (-1, 1):
-            if hold[which] != "up":
-                draw_arm(canvas, body, which, hold[which])
-        draw_trunk(canvas, body)
-        draw_logo(canvas, body)
-        draw_straps(canvas, body)
-    if body.back:
-        draw_bag(canvas, body)
-    draw_head(canvas, body)
-    for which in (1, -1):
-        if not body.side and hold[which] == "up":
-            draw_arm(canvas, body, which, "up")
-    if body.side:
-        if body.person.carried and hold[-1] and not hold[1]:
-            draw_item(canvas, body)
-        draw_arm(canvas, body, 1, hold[1])
-    if not body.back:
-        draw_bag(canvas, body)
-    if not (body.side and hold[-1] and not hold[1]):
-        draw_item(canvas, body)
-
-
-def _boxes(
-    parts: np.ndarray, drawn_pixels: np.ndarray, visible_pixels: np.ndarray
-) -> dict[str, tuple[float, float, float, float]]:
-    """The boxes of all regions with enough visible pixels."""
-    labels = c.LABEL_INDEX[parts]
-    boxes = {}
-    for n, label in enumerate(LABELS, start=1):
-        ids = list(c.PARTS_OF[label])
-        if not visible_pixels[ids].sum() or visible_pixels[ids].sum() < MIN_REGION_SHARE * drawn_pixels[ids].sum():
+def _patterns(pixels, ids, things, parts, scale, rng) -> tuple[dict, dict]:
+    """Adds the patterns of a person's things. Returns boxes in pixels of the image, and visible pixels, by slot."""
+    boxes, counts = {}, {}
+    turns = rng.uniform(-0.25, 0.25, len(parts)) + np.where(rng.random(len(parts)) < 0.3, np.pi / 2, 0.0)
+    for n, (slot, number) in enumerate(parts.items()):
+        mask = ids == number
+        rows = np.flatnonzero(mask.any(1))
+        if not len(rows):
             continue
-        mask = labels == n
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        x, y = columns[0] / _SUPER, rows[0] / _SUPER
-        w, h = (columns[-1] + 1) / _SUPER - x, (rows[-1] + 1) / _SUPER - y
-        if w >= 1 and h >= 1:
-            boxes[label] = (float(x), float(y), float(w), float(h))
-    bag, item = [c.BAG, c.BAG_DETAIL], [c.ITEM, c.ITEM_DETAIL]
-    for label, ids in (("bag", bag), ("carried item", item)):
-        if label in boxes and visible_pixels[ids].sum() < 40 * _SUPER**2:
-            del boxes[label]
-    return boxes
+        columns = np.flatnonzero(mask.any(0))
+        y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        inside = mask[y0:y1, x0:x1]
+        boxes[slot] = (x0 / _SUPER, y0 / _SUPER, (x1 - x0) / _SUPER, (y1 - y0) / _SUPER)
+        counts[slot] = int(inside.sum()) / _SUPER**2
+        thing = things.get(slot)
+        if thing is not None and thing.pattern != "plain":
+            period = max(PATTERN_PERIOD.get(TYPES[thing.kind], 0.062) * scale, 10.0)
+            add_pattern(pixels, inside, (x0, y0, x1, y1), thing.pattern, RGB[thing.second], period, float(turns[n]))
+    return boxes, counts
 
 
-def _visible_fields(
-    identity: Identity,
-    body: Body,
-    view: View,
-    boxes: dict,
-    drawn_pixels: np.ndarray,
-    visible_pixels: np.ndarray,
-    expected: dict[int, float],
-) -> frozenset[str]:
-    """The fields of `Identity` that are recognisable; removes the boxes of things that are not."""
-
-    def recognisable(*ids: int, min_pixels: int = 0) -> bool:
-        """Whether enough of these parts is visible: a share of the drawn pixels, and `min_pixels` stored pixels."""
-        count = visible_pixels[list(ids)].sum()
-        return count >= MIN_THING_SHARE * drawn_pixels[list(ids)].sum() and count >= max(1, min_pixels * _SUPER**2)
-
-    fields: set[str] = set()
-    front, bareheaded = view.orientation == "front", identity.headwear == "none"
-    if "upper body" in boxes and ("head" in boxes or "lower body" in boxes):
-        fields |= {"gender", "build"}
-    if "head" in boxes:
-        fields.add("headwear")
-        if not bareheaded and recognisable(c.HEADWEAR, min_pixels=20):
-            fields.add("headwear_colour")
-        elif not bareheaded:
-            fields.discard("headwear")
-        if not body.back and (identity.eyewear == "none" or recognisable(c.EYEWEAR, min_pixels=8)):
-            fields.add("eyewear")
-        if identity.eyewear == "glasses" and view.height < 200:
-            fields.discard("eyewear")
-        if identity.hair_style == "bald":
-            fields |= {"hair_style"} if bareheaded else set()
-        elif recognisable(c.HAIR, min_pixels=60 if bareheaded else 45):
-            fields.add("hair_colour")
-            tied = identity.hair_style in ("ponytail", "bun")
-            if bareheaded or identity.hair_style in ("long", "short") or (tied and not front):
-                fields.add("hair_style")
-    cloth = (c.UPPER, c.DRESS_SKIRT) if identity.upper_type == "dress" else (c.UPPER,)
-    if "upper body" in boxes and recognisable(*cloth, min_pixels=150):
-        fields |= {"upper_type", "upper_colour"}
-        if recognisable(c.UPPER, c.ARM, min_pixels=150):
-            fields.add("sleeve")
-        if identity.upper_pattern != "logo":
-            fields.add("upper_pattern")
-        elif recognisable(c.LOGO, min_pixels=40):
-            fields.add("upper_pattern")
-        if identity.inner_colour and recognisable(c.INNER, min_pixels=60):
-            fields.add("inner_colour")
-    if "lower body" in boxes and identity.lower_type and recognisable(c.LOWER, min_pixels=150):
-        fields |= {"lower_type", "lower_colour"}
-    if "feet" in boxes and recognisable(c.SHOE, min_pixels=40):
-        fields |= {"shoe_type", "shoe_colour"}
-    if "bag" in boxes:
-        count = visible_pixels[c.BAG] + visible_pixels[c.BAG_DETAIL]
-        if count >= MIN_THING_SHARE * expected.get(c.BAG, 0.0) and recognisable(c.BAG, c.BAG_DETAIL, min_pixels=60):
-            fields |= {"bag_type", "bag_colour", "bag_side"}
-        else:
-            del boxes["bag"]
-    if "carried item" in boxes:
-        count = visible_pixels[c.ITEM] + visible_pixels[c.ITEM_DETAIL]
-        if count >= MIN_THING_SHARE * expected.get(c.ITEM, 0.0) and recognisable(c.ITEM, c.ITEM_DETAIL, min_pixels=35):
-            fields |= {"carried", "carried_colour"}
-        else:
-            del boxes["carried item"]
-    return frozenset(fields)
+def _is_region(box: tuple[float, float, float, float], pixels: float, drawn: float) -> bool:
+    enough = pixels >= MIN_PIXELS and min(box[2], box[3]) >= MIN_SIDE
+    return enough and pixels * _SUPER**2 >= MIN_SHARE * drawn

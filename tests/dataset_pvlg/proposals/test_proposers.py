@@ -9,8 +9,8 @@ from PIL import Image
 from dataset_pvlg.features import REGION_LABELS
 from dataset_pvlg.proposals.base import select_boxes
 from dataset_pvlg.proposals.proposers import PROPOSER_NAMES, load_proposer
-from dataset_pvlg.synthetic.dataset import SyntheticConfig, image
-from dataset_pvlg.synthetic.render import Rendering
+from dataset_pvlg.synthetic_v1.dataset import SyntheticConfig, image
+from dataset_pvlg.synthetic_v1.render import Rendering
 
 WEIGHT_FREE = ("templates", "templates+felzenszwalb", "grid")
 

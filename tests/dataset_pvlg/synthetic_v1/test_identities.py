@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
-from dataset_pvlg.synthetic.draw_canvas import COLOURS, DENIM, HAIR_COLOURS
-from dataset_pvlg.synthetic.identities import NEAR_DUPLICATE_EVERY, sample_identities
+from dataset_pvlg.synthetic_v1.draw_canvas import COLOURS, DENIM, HAIR_COLOURS
+from dataset_pvlg.synthetic_v1.identities import NEAR_DUPLICATE_EVERY, sample_identities
 
 
 @pytest.fixture(scope="module")

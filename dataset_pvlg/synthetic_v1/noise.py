@@ -12,8 +12,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 from PIL import Image
 
-from dataset_pvlg.synthetic.captions import Captions
-
 _MISSPELT = {
     "wearing": "waering",
     "jacket": "jaket",
@@ -69,18 +67,21 @@ def _replace_words(text: str, table: dict[str, str]) -> str:
     return _WORD.sub(replace, text)
 
 
-def add_text_faults(captions: Captions, noise: Noise, rng: np.random.Generator) -> tuple[list[str], list[str], str]:
+def add_text_faults(
+    short: list[str], texts: list[str], noise: Noise, rng: np.random.Generator
+) -> tuple[list[str], list[str], str]:
     """Applies the text faults to the captions of one image.
 
     Args:
-        captions: captions without faults.
+        short: the two short captions.
+        texts: the sentences of the long caption.
         noise: rates of all faults.
         rng: random generator.
 
     Returns:
         The short captions, the texts of the sentences, and the blank between two sentences.
     """
-    short, texts, blank = list(captions.short), [text for text, _ in captions.sentences], " "
+    short, texts, blank = list(short), list(texts), " "
     # One random number for each fault in a fixed order, so that changing one rate does not affect the other faults.
     draw = dict(zip([f.name for f in fields(noise)], rng.random(len(fields(noise))), strict=True))
     if draw["duplicate"] < noise.duplicate:

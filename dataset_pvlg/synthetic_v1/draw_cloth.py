@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dataset_pvlg.synthetic.draw_canvas import COLOURS, DRESS_SKIRT, LOWER, UPPER, Canvas
-from dataset_pvlg.synthetic.identities import Identity
+from dataset_pvlg.synthetic_v1.draw_canvas import COLOURS, DRESS_SKIRT, LOWER, UPPER, Canvas
+from dataset_pvlg.synthetic_v1.identities import Identity
 
 
 def print_cloth(pixels: np.ndarray, identity: Identity, canvas: Canvas) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataset_pvlg.synthetic.draw_body import SHOULDER, Body
-from dataset_pvlg.synthetic.draw_canvas import COLOURS, EYEWEAR, HAIR, HEADWEAR, SKIN, Canvas, edge, tint
+from dataset_pvlg.synthetic_v1.draw_body import SHOULDER, Body
+from dataset_pvlg.synthetic_v1.draw_canvas import COLOURS, EYEWEAR, HAIR, HEADWEAR, SKIN, Canvas, edge, tint
 
 _Y, _RX, _RY = 0.098, 0.058, 0.078  # centre and half-axes of the skull in a front view
 FRAME = (30, 28, 32)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from dataset_pvlg.features import REGION_LABELS
-from dataset_pvlg.synthetic import caption_words as w
-from dataset_pvlg.synthetic.captions import write_captions
-from dataset_pvlg.synthetic.card import colours_named
-from dataset_pvlg.synthetic.identities import Identity, sample_identities
-from dataset_pvlg.synthetic.render import sample_view
+from dataset_pvlg.synthetic_v1 import caption_words as w
+from dataset_pvlg.synthetic_v1.captions import write_captions
+from dataset_pvlg.synthetic_v1.card import colours_named
+from dataset_pvlg.synthetic_v1.identities import Identity, sample_identities
+from dataset_pvlg.synthetic_v1.render import sample_view
 
 FIELDS = frozenset(f.name for f in fields(Identity))
 REGION_FIELDS = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from zlib import crc32
 
-from dataset_pvlg.synthetic.draw_canvas import HAIR_COLOURS, SKINS, Colour, Point, tint
-from dataset_pvlg.synthetic.identities import Identity
+from dataset_pvlg.synthetic_v1.draw_canvas import HAIR_COLOURS, SKINS, Colour, Point, tint
+from dataset_pvlg.synthetic_v1.identities import Identity
 
 NECK, SHOULDER, HIP, CROTCH, ANKLE, SOLE = 0.185, 0.2, 0.5, 0.535, 0.925, 1.0
 _BUILD = {"slim": 0.78, "average": 1.0, "heavy": 1.34}

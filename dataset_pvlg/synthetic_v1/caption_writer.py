@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dataset_pvlg.synthetic import caption_words as w
-from dataset_pvlg.synthetic.identities import Identity
-from dataset_pvlg.synthetic.render import View
+from dataset_pvlg.synthetic_v1 import caption_words as w
+from dataset_pvlg.synthetic_v1.identities import Identity
+from dataset_pvlg.synthetic_v1.render import View
 
 PLURAL_LOWER = frozenset({"pants", "jeans", "shorts", "leggings"})
 NEUTRAL_SHARE = 0.05  # share of short captions with "person" instead of a gender

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataset_pvlg.synthetic.draw_body import HIP, SHOULDER, Body
-from dataset_pvlg.synthetic.draw_canvas import (
+from dataset_pvlg.synthetic_v1.draw_body import HIP, SHOULDER, Body
+from dataset_pvlg.synthetic_v1.draw_canvas import (
     ARM,
     COLOURS,
     DRESS_SKIRT,

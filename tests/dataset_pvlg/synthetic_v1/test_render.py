@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dataset_pvlg.features import REGION_LABELS
-from dataset_pvlg.synthetic.draw_canvas import COLOURS, LABELS
-from dataset_pvlg.synthetic.identities import Identity, sample_identities
-from dataset_pvlg.synthetic.render import ORIENTATIONS, View, render, sample_view
+from dataset_pvlg.synthetic_v1.draw_canvas import COLOURS, LABELS
+from dataset_pvlg.synthetic_v1.identities import Identity, sample_identities
+from dataset_pvlg.synthetic_v1.render import ORIENTATIONS, View, render, sample_view
 
 MAN = Identity(
     gender="man", build="average", hair_colour="black", hair_style="short", headwear="none", headwear_colour="",
