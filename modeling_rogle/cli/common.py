@@ -29,8 +29,9 @@ def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         metavar="STORE",
-        help="vector store to search: exact, faiss, milvus, a file of milvus-lite, or http://host:19530 "
-        "(default: the store of the index, if it lies inside the index or is named by MILVUS_URI)",
+        help="vector store to search: exact, faiss-flat, faiss, http://host:19530 (Milvus) or "
+        "postgresql://host/database (pgvector) (default: the store of the index, if it is a file of the index or is "
+        "named by MILVUS_URI or ROGLE_POSTGRES_URI)",
     )
 
 

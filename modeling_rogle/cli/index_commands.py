@@ -71,8 +71,8 @@ def add_index(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--store",
         metavar="STORE",
-        help="vector store: exact, faiss, milvus, a file of milvus-lite, or http://host:19530 (default: that of the "
-        "existing index, else exact)",
+        help="vector store: exact, faiss-flat, faiss, faiss-hnsw, http://host:19530 (Milvus) or "
+        "postgresql://host/database (pgvector) (default: that of the existing index, else exact)",
     )
     parser.set_defaults(run=_index)
 
@@ -90,8 +90,8 @@ def add_delete(commands: argparse._SubParsersAction) -> None:
         "--store",
         metavar="STORE",
         help="vector store of the index, where the embeddings are deleted too; exact removes a store on a server from "
-        "the index without contacting it (default: the store of the index, if it lies inside the index or is named by "
-        "MILVUS_URI)",
+        "the index without contacting it (default: the store of the index, if it is a file of the index or is named by "
+        "MILVUS_URI or ROGLE_POSTGRES_URI)",
     )
     parser.set_defaults(run=_delete)
 

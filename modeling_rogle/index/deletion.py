@@ -75,7 +75,7 @@ def remove_images(path: Path, removed: set[str], skipped: set[str], given: str |
     if (path / STAGED_MANIFEST).exists():  # of an unfinished replacement, which holds the images too
         _remove(path, STAGED_MANIFEST, removed, skipped, given)
     uri = (read_manifest(path).get("store") or {}).get("uri")
-    address = trusted_address(uri, path, given) if uri else None
+    address = trusted_address(uri, given) if uri else None
     if address:  # otherwise only names of skipped images were removed
         sync_store(path, address)
 

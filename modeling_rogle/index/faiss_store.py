@@ -47,7 +47,7 @@ class FaissStore:
         self._faiss = faiss
         self.path, self.dimension, self.expected = path, dimension, max(expected, 1)
         self.is_graph = uri == "faiss-hnsw"
-        self.can_delete = not self.is_graph
+        self.can_delete, self.max_filter = not self.is_graph, 0
         self.file = (stored or {}).get("file")  # of the index as it is in memory; None if it has changed since
         self.index: Any = None
         self.cells = 1
@@ -122,6 +122,12 @@ class FaissStore:
         index.train(embeds)
         return index
 
+    def finish(self, progress: bool) -> None:
+        """See [`VectorStore`]. There is nothing to wait for."""
+
+    def built(self) -> None:
+        """See [`VectorStore`]."""
+
     def delete(self, ids: np.ndarray) -> None:
         """See [`VectorStore`].
 
@@ -139,8 +145,8 @@ class FaissStore:
         """See [`VectorStore`]. The file is removed once the manifest does not name it any more."""
         self.index, self.file = None, None
 
-    def search(self, query: np.ndarray, count: int) -> np.ndarray:
-        """See [`VectorStore`]."""
+    def search(self, query: np.ndarray, count: int, ids: np.ndarray | None = None) -> np.ndarray:
+        """See [`VectorStore`]. The search cannot be restricted to ids."""
         if self.index is None:
             return np.zeros(0, dtype=np.int64)
         faiss, count = self._faiss, min(count, self.index.ntotal)

@@ -44,11 +44,12 @@ _PART_NAMES = r"shard-[0-9a-f]{8}|metadata-[0-9a-f]{8}\.parquet|faiss-[0-9a-f]{8
 _PART = re.compile(_PART_NAMES)
 _INDEX_FILE = re.compile(
     _PART_NAMES
-    + r"|generation-[0-9a-f]{8}"  # of format 1, removed once a newer index is complete
-    + r"|pictures|milvus\.db|calibration\.json"
+    # Of format 1, and of milvus-lite, which earlier versions used. Both are removed.
+    + r"|generation-[0-9a-f]{8}|milvus\.db"
+    + r"|pictures|calibration\.json"
     + r"|index\.json(\.building)?(\.new)?|\.faiss-[0-9a-f]{8}\.new"
 )
-_COLLECTION = re.compile(r"\w{1,64}", re.ASCII)  # a collection at a store, and its folder in a local store
+_COLLECTION = re.compile(r"\w{1,64}", re.ASCII)  # the name of a collection on a server
 _FIELDS = {
     "folder": str,
     "images": int,
@@ -142,10 +143,12 @@ def _check_store(file: Path, header: dict[str, Any]) -> None:
         and isinstance(store.get("upto"), int)
         and (store.get("file") is None or isinstance(store["file"], str) and _PART.fullmatch(store["file"]))
         and isinstance(store.get("effort", 1), int)
-        and all(_is_finite_number(store.get(name, 1.0)) for name in ("recall", "filtered", "gain"))
+        and all(_is_finite_number(store.get(name, 1.0)) for name in ("recall", "filtered", "gain", "scale"))
+        and all(isinstance(store.get(name, ""), str) for name in ("revision", "built"))
     ):
         raise GalleryError(f"{file}: field 'store' is not a valid store; build the index again")
     store["uri"] = public_address(store["uri"])  # an earlier version wrote credentials too
+    collection = store.get("collection", collection)
     if not (isinstance(collection, str) and _COLLECTION.fullmatch(collection)):
         raise GalleryError(f"{file}: field 'collection' is {collection!r}, not the name of a collection")
 
@@ -209,7 +212,7 @@ def write_manifest(path: Path, header: dict[str, Any], name: str = MANIFEST) -> 
 
 def remove_unreferenced(path: Path) -> None:
     """Removes every part of an index that neither manifest names: replaced parts and those of a killed writer."""
-    kept: set[str | None] = {MANIFEST, STAGED_MANIFEST, COPIES_FOLDER, "milvus.db", "calibration.json"}
+    kept: set[str | None] = {MANIFEST, STAGED_MANIFEST, COPIES_FOLDER, "calibration.json"}
     for name in (MANIFEST, STAGED_MANIFEST):
         with contextlib.suppress(OSError, GalleryError):
             header = read_manifest(path, name)

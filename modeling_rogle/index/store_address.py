@@ -6,20 +6,14 @@ images, and a new store is cleared first. So an address that only the index name
 
 import os
 import re
-from pathlib import Path
 
 from modeling_rogle.inference.errors import GalleryError
 
 # Environment variables that name a store of the user's own.
-TRUSTED_VARIABLES = ("MILVUS_URI",)
-_IN_INDEX = ("faiss", "faiss-ivf", "faiss-hnsw")
+TRUSTED_VARIABLES = ("MILVUS_URI", "ROGLE_POSTGRES_URI")
+_IN_INDEX = ("faiss-flat", "faiss", "faiss-ivf", "faiss-hnsw")
 _SERVER = re.compile(r"([A-Za-z][\w+.-]*://)(?:.*@)?([^/?#]*)([^?#]*).*", re.DOTALL)
 _SECRET = re.compile(r"(\w*(?:pass|pwd|token|secret|key)\w*\s*=\s*)('[^']*'|[^\s&;]+)", re.IGNORECASE)
-
-
-def resolve_store(uri: str | None) -> str | None:
-    """Returns the URI of a store with a local file's path made absolute, because an index is opened from any folder."""
-    return os.path.abspath(uri) if uri and uri.endswith(".db") and "://" not in uri else uri
 
 
 def public_address(uri: str) -> str:
@@ -32,42 +26,45 @@ def public_address(uri: str) -> str:
     return _SECRET.sub(r"\1...", uri.rpartition("@")[2])
 
 
-def trusted_address(uri: str, path: Path, given: str | None = None) -> str | None:
+def trusted_address(uri: str, given: str | None = None) -> str | None:
     """Finds the address to contact for the store that an index names.
 
     Args:
         uri: the store's URI in the manifest.
-        path: the index folder.
         given: the store that the user named (`--store`). Default: none.
 
     Returns:
         `given` or the value of one of `TRUSTED_VARIABLES`, if it is the same store, with its credentials; `uri` if the
-        store lies inside the index; otherwise None.
+        store is a file of the index; otherwise None.
     """
     for address in (given, *(os.environ.get(name) for name in TRUSTED_VARIABLES)):
-        if address and public_address(resolve_store(address) or "") == public_address(uri):
+        if address and public_address(address) == public_address(uri):
             return address
-    if uri in _IN_INDEX:
-        return uri
-    file = path / "milvus.db" if uri == "milvus" else Path(uri)
-    is_file = "://" not in uri and file.name.endswith(".db") and file.is_absolute() or uri == "milvus"
-    # A link in the index may lead out of it.
-    return uri if is_file and file.resolve().is_relative_to(path.resolve()) else None
+    return uri if uri in _IN_INDEX else None
 
 
 def not_contacted(uri: str) -> str:
     """One line about a store that only the index names; it names the flag that the user can add."""
     address, variables = public_address(uri), " or ".join(TRUSTED_VARIABLES)
+    if is_milvus_lite(uri):
+        return (
+            f"store {address}: files of milvus-lite are no longer supported; name another store with --store, or exact"
+        )
     return f"store {address}: not contacted, because only the index names it; add --store {address} or set {variables}"
 
 
-def require_trusted(uri: str, path: Path, given: str | None = None) -> str:
+def is_milvus_lite(uri: str) -> bool:
+    """Whether a store is a local file of Milvus, which earlier versions wrote."""
+    return uri == "milvus" or (uri.endswith(".db") and "://" not in uri)
+
+
+def require_trusted(uri: str, given: str | None = None) -> str:
     """As [`trusted_address`], for what cannot be done without the store.
 
     Raises:
         GalleryError: only the index names the store.
     """
-    address = trusted_address(uri, path, given)
+    address = trusted_address(uri, given)
     if address is None:
         raise GalleryError(not_contacted(uri))
     return address
@@ -75,9 +72,9 @@ def require_trusted(uri: str, path: Path, given: str | None = None) -> str:
 
 __all__ = [
     "TRUSTED_VARIABLES",
+    "is_milvus_lite",
     "not_contacted",
     "public_address",
     "require_trusted",
-    "resolve_store",
     "trusted_address",
 ]

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from modeling_rogle.index.manifest import read_manifest, remove_unreferenced, write_manifest
+from modeling_rogle.index.manifest import read_manifest, remove_unreferenced, upgraded, write_manifest
 from modeling_rogle.index.shards import Index
 from modeling_rogle.index.store_address import not_contacted, public_address, require_trusted, trusted_address
-from modeling_rogle.index.vector_store import EXACT_ROWS, MIN_RECALL, StoreQuality, VectorStore, open_store, tune
+from modeling_rogle.index.store_quality import StoreQuality, tune
+from modeling_rogle.index.vector_store import MIN_RECALL, VectorStore, open_store
 from modeling_rogle.inference.errors import GalleryError
 
 MIN_SPEEDUP = 0.9  # over exact search, below which `rogle index` warns; a value nearer to 1 is within timing noise
+_NOTICEABLE_ROWS = 20_000  # images up to which the speed of a store is not noticeable
 _BLOCK_ROWS = 65_536  # vectors in memory while a store is filled
 _TRAINING_ROWS = 262_144  # vectors of the first block, which train the cells of faiss: 512 MB at width 512
 # Queries on which recall is measured. Text embeddings lie apart from image embeddings, so image queries would measure
@@ -40,8 +42,8 @@ def sync_store(
         path: the index folder.
         uri: see [`open_store`]; `exact` clears the index's store and adds none. The manifest holds the address without
             credentials.
-        queries: returns `[q, D]` unit vectors on which quality is measured; it is called only if rows were added or
-            nothing was measured yet. None keeps the measured quality.
+        queries: returns `[q, D]` unit vectors on which quality is measured; it is called only if rows were added,
+            nothing was measured yet, or a server has rebuilt what it searches. None keeps the measured quality.
         progress: show a progress bar.
 
     Returns:
@@ -54,7 +56,7 @@ def sync_store(
         UserWarning: recall is below 0.95, so that searches (all, or those with a filter) will be exact, or the store is
             slower than exact search.
     """
-    header, address = read_manifest(path), public_address(uri)
+    header, address = upgraded(read_manifest(path)), public_address(uri)
     if uri == "exact" or header.get("store") and header["store"]["uri"] != address:
         clear_store(path, uri)
         header |= {"store": None}
@@ -63,8 +65,10 @@ def sync_store(
     if uri == "exact":
         return None
     index = Index(path)
-    store, stored = _open_or_empty(uri, path, index.header)
+    store, stored = _open_or_empty(uri, path, header)
     try:
+        if not stored.get("upto"):  # the collection of a killed process is found again, so that it can be dropped
+            write_manifest(path, {**header, "store": {**stored, "uri": address, "upto": 0, **store.saved()}})
         synced_rows = int(np.searchsorted(index.ids, stored.get("upto", 0)))
         with tqdm(
             total=len(index) - synced_rows, unit=" images", desc=f"filling {address}", disable=not progress
@@ -72,21 +76,23 @@ def sync_store(
             for rows in _blocks(len(index), synced_rows):
                 store.add(index.ids[rows], index.global_rows(rows))
                 bar.update(len(rows))
-        quality = StoreQuality(*(stored.get(name, 1.0) for name in ("recall", "filtered", "gain")))
-        if queries is not None and len(index) and (synced_rows < len(index) or "recall" not in stored):
+        store.finish(progress)
+        built = store.built() if len(index) else None
+        is_measured = synced_rows == len(index) and "recall" in stored and stored.get("built") == built
+        if queries is not None and len(index) and not is_measured:
             quality = tune(store, index, queries())
-        stored = {
-            "uri": address,
-            "upto": int(index.ids[-1]) + 1 if len(index) else 0,
-            "recall": round(quality.recall, 4),
-            "filtered": round(quality.filtered_recall, 4),
-            "gain": round(quality.speedup, 4),
-            **store.saved(),
-        }
+            stored |= {
+                "recall": round(quality.recall, 4),
+                "filtered": round(quality.filtered_recall, 4),
+                "gain": round(quality.speedup, 4),
+                **({} if built is None else {"built": built}),
+            }
+        upto = int(index.ids[-1]) + 1 if len(index) else 0
+        stored |= {"uri": address, "upto": upto, **store.saved()}
     finally:
         store.close()
-    _warn(address, quality, len(index))
-    write_manifest(path, {**index.header, "store": stored})
+    _warn(address, StoreQuality(*(stored.get(name, 1.0) for name in ("recall", "filtered", "gain"))), len(index))
+    write_manifest(path, {**header, "store": stored})
     remove_unreferenced(path)
     return stored
 
@@ -109,7 +115,7 @@ def _warn(uri: str, quality: StoreQuality, images: int) -> None:
     reason = None
     if quality.recall < MIN_RECALL:
         reason = f"finds {100 * quality.recall:.1f} % of the best ten; searches will be exact"
-    elif quality.speedup < MIN_SPEEDUP and images > EXACT_ROWS:  # in a small index the difference is not noticeable
+    elif quality.speedup < MIN_SPEEDUP and images > _NOTICEABLE_ROWS:
         factor = f"{1 / quality.speedup:.1f} times as long as exact search"
         reason = f"is slower than exact search here: a search takes {factor} (--store exact removes the store)"
     elif quality.filtered_recall < MIN_RECALL:
@@ -122,16 +128,16 @@ def _warn(uri: str, quality: StoreQuality, images: int) -> None:
 def _open_or_empty(uri: str, path: Path, header: dict[str, Any]) -> tuple[VectorStore, dict[str, Any]]:
     """Opens a store and returns it with its fields of the manifest.
 
-    A store whose file or collection is missing or damaged is opened empty, with `upto` 0.
+    A store whose file or collection is missing, damaged or of another index is opened empty, with `upto` 0.
     """
-    stored = header.get("store") or {}
+    stored = dict(header.get("store") or {})
     try:
-        return open_store(uri, path, header), stored
+        return open_store(uri, path, header, writing=True), stored
     except GalleryError:
         if not stored.get("upto"):
             raise
         stored = _emptied(stored)
-        return open_store(uri, path, {**header, "store": stored}), stored
+        return open_store(uri, path, {**header, "store": stored}, writing=True), stored
 
 
 def _emptied(stored: dict[str, Any]) -> dict[str, Any]:
@@ -158,12 +164,12 @@ def delete_from_store(
             either.
     """
     stored = header["store"]
-    address = trusted_address(stored["uri"], path, given)
+    address = trusted_address(stored["uri"], given)
     if address is None and given is not None:
         _warn_of_remains(not_contacted(stored["uri"]), header)
         return None
     try:
-        store, opened = _open_or_empty(address or require_trusted(stored["uri"], path), path, header)
+        store, opened = _open_or_empty(address or require_trusted(stored["uri"]), path, header)
     except GalleryError as error:
         if stored.get("file") is None:
             raise GalleryError(f"{error}; the store holds these embeddings too, so nothing was deleted") from error
@@ -195,7 +201,7 @@ def clear_store(path: Path, given: str | None = None) -> None:
     if not header.get("store"):
         return
     try:
-        store = open_store(require_trusted(header["store"]["uri"], path, given), path, header)
+        store = open_store(require_trusted(header["store"]["uri"], given), path, header)
         store.clear()
         store.close()
     except GalleryError as error:
@@ -204,7 +210,8 @@ def clear_store(path: Path, given: str | None = None) -> None:
 
 
 def _warn_of_remains(reason: str, header: dict[str, Any]) -> None:
-    warnings.warn(f"{reason}; collection {header.get('collection')} may still exist there", stacklevel=4)
+    collection = (header.get("store") or {}).get("collection") or header.get("collection")
+    warnings.warn(f"{reason}; collection {collection} may still exist there", stacklevel=4)
 
 
 __all__ = ["PROBES", "clear_store", "delete_from_store", "sync_store"]

@@ -28,7 +28,7 @@ from modeling_rogle.index.manifest import (
     remove_unreferenced,
 )
 from modeling_rogle.index.shards import Index
-from modeling_rogle.index.store_address import require_trusted, resolve_store
+from modeling_rogle.index.store_address import require_trusted
 from modeling_rogle.index.store_sync import PROBES, clear_store, delete_from_store, sync_store
 from modeling_rogle.index.vector_store import check_store
 from modeling_rogle.indexing.changes import Changes, find_changes, update_metadata
@@ -130,7 +130,7 @@ def build_index(
         UserWarning: the index has another precision than the given one, or its store has a low recall or is slow.
     """
     started = time.perf_counter()
-    out, store = Path(out), resolve_store(store)
+    out = Path(out)
     _check_arguments(batch_size, workers, precision)
     if store not in (None, "exact"):
         check_store(store, out, model.config.projection_dim)  # before the images are encoded, not after
@@ -167,7 +167,7 @@ def build_index(
     seconds = time.perf_counter() - started
     warn_of_metadata(encoder.metadata_faults)
     own = read_manifest(out).get("store")
-    store = store or (require_trusted(own["uri"], out) if own else None)
+    store = store or (require_trusted(own["uri"]) if own else None)
     if store:
         text_encoder = TorchEncoder(model, processor)
         with locked(out):
@@ -203,7 +203,7 @@ def _check_own_store(out: Path, store: str | None) -> None:
         return
     if own and store is None:
         try:
-            require_trusted(own["uri"], out)
+            require_trusted(own["uri"])
         except GalleryError as error:
             raise GalleryError(f"{out}: {error}, or --store exact to leave it") from error
 

@@ -13,7 +13,7 @@ from PIL import Image
 from modeling_rogle.index.deletion import find_rows, remove_images
 from modeling_rogle.index.manifest import locked, read_manifest
 from modeling_rogle.index.shards import Index
-from modeling_rogle.index.store_address import public_address, require_trusted, resolve_store
+from modeling_rogle.index.store_address import public_address, require_trusted
 from modeling_rogle.index.vector_store import MIN_RECALL, VectorStore, nearest, open_store
 from modeling_rogle.inference.errors import GalleryError
 from modeling_rogle.late_interaction import late_interaction, rerank
@@ -56,7 +56,7 @@ class Gallery:
     ):
         self.path = Path(path)
         self._encoder, self._model_folder, self._processor = encoder, model, processor
-        self._store_uri = resolve_store(store)
+        self._store_uri = store
         self._open_index()
 
     @classmethod
@@ -120,8 +120,8 @@ class Gallery:
                 needed. Default: the folder that the index names.
             processor: the processor of that model. Default: the one in the model's folder.
             encoder: the encoder to search with, instead of a model: `OnnxEncoder(folder)` needs no torch.
-            store: the vector store to search in; `exact` for none. Default: the index's own, if it lies inside the
-                index or is named by MILVUS_URI; see [`trusted_address`].
+            store: the vector store to search in; `exact` for none. Default: the index's own, if it is a file
+                of the index or is named by MILVUS_URI or ROGLE_POSTGRES_URI; see [`trusted_address`].
 
         Raises:
             FileNotFoundError: `path` does not exist.
@@ -399,7 +399,7 @@ class Gallery:
                 )
                 return None
             try:
-                address = require_trusted(store["uri"], self.path, self._store_uri)
+                address = require_trusted(store["uri"], self._store_uri)
                 self._store = open_store(address, self.path, self._index.header)
             except GalleryError as error:
                 if self._store_uri is not None:

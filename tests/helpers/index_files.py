@@ -82,7 +82,7 @@ class RecordedServer:
     """A Milvus server that records in `addresses` what it is opened with. It answers a search with all ids."""
 
     addresses: list[str] = []
-    can_delete, effort, max_effort = True, 64, 4096
+    can_delete, effort, max_effort, max_filter = True, 64, 4096, 0
 
     def __init__(self, uri: str, *_: Any):
         self.addresses.append(uri)
@@ -96,7 +96,7 @@ class RecordedServer:
     def _nothing(self, *_: Any) -> None:
         return None
 
-    add = delete = clear = close = _nothing
+    add = delete = clear = close = finish = built = _nothing
 
 
 def name_store(index: Path, uri: str) -> None:

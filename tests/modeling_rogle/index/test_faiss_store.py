@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from modeling_rogle.index import store_sync
+from modeling_rogle.index.exact_search import exact_search
 from modeling_rogle.index.faiss_store import FaissStore
 from modeling_rogle.index.manifest import read_manifest
 from modeling_rogle.index.shards import Index
+from modeling_rogle.index.store_quality import StoreQuality
 from modeling_rogle.index.store_sync import delete_from_store, sync_store
-from modeling_rogle.index.vector_store import StoreQuality, exact_search, nearest, open_store
+from modeling_rogle.index.vector_store import nearest, open_store
 from modeling_rogle.inference.errors import GalleryError
 from tests.helpers.index_files import STORE_DIMENSION as DIMENSION
 from tests.helpers.index_files import STORE_ROWS as ROWS
@@ -61,7 +63,7 @@ def test_an_inverted_file_stores_one_byte_per_number_and_probes_more_cells_if_ne
 
 def test_a_store_that_is_slow_or_has_a_low_recall_is_reported(tmp_path, monkeypatch):
     clustered_index(tmp_path)
-    monkeypatch.setattr(store_sync, "EXACT_ROWS", 100)
+    monkeypatch.setattr(store_sync, "_NOTICEABLE_ROWS", 100)
     for quality, line in (
         (StoreQuality(1.0, 1.0, 0.5), "is slower than exact search here: a search takes 2.0 times as long"),
         (StoreQuality(1.0, 0.8, 3.0), "finds 80.0 % of the best ten with a filter"),

@@ -7,7 +7,7 @@ import pytest
 from modeling_rogle.index import milvus_store
 from modeling_rogle.index.deletion import remove_images
 from modeling_rogle.index.manifest import MANIFEST, read_manifest
-from modeling_rogle.index.store_address import public_address, trusted_address
+from modeling_rogle.index.store_address import public_address, require_trusted, trusted_address
 from modeling_rogle.index.store_sync import sync_store
 from modeling_rogle.inference.errors import GalleryError
 from tests.helpers.index_files import STORE_ROWS, clustered_index, name_store
@@ -53,17 +53,28 @@ def test_credentials_are_not_written_to_the_index_or_shown(tmp_path, monkeypatch
     assert SECRET not in shown + (tmp_path / MANIFEST).read_text()
 
 
-def test_a_store_in_the_index_is_trusted_unless_a_link_leads_out_of_it(tmp_path):
-    index, other = tmp_path / "index", tmp_path / "other.db"
-    index.mkdir(), other.mkdir()
-    inside = str(index / "own.db")
-    for uri in ("faiss", "faiss-hnsw", "milvus", inside):
-        assert trusted_address(uri, index) == uri
-    (index / "milvus.db").symlink_to(other)
-    (index / "own.db").symlink_to(other)
-    for uri in ("milvus", inside, str(other), "own.db", "../index/own.db", "unix:/tmp/socket", "localhost", ""):
-        assert trusted_address(uri, index) is None
-    assert trusted_address("milvus", index, "milvus") == "milvus" and trusted_address(str(other), index, str(other))
+def test_only_a_file_of_the_index_is_trusted_without_the_user(monkeypatch):
+    for uri in ("faiss-flat", "faiss", "faiss-hnsw"):
+        assert trusted_address(uri) == uri
+    address = f"postgresql://user:{SECRET}@mine/db"
+    for uri in ("own.db", "unix:/tmp/socket", "localhost", "", STRANGER, "postgresql://mine/db"):
+        assert trusted_address(uri) is None
+    monkeypatch.setenv("ROGLE_POSTGRES_URI", address)
+    assert trusted_address("postgresql://mine/db") == address and trusted_address("postgresql://stranger/db") is None
+
+
+@pytest.mark.parametrize("uri", ["milvus", "/home/me/images.db"])
+def test_a_file_of_milvus_lite_is_named_and_can_be_replaced(tmp_path, uri):
+    clustered_index(tmp_path)
+    name_store(tmp_path, uri)
+    (tmp_path / "milvus.db").mkdir()
+    with pytest.raises(GalleryError, match=f"^store {uri}: files of milvus-lite are no longer supported; .*--store"):
+        require_trusted(uri)
+    with pytest.raises(GalleryError, match="no longer supported"):
+        sync_store(tmp_path, uri)
+    with pytest.warns(UserWarning, match="no longer supported"):
+        sync_store(tmp_path, "exact")
+    assert read_manifest(tmp_path)["store"] is None and not (tmp_path / "milvus.db").exists()
 
 
 @pytest.mark.parametrize(

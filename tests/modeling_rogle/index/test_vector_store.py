@@ -5,9 +5,13 @@ import warnings
 import numpy as np
 import pytest
 
+from modeling_rogle.index import exact_search as exact_search_module
+from modeling_rogle.index import store_quality
 from modeling_rogle.index import vector_store as stores
+from modeling_rogle.index.exact_search import exact_search, exact_search_batch
 from modeling_rogle.index.shards import Index
-from modeling_rogle.index.vector_store import exact_search, nearest, open_store, tune
+from modeling_rogle.index.store_quality import recall_of, tune
+from modeling_rogle.index.vector_store import nearest, open_store
 from modeling_rogle.inference.errors import GalleryError
 from tests.helpers.index_files import REGIONS, clustered, clustered_index, empty_writer, image_rows, unit_rows
 from tests.helpers.index_files import STORE_DIMENSION as DIMENSION
@@ -22,7 +26,7 @@ def index(request, tmp_path_factory) -> Index:
 class Exhaustive:
     """A store that searches exactly and returns the share `effort` / 8 of the rows."""
 
-    can_delete, max_effort = True, 8
+    can_delete, max_effort, max_filter = True, 8, 0
 
     def __init__(self, index: Index, effort: int = 8):
         self.index, self.effort, self.searches = index, effort, 0
@@ -46,6 +50,24 @@ def test_exact_search_equals_sorting_everything(index, count):
         np.testing.assert_allclose(cosines, scores[rows], atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 10, 700])
+def test_a_batch_of_queries_gives_what_each_query_gives(index, count, monkeypatch):
+    monkeypatch.setattr(exact_search_module, "_BATCH_ROWS", 64)
+    queries = unit_rows(5, DIMENSION, seed=7)
+    for some in (None, np.arange(0, ROWS, 7)):
+        batch = exact_search_batch(index, queries, count, some)
+        for query, (rows, cosines) in zip(queries, batch, strict=True):
+            expected = exact_search(index, query, count, some)
+            assert rows.tolist() == expected[0].tolist()
+            np.testing.assert_allclose(cosines, expected[1], atol=1e-6)
+
+
+def test_a_result_with_an_equal_score_counts_as_found():
+    expected = [(np.array([1, 2]), np.float32([0.9, 0.5]))]
+    assert recall_of([(np.array([1, 3]), np.float32([0.9, 0.5]))], expected) == 1.0
+    assert recall_of([(np.array([1, 4]), np.float32([0.9, 0.4]))], expected) == 0.5
+
+
 def test_of_equal_scores_the_earlier_rows_win(tmp_path):
     writer = empty_writer(tmp_path, dimension=2)
     for start in (0, 10):
@@ -66,6 +88,21 @@ def test_a_search_through_a_store_equals_exact_search(index, monkeypatch):
     assert store.searches == 2
     nearest(index, query, 10, np.arange(9), store, ROWS)
     assert store.searches == 2  # nine rows are read exactly
+
+
+def test_a_store_that_can_filter_gets_the_ids_that_pass(index):
+    query, half, passed = unit_rows(DIMENSION, seed=8), np.arange(0, ROWS, 2), []
+
+    class Filtering(Exhaustive):
+        max_filter = ROWS
+
+        def search(self, query, count, ids=None):
+            passed.append((count, ids.tolist()))
+            return ids[np.argsort(-(self.index.global_rows(ids) @ query))[:count]]
+
+    result = nearest(index, query, 10, half, Filtering(index), ROWS)
+    assert result[0].tolist() == exact_search(index, query, 10, half)[0].tolist()
+    assert passed == [(stores.MIN_CANDIDATES, half.tolist())]
 
 
 def test_rows_that_the_store_does_not_hold_are_searched_exactly(index):
@@ -142,7 +179,7 @@ class Clock:
 
 @pytest.mark.parametrize("busy", [0.0, 45.0, 70.0, 90.0, 1e9])
 def test_the_speedup_does_not_depend_on_the_load_of_the_machine(index, monkeypatch, busy):
-    clock, exactly = Clock(busy, 10.0), stores.exact_search
+    clock, exactly = Clock(busy, 10.0), store_quality.exact_search
 
     def exact(index, query, count, rows=None):
         if rows is None:
@@ -154,13 +191,13 @@ def test_the_speedup_does_not_depend_on_the_load_of_the_machine(index, monkeypat
             clock.work(1.0)
             return super().search(query, count)
 
-    monkeypatch.setattr(stores, "time", clock)
-    monkeypatch.setattr(stores, "exact_search", exact)
+    monkeypatch.setattr(store_quality, "time", clock)
+    monkeypatch.setattr(store_quality, "exact_search", exact)
     assert tune(Quick(index), index, clustered(12)).speedup == pytest.approx(4.0)
 
 
 def test_recall_with_a_filter_is_measured_separately(index, monkeypatch):
-    monkeypatch.setattr(stores, "EXACT_ROWS", 10)
+    monkeypatch.setattr(store_quality, "EXACT_ROWS", 10)
     monkeypatch.setattr(stores, "MIN_CANDIDATES", 1)
     monkeypatch.setattr(stores, "OVERSAMPLING", 0.25)  # too few candidates of the half that passes
     quality = tune(Exhaustive(index), index, clustered(12))

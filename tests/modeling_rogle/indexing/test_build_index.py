@@ -316,8 +316,8 @@ def test_a_faiss_store_follows_its_index(folder, tools, tmp_path):
     assert read_manifest(out)["store"]["upto"] == 10 and gallery.refresh()
     assert gallery.delete(["00.png"]) == 1 and read_manifest(out)["store"]["upto"] == 10
     assert "00.png" not in {match.path for match in gallery.search(QUERY)} and len(gallery.search(QUERY)) == 9
-    with pytest.raises(GalleryError, match="not in store 'milvus'"):
-        Gallery.open(out, store="milvus")
+    with pytest.raises(GalleryError, match="not in store 'faiss-flat'"):
+        Gallery.open(out, store="faiss-flat")
     build(folder, tools, out, store="exact")
     assert not list(out.glob("faiss-*")) and read_manifest(out)["store"] is None
     header = read_manifest(out)
@@ -328,21 +328,6 @@ def test_a_faiss_store_follows_its_index(folder, tools, tmp_path):
     with pytest.raises(GalleryError, match="nothing was deleted"):
         Gallery.open(out).delete(["01.png"])
     assert len(Gallery.open(out)) == 10
-
-
-def test_a_local_milvus_store_follows_its_index(folder, tools, tmp_path):
-    pytest.importorskip("milvus_lite")
-    out = tmp_path / "index"
-    build(folder, tools, out, store="milvus")
-    gallery = Gallery.open(out, *tools)
-    exact = [match.path for match in Gallery.open(out, *tools, store="exact").search(QUERY)]
-    assert [match.path for match in gallery.search(QUERY)] == exact
-    gone = gallery.encode_gallery(np.array([3]))[0].tobytes()
-    assert gallery.delete(["03.png"]) == 1
-    left = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
-    assert gone not in left and b"03.png" not in left
-    assert [match.path for match in gallery.search(QUERY)] == [path for path in exact if path != "03.png"]
-    gallery.close()
 
 
 @pytest.mark.parametrize(

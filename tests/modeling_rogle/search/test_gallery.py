@@ -172,27 +172,6 @@ def test_a_query_that_is_too_long_is_truncated_with_one_warning(indexed, tools):
     assert "60 of 60 sentences are still read in full" in str(caught[0].message)
 
 
-def test_the_file_of_a_store_is_found_from_another_working_directory(tools, tmp_path, monkeypatch):
-    pytest.importorskip("pymilvus")
-    pytest.importorskip("milvus_lite")
-    for name in ("here", "there"):
-        (tmp_path / name).mkdir()
-    folder, index = make_images(tmp_path / "images", 3), tmp_path / "index"
-    monkeypatch.chdir(tmp_path / "here")
-    Gallery.build(folder, *tools, index, progress=False, store="rel.db")
-    assert json.loads((index / "index.json").read_text())["store"]["uri"] == str(tmp_path / "here" / "rel.db")
-    for directory, name in (("here", "rel.db"), ("there", "../here/rel.db")):
-        monkeypatch.chdir(tmp_path / directory)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            gallery = Gallery.open(index, *tools, store=name)
-            assert len(gallery.search(QUERY)) == 3
-            gallery.close()
-    with pytest.warns(UserWarning, match="rel.db: not contacted, because only the index names it"):
-        Gallery.open(index, *tools).search(QUERY)
-    assert not list((tmp_path / "there").iterdir())
-
-
 def test_results_have_their_global_rank_and_the_ranks_that_each_sentence_moved(indexed, tools):
     gallery = Gallery.open(indexed, *tools)
     by_global = [match.path for match in gallery.search(QUERY, local_weight=0.0)]
