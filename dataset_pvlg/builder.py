@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -24,10 +25,11 @@ import pyarrow.parquet as pq
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
 from dataset_pvlg.boxes import clip_regions
-from dataset_pvlg.features import FEATURES, OPTIONAL, SPLITS
+from dataset_pvlg.features import CITATION, FEATURES, OPTIONAL, PAPER, SPLITS
 from dataset_pvlg.synthetic import dataset as version_2
 from dataset_pvlg.synthetic_v1 import dataset as version_1
 from dataset_pvlg.synthetic_v1.noise import Noise
+from modeling_rogle.indexing.metadata_tables import MISSING
 
 NAME = "pvlg"
 logger = logging.getLogger(__name__)
@@ -35,15 +37,26 @@ logger = logging.getLogger(__name__)
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.parquet$")
 # Texts that every row must have, and lists with the fields that every entry must have. A null list counts as empty.
 NEVER_NULL = {
+    "image_id": None,
+    "person_id": None,
     "caption": None,
     "caption_origin": None,
     "captions": (),
     "sentences": ("text", "start", "end"),
     "regions": ("score", "reliability"),
 }
-# Files of modeling_rogle that the content of a built row depends on: sentence splitting, decoding, models, matching.
-_MODEL_FILES = ("*.py", "inference/*.py", "matching/*.py", "reliability/*.py", "indexing/image_folder.py")
+# Files of modeling_rogle that the content of a built row depends on: splitting, decoding, models, matching, tables.
+_MODEL_FILES = (
+    "*.py",
+    "inference/*.py",
+    "matching/*.py",
+    "reliability/*.py",
+    "indexing/*.py",
+    "index/path_spellings.py",
+)
 GENERATORS = {"v1": version_1, "v2": version_2}
+_MISSING_VALUES = {value.casefold() for value in MISSING}
+_FOOTER_BYTES = 2**16  # at the end of a Parquet file, with the sizes and checksums of its columns
 SHARD_IDENTITIES = 50  # identities that a process generates at a time; more processes than shards would be idle
 
 
@@ -118,6 +131,8 @@ class PVLG(datasets.GeneratorBasedBuilder):
             description="P-VLG: pedestrians with long captions and regions paired with sentences.",
             features=FEATURES,
             license="apache-2.0",
+            homepage=PAPER,
+            citation=CITATION,
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -204,7 +219,10 @@ def _check_complete(folder: Path, split: str, files: list[str]) -> None:
 
 
 def _parquet_rows(path: str) -> Iterator[dict]:
-    """Rows of a file with boxes clipped to their image. The number of clipped boxes is logged. Raises LayoutError."""
+    """Rows of a file with boxes clipped to their image and without captions such as `nan`. Both are counted in the log.
+
+    Raises LayoutError.
+    """
     counts: Counter[str] = Counter()
     try:
         with pq.ParquetFile(path) as file:
@@ -215,14 +233,18 @@ def _parquet_rows(path: str) -> Iterator[dict]:
             for batch in file.iter_batches(batch_size=64, columns=columns):
                 for row in batch.to_pylist():
                     row |= empty_lists(row, f"pvlg: {path}")
+                    captions = [text for text in row["captions"] if text.strip().casefold() not in _MISSING_VALUES]
+                    counts["captions"] += len(row["captions"]) - len(captions)
+                    row["captions"] = captions
                     yield {**dict.fromkeys(OPTIONAL), **row, "regions": _checked_regions(row, path, counts)}
     except (pa.ArrowException, OSError) as error:
         raise LayoutError(f"pvlg: {path} is not readable as Parquet: {str(error).strip().splitlines()[0]}") from error
     if counts.total():
         logger.warning(
             "pvlg: %s: %d boxes clipped to their image, %d dropped with under one pixel inside it, "
-            "%d dropped because the same box with the same sentence came before",
-            path, counts["clipped"], counts["dropped"], counts["repeated"],
+            "%d dropped because the same box with the same sentence came before, "
+            "%d captions dropped that name a missing value",
+            path, counts["clipped"], counts["dropped"], counts["repeated"], counts["captions"],
         )  # fmt: skip
 
 
@@ -314,6 +336,26 @@ def pipeline_hash() -> str:
     return digest.hexdigest()
 
 
+def file_facts(path: str | Path) -> list[int]:
+    """Size, modification time and time of the last change of a file's content or status, in bytes and nanoseconds.
+
+    `cp -p`, `rsync -t` and `tar` set the modification time of new content to that of the original; no program can set
+    the third value.
+    """
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _content_hash(code: str, paths: list[str]) -> str:
+    """A cache key of Parquet files: the hash of the code, and facts and footer of each file."""
+    digest = hashlib.sha256(code.encode())
+    for path in paths:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _FOOTER_BYTES))
+            digest.update(f"{path} {file_facts(path)}".encode() + file.read())
+    return digest.hexdigest()
+
+
 def register() -> None:
     """Register the name "pvlg" with `datasets.load_dataset`. Repeated calls have no effect."""
     _PACKAGED_DATASETS_MODULES[NAME] = (__name__, code_hash())
@@ -335,6 +377,7 @@ def register() -> None:
                 # data_files bring the modification times into the cache key; the builder reads the rows
                 root = str(Path(self.data_dir).expanduser().resolve())
                 names = parquet_files(root)
+                digest = _content_hash(digest, [file for files in names.values() for file in files])
                 kwargs["data_dir"] = root
                 kwargs["data_files"] = datasets.data_files.DataFilesDict.from_patterns(names, base_path=root)
             return datasets.load.DatasetModule(path, digest, kwargs)

@@ -2,6 +2,13 @@
 
 from datasets import Features, Image, List, Value
 
+PAPER = "https://arxiv.org/abs/2606.01825"  # whose idea the data set implements
+CITATION = """@misc{rogle,
+  title  = {Rogle: an independent implementation of ROGLE for text-based person search},
+  author = {{The Rogle developers}},
+  year   = {2026},
+  note   = {Implements the abstract of arXiv:2606.01825}
+}"""
 SPLITS = ("train", "validation", "test")
 
 OPTIONAL = ("image", "claims")  # columns that a file may lack; regions may lack their field `attributes`

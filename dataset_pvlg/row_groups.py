@@ -23,7 +23,7 @@ from datasets.table import InMemoryTable
 from tqdm import tqdm
 
 from dataset_pvlg.arrow_io import SCHEMA
-from dataset_pvlg.builder import NEVER_NULL, empty_lists, parquet_files, pipeline_hash
+from dataset_pvlg.builder import NEVER_NULL, empty_lists, file_facts, parquet_files, pipeline_hash
 from dataset_pvlg.features import FEATURES, OPTIONAL
 from dataset_pvlg.jobs.stages import lock_folder, resolved_out
 from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
@@ -64,7 +64,7 @@ class FolderRows:
         for split, names in parquet_files(str(root)).items():
             for name in names:
                 file = Path(name).relative_to(self.root).as_posix()
-                self.facts["files"][file] = [os.path.getsize(name), os.stat(name).st_mtime_ns]
+                self.facts["files"][file] = file_facts(name)
                 try:
                     with pq.ParquetFile(name) as parquet:
                         stored = parquet.schema_arrow.names

@@ -15,7 +15,7 @@ from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
 from dataset_pvlg.build.card import LICENCES
-from dataset_pvlg.features import FEATURES, SPLITS
+from dataset_pvlg.features import CITATION, FEATURES, PAPER, SPLITS
 from dataset_pvlg.loading import SYNTHETIC_NAMES, load_rows
 from modeling_rogle.release.model_files import check_empty, read_json
 from modeling_rogle.release.upload import ReleaseError
@@ -171,6 +171,9 @@ def data_card(repo_id: str, release: DataRelease) -> str:
         sources=[(name, count, release.withheld[name], TERMS[name]) for name, count in sorted(release.sources.items())],
         withheld=sorted(release.withheld),
         drawn=set(release.sources) == {"synthetic"},
+        homepage=f"https://huggingface.co/datasets/{repo_id}",
+        paper=PAPER,
+        citation=CITATION,
     )
 
 

@@ -32,6 +32,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ORIENTED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow finds an orientation
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")  # what the pixels and the orientation need
 _JPEG_METADATA = (*range(0xE2, 0xEE), 0xEF, 0xFE)  # all but JFIF, EXIF and Adobe's colour transform
 _WEBP_CHUNKS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"EXIF")
@@ -155,6 +156,11 @@ def decode_stored(stored: Any, path: str, min_size: tuple[int, int] | None = Non
     return decode_image(data, path, min_size, reduce)
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Converts an image that is open already: upright by its EXIF orientation, and RGB by [`to_rgb`]."""
+    return _turned(to_rgb(image), _orientation(image)[0])
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Converts an image of any mode to RGB; the only definition, for files and for images that are open already.
 
@@ -269,15 +275,23 @@ def _decode(data: bytes, min_size: tuple[int, int] | None, reduce: bool, fit: st
             draft = 2 * min_size[1], 2 * min_size[0]
             opened.draft("RGB", draft[::-1] if swapped else draft)
         opened.load()
-        image = to_rgb(opened)
-        if orientation in _TRANSPOSE:
-            image = image.transpose(_TRANSPOSE[orientation])
+        image = _turned(to_rgb(opened), orientation)
         if min_size is not None and reduce:
             # Reduced here because a batch of images at full resolution would exhaust the memory.
             image = reduce_image(image, min_size, keep_aspect=fit != "squeeze")
     except Exception as error:
         raise ImageError(f"truncated or damaged: {error}") from error
     return DecodedImage("", "", width, height, 0, image, mode, orientation, fault)
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    """An upright image, without the metadata by which another reader would turn it once more."""
+    if orientation not in _TRANSPOSE:
+        return image
+    image = image.transpose(_TRANSPOSE[orientation])
+    for name in _ORIENTED:
+        image.info.pop(name, None)
+    return image
 
 
 def _orientation(opened: Image.Image) -> tuple[int, str | None]:
@@ -373,4 +387,5 @@ __all__ = [
     "read_image",
     "reduce_image",
     "to_rgb",
+    "upright_rgb",
 ]

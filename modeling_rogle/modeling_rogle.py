@@ -19,7 +19,7 @@ from .layers import QuickGELU, RegionHead
 from .objective import Head, Step, check_batch, collect_loss_inputs, needs_spans, weighted_terms
 from .pretrained_rogle import PretrainedRogle
 from .region_features import last_block_for, region_features
-from .text_packing import encode_buckets, encode_packed, stack_texts, text_lengths
+from .text_packing import encode_unpadded, stack_texts
 from .vision_rogle import RogleVisionEmbeddings, RogleVisionEncoder
 
 HEADS = {"acsa": StripePhraseAttention, "parts": PartDecoder, "implicit_relations": ImplicitRelations}
@@ -135,7 +135,8 @@ class RogleModel(PretrainedRogle):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encodes texts of unequal length without computing their padding, which must be on the right.
 
-        On a CPU the texts are packed, on other devices they are encoded in length buckets, see `text_packing.py`.
+        On a CPU the texts are packed, on other devices they are encoded in length buckets, see `text_packing.py`. In
+        `torch.compile` and `torch.export` they are encoded with their padding, which gives the same embeddings.
 
         Args:
             input_ids: `[n, l]`.
@@ -149,16 +150,14 @@ class RogleModel(PretrainedRogle):
         Raises:
             ValueError: a text is longer than the position table or padded on the left.
         """
-        keep = (len(input_ids) if keep_first is None else keep_first) if keep_tokens else 0
-        if len(input_ids) == 0:
+        count = input_ids.shape[0]  # len() would be a constant of a graph
+        keep = (count if keep_first is None else keep_first) if keep_tokens else 0
+        if count == 0:
             zeros = self.text_projection.weight.new_zeros
             return zeros(0, self.projection_dim), zeros(0, input_ids.shape[1], self.text_embed_dim)
-        encode = encode_packed if input_ids.device.type == "cpu" else encode_buckets
-        lengths = text_lengths(input_ids, self.text_model.eos_token_id)
-        limit = self.config.text_config.max_position_embeddings
-        if max(lengths) > limit:
-            raise ValueError(f"input_ids: a text of {max(lengths)} tokens, the model reads {limit}")
-        pooled, tokens = encode(self.text_model, input_ids, lengths, keep)
+        pooled, tokens = encode_unpadded(
+            self.text_model, input_ids, self.config.text_config.max_position_embeddings, keep
+        )
         return self.text_projection(pooled), pooled.new_zeros(0) if tokens is None else tokens
 
     @torch.no_grad()

@@ -15,11 +15,15 @@ from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .box_ops import template_boxes
-from .image_io import DecodedImage, ImageError, decode_image, read_image, reduce_image, to_rgb
+from .image_io import DecodedImage, ImageError, decode_image, read_image, reduce_image, upright_rgb
 from .late_interaction import late_interaction, quantize_regions, region_cosines
 from .sentences import bytes_without_text, normalize_text, query_sentences
 
 TASK = "text-based-person-search"
+# Field `custom_pipelines` of config.json, by which transformers finds this file in a repository.
+PIPELINES: dict[str, dict[str, Any]] = {
+    TASK: {"impl": "pipeline_rogle.TextBasedPersonSearchPipeline", "pt": ["AutoModel"], "type": "multimodal"}
+}
 MAX_DOWNLOAD = 256 * 2**20  # bytes of an image that a URL names
 
 
@@ -199,10 +203,14 @@ class TextBasedPersonSearchPipeline(Pipeline):
                 name = item if len(str(item)) <= 200 else f"{str(item):.200}..."
                 raise ValueError(f"candidates: entry {index}, {name}: {error}") from error
             return decoded.image, (decoded.width, decoded.height)
-        image = Image.fromarray(item) if isinstance(item, np.ndarray) else item
+        try:
+            image = Image.fromarray(item) if isinstance(item, np.ndarray) else item
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"candidates: entry {index}: an array {list(item.shape)} is no image") from error
         if not isinstance(image, Image.Image):
             raise ValueError(f"candidates: entry {index} is no path, URL or image but a {type(item).__name__}")
-        return reduce_image(to_rgb(image), (height, width)), image.size
+        image = upright_rgb(image)
+        return reduce_image(image, (height, width)), image.size
 
     def _corners(self, boxes: np.ndarray, size: tuple[int, int], index: int) -> np.ndarray:
         with np.errstate(invalid="ignore"):
@@ -297,4 +305,4 @@ def register() -> None:
         )
 
 
-__all__ = ["TASK", "EncodedCandidates", "TextBasedPersonSearchPipeline", "register"]
+__all__ = ["PIPELINES", "TASK", "EncodedCandidates", "TextBasedPersonSearchPipeline", "register"]

@@ -1,8 +1,10 @@
 """Loading of Rogle and CLIP checkpoints, and upload to the Hub with the model's code."""
 
+import json
 from typing import Any
 
 from transformers import CLIPConfig, CLIPModel
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from .clip_weights import rogle_weights
 from .configuration_rogle import HEAD_FIELDS, RogleConfig
@@ -16,10 +18,11 @@ class PretrainedRogle(CLIPModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | None, *args: Any, **kwargs: Any) -> Any:
-        """Loads a Rogle checkpoint, or any `CLIPModel` checkpoint (folder or Hub name).
+        """Loads a Rogle checkpoint, any `CLIPModel` checkpoint, or LoRA adapters of one (folder or Hub name).
 
         From plain CLIP weights, the vision position table is resized to the rectangle (bicubic) and the text table
-        lengthened, which one log line reports.
+        lengthened, which one log line reports. Adapters are added to the weights of the base model that their
+        `adapter_config.json` names.
 
         Args:
             pretrained_model_name_or_path: folder or Hub name.
@@ -33,19 +36,40 @@ class PretrainedRogle(CLIPModel):
 
         Raises:
             ValueError: an architecture other than Rogle and CLIP, an image size that the patches do not divide, or
-                fewer text positions than the checkpoint has.
+                fewer text positions than the checkpoint has; or adapters that name no base model.
+            ImportError: the folder holds adapters, and peft is not installed.
             OSError: no readable weights; a Rogle checkpoint must be safetensors.
         """
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
             if kwargs.get("config") is None:
                 hub = {k: kwargs[k] for k in _HUB_ARGUMENTS if k in kwargs}
                 stored, _ = CLIPConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+                if stored.get("model_type") is None:  # adapters have no config.json, and transformers reads it as empty
+                    adapters = find_adapter_config_file(pretrained_model_name_or_path, **hub)
+                    if adapters is not None:
+                        return cls._with_adapters(pretrained_model_name_or_path, adapters, *args, **kwargs)
                 if stored.get("model_type") == "clip":
                     return cls._from_clip(pretrained_model_name_or_path, **kwargs)
                 _check_stored(pretrained_model_name_or_path, stored, kwargs)
                 kwargs.pop("max_position_embeddings", None)
             kwargs.setdefault("use_safetensors", True)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _with_adapters(cls, name: str, adapter_config: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            from peft import PeftModel
+        except ImportError:
+            raise ImportError(f"{name}: holds adapters, which need peft: pip install peft") from None
+        with open(adapter_config, encoding="utf-8") as file:
+            base = json.load(file).get("base_model_name_or_path")
+        if not base:
+            raise ValueError(f"{adapter_config}: field 'base_model_name_or_path' names no model to add the adapters to")
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = cls.from_pretrained(base, *args, output_loading_info=True, **kwargs)
+        hub = {k: kwargs[k] for k in ("cache_dir", "token") if k in kwargs}
+        model = PeftModel.from_pretrained(model, str(name), **hub).merge_and_unload()
+        return (model, info) if with_info else model
 
     @classmethod
     def _from_clip(cls, name: str, **kwargs: Any) -> Any:
@@ -72,7 +96,12 @@ class PretrainedRogle(CLIPModel):
         Returns:
             The URL of the commit.
         """
+        # transformers uploads the files that it sees imported here: the pipeline's too.
+        from .pipeline_rogle import PIPELINES
+
         model_class, auto_map = type(self), getattr(self.config, "auto_map", None)
+        pipelines = getattr(self.config, "custom_pipelines", None)
+        self.config.custom_pipelines = PIPELINES
         auto_class, model_class._auto_class = model_class._auto_class, "AutoModel"
         self.config.auto_map = {
             "AutoConfig": "configuration_rogle.RogleConfig",
@@ -83,6 +112,10 @@ class PretrainedRogle(CLIPModel):
             return super().push_to_hub(repo_id, *args, **kwargs)
         finally:
             model_class._auto_class = auto_class
+            if pipelines is None:
+                del self.config.custom_pipelines
+            else:
+                self.config.custom_pipelines = pipelines
             if auto_map is None:
                 del self.config.auto_map
             else:

@@ -11,7 +11,7 @@ from transformers.image_utils import SizeDict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import logging
 
-from .image_io import FITS, decode_image, fit_image, to_rgb
+from .image_io import FITS, decode_image, fit_image, to_rgb, upright_rgb
 from .sentences import normalize_text, split_sentences
 
 logger = logging.get_logger(__name__)
@@ -101,16 +101,16 @@ class RogleProcessor(ProcessorMixin):
         return BatchFeature({**rest, **empty}, tensor_type=options.get("return_tensors"))
 
     @staticmethod
-    def read_image(data: bytes) -> Image.Image:
+    def read_image(data: bytes | Image.Image) -> Image.Image:
         """The upright RGB image in the bytes of an image file, as `rogle index` reads it.
 
         Args:
-            data: the content of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
+            data: the content of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or an image that is open already.
 
         Raises:
             ImageError: (a ValueError) the bytes are not an image, are damaged or hold over 80 million pixels.
         """
-        return decode_image(data, "").image
+        return upright_rgb(data) if isinstance(data, Image.Image) else decode_image(data, "").image
 
     def _fitted(self, image: Image.Image) -> Image.Image:
         """An image of exactly the model's size, which the image processor does not resize any more."""

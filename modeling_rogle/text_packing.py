@@ -81,6 +81,58 @@ class PackedAttention(CLIPAttention):
         return self.out_proj(torch.cat(mixed))[None], None
 
 
+def encode_unpadded(
+    text_model: CLIPTextModel, input_ids: torch.Tensor, limit: int, keep: int = 0
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Encodes texts in the fastest way for their device; while a graph is compiled or exported, with their padding.
+
+    Args:
+        text_model: see [`encode_packed`].
+        input_ids: see [`encode_packed`].
+        limit: number of text positions of the model.
+        keep: see [`encode_packed`].
+
+    Returns:
+        As [`encode_packed`].
+
+    Raises:
+        ValueError: a text is longer than the limit.
+    """
+    if torch.compiler.is_compiling():
+        return encode_padded(text_model, input_ids, keep)
+    lengths = text_lengths(input_ids, text_model.eos_token_id)
+    if max(lengths) > limit:
+        raise ValueError(f"input_ids: a text of {max(lengths)} tokens, the model reads {limit}")
+    encode = encode_packed if input_ids.device.type == "cpu" else encode_buckets
+    return encode(text_model, input_ids, lengths, keep)
+
+
+def encode_padded(
+    text_model: CLIPTextModel, input_ids: torch.Tensor, keep: int = 0
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Encodes texts with their padding, so that no size depends on the data, as a graph needs it.
+
+    The causal mask is explicit and hides the padding from the end token. Arguments and result are those of
+    [`encode_packed`].
+    """
+    n, length = input_ids.shape
+    states = text_model.embeddings(
+        input_ids=input_ids, position_ids=torch.arange(length, device=input_ids.device)[None]
+    )
+    mask = torch.full((length, length), float("-inf"), dtype=states.dtype, device=states.device).triu(1)[None, None]
+    for layer in text_model.encoder.layers:
+        states = layer(states, mask)
+    end = text_model.eos_token_id
+    # 2 marks old CLIP configurations, in which the highest id is the end token.
+    ends = input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)
+    states = text_model.final_layer_norm(states)
+    pooled = states[torch.arange(n, device=input_ids.device), ends]
+    if not keep:
+        return pooled, None
+    real = torch.arange(length, device=input_ids.device) <= ends[:keep, None]
+    return pooled, states[:keep] * real[..., None]
+
+
 def encode_packed(
     text_model: CLIPTextModel, input_ids: torch.Tensor, lengths: Sequence[int], keep: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from modeling_rogle.evaluation.tables import format_table  # noqa: E402
 
 NOT_PERCENT = ("queries", "dropped_queries", "gallery", "grounded", "median_rank", "positives", "within-queries")
-TEMPLATE = Path(__file__).parents[1] / "model_card.md"
+TEMPLATE = Path(__file__).parents[1] / "modeling_rogle" / "release" / "model_card.md"
 LOCAL_PATHS = ("out", "data_root", "image_root")  # fields that name folders of this machine
 LOSSES = {
     "loss": "weighted sum",

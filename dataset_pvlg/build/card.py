@@ -9,7 +9,7 @@ from typing import Any
 # with the rows of another folder (datasets 5.2). The file names data/<split>-00000-of-00001.parquet need none.
 CARD = """---
 license: {license}
-task_categories: [image-to-text, text-to-image]
+task_categories: [text-retrieval, image-to-text, zero-shot-object-detection]
 tags: [person-search, text-based-person-retrieval]
 ---
 # P-VLG rows built from {sources}

@@ -24,6 +24,7 @@ from typing import Any
 
 from dataset_pvlg.readers.records import (
     MAX_SOURCE_ID,
+    MISSING_VALUES,
     SPLIT_NAMES,
     Entries,
     Layout,
@@ -152,7 +153,7 @@ def _person_of_name(name: str, match: re.Match[str]) -> int | str:
 
 
 def _read_table(file: Path, report: ReadReport) -> Entries:
-    text, _ = read_text(file, report)
+    text, _ = read_text(file, report, other_encodings=True)
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)  # Excel writes semicolons in locales with a decimal comma
     entries: Entries = []
@@ -267,13 +268,15 @@ def _assign_splits(records: list[dict[str, Any]], report: ReadReport) -> None:
 
 
 def _person_key(value: Any) -> str | None:
-    """An identity as text; None if there is none."""
+    """An identity as text, `7.0` of a spreadsheet as `7`; None if there is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, float):
         value = int(value) if value == value and abs(value) < MAX_SOURCE_ID and value == int(value) else value
     text = str(value).strip()
-    return str(int(text)) if re.fullmatch(r"-?[0-9]{1,9}", text) else text or None
+    if text.casefold() in MISSING_VALUES:
+        return None
+    return str(int(float(text))) if re.fullmatch(r"-?[0-9]{1,9}(\.0*)?", text) else text
 
 
 def _is_junk(name: str) -> bool:

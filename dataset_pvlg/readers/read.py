@@ -23,6 +23,8 @@ from dataset_pvlg.readers.record_store import RecordFile, text_key
 from dataset_pvlg.readers.records import MAX_SOURCE_ID, Layout, Record, encodable, find_annotations, parse_record
 from dataset_pvlg.readers.report import MAX_EXAMPLES, ReadReport, SourceError
 from dataset_pvlg.text_cleaning import clean_text
+from modeling_rogle.index.path_spellings import PathSpellings
+from modeling_rogle.indexing.image_folder import image_files
 from modeling_rogle.sentences import split_sentences
 
 _LAYOUTS = {
@@ -186,12 +188,17 @@ def _caption_faults(captions: list[str]) -> tuple[list[tuple[int, str]], list[in
 def _locate_images(records: RecordFile, layout: Layout, images: Path, report: ReadReport) -> Iterator[Record]:
     """The records whose image file exists, with its path and its existing name."""
     missing_by_folder: Counter[str] = Counter()
+    spellings: PathSpellings | None = None
     for record in tqdm(records, desc=f"finding {report.source}", unit="image", total=len(records), disable=None):
         try:
             match = find_image(images, record.name, layout.first_folder_optional)
         except RefusedPathError:
             report.skip("image path leads out of the image root", record.image_location)
             continue
+        if match is None:
+            spellings = spellings or PathSpellings(image_files(images)[0], layout.first_folder_optional)
+            if (found := spellings.find(record.name)) is not None:
+                match = images / found, found, "image found by another spelling of its path"
         if match is None:
             report.skip("image missing", record.image_location)
             first, slash, _ = record.name.partition("/")

@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dataset_pvlg.readers.report import ReadReport, SourceError
+from modeling_rogle.indexing.metadata_tables import MISSING, decode_text
 from modeling_rogle.sentences import split_sentences
 
 MAX_SOURCE_ID = 1_000_000  # exclusive limit of the ids in an annotation file
+MISSING_VALUES = {"", *(value.casefold() for value in MISSING)}  # how tables of other programs write no value
+MAX_LIST_TEXT = 100_000  # characters of a caption that is read as the text of a list
+_QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _NUMBER = re.compile(r"\s*[0-9]{1,9}\s*")
 _JSON_WHITESPACE = re.compile(r"[ \t\n\r]*")
@@ -222,15 +226,25 @@ def read_json(file: Path, report: ReadReport) -> Any:
         raise SourceError(f"{file}: not readable JSON ({error})") from error
 
 
-def read_text(file: Path, report: ReadReport) -> tuple[str, int]:
+def read_text(file: Path, report: ReadReport, other_encodings: bool = False) -> tuple[str, int]:
     """The text of a UTF-8 file and its size in bytes. A byte order mark is removed and counted.
+
+    Args:
+        file (`Path`): the file.
+        report (`ReadReport`): counts a byte order mark or another encoding.
+        other_encodings (`bool`): whether UTF-16 and cp1252, in which spreadsheets write tables, are read too.
 
     Raises:
         SourceError: the file cannot be read or is not UTF-8.
     """
     try:
         content = file.read_bytes()
-        text = content.decode("utf-8-sig")
+        if other_encodings:
+            text, encoding = decode_text(content)
+            if encoding != "UTF-8":
+                report.repair(f"file read as {encoding}, because it is not UTF-8", file.name)
+        else:
+            text = content.decode("utf-8-sig")
     except OSError as error:
         raise SourceError(f"{file}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -280,7 +294,7 @@ def parse_record(location: str, entry: Any, layout: Layout, report: ReadReport) 
     person = parse_person(entry["id"])
     if isinstance(entry["id"], str) and person is not None:
         report.repair("id given as a string", f"{location}: field 'id': {entry['id']!r}")
-    if isinstance(entry["id"], int) and entry["id"] < 0:
+    if isinstance(entry["id"], int | float) and entry["id"] < 0:
         report.skip("field 'id' marks junk or a distractor", f"{location}: field 'id': {entry['id']!r}")
         return None
     if person is None:
@@ -314,6 +328,8 @@ def parse_record(location: str, entry: Any, layout: Layout, report: ReadReport) 
 def parse_person(value: Any) -> int | None:
     """The identity in a field `id`, or None. Negative numbers mark junk and distractors, and give None too."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():  # pandas writes a column with gaps as floats
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_SOURCE_ID:
         return None
@@ -350,9 +366,11 @@ def _parse_captions(value: Any, location: str, report: ReadReport) -> list[str]:
     if isinstance(value, str):
         report.repair("captions given as a string", f"{location}: field 'captions' is a string, not a list")
         value = [value]
-    captions = []
-    for caption in value if isinstance(value, list) else [value]:
-        if not isinstance(caption, str):
+    captions: list[str] = []
+    for caption in _listed_captions(value if isinstance(value, list) else [value], location, report):
+        if isinstance(caption, str) and caption.strip() and caption.strip().casefold() in MISSING_VALUES:
+            report.drop("caption is the name of a missing value", f"{location}: field 'captions': {caption[:40]!r}")
+        elif not isinstance(caption, str):
             report.drop("caption is not text", f"{location}: field 'captions': {type(caption).__name__}")
         elif not split_sentences(caption):
             report.drop("caption is empty", f"{location}: field 'captions': {caption[:40]!r}")
@@ -362,6 +380,22 @@ def _parse_captions(value: Any, location: str, report: ReadReport) -> list[str]:
                 report.repair("caption contains a lone surrogate", f"{location}: field 'captions'")
             captions.append(clean)
     return captions
+
+
+def _listed_captions(captions: list[Any], location: str, report: ReadReport) -> Iterator[Any]:
+    """The captions; one that is the text of a list, as pandas writes it to CSV, becomes the captions of the list."""
+    for caption in captions:
+        text = caption.strip() if isinstance(caption, str) else ""
+        if not (text.startswith("[") and text.endswith("]") and len(text) <= MAX_LIST_TEXT):
+            yield caption
+            continue
+        rest = _QUOTED.sub("", text[1:-1])
+        if rest.strip(", \n"):  # something besides quoted texts: a caption in brackets
+            yield caption
+            continue
+        report.repair("caption is the text of a list", f"{location}: field 'captions': {text[:40]!r}")
+        for quoted in _QUOTED.finditer(text):
+            yield re.sub(r"\\(.)", r"\1", quoted[1] if quoted[1] is not None else quoted[2])
 
 
 def encodable(text: str) -> str:

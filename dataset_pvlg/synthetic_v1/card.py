@@ -297,7 +297,7 @@ CARD = """---
 license: apache-2.0
 language: en
 pretty_name: P-VLG (synthetic)
-task_categories: [text-to-image, image-to-text]
+task_categories: [text-retrieval, image-to-text, zero-shot-object-detection]
 tags: [person-retrieval, region-sentence, synthetic]
 ---
 # P-VLG, synthetic {version}

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from modeling_rogle.image_io import printable_path
 from modeling_rogle.index.index_writer import IndexWriter, write_table
 from modeling_rogle.index.manifest import MANIFEST, STAGED_MANIFEST, new_name, read_manifest
+from modeling_rogle.index.path_spellings import PathSpellings
 from modeling_rogle.index.shards import Index, read_parquet
 from modeling_rogle.index.store_address import trusted_address
 from modeling_rogle.index.store_sync import delete_from_store, sync_store
@@ -22,7 +23,8 @@ def find_rows(index: Index, paths: Sequence[str | Path]) -> tuple[set[int], set[
 
     Args:
         index: the index.
-        paths: paths relative to the indexed folder, or absolute. The path of a scene names all of its persons.
+        paths: paths relative to the indexed folder, or absolute. The path of a scene names all of its persons. A path
+            that is not in the index may be another spelling of one that is, see [`PathSpellings`].
 
     Returns:
         the row numbers, and the names in the manifest's list of skipped images.
@@ -37,6 +39,7 @@ def find_rows(index: Index, paths: Sequence[str | Path]) -> tuple[set[int], set[
     skipped = {entry["path"] for entry in index.header["skipped"]}
     rows: set[int] = set()
     skipped_names: set[str] = set()
+    spellings: PathSpellings | None = None
     for path in paths:
         for name in _possible_names(index, path):
             if name in rows_of or printable_path(name) in skipped:
@@ -44,7 +47,12 @@ def find_rows(index: Index, paths: Sequence[str | Path]) -> tuple[set[int], set[
                 skipped_names.update({printable_path(name)} & skipped)
                 break
         else:
-            raise GalleryError(f"{index.path}: {printable_path(path)} is not in this index; nothing was deleted")
+            spellings = spellings or PathSpellings([*rows_of, *skipped])
+            name = spellings.find(_possible_names(index, path)[0] if _possible_names(index, path) else str(path))
+            if name is None:
+                raise GalleryError(f"{index.path}: {printable_path(path)} is not in this index; nothing was deleted")
+            rows.update(rows_of.get(name, ()))
+            skipped_names.update({printable_path(name)} & skipped)
     return rows, skipped_names
 
 

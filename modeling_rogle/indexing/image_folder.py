@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modeling_rogle.index.manifest import FORMAT, MANIFEST, STAGED_MANIFEST
+from modeling_rogle.indexing.metadata_tables import is_metadata
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
-METADATA = ("metadata.jsonl", "metadata.csv")  # metadata of the images in the same folder, see image_sources.py
+LINK_OUT = "symbolic link out of the folder"
 MAX_BYTES = 256 * 2**20  # of an image file
 
 
@@ -52,18 +53,26 @@ def image_files(root: Path) -> tuple[list[str], list[Skipped], int]:
         folders.sort()
         for name in sorted(folders):
             path = Path(parent, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                skipped.append(Skipped(path.relative_to(root).as_posix(), "symbolic link out of the folder"))
+            if path.is_symlink() and not is_inside(path, root):
+                skipped.append(Skipped(path.relative_to(root).as_posix(), LINK_OUT))
         for name in sorted(names):
             path = Path(parent, name)
             relative = path.relative_to(root).as_posix()
             if path.suffix.lower() not in SUFFIXES:
-                other_files += name not in METADATA
+                other_files += not is_metadata(name)
             elif reason := _reason_to_skip(path, root):
                 skipped.append(Skipped(relative, reason))
             else:
                 files.append(relative)
     return files, skipped, other_files
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether a path is inside a resolved folder after its links are followed; False for links that form a cycle."""
+    try:
+        return path.resolve(strict=True).is_relative_to(root)
+    except (OSError, RuntimeError):
+        return False
 
 
 def _is_index(folder: Path) -> bool:
@@ -82,10 +91,10 @@ def _reason_to_skip(path: Path, root: Path) -> str | None:
         str(path).encode()
     except UnicodeEncodeError:
         return "file name is not UTF-8"
-    if path.is_symlink() and not path.resolve().is_relative_to(root):
-        return "symbolic link out of the folder"
     try:
         status = path.stat()
+        if path.is_symlink() and not is_inside(path, root):
+            return LINK_OUT
     except OSError as error:
         return "broken symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror}"
     if not stat.S_ISREG(status.st_mode):
@@ -97,4 +106,4 @@ def _reason_to_skip(path: Path, root: Path) -> str | None:
     return None
 
 
-__all__ = ["MAX_BYTES", "METADATA", "SUFFIXES", "Skipped", "image_files"]
+__all__ = ["LINK_OUT", "MAX_BYTES", "SUFFIXES", "Skipped", "image_files", "is_inside"]

@@ -1,10 +1,10 @@
 """Sources of images to index: a folder, a glob, or a data set of P-VLG rows; with the metadata of each image.
 
-A folder may hold `metadata.jsonl` or `metadata.csv` next to the images, in the format of `datasets`' imagefolder. The
-column `file_name` is relative to that file. There may be any other columns (camera, time, ...), with the types that
-pyarrow infers. Without such columns, `time`, `camera` and `frame` come from file names and EXIF. Of the rows of a data
-set, every scalar column is kept, and `image_id` names the image. Their images are not files, so the index stores small
-copies of them.
+A folder may hold `metadata.jsonl`, `metadata.csv` or `metadata.tsv` next to the images, in the format of `datasets`'
+imagefolder. The column `file_name` is relative to that file. There may be any other columns (camera, time, ...); see
+`metadata_tables.py` for their types. Without such columns, `time`, `camera` and `frame` come from file names and EXIF.
+Of the rows of a data set, every scalar column is kept, and `image_id` names the image. Their images are not files, so
+the index stores small copies of them.
 
 A new kind of source returns its images as a `Source` and is added to `find_source`.
 """
@@ -14,22 +14,23 @@ import hashlib
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 from PIL import Image
 
 from modeling_rogle.image_io import DecodedImage, ImageError, decode_image, printable_path, read_image, to_rgb
 from modeling_rogle.index.manifest import COPY_COLUMN
+from modeling_rogle.index.path_spellings import PathSpellings
 from modeling_rogle.index.shards import SCHEMA
 from modeling_rogle.indexing.file_columns import add_file_columns
-from modeling_rogle.indexing.image_folder import METADATA, Skipped, image_files
+from modeling_rogle.indexing.image_folder import LINK_OUT, Skipped, image_files, is_inside
+from modeling_rogle.indexing.metadata_tables import is_metadata, read_table
 from modeling_rogle.inference.errors import GalleryError
 
 # Columns of a data set that are not metadata: those of the index, and the caption.
@@ -148,10 +149,16 @@ def _source_of_files(name: str, path: Path, pattern: str | None, root: Path | No
     if not folder.is_relative_to(root):
         raise GalleryError(f"{name}: not inside {root}, the folder of this index; choose another --out")
     files, skipped, ignored = image_files(folder)
+    all_images = {*files, *(item.path for item in skipped)}
     if pattern is not None:
         matches = {os.path.relpath(file, path) for file in glob.iglob(pattern, recursive=True)}
         files = [file for file in files if file in matches]
         skipped, ignored = [item for item in skipped if item.path in matches], 0
+    if not files and skipped and all(item.reason == LINK_OUT for item in skipped):
+        raise GalleryError(
+            f"{name}: all {len(skipped)} images are symbolic links out of this folder, which are not followed; a "
+            "snapshot in the Hub's cache is such a folder: `hf download NAME --local-dir DIR` writes files"
+        )
     if not files and not skipped:
         others = f", only {ignored} other files" if ignored else ""
         what = "no images match" if pattern is not None else "no images in this folder"
@@ -163,39 +170,42 @@ def _source_of_files(name: str, path: Path, pattern: str | None, root: Path | No
         key = (prefix / file).as_posix()
         items.append(Item(key, key, status.st_size, status.st_mtime_ns // 1000))
     skipped = [Skipped((prefix / item.path).as_posix(), item.reason) for item in skipped]
-    own = _metadata(folder, prefix, {item.path for item in items})
+    own = _metadata(folder, prefix, set(files), all_images)
     metadata, added = add_file_columns(own, {item.path: root / item.path for item in items})
     return Source(str(root), items, skipped, ignored, metadata, added_columns=added)
 
 
-def _metadata(folder: Path, prefix: Path, image_paths: set[str]) -> pa.Table | None:
+def _metadata(folder: Path, prefix: Path, indexed: set[str], all_images: set[str]) -> pa.Table | None:
     """Reads all metadata files under a folder; for an image in several files the nearest file is used.
 
     Args:
         folder: the folder.
         prefix: the folder relative to the root of the source.
-        image_paths: paths of the images; rows of other images are dropped.
+        indexed: paths of the images to index, relative to the folder; rows of other images are dropped.
+        all_images: paths of all images under the folder, also of those that are not indexed.
+
+    Warns:
+        UserWarning: rows match no image, or match one by another spelling of its path.
     """
     tables: list[pa.Table] = []
     file_of: dict[str, Path] = {}
     # Deeper folders first, because the nearest file is used.
-    files = sorted((Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name in METADATA))
+    files = sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names if is_metadata(name))
     for file in sorted(files, key=lambda file: -len(file.parts)):
-        if not file.resolve().is_relative_to(folder):
-            warnings.warn(f"{printable_path(file)}: symbolic link out of the folder; not read", stacklevel=4)
+        if not is_inside(file, folder):
+            reason = LINK_OUT if os.path.exists(file) else "broken symbolic link"
+            warnings.warn(f"{printable_path(file)}: {reason}; not read", stacklevel=4)
             continue
         table = _read_metadata(file)
-        file_folder = prefix / file.parent.relative_to(folder)
-        names = table.column("file_name").to_pylist()
-        paths = [Path(os.path.normpath(file_folder / str(name))).as_posix() for name in names]
+        names = ["" if name is None else str(name) for name in table.column("file_name").to_pylist()]
+        paths = _match_images(file, file.parent.relative_to(folder), names, all_images)
         kept = []
         for row, path in enumerate(paths):
-            if file_of.get(path) == file:
-                raise GalleryError(f"{file}: field 'file_name': {printable_path(path)} occurs twice")
-            if path in image_paths and path not in file_of:
+            if path in indexed and path not in file_of:
                 file_of[path] = file
                 kept.append(row)
-        table = table.drop_columns(["file_name"]).append_column("path", pa.array(paths, pa.string()))
+        keys = [None if path is None else (prefix / path).as_posix() for path in paths]
+        table = table.drop_columns(["file_name"]).append_column("path", pa.array(keys, pa.string()))
         tables.append(table.take(pa.array(kept, pa.int64())))
     try:
         return pa.concat_tables(tables, promote_options="permissive") if tables else None
@@ -203,17 +213,43 @@ def _metadata(folder: Path, prefix: Path, image_paths: set[str]) -> pa.Table | N
         raise GalleryError(f"{folder}: metadata files disagree on a column's type ({_first_line(error)})") from error
 
 
+def _match_images(file: Path, file_folder: Path, names: Sequence[str], all_images: set[str]) -> list[str | None]:
+    """The image of each row of a metadata file, None where there is none; see [`_metadata`] for the warnings.
+
+    Args:
+        file: the metadata file.
+        file_folder: its folder, relative to the folder of the images.
+        names: the column `file_name`.
+        all_images: paths of the images.
+
+    Raises:
+        GalleryError: two rows name the same image.
+    """
+    paths: list[str | None] = [Path(os.path.normpath(file_folder / name)).as_posix() for name in names]
+    if repeated := next((path for path, count in Counter(paths).items() if count > 1), None):
+        raise GalleryError(f"{file}: field 'file_name': {printable_path(repeated)} occurs twice")
+    unmatched = [row for row, path in enumerate(paths) if path not in all_images]
+    if not unmatched:
+        return paths
+    prefix = "" if file_folder == Path() else f"{file_folder.as_posix()}/"
+    used = set(paths) & all_images
+    spellings = PathSpellings(path.removeprefix(prefix) for path in all_images - used if path.startswith(prefix))
+    respelled, missing = [], []
+    for row in unmatched:
+        found = spellings.find(names[row])
+        paths[row] = None if found is None or prefix + found in used else prefix + found
+        used |= {prefix + found} if found is not None else set()
+        (missing if paths[row] is None else respelled).append(row)
+    for rows, what in ((respelled, "match their image by another spelling of its path"), (missing, "match no image")):
+        if rows:
+            first = printable_path(names[rows[0]]) or "an empty cell"
+            message = f"field 'file_name': {len(rows)} of {len(names)} rows {what}, the first is {first}"
+            warnings.warn(f"{printable_path(file)}: {message}", stacklevel=5)
+    return paths
+
+
 def _read_metadata(file: Path) -> pa.Table:
-    try:
-        read = pyarrow.csv.read_csv if file.suffix == ".csv" else pyarrow.json.read_json
-        table = read(file)
-    except (pa.ArrowException, OSError) as error:
-        raise GalleryError(f"{file}: cannot be read ({_first_line(error)})") from error
-    if "file_name" not in table.column_names:
-        raise GalleryError(f"{file}: no column 'file_name'; it has {', '.join(table.column_names) or 'no columns'}")
-    repeated = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
-    if repeated is not None:
-        raise GalleryError(f"{file}: column {repeated!r} occurs twice")
+    table = read_table(file)
     reserved = sorted(set(table.column_names) & set(SCHEMA.names))
     if reserved:
         raise GalleryError(f"{file}: column {reserved[0]!r} is reserved by the index; rename it")

@@ -42,6 +42,7 @@ from modeling_rogle.inference.onnx_encoder import (
 )
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
+from modeling_rogle.text_packing import encode_padded
 
 TOLERANCE = 1e-4  # largest difference of a component of a unit vector
 OPSET = 20
@@ -67,8 +68,7 @@ class Exported:
 class TextGraph(nn.Module):
     """[`RogleModel.encode_texts`] without its packing of texts, which a graph cannot express.
 
-    Token ids `[n, l]`, padded on the right, become `[n, D]` unit vectors. The causal mask is explicit and hides the
-    padding from the end token.
+    Token ids `[n, l]`, padded on the right, become `[n, D]` unit vectors.
     """
 
     def __init__(self, model: RogleModel):
@@ -76,15 +76,7 @@ class TextGraph(nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        text, (n, length) = self.model.text_model, input_ids.shape
-        states = text.embeddings(input_ids=input_ids, position_ids=torch.arange(length)[None])
-        mask = torch.full((length, length), float("-inf")).triu(1)[None, None]
-        for layer in text.encoder.layers:
-            states = layer(states, mask)
-        end = text.eos_token_id
-        # 2 marks old CLIP configurations, in which the highest id is the end token.
-        ends = input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)
-        pooled = text.final_layer_norm(states)[torch.arange(n), ends]
+        pooled, _ = encode_padded(self.model.text_model, input_ids)
         return nn.functional.normalize(self.model.text_projection(pooled), dim=-1)
 
 

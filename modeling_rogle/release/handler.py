@@ -93,7 +93,7 @@ class EndpointHandler:
         if isinstance(image, Image.Image):
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"inputs: over {MAX_PIXELS // 1_000_000} million pixels")
-            return image
+            return self.processor.read_image(image)
         if not isinstance(image, str) or not image.strip():
             raise ValueError("inputs: must be one image in base64 if there are candidate labels")
         return self._image(image, "inputs")

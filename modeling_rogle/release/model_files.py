@@ -8,13 +8,13 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 import modeling_rogle
 from modeling_rogle import RogleConfig, RogleModel, RogleProcessor
+from modeling_rogle.pipeline_rogle import PIPELINES
 from modeling_rogle.release.upload import ReleaseError
 
 PACKAGE = Path(modeling_rogle.__file__).parent
@@ -24,16 +24,24 @@ MODEL_MAP = {
     "AutoModelForZeroShotImageClassification": "modeling_rogle.RogleModel",
 }
 PROCESSOR_MAP = {"AutoProcessor": "processing_rogle.RogleProcessor"}
-PIPELINES: dict[str, dict[str, Any]] = {
-    "text-based-person-search": {
-        "impl": "pipeline_rogle.TextBasedPersonSearchPipeline",
-        "pt": ["AutoModel"],
-        "type": "multimodal",
-    }
-}
 # The modules that the configuration files name; `code_files` adds the modules that these import.
 _CLASSES = (*MODEL_MAP.values(), *PROCESSOR_MAP.values(), *(task["impl"] for task in PIPELINES.values()))
 NAMED = sorted({f"{name.partition('.')[0]}.py" for name in _CLASSES})
+# By these files `SentenceTransformer(name, trust_remote_code=True)` encodes texts and images to unit vectors.
+SENTENCE_FILES: dict[str, object] = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "get_text_features", "method_output_name": "pooler_output"},
+            "image": {"method": "get_image_features", "method_output_name": "pooler_output"},
+        },
+        "module_output_name": "sentence_embedding",
+    },
+}
 ENDPOINT_FILES = ("handler.py", "requirements.txt")
 # Formats that are pickles or may contain them.
 CODE_IN_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack", ".joblib")
@@ -74,8 +82,9 @@ def code_files() -> tuple[str, ...]:
 def save_for_hub(model: RogleModel, processor: RogleProcessor, folder: str | Path) -> None:
     """Saves weights, processor, code and endpoint handler, to be loaded without this package.
 
-    `AutoModel.from_pretrained(folder, trust_remote_code=True)`, `AutoProcessor` and `pipeline` then work. `auto_map` is
-    written into the saved files: `register_for_auto_class` would change every later `save_pretrained` of the process.
+    `AutoModel.from_pretrained(folder, trust_remote_code=True)`, `AutoProcessor`, `pipeline` and `SentenceTransformer`
+    (sentence-transformers 6) then work. `auto_map` is written into the saved files: `register_for_auto_class` would
+    change every later `save_pretrained` of the process.
 
     Args:
         model: the model.
@@ -95,6 +104,8 @@ def save_for_hub(model: RogleModel, processor: RogleProcessor, folder: str | Pat
     _edit(folder / "tokenizer_config.json", is_local=None, local_files_only=None)
     for name in code_files():
         shutil.copyfile(PACKAGE / name, folder / name)
+    for name, content in SENTENCE_FILES.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for name in ENDPOINT_FILES:
         shutil.copyfile(PACKAGE / "release" / name, folder / name)
 

@@ -14,6 +14,7 @@ Keywords are not case-sensitive. As in SQL, a null passes no test except "is nul
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from operator import and_, eq, ge, gt, le, lt, ne, or_
@@ -23,6 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from modeling_rogle.image_io import printable_path
+from modeling_rogle.index.path_spellings import PathSpellings
 from modeling_rogle.inference.errors import GalleryError
 
 MAX_CHARACTERS = 10_000
@@ -54,7 +57,7 @@ def filter_rows(table: pa.Table, where: str | pc.Expression) -> np.ndarray:
     """
     if isinstance(where, str):
         try:
-            where = parse_where(where, table.schema)
+            where = parse_where(where, table.schema, table.column("path") if "path" in table.column_names else None)
         except ValueError as error:
             raise GalleryError(str(error)) from error
     numbered = table.append_column("\0row", pa.array(np.arange(len(table))))
@@ -64,28 +67,34 @@ def filter_rows(table: pa.Table, where: str | pc.Expression) -> np.ndarray:
         raise GalleryError(f"where: {str(error).splitlines()[0]}") from error
 
 
-def parse_where(text: str, schema: pa.Schema) -> pc.Expression:
+def parse_where(text: str, schema: pa.Schema, paths: pa.ChunkedArray | None = None) -> pc.Expression:
     """Parses a filter into an expression for `table.filter` or a scanner.
 
     Args:
         text: a filter, see the grammar above.
         schema: schema of the filtered table. Strings, numbers, booleans, dates and times can be tested. Dates and times
             are in ISO 8601; a time without a zone is in UTC if the column has a zone.
+        paths: the column `path`. A value that is compared with it for equality may be another spelling of one of them,
+            see [`PathSpellings`]. Default: only the same spelling is equal.
 
     Raises:
         ValueError: the filter is invalid, names an unknown column, or compares a column with a value of another type.
             The message names the character.
+
+    Warns:
+        UserWarning: a value is compared with `path` that is the path of no image.
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"where: {len(text)} characters, at most {MAX_CHARACTERS} are allowed")
-    return _Parser(text, schema).parse()
+    return _Parser(text, schema, paths).parse()
 
 
 class _Parser:
     """Recursive descent parser over the tokens `(kind, text, start)`; the last one is of kind "end"."""
 
-    def __init__(self, text: str, schema: pa.Schema):
-        self.schema = schema
+    def __init__(self, text: str, schema: pa.Schema, paths: pa.ChunkedArray | None):
+        self.schema, self.paths = schema, paths
+        self.spellings: PathSpellings | None = None
         self.tokens: list[tuple[str, str, int]] = []
         self.next = 0
         end = len(text.rstrip())
@@ -144,10 +153,12 @@ class _Parser:
         sign_kind, sign, _ = self.tokens[self.next]
         if sign_kind == "sign" and sign in _COMPARE:
             self.next += 1
-            return _COMPARE[sign](column, self._value(name, kind))
+            compare = _COMPARE[sign]
+            value = self._value(name, kind)
+            return compare(column, self._existing_path(name, value) if compare in (eq, ne) else value)
         negated = self._take("keyword", "not")
         if self._take("keyword", "in"):
-            test = self._among(column, kind, self._values(name, kind))
+            test = self._among(column, kind, [self._existing_path(name, value) for value in self._values(name, kind)])
         elif self._take("keyword", "like"):
             test = self._like(column, name, kind)
         elif pa.types.is_boolean(kind) and not negated:
@@ -220,6 +231,16 @@ class _Parser:
             reason = str(error).splitlines()[0]
             self._fail(position, f"column {name!r} ({kind}) cannot be compared with {text}: {reason}")
         self._fail(position, f"column {name!r} holds {kind}, compare it with {notation}, not {text}")
+
+    def _existing_path(self, name: str, value: pa.Scalar) -> pa.Scalar:
+        """The path that a value compared with `path` means; other values as they are."""
+        if name != "path" or self.paths is None:
+            return value
+        self.spellings = self.spellings or PathSpellings(self.paths.to_pylist())
+        path = self.spellings.find(value.as_py())
+        if path is None:
+            warnings.warn(f"where: no image has the path {printable_path(value.as_py())}", stacklevel=2)
+        return value if path is None else pa.scalar(path, value.type)
 
     def _take(self, kind: str, text: str) -> bool:
         """Whether the next token is this one, which is then consumed."""

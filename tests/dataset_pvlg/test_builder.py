@@ -18,6 +18,7 @@ from dataset_pvlg import builder
 from dataset_pvlg.features import FEATURES
 from dataset_pvlg.loading import load_rows
 from dataset_pvlg.row_groups import FolderRows
+from tests.helpers.training_rows import training_row
 
 SMALL = {"train_identities": 6, "validation_identities": 2, "test_identities": 3, "images_per_identity": 2}
 
@@ -319,3 +320,31 @@ def test_other_packaged_builders_still_work(tmp_path, cache):
     assert list(loaded["a"]) == [1, 2]
     builder.register()  # twice is once
     assert load_dataset("pvlg", "synthetic-tiny", cache_dir=cache, **SMALL).num_rows["test"] == 6
+
+
+def test_new_content_with_old_file_times_gives_the_new_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    file = folder / "train-00000-of-00001.parquet"
+
+    def load_captions(caption: str) -> list[str]:
+        row = training_row(0, 1) | {"captions": [caption]}
+        Dataset.from_list([row], features=FEATURES).to_parquet(file)
+        os.utime(file, ns=(10**18, 10**18))
+        return load_dataset("pvlg", data_dir=str(folder), split="train")[0]["captions"]
+
+    assert load_captions("A man in red.") == ["A man in red."]
+    size = file.stat().st_size
+    assert load_captions("A man in tan.") == ["A man in tan."]
+    assert file.stat().st_size == size, "the test needs files of equal size"
+
+
+def test_captions_that_name_a_missing_value_are_dropped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = training_row(0, 1) | {"captions": ["A man in red.", "nan", " None ", "Null hypothesis."]}
+    Dataset.from_list([row], features=FEATURES).to_parquet(tmp_path / "train.parquet")
+    loaded = load_dataset("pvlg", data_dir=str(tmp_path), split="train", streaming=True)
+    assert next(iter(loaded))["captions"] == ["A man in red.", "Null hypothesis."]
+    list(loaded)
+    assert "2 captions dropped" in caplog.text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_rogle.image_io import ImageError, read_image
+from modeling_rogle.image_io import ImageError, read_image, to_rgb, upright_rgb
 from tests.helpers.image_files import write_bomb, write_noise
 
 
@@ -99,3 +99,30 @@ def test_a_damaged_file_gives_a_reason(tmp_path, name, make, reason):
     with pytest.raises(ImageError) as caught:
         read_image(tmp_path / name, name)
     assert str(caught.value).startswith(reason)
+
+
+def test_an_open_image_is_turned_once(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = write_noise(tmp_path / "turned.jpg", (40, 20), exif=exif)
+    decoded = read_image(file, "turned.jpg").image
+    with Image.open(file) as opened:
+        np.testing.assert_array_equal(np.asarray(upright_rgb(opened)), np.asarray(decoded))
+    np.testing.assert_array_equal(np.asarray(upright_rgb(decoded)), np.asarray(decoded))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA"])
+def test_opaque_images_of_8_bits_are_converted_as_by_pillow(mode):
+    pixels = np.random.default_rng(0).integers(1, 255, (8, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    image = image.convert("L").convert(mode) if mode in ("I", "F", "LA", "PA") else image.convert(mode, dither=0)
+    np.testing.assert_array_equal(np.asarray(to_rgb(image)), np.asarray(image.convert("RGB")))
+
+
+def test_deep_grey_has_one_definition():
+    values = np.array([[0, 255, 256, 65535]])
+    deep = [Image.fromarray(values.astype(kind)) for kind in (np.uint16, np.int32, np.float32)]
+    for image in deep:
+        assert [to_rgb(image).getpixel((x, 0)) for x in range(4)] == [(v >> 8,) * 3 for v in values[0].tolist()]
+    unit = Image.fromarray(np.array([[0, 0.5, 1, np.nan]], dtype=np.float32))
+    assert [to_rgb(unit).getpixel((x, 0))[0] for x in range(4)] == [0, 128, 255, 0]

@@ -160,3 +160,25 @@ def test_replaced_attention_is_not_packed(tiny_model: RogleModel, tiny_processor
     for layer in tiny_model.text_model.encoder.layers:
         layer.self_attn.__class__ = type("Other", (CLIPAttention,), {})
     torch.testing.assert_close(tiny_model.encode_texts(ids), whole, rtol=0, atol=1e-5)
+
+
+def test_texts_are_encoded_in_one_graph(tiny_model: RogleModel, tiny_processor: RogleProcessor) -> None:
+    """`torch.compile(fullgraph=True)` and `torch.export` give the embeddings of the packed texts."""
+    ids = tiny_processor(text=["A man.", *TEXTS], return_tensors="pt")["input_ids"]
+    expected = tiny_model.encode_texts(ids)
+    torch._dynamo.reset()
+    compiled = torch.compile(tiny_model.encode_texts, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(ids), expected)
+
+    class Texts(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = tiny_model
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return self.model.encode_texts(input_ids)
+
+    shapes = {0: torch.export.Dim("texts", min=1, max=64), 1: torch.export.Dim("tokens", min=2, max=64)}
+    exported = torch.export.export(Texts(), (ids,), dynamic_shapes=(shapes,)).module()
+    torch.testing.assert_close(exported(ids), expected)
+    torch.testing.assert_close(exported(ids[:1, :8]), tiny_model.encode_texts(ids[:1, :8]))

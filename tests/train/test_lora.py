@@ -53,6 +53,22 @@ def test_merged_and_loaded_adapters_give_equal_outputs(
     assert outputs(tiny_model)[0].equal(wanted[0])  # merging was done on a copy
 
 
+def test_a_folder_of_adapters_loads_with_the_base_that_it_names(
+    tiny_model: RogleModel, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    adapted = adapted_with_noise(tiny_model, base=str(tiny_checkpoint))
+    wanted = outputs(tiny_model)
+    adapted.save_pretrained(tmp_path)
+    model = RogleModel.from_pretrained(tmp_path)
+    assert type(model) is RogleModel
+    for one, two in zip(wanted, outputs(model), strict=True):
+        assert float((one - two).abs().max()) < 1e-5
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match="field 'base_model_name_or_path' names no model"):
+        RogleModel.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("targets", ["vision", "text"])
 def test_one_tower_alone_is_adapted(tiny_model: RogleModel, targets: str) -> None:
     add_adapters(tiny_model, rank=2, targets=targets)

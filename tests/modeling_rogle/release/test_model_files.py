@@ -5,10 +5,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTextModelWithProjection
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -24,6 +27,7 @@ from modeling_rogle.release.model_files import (
     is_adapter,
     save_for_hub,
 )
+from tests.helpers.image_files import write_noise
 
 PUBLIC = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"}
 ROOMS_AT_HOME = {"gallery.py", "cli.py", "convert.py", "matching.py", "demo.py", "indexing.py", "manifest.py"}
@@ -215,3 +219,55 @@ def test_a_local_base_is_refused(adapter_dir: Path, tmp_path: Path, base: str | 
     (adapter_dir / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(ReleaseError, match="--base user/name"):
         assemble_adapter(adapter_dir, "me/lora", tmp_path / "out")
+
+
+USER_CODE = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("modeling_rogle", "dataset_pvlg"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NotInstalled())
+from transformers import AutoModel, AutoProcessor, pipeline
+released, saved = sys.argv[1:]
+AutoModel.from_pretrained(released, trust_remote_code=True).save_pretrained(saved)
+AutoProcessor.from_pretrained(released, trust_remote_code=True).save_pretrained(saved)
+search = pipeline("text-based-person-search", model=saved, trust_remote_code=True)
+print(search("a man", [sys.argv[1] + "/x.png"])[0]["index"])
+"""
+
+
+@pytest.mark.slow
+def test_a_model_that_a_stranger_saves_again_keeps_its_pipeline(tiny_checkpoint: Path, tmp_path: Path):
+    released = tmp_path / "released"
+    save_for_hub(RogleModel.from_pretrained(tiny_checkpoint), RogleProcessor.from_pretrained(tiny_checkpoint), released)
+    write_noise(released / "x.png")
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", USER_CODE, released, tmp_path / "saved"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0"] and (tmp_path / "saved" / "pipeline_rogle.py").is_file()
+
+
+def test_sentence_transformers_finds_the_methods_that_it_calls(
+    tiny_checkpoint: Path, tiny_processor: RogleProcessor, tmp_path: Path
+):
+    """The embeddings themselves were compared once with sentence-transformers 6.2, which the tests do not install."""
+    model = RogleModel.from_pretrained(tiny_checkpoint).eval()
+    save_for_hub(model, tiny_processor, tmp_path)
+    assert [module["type"].rpartition(".")[2] for module in json.loads((tmp_path / "modules.json").read_text())] == [
+        "Transformer",
+        "Normalize",
+    ]
+    methods = json.loads((tmp_path / "sentence_bert_config.json").read_text())["modality_config"]
+    inputs = tiny_processor(text=["A man."], images=Image.new("RGB", (16, 32), "red"), return_tensors="pt")
+    texts = getattr(model, methods["text"]["method"])(inputs["input_ids"], inputs["attention_mask"])
+    images = getattr(model, methods["image"]["method"])(inputs["pixel_values"])
+    for output, method, expected in (
+        (texts, methods["text"], model.encode_texts(inputs["input_ids"])),
+        (images, methods["image"], model.encode_images(inputs["pixel_values"])[0]),
+    ):
+        embeds = getattr(output, method["method_output_name"])
+        torch.testing.assert_close(torch.nn.functional.normalize(embeds, dim=-1), expected)
