@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {name: ROOT / "docs" / f"{name}.md" for name in ("search", "research", "data")}
 PAGES["contribute"] = ROOT / "CONTRIBUTING.md"
-READ = ("README.md", *(f"docs/{page}.md" for page in ("training", "scale", "results", "measurements")))
+READ = ("README.md", *(f"docs/{page}.md" for page in ("photographs", "training", "scale", "results", "measurements")))
 TRAINING = ["--epochs", "1", "--batch-size", "16", "--threads", "1", "--trackers", "none"]
 MORE = {  # program -> flags behind the page's own
     "train/train.py": TRAINING,

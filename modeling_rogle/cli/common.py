@@ -36,15 +36,14 @@ def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_gallery(args: argparse.Namespace) -> Gallery:
-    """Opens the index that [`add_gallery_arguments`] named; with `--onnx`, without importing torch."""
+    """Opens the index that [`add_gallery_arguments`] named. Torch is imported later, and not with `--onnx`."""
+    from modeling_rogle.search.gallery import Gallery
+
     if getattr(args, "onnx", None):
         from modeling_rogle.inference.onnx_encoder import OnnxEncoder
-        from modeling_rogle.search.gallery import Gallery
 
         return Gallery.open(args.index, encoder=OnnxEncoder(args.onnx, args.int8), store=args.store)
     model = check_model(args.model) if args.model else None
-    from modeling_rogle import Gallery
-
     # The search warns about a query that is cut; the processor's own warning would repeat it.
     logging.getLogger("modeling_rogle.processing_rogle").setLevel(logging.ERROR)
     return Gallery.open(args.index, model, store=args.store)

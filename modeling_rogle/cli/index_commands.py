@@ -165,6 +165,9 @@ def _index(args: argparse.Namespace) -> None:
     if args.detector_threshold is not None and not args.detector:
         raise ValueError("--detector-threshold: needs --detector DIR")
     model_name = check_model(args.model)
+    from modeling_rogle.index.manifest import check_index_folder
+
+    check_index_folder(Path(args.out))
     from modeling_rogle import build_index, load_model
     from modeling_rogle.image_io import printable_path
     from modeling_rogle.indexing.index_header import choose_preprocessing

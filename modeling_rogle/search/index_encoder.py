@@ -25,8 +25,8 @@ def load_encoder(
     Raises:
         GalleryError: the model cannot be found or is not the one that made the index.
     """
+    from modeling_rogle import load_model  # registers the model with transformers
     from modeling_rogle.inference.image_encoder import TorchEncoder
-    from modeling_rogle.inference.loading import load_model
     from modeling_rogle.inference.preprocessing import Preprocessing
 
     name = str(model or header["model"].get("path") or "")
