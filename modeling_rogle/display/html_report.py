@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from modeling_rogle.display.drawing import GREY, INK, PALE, PAPER, WRONG, sentence_colour
+from modeling_rogle.display.drawing import CELL, CELL_HEIGHT, GREY, INK, PALE, PAPER, WRONG, sentence_colour
+from modeling_rogle.display.scenes import draw_scene
 from modeling_rogle.display.text_output import NO_REGIONS, to_json_data, verdict
 from modeling_rogle.display.thumbnails import data_uri, thumbnail
 from modeling_rogle.image_io import printable_path
@@ -40,6 +41,7 @@ h2 {{{{ font-size: 1rem; color: {GREY}; margin: 0; font-weight: 600; }}}}
 .image {{{{ position: relative; display: block; width: fit-content; max-width: 100%; margin: 0 0 .4rem;
   color: inherit; }}}}
 .image img {{{{ display: block; max-width: 100%; max-height: 360px; min-height: 96px; }}}}
+.scene img {{{{ display: block; max-width: 100%; margin: 0 0 .4rem; }}}}
 .none {{{{ display: grid; place-items: center; width: 150px; height: 240px; background: {PALE}; color: {GREY}; }}}}
 .image svg {{{{ position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }}}}
 rect {{{{ fill: none; stroke-width: 2.5; vector-effect: non-scaling-stroke; }}}}
@@ -111,6 +113,7 @@ class HtmlReport:
         shown = "<span class=none>image not available</span>"
         if image is not None:
             shown = f'<img alt="" loading=lazy src="{data_uri(image)}">{_regions(match)}'
+        scene = self._scene(match)
         score = f"#{match.rank} · score {match.score:.3f}"
         if match.probability is not None:
             score += f" · probability {match.probability:.1%}"
@@ -122,10 +125,20 @@ class HtmlReport:
         names = "".join(f"<div>{_text(printable_path(name))}</div>" for name in match.others)
         others = f"<details class=others><summary>the other images</summary>{names}</details>" if names else ""
         return (
-            f'<li id=q{self.queries}r{match.rank}><a class=image href="{_address(data["file"])}">{shown}</a>\n'
+            f'<li id=q{self.queries}r{match.rank}><a class=image href="{_address(data["file"])}">{shown}</a>{scene}\n'
             f"<b>{score}</b><div class=facts>{_text(printable_path(match.path))}</div>\n"
             f"{_table(match.sentences)}{f'<dl>{listed}</dl>' if listed else ''}{others}</li>\n"
         )
+
+    def _scene(self, match: Match) -> str:
+        """The scene with the box of the person, as a link to its file; empty if there is none in the gallery."""
+        file = match.scene_file
+        if file is None or not file.resolve().is_relative_to(self.gallery.folder.resolve()):
+            return ""
+        image = draw_scene(match, CELL, CELL_HEIGHT)
+        if image is None:
+            return ""
+        return f'<a class=scene href="{_address(str(file))}"><img alt="" loading=lazy src="{data_uri(image)}"></a>'
 
 
 def _text(value: Any) -> str:

@@ -36,6 +36,7 @@ from modeling_rogle.display.drawing import (
     shorten_middle,
     wrap_text,
 )
+from modeling_rogle.display.scenes import draw_scene
 from modeling_rogle.image_io import ImageError, printable_path, read_image
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 MAX_RESULTS = 100  # an image of many more exceeds the size limits of the formats
 MAX_SENTENCES = 12
+SCENE_HEIGHT = 140  # pixels: most of a scene below its person
 VERDICT = 6  # pixels: the frame around a correct or wrong result
 
 
@@ -155,7 +157,8 @@ def _thumbnail(match: Match, border: int) -> _Thumbnail:
 def _cell(match: Match, correct: bool | None) -> Image.Image:
     small = load_font(SMALL)
     sentences = match.sentences[:MAX_SENTENCES]
-    below, line_height = CELL_HEIGHT + 8, SMALL + 6
+    scene = draw_scene(match, CELL, SCENE_HEIGHT)
+    below, line_height = CELL_HEIGHT + 8 + (0 if scene is None else scene.height + 8), SMALL + 6
     image = Image.new("RGB", (CELL, below + 2 * line_height + 6 + len(sentences) * line_height), PAPER)
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, CELL - 1, CELL_HEIGHT - 1), fill=PALE)
@@ -165,6 +168,8 @@ def _cell(match: Match, correct: bool | None) -> Image.Image:
     else:
         image.paste(thumbnail.image, (thumbnail.left, thumbnail.top))
         _draw_regions(draw, sentences, thumbnail)
+    if scene is not None:
+        image.paste(scene, ((CELL - scene.width) // 2, CELL_HEIGHT + 8))
     rank = f"#{match.rank}"
     draw.text((0, below), rank, fill=INK, font=load_font(TEXT))
     if correct is not None:

@@ -54,6 +54,7 @@ class Match:
         global_rank: rank by `global_score` only.
         metadata: the user's columns.
         scene: the full image, for a person that a detector found in it.
+        scene_file: absolute path of the full image, for such a person in a folder of images.
         scene_box: bounding box x, y, w, h of that person in pixels of the full image.
         probability: probability that the image shows the described person; None without a calibration and for results
             that late interaction did not rerank.
@@ -72,6 +73,7 @@ class Match:
     global_rank: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     scene: str | None = None
+    scene_file: Path | None = None
     scene_box: tuple[float, float, float, float] | None = None
     probability: float | None = None
     others: tuple[str, ...] = ()
@@ -118,7 +120,7 @@ def make_matches(
     facts = index.table.take(rows[order]).to_pylist()
     matches = Matches()
     matches.trained_regions = trained_regions
-    labels = index.header["template_labels"]
+    labels, folder = index.header["template_labels"], index.header["folder"]
     if not trained_regions:  # each sentence has the last template, the whole image, and no name
         labels, interaction = [""], replace(interaction, cosines=interaction.cosines[..., -1:])
     for rank, (candidate, row) in enumerate(zip(order.tolist(), facts, strict=True), start=1):
@@ -127,7 +129,7 @@ def make_matches(
             Match(
                 rank=rank,
                 path=path,
-                file=Path(index.header["folder"], path) if copy is None else index.path / COPIES_FOLDER / copy,
+                file=Path(folder, path) if copy is None else index.path / COPIES_FOLDER / copy,
                 score=float(interaction.score[candidate]),
                 global_score=float(global_scores[candidate]),
                 width=row["width"],
@@ -136,6 +138,7 @@ def make_matches(
                 global_rank=int(global_ranks[candidate]),
                 metadata={name: value for name, value in row.items() if name not in SCHEMA.names},
                 scene=row["scene"],
+                scene_file=Path(folder, row["scene"]) if row["scene"] and index.header["files"] else None,
                 scene_box=None if box is None else tuple(box),
                 others=tuple(index.paths[other] for other in others[rank - 1]),
             )
