@@ -96,6 +96,26 @@ def add_delete(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_delete)
 
 
+def add_merge(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "merge",
+        help="merge indexes into one",
+        description="Merge indexes that the same model made of different images, for example on several machines. No "
+        "image is encoded again, and the files of the parts are linked where possible. The parts stay as they are; an "
+        "image that is deleted from the merged index is still in its part.",
+    )
+    parser.add_argument("parts", nargs="+", metavar="PART", help="folder that `rogle index` wrote")
+    parser.add_argument(
+        "--out", required=True, metavar="INDEX", help="folder of the merged index, which must not exist"
+    )
+    parser.add_argument(
+        "--prefer",
+        choices=("first", "last"),
+        help="the part whose image is kept if several parts hold the same path (default: such a path is an error)",
+    )
+    parser.set_defaults(run=_merge)
+
+
 def add_calibrate(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "calibrate",
@@ -150,6 +170,14 @@ def add_demo(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to listen on (default: 7860)")
     parser.set_defaults(run=_demo)
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from modeling_rogle.index.merge import merge_indexes
+
+    report = merge_indexes(args.parts, args.out, args.prefer)
+    dropped = f", {report.duplicates} duplicates dropped" if report.duplicates else ""
+    print(f"{report.path}: {report.images} images of {len(args.parts)} indexes{dropped}", file=sys.stderr)
 
 
 def _image_size(text: str) -> tuple[int, int]:

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from modeling_rogle.cli.common import one_line, one_line_warnings, printable_output
 from modeling_rogle.cli.data_commands import add_data, add_join, add_mine
-from modeling_rogle.cli.index_commands import add_calibrate, add_delete, add_demo, add_index
+from modeling_rogle.cli.index_commands import add_calibrate, add_delete, add_demo, add_index, add_merge
 from modeling_rogle.cli.model_commands import add_convert, add_export, add_push
 from modeling_rogle.cli.photo_commands import add_frames, add_models
 from modeling_rogle.cli.search_command import add_search
 
 COMMANDS = (
-    add_index, add_search, add_delete, add_calibrate, add_demo, add_frames, add_models,
+    add_index, add_search, add_delete, add_merge, add_calibrate, add_demo, add_frames, add_models,
     add_convert, add_export, add_push,
     add_mine, add_join, add_data,
 )  # fmt: skip

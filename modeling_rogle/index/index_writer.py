@@ -127,7 +127,7 @@ class IndexWriter:
         if self.removed:
             shards = [kept for shard in shards if (kept := self._without_removed(shard)) is not None]
         if self.pending:
-            shards.append(self._write(iter(self.pending)))
+            shards.append(self.write_shard(iter(self.pending)))
         if fields.get("complete", False):
             shards = self._merged(shards, MAX_SHARD, 2)
         else:
@@ -148,7 +148,7 @@ class IndexWriter:
         if not removed.any():
             return entry
         self.orphans += shard.table.column(COPY_COLUMN).filter(pa.array(removed)).drop_null().to_pylist()
-        return None if removed.all() else self._write(shard.parts(np.flatnonzero(~removed)))
+        return None if removed.all() else self.write_shard(shard.parts(np.flatnonzero(~removed)))
 
     def _merged(self, shards: list[dict[str, Any]], max_rows: int, min_count: int) -> list[dict[str, Any]]:
         """Merges the last shards with fewer than `max_rows` rows, if there are at least `min_count` of them.
@@ -174,10 +174,10 @@ class IndexWriter:
         if len(entries) == 1:
             return entries[0]
         shards = (Shard.open(self.path, self.header, entry) for entry in entries)
-        return self._write(part for shard in shards for part in shard.parts())
+        return self.write_shard(part for shard in shards for part in shard.parts())
 
-    def _write(self, parts: Iterable[Rows]) -> dict[str, Any]:
-        """Writes a shard and returns its entry of the manifest."""
+    def write_shard(self, parts: Iterable[Rows]) -> dict[str, Any]:
+        """Writes a shard, which no manifest names yet, and returns its entry of the manifest."""
         header, name = self.header, new_name("shard")
         folder, regions = self.path / name, len(header["template_boxes"])
         folder.mkdir()

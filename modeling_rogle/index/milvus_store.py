@@ -76,7 +76,7 @@ class MilvusStore(ServerStore):
             cause := causes[-1].__cause__
         ) is not None and cause not in causes:  # it also raises errors from themselves
             causes.append(cause)
-        details = [str(cause.details()) for cause in causes if callable(getattr(cause, "details", None))]
+        details = [str(get()) for cause in causes if callable(get := getattr(cause, "details", None))]
         for detail in details:
             if "auth" in detail.lower():
                 sent = "the server refused the token" if self._token else "the server asks for a token"
