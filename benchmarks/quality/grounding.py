@@ -6,7 +6,7 @@
 bbox x0 y0 x1 y1 in pixels, sentence_index}]}. The table has a row for each way to predict a box for a paired sentence:
 
 - keyword look-up: reads no image. The template box of the part that the sentence names; nothing is fitted.
-- fitted look-up: reads no image. Ridge regression from words to boxes, fitted on the training boxes of --dataset.
+- fitted look-up: reads no image. A constant box for each word, chosen on the training boxes of --dataset.
 - templates: the template box with the highest cosine to the sentence, by the model.
 - RSM: what `rogle mine` does without any given pair. Position prior and matcher are fitted on all images of DIR; their
   boxes are not read. A sentence that RSM leaves without a region counts as a miss.

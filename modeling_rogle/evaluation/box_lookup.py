@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from modeling_rogle.box_ops import TEMPLATE_LABELS, template_boxes
+from modeling_rogle.box_ops import TEMPLATE_LABELS, box_iou, template_boxes
 from modeling_rogle.sentences import PART_OF
 
 _WORD = re.compile(r"[a-z]+")
-MIN_PAIRS = 100  # training pairs below which the regression is not fitted
-MAX_WORDS = 1000  # most frequent words that the regression reads
-RIDGE = 3.0  # weight of the squared coefficients
+MIN_PAIRS = 100  # training pairs below which no boxes are fitted
+MIN_OF_WORD = 10  # training pairs of a word
+MAX_BOXES, MAX_CANDIDATES = 500, 100  # training boxes of a word that are covered, and that may be chosen
+SHRINKAGE = 5.0  # lowers the share of rare words
 
 
 def keyword_boxes(texts: Sequence[str]) -> np.ndarray:
@@ -35,52 +36,49 @@ def keyword_boxes(texts: Sequence[str]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class BoxRegression:
-    """A linear regression from the words of a sentence to its box.
+class WordBoxes:
+    """One constant box for each word; a sentence takes the box of its most reliable word.
 
     Attributes:
-        words: V words -> their columns.
-        weights: float64 `[V + 1, 4]`, the last row is the intercept.
+        by_word: word -> share of its training boxes that its box covers (slightly lower for rare words), and the box.
+        other: the box of a sentence without a known word.
     """
 
-    words: dict[str, int]
-    weights: np.ndarray
+    by_word: dict[str, tuple[float, np.ndarray]]
+    other: np.ndarray
 
     @classmethod
-    def fit(cls, texts: Sequence[str], boxes: np.ndarray) -> "BoxRegression":
-        """Fits ridge regression on pairs of a sentence and a box.
+    def fit(cls, texts: Sequence[str], boxes: np.ndarray) -> "WordBoxes":
+        """Chooses for each word the training box with an IoU of at least 0.5 with most training boxes of the word.
 
         Args:
             texts: N sentences.
             boxes: float `[N, 4]` x0, y0, x1, y1 in [0, 1].
         """
-        counts: dict[str, int] = {}
-        for text in texts:
+        members: dict[str, list[int]] = {}
+        for n, text in enumerate(texts):
             for word in set(_WORD.findall(text.lower())):
-                counts[word] = counts.get(word, 0) + 1
-        frequent = sorted(counts, key=lambda word: (-counts[word], word))[:MAX_WORDS]
-        model = cls({word: column for column, word in enumerate(frequent)}, np.zeros((len(frequent) + 1, 4)))
-        gram, moments = np.zeros(2 * (len(frequent) + 1,)), np.zeros((len(frequent) + 1, 4))
-        for start in range(0, len(texts), 4096):
-            table = model._table(texts[start : start + 4096])
-            gram += table.T @ table
-            moments += table.T @ boxes[start : start + 4096]
-        penalty = RIDGE * np.eye(len(gram))
-        penalty[-1, -1] = 0
-        return cls(model.words, np.linalg.solve(gram + penalty, moments))
+                members.setdefault(word, []).append(n)
+        chosen = {word: _central_box(boxes[np.array(numbers)]) for word, numbers in sorted(members.items())
+                  if len(numbers) >= MIN_OF_WORD}  # fmt: skip
+        return cls(chosen, _central_box(boxes)[1])
 
     def boxes(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 `[S, 4]` x0, y0, x1, y1 of S sentences, clipped to the image."""
-        parts = [self._table(texts[at : at + 4096]) @ self.weights for at in range(0, len(texts), 4096)]
-        boxes = np.clip(np.concatenate([*parts, np.zeros((0, 4))]), 0, 1)
-        return np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), boxes[:, 2:]], axis=1).astype(np.float32)
+        """float32 `[S, 4]` x0, y0, x1, y1 of S sentences."""
+        found = []
+        for text in texts:
+            known = [self.by_word[word] for word in sorted(set(_WORD.findall(text.lower()))) if word in self.by_word]
+            found.append(max(known, key=lambda entry: entry[0])[1] if known else self.other)
+        return np.array(found, dtype=np.float32).reshape(-1, 4)
 
-    def _table(self, texts: Sequence[str]) -> np.ndarray:
-        table = np.zeros((len(texts), len(self.words) + 1))
-        table[:, -1] = 1
-        for row, text in enumerate(texts):
-            table[row, [self.words[word] for word in set(_WORD.findall(text.lower())) if word in self.words]] = 1
-        return table
+
+def _central_box(boxes: np.ndarray) -> tuple[float, np.ndarray]:
+    """The box, among the first ones, that covers most of `boxes` `[N, 4]`, and the share that it covers."""
+    others = boxes[:: max(1, len(boxes) // MAX_BOXES)]
+    candidates = others[:: max(1, len(others) // MAX_CANDIDATES)]
+    covered = (box_iou(candidates, others) >= 0.5).sum(1).numpy()
+    best = int(covered.argmax())
+    return float(covered[best] / (len(others) + SHRINKAGE)), candidates[best]
 
 
 def true_pairs(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], np.ndarray]:
@@ -102,4 +100,4 @@ def true_pairs(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], np.ndarray
     return texts, np.clip(np.array(boxes, dtype=np.float64).reshape(-1, 4), 0, 1)
 
 
-__all__ = ["MIN_PAIRS", "BoxRegression", "keyword_boxes", "true_pairs"]
+__all__ = ["MIN_PAIRS", "WordBoxes", "keyword_boxes", "true_pairs"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from modeling_rogle.evaluation.box_lookup import MIN_PAIRS, BoxRegression, keyword_boxes, true_pairs
+from modeling_rogle.evaluation.box_lookup import MIN_PAIRS, WordBoxes, keyword_boxes, true_pairs
 from modeling_rogle.evaluation.local_protocol import (
     grounding,
     rank_sentences,
@@ -26,14 +26,14 @@ REFERENCES = (RANDOM, LOOK_UP, ORACLE)
 FITTED_ROWS = 2000  # training rows that the look-up is fitted on, evenly spread
 
 
-def fit_look_up(rows: Any) -> BoxRegression | None:
+def fit_look_up(rows: Any) -> WordBoxes | None:
     """Fits the image-free look-up.
 
     Args:
         rows: training rows; of the images nothing is read. None if there are none.
 
     Returns:
-        A regression from words to boxes; None with fewer than 100 pairs of an annotator or of the generator. The
+        One box for each word; None with fewer than 100 pairs of an annotator or of the generator. The
         look-up is then that of keywords and template boxes.
     """
     if rows is None or len(rows) == 0:
@@ -42,7 +42,7 @@ def fit_look_up(rows: Any) -> BoxRegression | None:
     rows = without_images(rows)
     rows = rows.select(chosen) if hasattr(rows, "select") else [rows[int(n)] for n in chosen]
     texts, boxes = true_pairs(rows)
-    return BoxRegression.fit(texts, boxes) if len(texts) >= MIN_PAIRS else None
+    return WordBoxes.fit(texts, boxes) if len(texts) >= MIN_PAIRS else None
 
 
 def sentences_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -51,7 +51,7 @@ def sentences_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def reference_lines(
-    embeddings: SplitEmbeddings, texts: Sequence[str], look_up: BoxRegression | None = None, ties: str = "pessimistic"
+    embeddings: SplitEmbeddings, texts: Sequence[str], look_up: WordBoxes | None = None, ties: str = "pessimistic"
 ) -> dict[str, RankedQueries]:
     """The reference lines of a split.
 

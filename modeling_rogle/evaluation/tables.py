@@ -40,10 +40,9 @@ def format_table(
     parts = [
         _table(chosen, intervals or {}, columns)
         for chosen, columns in ((binary, PERCENTAGES), (graded, GRADED))
-        if chosen or columns == PERCENTAGES
+        if chosen
     ]
-    if graded:
-        parts.append(_positives(graded))
+    parts += _positives(graded)
     missing = [name for name in ("local", "joint") if name in protocols and not any(_is_of(n, name) for n in lines)]
     if missing:
         parts.append(f"{', '.join(missing)}: not scored, the rows have no regions paired with sentences")
@@ -68,10 +67,11 @@ def _table(lines: Mapping[str, Line], intervals: Intervals, columns: Sequence[st
     return "\n".join(rows)
 
 
-def _positives(graded: Mapping[str, Line]) -> str:
-    counts = [f"{line['positives']:.0f} relevant items ({name})" for name, line in graded.items()
-              if name in ("local", "joint/sentence")]  # fmt: skip
-    return f"Half of the sentences have at most {', '.join(counts)}."
+def _positives(graded: Mapping[str, Line]) -> list[str]:
+    """How many items are relevant to a sentence; nothing without such lines."""
+    counts = [f"{graded[name]['positives']:.0f} relevant items ({name})" for name in ("local", "joint/sentence")
+              if name in graded]  # fmt: skip
+    return [f"Half of the sentences have at most {', '.join(counts)}."] if counts else []
 
 
 __all__ = ["format_table"]
