@@ -65,6 +65,19 @@ def test_no_texts_give_no_rows(exported: Path):
     assert OnnxEncoder(exported).encode_texts([]).shape == (0, 32)
 
 
+def test_every_fit_gives_the_pixels_of_the_processor(exported: Path, tiny_checkpoint: Path):
+    processor, encoder = RogleProcessor.from_pretrained(tiny_checkpoint), OnnxEncoder(exported)
+    assert (encoder.fit, encoder.trained_regions) == ("squeeze", True)
+    image = Image.effect_noise((90, 70), 80).convert("RGB")
+    seen = []
+    for fit in ("squeeze", "pad", "crop"):
+        processor.fit = encoder.manifest["fit"] = fit
+        seen.append(encoder.preprocess([image]))
+        expected = processor(images=[image], return_tensors="pt")["pixel_values"].numpy()
+        np.testing.assert_allclose(seen[-1], expected, atol=1e-5)
+    assert all(np.abs(one - other).max() > 0.1 for one, other in zip(seen, seen[1:], strict=False))
+
+
 def test_an_invalid_export_is_refused_in_one_line(exported: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="nothing: no such folder"):
         OnnxEncoder(tmp_path / "nothing")
@@ -77,6 +90,8 @@ def test_an_invalid_export_is_refused_in_one_line(exported: Path, tmp_path: Path
         ({"version": 99}, "not an export of format rogle-onnx 1"),
         ({"dimension": "32"}, "'dimension' is missing or not a int"),
         ({"image_mean": [0.5]}, "'image_mean' is not 3 numbers"),
+        ({"fit": "zoom"}, "'fit' is not one of squeeze, pad, crop"),
+        ({"trained_regions": 1}, "'trained_regions' is not true or false"),
     ):
         (folder / "rogle_onnx.json").write_text(json.dumps(manifest | change))
         with pytest.raises(OnnxError, match=reason) as caught:
