@@ -35,7 +35,9 @@ FEATURES = Features(
             {
                 "bbox": List(Value("float32"), length=4),  # x, y, w, h in pixels of the stored image (COCO)
                 "label": Value("string"),
-                "sentence": Value("int32"),  # index into `sentences`, -1 for none
+                # Index into `sentences`, -1 for none. May repeat: a sentence about two regions has an entry for each,
+                # and a region with two sentences is stored twice.
+                "sentence": Value("int32"),
                 "score": Value("float32"),  # match score
                 "reliability": Value("float32"),  # in [0, 1]
                 "origin": Value("string"),  # human | rsm | synthetic

@@ -7,7 +7,8 @@ Columns (fields); the first existing name is used:
 - identity: `person_id` or `id`; a number or a name, for the same person in every split. Names are numbered in sorted
   order. Without it, each image is a person.
 - `split`: train, val or test. If no row has one, a tenth of the identities each is held out as validation and test.
-- `camera`; in JSON also `regions` (`{bbox: [x, y, w, h], label, sentence: its text}`).
+- `camera`; in JSON also `regions` (`{bbox: [x, y, w, h], label, sentence: its text}`). A sentence about several regions
+  is named by each of them, and a region with two sentences is listed twice.
 
 A folder may hold one such file with any name, or several, one of which is called `metadata`. A folder without such a
 file gives rows without captions, which a captioner can write. Its sub-folders `train`, `val` and `test` give the split.
