@@ -7,6 +7,7 @@ nothing is uploaded.
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from hub.space import assemble_demo, assemble_metric, check_metric_name, write_r
 from modeling_rogle.release.checksums import ReleaseFile, write_checksums
 from modeling_rogle.release.model_card import finish_card, read_evaluation
 from modeling_rogle.release.model_files import assemble_adapter, assemble_model, clip_part
-from modeling_rogle.release.push import listing, scratch_folder
+from modeling_rogle.release.push import listing
 from modeling_rogle.release.upload import (
     ReleaseError,
     check_name,
@@ -205,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ReleaseError(f"--parts: {unknown[0]!r} is not a part; parts are {', '.join(PARTS)}")
         names = names_of(args.repo_id, args.data_repo, args.metric_repo)
         evaluation = None if args.eval is None else read_evaluation(args.eval)
-        with scratch_folder() as scratch:
+        with tempfile.TemporaryDirectory() as scratch:
             out = Path(args.out or scratch)
             files, data = assemble(args.model, names, out, evaluation, args.data, args.images_of, parts, args.base)
             _print_files(names, files)

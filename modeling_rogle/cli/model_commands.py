@@ -1,7 +1,9 @@
 """The commands on models: convert, export, push."""
 
 import argparse
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 from modeling_rogle.cli.common import check_model
@@ -96,14 +98,17 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _push(args: argparse.Namespace) -> int | None:
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "hub" / "release.py").is_file():
-        _push_model(args)
-        return None
-    sys.path.insert(0, str(root))
-    from hub.release import main
+    with tempfile.TemporaryDirectory(prefix="rogle-push-", ignore_cleanup_errors=True) as cache:
+        # torch creates its cache folder when it is imported, and a dry run should leave none.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", cache)
+        root = Path(__file__).resolve().parents[2]
+        if not (root / "hub" / "release.py").is_file():
+            _push_model(args)
+            return None
+        sys.path.insert(0, str(root))
+        from hub.release import main
 
-    return main([args.model, args.repo_id, *args.options])  # prints its own errors
+        return main([args.model, args.repo_id, *args.options])  # prints its own errors
 
 
 def _push_model(args: argparse.Namespace) -> None:

@@ -84,6 +84,7 @@ def read_table(file: Path) -> pa.Table:
 
 
 def _read_csv(text: str, file: Path) -> pa.Table:
+    text = text.lstrip("\r\n")
     delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=text.partition("\n")[0].count)
     header = next(csv.reader(io.StringIO(text.partition("\n")[0]), delimiter=delimiter), [])
     names = _names([name.strip() for name in header], file)
@@ -93,9 +94,10 @@ def _read_csv(text: str, file: Path) -> pa.Table:
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
     read = pyarrow.csv.ReadOptions(column_names=names, skip_rows=1, block_size=max(1 << 20, len(content)))
     as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    typed = pyarrow.csv.ConvertOptions(null_values=[*pyarrow.csv.ConvertOptions().null_values, *MISSING])
     if not text.partition("\n")[2].strip():  # no rows
         return pa.table({name: pa.array([], pa.string()) for name in names if name[0] != "\0"})
-    inferred = pyarrow.csv.read_csv(io.BytesIO(content), read, parse)
+    inferred = pyarrow.csv.read_csv(io.BytesIO(content), read, parse, typed)
     written = pyarrow.csv.read_csv(io.BytesIO(content), read, parse, as_text)
     columns = {}
     for name in names:
@@ -120,7 +122,7 @@ def _read_json_lines(text: str, file: Path) -> pa.Table:
         try:
             row = json.loads(line, parse_constant=lambda _: None)
         except (ValueError, RecursionError) as error:
-            reason = str(error) if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise GalleryError(f"{file}: line {number}: not JSON ({reason})") from error
         if not isinstance(row, dict):
             raise GalleryError(f"{file}: line {number}: not an object")

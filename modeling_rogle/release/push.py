@@ -1,9 +1,6 @@
 """Pushes a saved model, or adapters, to the Hub. `hub/release.py` also pushes data, metric and demo."""
 
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from modeling_rogle.release.checksums import NAME, ReleaseFile, write_checksums
@@ -34,8 +31,8 @@ def push_model(
         OSError: the folder cannot be read.
     """
     check_name(repo_id)
-    with scratch_folder() as scratch:
-        folder = scratch / "release"
+    with tempfile.TemporaryDirectory(prefix="rogle-push-") as scratch:
+        folder = Path(scratch) / "release"
         if is_adapter(model_dir):
             assemble_adapter(model_dir, repo_id, folder, base)
         elif base is not None:
@@ -50,20 +47,6 @@ def push_model(
         return [*lines, f"pushed: {push_folder(folder, repo_id, private=private, replaced=REPLACED).url}"]
 
 
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A temporary folder. It also holds the cache that torch creates on import, unless the user chose another one."""
-    name, own_cache = "TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR" in os.environ
-    with tempfile.TemporaryDirectory(prefix="rogle-push-", ignore_cleanup_errors=True) as scratch:
-        if not own_cache:
-            os.environ[name] = str(Path(scratch) / "torch")
-        try:
-            yield Path(scratch)
-        finally:
-            if not own_cache:
-                os.environ.pop(name, None)
-
-
 def listing(files: list[ReleaseFile]) -> list[str]:
     """One line per file, and the digest of the list of checksums in the last line."""
     width = max(len(file.path) for file in files)
@@ -72,4 +55,4 @@ def listing(files: list[ReleaseFile]) -> list[str]:
     return [*lines, f"digest of {NAME}: {digest}"]
 
 
-__all__ = ["listing", "push_model", "scratch_folder"]
+__all__ = ["listing", "push_model"]

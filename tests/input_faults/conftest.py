@@ -18,6 +18,7 @@ def shared_world(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("world")
     model, processor = RogleModel.from_pretrained(tiny_checkpoint), RogleProcessor.from_pretrained(tiny_checkpoint)
     model.eval()
+    pipeline = TextBasedPersonSearchPipeline(model=model, processor=processor, device="cpu")
     Gallery.build(make_images(folder / "images", 4), model, processor, folder / "index", progress=False)
     return World(
         checkpoint=tiny_checkpoint,
@@ -25,8 +26,9 @@ def shared_world(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
         index=folder / "index",
         model=model,
         processor=processor,
-        pipeline=TextBasedPersonSearchPipeline(model=model, processor=processor, device="cpu"),
+        pipeline=pipeline,
         handler=EndpointHandler(str(tiny_checkpoint)),
+        candidates=pipeline.encode_candidates([str(file) for file in sorted((folder / "images").glob("*.png"))]),
     )
 
 

@@ -22,7 +22,7 @@ from modeling_rogle.display.demo import run_search
 from modeling_rogle.evaluation.split_embeddings import encode_split
 from modeling_rogle.image_io import decode_image
 from modeling_rogle.inference.onnx_encoder import OnnxEncoder
-from modeling_rogle.pipeline_rogle import TextBasedPersonSearchPipeline
+from modeling_rogle.pipeline_rogle import EncodedCandidates, TextBasedPersonSearchPipeline
 from modeling_rogle.release.handler import EndpointHandler
 from modeling_rogle.search.query import encode_query
 from tests.helpers.training_rows import training_row
@@ -54,6 +54,7 @@ class World:
         checkpoint: folder of the model.
         onnx: folder of the exported model.
         index: folder of an index of ordinary images.
+        candidates: the same images, encoded by the pipeline.
         tmp: a folder for this test.
     """
 
@@ -64,6 +65,7 @@ class World:
     processor: RogleProcessor
     pipeline: TextBasedPersonSearchPipeline
     handler: EndpointHandler
+    candidates: EncodedCandidates
     tmp: Path = Path()
 
     def embed(self, images: list[Image.Image]) -> np.ndarray:

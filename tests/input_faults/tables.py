@@ -91,7 +91,10 @@ TABLES = {
         ("0.png",), "metadata.csv", b"file_name,day\n0.png,2026-05-01\n", {"0.png": {"day": "2026-05-01"}}
     ),
     "missing values": typed(("east", "east"), ("NULL", None), ("nan", None), ("None", None), ("", None), ("NA", "NA")),
-    "missing numbers": typed(("1", 1), ("NULL", None), ("", None)),
+    "missing numbers": typed(("1", 1), ("NULL", None), ("", None), ("None", None)),
+    "an empty first line": FaultyTable(
+        ("a.png",), "metadata.csv", b"\r\n\nfile_name,camera\na.png,east\n", {"a.png": {"camera": "east"}}
+    ),
     "a blank before the header": FaultyTable(
         ("a.png",), "metadata.csv", b" file_name , camera\na.png,east\n", {"a.png": {"camera": "east"}}
     ),
@@ -135,6 +138,9 @@ REFUSED = {
         "metadata.jsonl", b'{"file_name": "a.png", "x": ' + b"[" * 500 + b"]" * 500 + b"}", "line 1: nested too deeply",
     ),
     "not an object": ("metadata.jsonl", b'{"file_name": "a.png"}\n[1]\n', "line 2: not an object"),
+    "a number of 5,000 digits": (
+        "metadata.jsonl", b'{"file_name": "a.png", "x": ' + b"1" * 5000 + b"}", "line 1: not JSON",
+    ),
     "cut off": ("metadata.jsonl", b'{"file_name": "a.png", "x"', "line 1: not JSON"),
     "two columns of one name": ("metadata.csv", b"file_name,x, x\na.png,1,2\n", "column 'x' occurs twice"),
     "binary": ("metadata.csv", b"\x00\x01\x02file_name", "not a text file"),

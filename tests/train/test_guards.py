@@ -16,7 +16,7 @@ from modeling_rogle import RogleModel, RogleProcessor
 from tests.helpers.processes import in_processes
 from train import train, trainer
 from train.data.pairs import PairDataset
-from train.guards import batches
+from train.guards import BadImages, batches
 
 
 def flags(model: Path, out: Path, *more: str) -> list[str]:
@@ -156,3 +156,12 @@ def test_a_lost_rank_ends_all_with_its_error(tiny_checkpoint: Path, tmp_path: Pa
     with pytest.raises(Exception, match=message):
         in_processes(2, _lose_a_rank, tiny_checkpoint, tmp_path / "run", how)
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_unreadable_metadata_are_counted_once_and_never_end_a_run(tmp_path: Path) -> None:
+    lines: list[str] = []
+    bad = BadImages(tmp_path / "bad_images.json", limit=1, log=lines.append)
+    bad.report_metadata(["a", "b", "a"])
+    bad.report_metadata(["b"])
+    assert [line.partition(":")[0] for line in lines] == ["a", "b"] and lines[1].endswith("image 2 of this kind")
+    assert not bad.path.exists()

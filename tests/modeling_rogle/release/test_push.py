@@ -1,6 +1,7 @@
 """`rogle push`: a model, or adapters, in one repository with a list of its files."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -96,3 +97,19 @@ def test_push_to_hub_of_a_model_includes_its_code(tiny_checkpoint: Path, tmp_pat
         pushed = hub.files("model", "me/own")
     assert {"config.json", "model.safetensors", "modeling_rogle.py", "losses.py"} <= set(pushed)
     assert json.loads(pushed["config.json"])["auto_map"]["AutoModel"] == "modeling_rogle.RogleModel"
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_the_command_leaves_no_file(model_dir: Path, tmp_path: Path):
+    temporary, current = tmp_path / "temporary", tmp_path / "current"
+    temporary.mkdir()
+    current.mkdir()
+    code = "import sys; sys.argv[0] = 'rogle'; from modeling_rogle.cli.main import main; sys.exit(main())"
+    arguments = ["push", str(model_dir), "me/rogle", "--dry-run", "--parts", "model"]
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    environment |= {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=current, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "dry run: " in done.stdout, done.stderr
+    assert not list(temporary.iterdir()) and not list(current.iterdir())
