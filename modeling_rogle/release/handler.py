@@ -155,6 +155,7 @@ def _strings(inputs: dict[str, Any], field: str, within: str = "inputs") -> list
     for number, item in enumerate(items):
         if not isinstance(item, str):
             raise ValueError(f"{name}[{number}]: must be a string, not {type(item).__name__}")
-        if not item.strip():
+        # Halves of emojis, control characters and characters of no width are not text.
+        if not any(character.isprintable() and not character.isspace() for character in item):
             raise ValueError(f"{name}[{number}]: is empty")
     return items
