@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from modeling_rogle import RogleConfig, RogleModel
 from modeling_rogle.configuration_rogle import HEAD_FIELDS
+from modeling_rogle.processing_rogle import RogleProcessor
+from tests.helpers.clip_folders import write_small_clip
 from train import train
 from train.recipe import MODEL_FIELDS, Recipe, claim_folder, flat_fields, read_recipe
 from train.run_setup import prepare_model
@@ -163,3 +165,15 @@ def test_only_an_equal_recipe_may_reuse_a_folder(tmp_path: Path) -> None:
         claim_folder(out, Recipe(out=str(out), resume="auto"))
     with pytest.raises(SystemExit, match="is not empty: pass --resume"):
         claim_folder(out, Recipe(out=str(out)))
+
+
+@pytest.mark.parametrize(
+    ("regions", "weight", "trained"), [("rows", 0.5, True), ("none", 0.5, False), ("rows", 0.0, False)]
+)
+def test_a_run_states_whether_it_trains_regions(
+    regions: str, weight: float, trained: bool, tmp_path: Path, tiny_config: RogleConfig, tiny_processor: RogleProcessor
+) -> None:
+    clip = write_small_clip(tmp_path / "clip", tiny_config, tiny_processor)
+    settings = {"image_size": [64, 64], "max_position_embeddings": 64, "local_loss_weight": weight}
+    recipe = Recipe(model=str(clip), regions=regions, model_config=settings)
+    assert prepare_model(recipe, [])[0].config.trained_regions is trained
