@@ -129,7 +129,7 @@ def make_matches(
             Match(
                 rank=rank,
                 path=path,
-                file=Path(folder, path) if copy is None else index.path / COPIES_FOLDER / copy,
+                file=Path(folder, path) if copy is None else index.path.absolute() / COPIES_FOLDER / copy,
                 score=float(interaction.score[candidate]),
                 global_score=float(global_scores[candidate]),
                 width=row["width"],
