@@ -16,6 +16,8 @@ from modeling_rogle.inference.errors import GalleryError
 
 _MAX_CODE = 127
 _BLOCK_ROWS = 16_384  # vectors that are converted to codes at once
+_WIDE_SHARE = 0.25  # of the vectors, from which a filter is applied to more results instead of to each code
+_OVERSAMPLING = 1.5  # factor on the number of results that such a filter requires on average
 
 
 class FlatStore:
@@ -108,18 +110,27 @@ class FlatStore:
         faiss = self._faiss
         if not len(self):
             return np.zeros(0, dtype=np.int64)
-        parameters = None
-        if ids is not None:
-            passes = np.zeros(int(max(self._ids.max(), ids[-1] if len(ids) else 0)) + 1, dtype=bool)
-            passes[ids] = True
-            bitmap = np.packbits(passes[self._ids], bitorder="little")
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))
         # faiss rounds the query to integers too. The length of a query does not change the order of the results.
         query = query / max(float(np.abs(query).max(initial=0)), 1e-30) * _MAX_CODE
         query = np.ascontiguousarray(np.rint(query), dtype=np.float32)[None]
+        if ids is None:
+            return self._ids[self._nearest(query, count)]
+        passes = np.zeros(int(max(self._ids.max(), ids[-1] if len(ids) else 0)) + 1, dtype=bool)
+        passes[ids] = True
+        if len(ids) > _WIDE_SHARE * len(self):  # a filter takes time for each code, so wide ones are applied afterwards
+            found = self._ids[self._nearest(query, int(_OVERSAMPLING * count * len(self) / len(ids)))]
+            found = found[passes[found]]
+            if len(found) >= count:
+                return found[:count]
+        bitmap = np.packbits(passes[self._ids], bitorder="little")
+        parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))
+        return self._ids[self._nearest(query, count, parameters)]
+
+    def _nearest(self, query: np.ndarray, count: int, parameters: Any = None) -> np.ndarray:
+        """Positions of the codes nearest to a query `[1, D]`, best first."""
         # The codes are searched without the table of ids: faiss would look up the id of each code for a filter.
-        positions = self.index.index.search(query, min(count, len(self)), params=parameters)[1][0]
-        return self._ids[positions[positions >= 0]]
+        positions: np.ndarray = self.index.index.search(query, min(count, len(self)), params=parameters)[1][0]
+        return positions[positions >= 0]
 
     def saved(self) -> dict[str, Any]:
         """See [`VectorStore`]."""
