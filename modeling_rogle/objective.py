@@ -165,8 +165,8 @@ def _pair_inputs(step: Step, regions: torch.Tensor, sentences: torch.Tensor) -> 
     config, batch = step.model.config, step.batch
     pairs = {name: batch[name] for name in ("sentence_ids", "part_ids", "pair_weight", "sentence_numbers")}
     inputs = {"region_embeds": regions, "sentence_embeds": sentences, **pairs}
-    if needs_spans(config, batch):
-        spans = batch["sentence_spans"]
+    spans = batch["sentence_spans"]
+    if needs_spans(config, batch) and spans is not None:
         first = first_pairs(batch["sentence_numbers"], len(spans), spans.device)
         pooled, rows = _pool_spans(step.text_states["caption"], spans, batch["box_image"], first)
         inputs["span_embeds"], inputs["span_targets"] = step.model.text_projection(pooled), sentences[rows]
@@ -303,7 +303,7 @@ def _global_loss(config: RogleConfig, inputs: Mapping[str, torch.Tensor], log_sc
 def _local_loss(config: RogleConfig, inputs: Mapping[str, torch.Tensor], region_scale: torch.Tensor) -> torch.Tensor:
     if _contrasts_crops(config):
         # One crop an image: no two crops share a sentence.
-        names = ("crop_sentences", "crop_sentence_ids", "crop_part_ids", "crop_weight")
+        names: tuple[str, ...] = ("crop_sentences", "crop_sentence_ids", "crop_part_ids", "crop_weight")
         regions = nn.functional.normalize(inputs["crop_embeds"], dim=-1)
     else:
         names = ("sentence_embeds", "sentence_ids", "part_ids", "pair_weight", "sentence_numbers")

@@ -48,11 +48,11 @@ def find_rows(index: Index, paths: Sequence[str | Path]) -> tuple[set[int], set[
                 break
         else:
             spellings = spellings or PathSpellings([*rows_of, *skipped])
-            name = spellings.find(_possible_names(index, path)[0] if _possible_names(index, path) else str(path))
-            if name is None:
+            found = spellings.find(_possible_names(index, path)[0] if _possible_names(index, path) else str(path))
+            if found is None:
                 raise GalleryError(f"{index.path}: {printable_path(path)} is not in this index; nothing was deleted")
-            rows.update(rows_of.get(name, ()))
-            skipped_names.update({printable_path(name)} & skipped)
+            rows.update(rows_of.get(found, ()))
+            skipped_names.update({printable_path(found)} & skipped)
     return rows, skipped_names
 
 

@@ -234,7 +234,8 @@ def _match_images(file: Path, file_folder: Path, names: Sequence[str], all_image
     prefix = "" if file_folder == Path() else f"{file_folder.as_posix()}/"
     used = set(paths) & all_images
     spellings = PathSpellings(path.removeprefix(prefix) for path in all_images - used if path.startswith(prefix))
-    respelled, missing = [], []
+    respelled: list[int] = []
+    missing: list[int] = []
     for row in unmatched:
         found = spellings.find(names[row])
         paths[row] = None if found is None or prefix + found in used else prefix + found

@@ -115,7 +115,8 @@ def _read_csv(text: str, file: Path) -> pa.Table:
 
 
 def _read_json_lines(text: str, file: Path) -> pa.Table:
-    rows, large, names = [], set(), {}
+    rows, large = [], set()
+    names: dict[str, None] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
