@@ -4,8 +4,12 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from modeling_rogle.cli.common import add_gallery_arguments, check_model, open_gallery
+
+if TYPE_CHECKING:
+    from modeling_rogle.search.calibration import Calibration
 
 MAX_LISTED = 20  # skipped images printed on the terminal; index.json lists all of them
 
@@ -262,24 +266,26 @@ def _calibrate(args: argparse.Namespace) -> None:
 
     from modeling_rogle.search.open_set import evaluate_calibration, fit_calibration
 
-    fingerprint, local_weight, fitted_on = source
-    calibration = fit_calibration(fitting, fingerprint, local_weight, fitted_on, args.false_alarm_rate)
+    fingerprint, local_weight, fitted_on, images = source
+    calibration = fit_calibration(fitting, fingerprint, local_weight, fitted_on, images, args.false_alarm_rate)
     if held_out is None:
-        print("not evaluated: the data set has no test split", file=sys.stderr)
+        print("not evaluated: the data set has no test split, so the false-alarm rate is not measured", file=sys.stderr)
     else:
         calibration = replace(calibration, report=evaluate_calibration(calibration, held_out))
         print(_format_report(calibration.report))
+        print(_format_target(calibration))
     print(f"calibration: {calibration.save(out)}")
 
 
 def _dataset_trials(args: argparse.Namespace) -> tuple:
-    """Trials to fit on, trials to evaluate on (or None), and (fingerprint, local weight, name of the data)."""
+    """Trials to fit on, trials to evaluate on (or None), and what else the fit needs."""
     model_name = check_model(args.model)
     from dataset_pvlg.loading import load_rows
     from modeling_rogle import load_model
-    from modeling_rogle.evaluation.split_embeddings import encode_split
+    from modeling_rogle.evaluation.split_embeddings import SplitEmbeddings, encode_split
     from modeling_rogle.inference.loading import fingerprint
-    from modeling_rogle.search.open_set import SHARES, Trials, split_trials
+    from modeling_rogle.search.calibration import ImageSummary
+    from modeling_rogle.search.open_set import SHARES, split_trials
 
     splits, _ = load_rows(args.dataset, args.data_root, args.image_root)
     if "validation" not in splits:
@@ -287,29 +293,37 @@ def _dataset_trials(args: argparse.Namespace) -> tuple:
     model, processor = load_model(model_name)
     weight = model.config.late_interaction_weight
 
-    def trials(split: str, seed: int, shares: tuple[float, ...] = (1.0,)) -> Trials:
+    def encode(split: str) -> SplitEmbeddings:
         progress = sys.stderr.isatty()
-        embeddings = encode_split(model, processor, splits[split], args.batch_size, progress, regions="templates")
-        return split_trials(embeddings, weight, seed, shares)
+        return encode_split(model, processor, splits[split], args.batch_size, progress, regions="templates")
 
-    fitting = trials("validation", args.seed, SHARES)
-    held_out = trials("test", args.seed + 1) if "test" in splits else None
-    return fitting, held_out, (fingerprint(model), weight, f"{args.dataset} validation")
+    embeddings = encode("validation")
+    images = ImageSummary.of(embeddings.image_embeds.numpy())
+    fitting = split_trials(embeddings, weight, args.seed, SHARES)
+    held_out = split_trials(encode("test"), weight, args.seed + 1) if "test" in splits else None
+    return fitting, held_out, (fingerprint(model), weight, f"{args.dataset} validation", images)
 
 
 def _index_trials(args: argparse.Namespace) -> tuple:
     """As [`_dataset_trials`], from the people described in --pairs."""
     model_name = check_model(args.model) if args.model else None
+    import numpy as np
+
     from modeling_rogle import Gallery
+    from modeling_rogle.search.calibration import ImageSummary
     from modeling_rogle.search.open_set import gallery_trials, read_pairs
+    from modeling_rogle.search.probabilities import BACKGROUND
 
     gallery = Gallery.open(args.index, model_name)
     fitting, held_out = gallery_trials(gallery, *read_pairs(args.pairs, gallery), args.seed, sys.stderr.isatty())
-    source = gallery.fingerprint, gallery.encoder.local_weight, f"half of the people in {Path(args.pairs).name}"
+    fitted_on = f"half of the people in {Path(args.pairs).name}"
+    sample = np.sort(np.random.default_rng(args.seed).permutation(len(gallery))[:BACKGROUND])
+    images = ImageSummary.of(gallery.encode_gallery(sample))
+    source = gallery.fingerprint, gallery.encoder.local_weight, fitted_on, images
     return fitting, held_out, source
 
 
-def _format_report(figures: Mapping[str, float]) -> str:
+def _format_report(figures: Mapping[str, Any]) -> str:
     counts = f"{figures['trials']} searches, {figures['people']} unseen people, {figures['gallery']} images"
     return (
         f"evaluated on {counts}; half of the people are absent:\n"
@@ -318,9 +332,20 @@ def _format_report(figures: Mapping[str, float]) -> str:
         f"{figures['ece_all']:.3f} of the best ten\n"
         f"  AUROC present/absent             {figures['auroc']:7.3f}, by the score only {figures['auroc_score']:.3f}\n"
         f"  FPR at 95 % TPR                  {figures['fpr95']:7.3f}, by the score only {figures['fpr95_score']:.3f}\n"
-        f"  false-alarm rate, absent people  {figures['false_alarms']:7.1%}; "
-        f"{figures['answered']:.1%} of present people pass the threshold"
+        f"  false-alarm rate, absent people  {figures['false_alarms']:7.1%}, 95 % interval "
+        f"{figures['false_alarm_interval'][0]:.1%} to {figures['false_alarm_interval'][1]:.1%}\n"
+        f"  present people with a match      {figures['answered']:7.1%}"
     )
+
+
+def _format_target(calibration: "Calibration") -> str:
+    """Whether the measured false-alarm rate agrees with the target."""
+    target = calibration.false_alarm_rate
+    low, high = calibration.report["false_alarm_interval"]
+    if low <= target <= high:
+        return f"target {target:.1%}: in this interval"
+    missed = "more false alarms than intended" if target < low else "fewer false alarms than intended"
+    return f"target {target:.1%}: MISSED, {missed}; choose another --false-alarm-rate, or fit on more people"
 
 
 def _demo(args: argparse.Namespace) -> None:

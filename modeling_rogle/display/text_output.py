@@ -42,12 +42,13 @@ def to_json_data(matches: Matches) -> dict[str, Any]:
     """Converts results to types that JSON has: times in ISO 8601, None for a number that is not finite.
 
     Returns:
-        `no_match` and `false_alarm_rate`, both None without a calibration; `trained_regions`; and `results`: each
-        `Match` as a dict.
+        `no_match`, `false_alarm_rate` and `false_alarm_interval`, all None without a calibration; `trained_regions`;
+        and `results`: each `Match` as a dict.
     """
     return {
         "no_match": matches.no_match,
         "false_alarm_rate": matches.false_alarm_rate,
+        "false_alarm_interval": matches.false_alarm_interval,
         "trained_regions": matches.trained_regions,
         "results": [_json_value(asdict(match)) for match in matches],
     }
@@ -60,7 +61,11 @@ def verdict(matches: Matches) -> str | None:
     if not matches.no_match or matches.false_alarm_rate is None:
         return None
     rate = f"{100 * matches.false_alarm_rate:.0f} %"
-    return f"No match found (threshold set for a {rate} false-alarm rate). Closest results:"
+    reason = f"threshold set for a {rate} false-alarm rate, which was not measured"
+    if matches.false_alarm_interval is not None:
+        low, high = (f"{100 * end:.0f}" for end in matches.false_alarm_interval)
+        reason = f"measured false-alarm rate {rate}, 95 % interval {low} to {high} %"
+    return f"No match found ({reason}). Closest results:"
 
 
 def format_table(matches: Matches) -> str:

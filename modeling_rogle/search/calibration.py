@@ -18,9 +18,12 @@ import numpy as np
 
 FILE = "calibration.json"
 FORMAT = "rogle-calibration"
-VERSION = 2
+VERSION = 3
 DEPTH = 10  # results that a calibration reads
 MIN_GALLERY = 20  # images; the distribution of scores over fewer images is too noisy
+# Squared distance of the mean embeddings of two sets of images, as a share of the variance of the fit, above which the
+# images are of another kind: SHIFT for large sets, and SHIFT_OF_ONE / n more for each set of n images.
+SHIFT, SHIFT_OF_ONE = 0.1, 2.5
 # Features of the result at each rank. A width is the standard deviation of the query's scores over the gallery.
 FEATURES = (
     "score",
@@ -113,8 +116,36 @@ class Logistic:
 
 
 @dataclass(frozen=True)
+class ImageSummary:
+    """Summary of the images that a calibration was fitted on.
+
+    Args:
+        mean: mean of their global embeddings, `[D]`.
+        count: number of images.
+    """
+
+    mean: tuple[float, ...]
+    count: int
+
+    @classmethod
+    def of(cls, embeds: np.ndarray) -> "ImageSummary":
+        """Summarises `[n, D]` unit vectors."""
+        return cls(tuple(np.round(embeds.astype(np.float64).mean(axis=0), 5).tolist()), len(embeds))
+
+    def is_like(self, embeds: np.ndarray) -> bool:
+        """Whether `[n, D]` unit vectors are of images like those of the fit, by the distance of the two means.
+
+        A single image of another kind can have an embedding as in the fit. The mean of a gallery reveals them.
+        """
+        mean = np.array(self.mean)
+        variance = max(1.0 - float(mean @ mean), 1e-6)  # of unit vectors, the sum over their components
+        shift = float(np.square(embeds.astype(np.float64).mean(axis=0) - mean).sum())
+        return shift <= variance * (SHIFT + SHIFT_OF_ONE / max(len(embeds), 1) + SHIFT_OF_ONE / max(self.count, 1))
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """Calibration of one model with one local weight.
+    """Calibration of one model with one local weight, for one kind of images.
 
     Args:
         fingerprint: SHA-256 of the model, see [`loading.fingerprint`].
@@ -123,9 +154,11 @@ class Calibration:
         other: the same for any later result.
         present: features of the first result -> probability that the person is in the gallery.
         threshold: threshold on `present`; a search below it has no match.
-        false_alarm_rate: share of descriptions of absent people above the threshold, on the data of the fit.
+        false_alarm_rate: target share of descriptions of absent people above the threshold.
         gallery_sizes: number of images in the smallest and the largest gallery of the fit.
         fitted_on: name of the data.
+        images: summary of the images of the fit. The calibration holds for images like these. None in a file of version
+            2, which does not say so.
         report: figures on other data, see [`evaluate_calibration`].
     """
 
@@ -138,6 +171,7 @@ class Calibration:
     false_alarm_rate: float
     gallery_sizes: tuple[int, int]
     fitted_on: str
+    images: ImageSummary | None
     report: Mapping[str, Any]
 
     def probability(
@@ -175,11 +209,17 @@ class Calibration:
         x = _one_search(scores, background, count, global_scores)
         return bool(self.present.probability(x)[0] < self.threshold)
 
+    @property
+    def measured_false_alarms(self) -> tuple[float, tuple[float, float]] | None:
+        """The false-alarm rate that was measured on other data, and its 95 % interval; None if it was not measured."""
+        interval = self.report.get("false_alarm_interval")
+        return None if interval is None else (self.report["false_alarms"], (interval[0], interval[1]))
+
     def save(self, folder: str | Path) -> Path:
         """Writes `calibration.json` into the folder of a model or an index, in one step."""
         path = Path(folder) / FILE
         new = path.with_name(f".{FILE}.{secrets.token_hex(4)}")
-        saved = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        saved = {"format": FORMAT, "version": VERSION if self.images is not None else 2, **asdict(self)}
         try:
             new.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
             os.replace(new, path)
@@ -201,7 +241,7 @@ class Calibration:
             saved = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: damaged ({error}); run `rogle calibrate` again") from error
-        if not isinstance(saved, dict) or (saved.get("format"), saved.get("version")) != (FORMAT, VERSION):
+        if not isinstance(saved, dict) or saved.get("format") != FORMAT or saved.get("version") not in (2, VERSION):
             raise ValueError(f"{path}: not a calibration of version {VERSION}; run `rogle calibrate` again")
         try:
             sizes = _numbers(saved, "gallery_sizes", 2)
@@ -215,7 +255,8 @@ class Calibration:
                 false_alarm_rate=_finite(saved, "false_alarm_rate"),
                 gallery_sizes=(sizes[0], sizes[1]),
                 fitted_on=_checked(saved, "fitted_on", str),
-                report=_checked(saved, "report", dict),
+                images=_summary(_checked(saved, "images", dict)) if saved["version"] == VERSION else None,
+                report=_report(_checked(saved, "report", dict)),
             )
         except ValueError as error:
             raise ValueError(f"{path}: {error}; run `rogle calibrate` again") from error
@@ -260,6 +301,27 @@ def false_positives_at(statistic: np.ndarray, positive: np.ndarray, true_positiv
     return float((statistic[~positive] >= threshold).mean())
 
 
+def rate_interval(event: np.ndarray, person: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a rate that is measured in searches for some people: that of as many other people lies in it.
+
+    Wilson's interval with the effective number of searches, because those for one person resemble each other. It is
+    halved, because the other measurement varies as much as this one.
+
+    Args:
+        event: `[n]` bool.
+        person: `[n]` the described person.
+    """
+    rate, z = float(event.mean()), 1.96
+    group, sizes = np.unique(person, return_inverse=True, return_counts=True)[1:]
+    sums = np.bincount(group, weights=event - rate)
+    variance = float(np.square(sums).sum()) / len(event) ** 2
+    people = len(sizes)
+    effective = min(rate * (1 - rate) / variance, float(len(event))) if variance > 0 else float(people)
+    n = max(effective, 1.0) / 2
+    centre, width = rate + z * z / (2 * n), z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return max((centre - width) / (1 + z * z / n), 0.0), min((centre + width) / (1 + z * z / n), 1.0)
+
+
 def _one_search(
     scores: np.ndarray, background: np.ndarray, count: int | None, global_scores: np.ndarray | None
 ) -> np.ndarray:
@@ -292,6 +354,20 @@ def _numbers(saved: Mapping[str, Any], field: str, count: int) -> list[Any]:
     return values
 
 
+def _summary(saved: Mapping[str, Any]) -> ImageSummary:
+    mean = saved.get("mean")
+    if not isinstance(mean, list) or not mean:
+        raise ValueError("field 'images.mean' is missing or not a list")
+    return ImageSummary(tuple(_numbers(saved, "mean", len(mean))), int(_finite(saved, "count")))
+
+
+def _report(saved: dict[str, Any]) -> dict[str, Any]:
+    if saved.get("false_alarm_interval") is not None:
+        _numbers(saved, "false_alarm_interval", 2)
+        _finite(saved, "false_alarms")
+    return saved
+
+
 def _logistic(saved: Mapping[str, Any], field: str) -> Logistic:
     names = saved.get("names")
     if not isinstance(names, list) or not names or not set(map(str, names)) <= set(FEATURES):
@@ -301,5 +377,6 @@ def _logistic(saved: Mapping[str, Any], field: str) -> Logistic:
 
 
 __all__ = [
-    "Calibration", "Logistic", "auroc", "expected_calibration_error", "false_positives_at", "features",
+    "Calibration", "ImageSummary", "Logistic", "auroc", "expected_calibration_error", "false_positives_at", "features",
+    "rate_interval",
 ]  # fmt: skip

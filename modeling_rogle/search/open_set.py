@@ -21,10 +21,12 @@ from modeling_rogle.search.calibration import (
     DEPTH,
     FEATURES,
     Calibration,
+    ImageSummary,
     Logistic,
     auroc,
     expected_calibration_error,
     false_positives_at,
+    rate_interval,
 )
 from modeling_rogle.search.calibration import features as result_features
 from modeling_rogle.search.gallery import RERANKED, Gallery
@@ -328,15 +330,21 @@ def _identities(rows: Sequence[Sequence[int]], images: int) -> tuple[np.ndarray,
 
 
 def fit_calibration(
-    trials: Trials, fingerprint: str, local_weight: float, fitted_on: str, false_alarm_rate: float = 0.1
+    trials: Trials,
+    fingerprint: str,
+    local_weight: float,
+    fitted_on: str,
+    images: ImageSummary,
+    false_alarm_rate: float = 0.1,
 ) -> Calibration:
-    """Fits a calibration. Its features are chosen by cross-validation over people.
+    """Fits a calibration. Its features and its threshold are chosen by cross-validation over people.
 
     Args:
         trials: trials on validation data.
         fingerprint: SHA-256 of the model, see [`loading.fingerprint`].
         local_weight: weight of the local score in the trials.
         fitted_on: name of the data.
+        images: summary of the images of the trials.
         false_alarm_rate: target false-alarm rate for people who are not in the gallery, in (0, 1). Default: 0.1.
 
     Raises:
@@ -349,7 +357,7 @@ def fit_calibration(
     best, others = trials.features[:, 0], trials.features[:, 1:]
     owner = np.repeat(trials.person, others.shape[1])
     present = _fit_best(best, trials.present, trials.person, _BEST_FEATURES)
-    absent = present.probability(best[~trials.present])
+    absent = _out_of_fold(best, trials.present, trials.person, present.names)[~trials.present]
     return Calibration(
         fingerprint=fingerprint,
         local_weight=local_weight,
@@ -360,22 +368,28 @@ def fit_calibration(
         false_alarm_rate=false_alarm_rate,
         gallery_sizes=(int(trials.gallery.min()), int(trials.gallery.max())),
         fitted_on=fitted_on,
+        images=images,
         report={},
     )
 
 
 def _fit_best(x: np.ndarray, y: np.ndarray, person: np.ndarray, candidates: Sequence[tuple[str, ...]]) -> Logistic:
     """The regression with the features of the lowest cross-validated log loss."""
-    fold = np.unique(person, return_inverse=True)[1] % FOLDS
 
     def loss(names: Sequence[str]) -> float:
-        p = np.empty(len(y))
-        for k in range(FOLDS):
-            p[fold == k] = Logistic.fit(x[fold != k], y[fold != k], names).probability(x[fold == k])
-        p = np.clip(p, 1e-9, 1 - 1e-9)
+        p = np.clip(_out_of_fold(x, y, person, names), 1e-9, 1 - 1e-9)
         return float(-np.where(y, np.log(p), np.log(1 - p)).mean())
 
     return Logistic.fit(x, y, min(candidates, key=loss))
+
+
+def _out_of_fold(x: np.ndarray, y: np.ndarray, person: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """`[n]` probabilities, each by a regression that was fitted without that person."""
+    fold = np.unique(person, return_inverse=True)[1] % FOLDS
+    p = np.empty(len(y))
+    for k in range(FOLDS):
+        p[fold == k] = Logistic.fit(x[fold != k], y[fold != k], names).probability(x[fold == k])
+    return p
 
 
 def evaluate_calibration(calibration: Calibration, trials: Trials) -> dict[str, Any]:
@@ -387,7 +401,8 @@ def evaluate_calibration(calibration: Calibration, trials: Trials) -> dict[str, 
         `ece_best`, `ece_all`: expected calibration error of the best result and of all ten;
         `auroc`, `fpr95`: separation of present from absent people by the calibration;
         `auroc_score`, `fpr95_score`: the same by the best score only;
-        `false_alarms`: absent people whose search reports a match;
+        `false_alarms`: absent people whose search reports a match; `false_alarm_interval`: its 95 % interval, see
+        [`rate_interval`];
         `answered`: present people whose search reports a match.
     """
     best = trials.features[:, 0]
@@ -406,7 +421,9 @@ def evaluate_calibration(calibration: Calibration, trials: Trials) -> dict[str, 
         "answered": answered[trials.present].mean(),
     }
     counts = {"trials": len(best), "people": len(np.unique(trials.person)), "gallery": int(trials.gallery.max())}
-    return counts | {name: round(float(value), 4) for name, value in figures.items()}
+    interval = rate_interval(answered[~trials.present], trials.person[~trials.present])
+    rounded = {name: round(float(value), 4) for name, value in figures.items()}
+    return counts | rounded | {"false_alarm_interval": [round(end, 4) for end in interval]}
 
 
 __all__ = [

@@ -33,11 +33,17 @@ class Probabilities:
     def __init__(self, index: Index, model_folder: Path | None):
         self.index = index
         self._sample: np.ndarray | None = None  # [B, D]
+        self._sample_is_like: bool | None = None
         folders = [folder for folder in (index.path, model_folder) if folder is not None]
         self.calibration = next(filter(None, map(Calibration.load, folders)), None)
         if self.calibration and self.calibration.fingerprint != index.header["model"].get("fingerprint"):
             warnings.warn("calibration.json: fitted to another model; no probabilities", stacklevel=4)
             self.calibration = None
+        images = self.calibration.images if self.calibration else None
+        if self.calibration and images is None:
+            self._warn("does not say which images it was fitted on; run `rogle calibrate` again")
+        if images is not None and len(images.mean) != index.header["dimension"]:
+            raise ValueError(f"calibration.json: field 'images.mean' does not hold {index.header['dimension']} numbers")
 
     def add(
         self,
@@ -63,13 +69,17 @@ class Probabilities:
 
         Returns:
             The results with probabilities; unchanged without a calibration, in a gallery of less than 20 images, or
-            where the calibration does not apply.
+            where the calibration does not apply, for example because it was fitted on other images.
 
         Warns:
-            UserWarning: the calibration does not apply to this search, or was fitted on galleries of another size.
+            UserWarning: the calibration does not apply to this search or gallery, or was fitted on galleries of another
+                size.
         """
         calibration = self.calibration
-        if calibration is None or not matches or len(self.index) < MIN_GALLERY:
+        if calibration is None or not matches:
+            return matches
+        if len(self.index) < MIN_GALLERY:
+            self._warn(f"needs a gallery of {MIN_GALLERY} images, this one has {len(self.index)}; no probabilities")
             return matches
         searched = len(self.index) if rows is None else len(rows)
         if abs(calibration.local_weight - local_weight) > 1e-6:
@@ -83,15 +93,31 @@ class Probabilities:
         if searched * SIZE_FACTOR < smallest or searched > largest * SIZE_FACTOR:
             sizes = f"{smallest:g} to {largest:g} images, {searched} are searched"
             self._warn(f"fitted on galleries of {sizes}; probabilities may be off")
-        background = self._background(rows) @ query_embed
+        images = self._background(rows)
+        if not self._is_like(images):
+            self._warn(f"not calibrated for these images, but for those of {calibration.fitted_on}; no probabilities")
+            return matches
+        background = images @ query_embed
         probability = calibration.probability(scores, background, searched, global_scores)
         calibrated = Matches(
             replace(match, probability=float(probability[n]) if n < len(probability) else None)
             for n, match in zip(positions or range(len(matches)), matches, strict=True)
         )
         calibrated.no_match = calibration.no_match(scores, background, searched, global_scores)
-        calibrated.false_alarm_rate = calibration.false_alarm_rate
+        measured = calibration.measured_false_alarms
+        calibrated.false_alarm_rate, calibrated.false_alarm_interval = measured or (calibration.false_alarm_rate, None)
         return calibrated
+
+    def _is_like(self, images: np.ndarray) -> bool:
+        """Whether these images are like those of the fit. The answer for all images is kept."""
+        summary = self.calibration.images if self.calibration is not None else None
+        if summary is None:
+            return True
+        if images is not self._sample:
+            return summary.is_like(images)
+        if self._sample_is_like is None:
+            self._sample_is_like = summary.is_like(images)
+        return self._sample_is_like
 
     def _background(self, rows: np.ndarray | None) -> np.ndarray:
         """Embeddings `[B, D]` of a fixed random sample of the searched rows, or of all rows if a filter is narrow."""

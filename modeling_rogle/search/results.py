@@ -84,13 +84,16 @@ class Matches(list[Match]):
 
     Attributes:
         no_match: whether the described person is likely not in the gallery; None without a calibration.
-        false_alarm_rate: share of searches for absent people that get False in `no_match`; None without a calibration.
+        false_alarm_rate: share of searches for absent people that get False in `no_match`, as `rogle calibrate`
+            measured it, or its target if it was not measured; None without a calibration.
+        false_alarm_interval: 95 % interval of the measured rate; None if it was not measured.
         trained_regions: whether the regions come from a model that learnt them; otherwise each sentence has the whole
             image, without a box.
     """
 
     no_match: bool | None = None
     false_alarm_rate: float | None = None
+    false_alarm_interval: tuple[float, float] | None = None
     trained_regions: bool = True
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dataset_pvlg.inspection.export_images import export_images
 from modeling_rogle import RogleModel
 from modeling_rogle.cli.main import main
 
@@ -111,22 +112,29 @@ def test_words_that_the_model_cannot_read_give_one_warning_line(index, capsys):
 def test_calibrate_then_search_with_probabilities(tiny_checkpoint, tmp_path, capsys):
     model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
     folder, index = tmp_path / "images", tmp_path / "index"
-    folder.mkdir()
-    for i in range(20):
-        Image.new("RGB", (20 + i, 50), (12 * i, 90, 255 - 12 * i)).save(folder / f"{i}.png")
+    for split in ("validation", "test"):
+        export_images("synthetic-tiny", split, folder / split)
     assert run(capsys, "index", folder, "--model", model, "--out", index)[0] == 0
     code, out, _ = run(
         capsys, "calibrate", "--dataset", "synthetic-tiny", "--model", model, "--false-alarm-rate", "0.3"
     )
     assert code == 0 and out.splitlines()[0].startswith("evaluated on ") and "expected calibration error" in out
+    assert out.splitlines()[-2].startswith("target 30.0%: ")
     assert out.splitlines()[-1] == f"calibration: {model / 'calibration.json'}"
     code, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model, "--json")
     answer = json.loads(out)
-    assert code == 0 and isinstance(answer["no_match"], bool) and answer["false_alarm_rate"] == 0.3
+    assert code == 0 and isinstance(answer["no_match"], bool) and err == ""
+    low, high = answer["false_alarm_interval"]
+    assert low < answer["false_alarm_rate"] < high
     assert all(0 < item["probability"] < 1 for item in answer["results"])
     # The weight that the scores were fitted with, or no probabilities.
     _, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model, "--json", "--local-weight", "0.9")
     assert json.loads(out)["no_match"] is None and "not 0.9; no probabilities" in err
+    saved = json.loads((model / "calibration.json").read_text())
+    saved["images"]["mean"] = [-value for value in saved["images"]["mean"]]
+    (model / "calibration.json").write_text(json.dumps(saved))
+    _, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model, "--json")
+    assert json.loads(out)["no_match"] is None and "not calibrated for these images" in err
     (model / "calibration.json").write_text("{")
     code, out, err = run(capsys, "search", QUERY, "--index", index, "--model", model)
     assert (code, out) == (2, "") and "calibration.json: damaged" in err and err.count("\n") == 1

@@ -11,11 +11,13 @@ from modeling_rogle.search.calibration import (
     FEATURES,
     FILE,
     Calibration,
+    ImageSummary,
     Logistic,
     auroc,
     expected_calibration_error,
     false_positives_at,
     features,
+    rate_interval,
 )
 
 
@@ -32,7 +34,8 @@ def make_calibration(**changes) -> Calibration:
         "false_alarm_rate": 0.1,
         "gallery_sizes": (100, 400),
         "fitted_on": "synthetic validation",
-        "report": {"ece_best": 0.02},
+        "images": ImageSummary((0.1, 0.2), 40),
+        "report": {"ece_best": 0.02, "false_alarms": 0.12, "false_alarm_interval": [0.08, 0.17]},
     }
     return Calibration(**{**fields, **changes})
 
@@ -137,6 +140,9 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     ("change", "message"),
     [
         ({"version": 1}, "not a calibration of version"),
+        ({"images": None}, "field 'images' is missing"),
+        ({"images": {"mean": [1, "x"], "count": 3}}, "field 'mean' does not hold 2 finite numbers"),
+        ({"report": {"false_alarm_interval": 3}}, "field 'false_alarm_interval' does not hold 2 finite numbers"),
         ({"format": "x"}, "not a calibration"),
         ({"threshold": "high"}, "field 'threshold' does not hold 1 finite number"),
         ({"local_weight": float("nan")}, "field 'local_weight'"),
@@ -160,3 +166,51 @@ def test_a_truncated_file_is_refused_in_one_line(tmp_path):
     file.write_text(file.read_text()[:100])
     with pytest.raises(ValueError, match="calibration.json: damaged"):
         Calibration.load(tmp_path)
+
+
+def test_a_file_of_version_2_has_no_summary_of_images(tmp_path):
+    file = make_calibration().save(tmp_path)
+    saved = json.loads(file.read_text()) | {"version": 2, "report": {}}
+    del saved["images"]
+    file.write_text(json.dumps(saved))
+    loaded = Calibration.load(tmp_path)
+    assert loaded.images is None and loaded.measured_false_alarms is None
+    assert make_calibration().measured_false_alarms == (0.12, (0.08, 0.17))
+
+
+@pytest.mark.parametrize("count", [20, 90, 2000])
+def test_galleries_of_other_images_are_recognised_by_their_mean(count):
+    rng = np.random.default_rng(0)
+
+    def gallery(mean: np.ndarray, images: int) -> np.ndarray:
+        embeds = mean + rng.normal(size=(images, 64)) / 8
+        return embeds / np.linalg.norm(embeds, axis=1, keepdims=True)
+
+    first, second = np.eye(64)[:2]
+    summary = ImageSummary.of(gallery(first, 600))
+    assert summary.count == 600 and len(summary.mean) == 64
+    like = [summary.is_like(gallery(first, count)) for _ in range(50)]
+    other = [summary.is_like(gallery(0.6 * first + 0.8 * second, count)) for _ in range(50)]
+    assert sum(like) == 50 and sum(other) == 0
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.4])
+def test_the_interval_contains_the_rate_of_other_people(rate):
+    """Each person has a rate of their own, so that the searches for one person resemble each other."""
+    rng = np.random.default_rng(1)
+
+    def measured() -> tuple[np.ndarray, np.ndarray]:
+        own = rng.beta(4 * rate, 4 * (1 - rate), size=80)
+        person = np.repeat(np.arange(80), 12)
+        return rng.random(len(person)) < own[person], person
+
+    inside = 0
+    for _ in range(200):
+        low, high = rate_interval(*measured())
+        inside += low <= measured()[0].mean() <= high
+    assert 180 <= inside  # 90 %
+
+
+def test_the_interval_of_no_event_is_not_empty():
+    low, high = rate_interval(np.zeros(300, dtype=bool), np.repeat(np.arange(30), 10))
+    assert low == 0 and 0.05 < high < 0.3

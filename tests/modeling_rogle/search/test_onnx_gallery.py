@@ -68,7 +68,7 @@ def indexed(request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_fact
 
 def fitted_to(fingerprint: str) -> Calibration:
     logistic = Logistic(("excess",), (0.0,), (1.0,), (2.0,), 0.0)
-    return Calibration(fingerprint, 0.5, logistic, logistic, logistic, 0.999999, 0.1, (10, 40), "a test", {})
+    return Calibration(fingerprint, 0.5, logistic, logistic, logistic, 0.999999, 0.1, (10, 40), "a test", None, {})
 
 
 def test_results_equal_those_of_the_torch_model_without_torch(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings
 from modeling_rogle.inference.loading import load_model
-from modeling_rogle.search.calibration import FEATURES
+from modeling_rogle.search.calibration import FEATURES, ImageSummary
 from modeling_rogle.search.gallery import Gallery
 from modeling_rogle.search.open_set import (
     evaluate_calibration,
@@ -24,6 +24,9 @@ from modeling_rogle.search.open_set import (
 
 def unit(x: np.ndarray) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+IMAGES = ImageSummary((0.1, 0.2), 40)
 
 
 def people(seed: int, n: int = 80, images_each: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -74,13 +77,15 @@ def test_smaller_galleries_keep_the_balance():
 def test_a_calibration_holds_for_people_it_was_not_fitted_on():
     fitting, held_out = people(1), people(2)
     calibration = fit_calibration(
-        open_set_trials(fitting[0], *fitting, seed=0, halves=4), "abc", 0.0, "made here", false_alarm_rate=0.2
+        open_set_trials(fitting[0], *fitting, seed=0, halves=4), "abc", 0.0, "made here", IMAGES, false_alarm_rate=0.2
     )
     figures = evaluate_calibration(calibration, open_set_trials(held_out[0], *held_out, seed=1, halves=4))
     assert figures["ece_best"] <= 0.05 and figures["ece_all"] <= 0.05
     assert figures["auroc"] > figures["auroc_score"] + 0.1
     assert figures["fpr95"] < figures["fpr95_score"]
     assert figures["false_alarms"] == pytest.approx(0.2, abs=0.07)
+    low, high = figures["false_alarm_interval"]
+    assert low < figures["false_alarms"] < high and low < 0.2 < high
     assert figures["answered"] > 2 * figures["false_alarms"]
     assert calibration.gallery_sizes == (160, 160)
 
@@ -127,11 +132,11 @@ def test_data_that_cannot_be_calibrated_are_refused():
     scores, queries, gallery = people(1, n=8)
     trials = open_set_trials(scores, scores, queries, gallery)
     with pytest.raises(ValueError, match="false-alarm rate must lie in"):
-        fit_calibration(trials, "abc", 0.0, "x", false_alarm_rate=1.5)
+        fit_calibration(trials, "abc", 0.0, "x", IMAGES, false_alarm_rate=1.5)
     wrong = open_set_trials(-scores, -scores, queries, gallery)
     wrong.correct[:] = False
     with pytest.raises(ValueError, match="nothing to calibrate"):
-        fit_calibration(wrong, "abc", 0.0, "x")
+        fit_calibration(wrong, "abc", 0.0, "x", IMAGES)
 
 
 def test_trials_from_described_people_of_a_gallery(tiny_checkpoint, tmp_path, monkeypatch):

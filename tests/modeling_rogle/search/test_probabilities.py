@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from modeling_rogle import RogleModel
+from modeling_rogle.display.text_output import verdict
 from modeling_rogle.inference.loading import fingerprint
-from modeling_rogle.search.calibration import Calibration, Logistic
+from modeling_rogle.search.calibration import Calibration, ImageSummary, Logistic
 from modeling_rogle.search.gallery import Gallery
 from tests.helpers.image_files import QUERY, make_images
 
@@ -17,7 +18,7 @@ from tests.helpers.image_files import QUERY, make_images
 def fitted_to(model: RogleModel, **changes) -> Calibration:
     logistic = Logistic(("excess",), (0.0,), (1.0,), (2.0,), 0.0)
     parts = {"best": logistic, "other": logistic, "present": logistic, "threshold": 0.999999}
-    about = {"false_alarm_rate": 0.1, "gallery_sizes": (10, 40), "fitted_on": "a test", "report": {}}
+    about = {"false_alarm_rate": 0.1, "gallery_sizes": (10, 40), "fitted_on": "a test", "images": None, "report": {}}
     return Calibration(**{"fingerprint": fingerprint(model), "local_weight": 0.5, **parts, **about, **changes})
 
 
@@ -65,5 +66,30 @@ def test_a_calibration_is_not_used_outside_what_it_was_fitted_on(indexed_24, cop
     with pytest.warns(UserWarning, match="fitted on galleries of 2000 to 3000 images, 24 are searched"):
         assert gallery.search(QUERY, local_weight=0.5).no_match is not None
     fitted_to(tools[0]).save(copied)  # ten images
-    matches = Gallery.open(copied, *tools).search(QUERY, local_weight=0.5)
+    with pytest.warns(UserWarning, match="needs a gallery of 20 images, this one has 10; no probabilities"):
+        matches = Gallery.open(copied, *tools).search(QUERY, local_weight=0.5)
     assert matches.no_match is None and matches[0].probability is None
+
+
+def test_images_unlike_those_of_the_fit_get_no_verdict(indexed_24, tools, tmp_path):
+    index = Path(shutil.copytree(indexed_24, tmp_path / "index"))
+    gallery = Gallery.open(index, *tools)
+    summary = ImageSummary.of(gallery.encode_gallery())
+    measured = {"false_alarms": 0.15, "false_alarm_interval": [0.1, 0.2]}
+    fitted_to(tools[0], images=summary, report=measured).save(index)
+    matches = Gallery.open(index, *tools).search(QUERY, local_weight=0.5)
+    assert matches.no_match is True and matches[0].probability is not None
+    assert (matches.false_alarm_rate, matches.false_alarm_interval) == (0.15, (0.1, 0.2))
+    assert "measured false-alarm rate 15 %, 95 % interval 10 to 20 %" in verdict(matches)
+    fitted_to(tools[0], images=replace(summary, mean=tuple(-x for x in summary.mean))).save(index)
+    gallery = Gallery.open(index, *tools)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="not calibrated for these images, but for those of a test; no prob"):
+            matches = gallery.search(QUERY, local_weight=0.5)
+        assert matches.no_match is None and matches[0].probability is None
+    fitted_to(tools[0], images=ImageSummary((0.1,), 3)).save(index)
+    with pytest.raises(ValueError, match="field 'images.mean' does not hold 32 numbers"):
+        Gallery.open(index, *tools).search(QUERY, local_weight=0.5)
+    fitted_to(tools[0]).save(index)
+    with pytest.warns(UserWarning, match="does not say which images it was fitted on"):
+        Gallery.open(index, *tools).search(QUERY, local_weight=0.5)
