@@ -104,6 +104,7 @@ class Probabilities:
             for n, match in zip(positions or range(len(matches)), matches, strict=True)
         )
         calibrated.no_match = calibration.no_match(scores, background, searched, global_scores)
+        calibrated.trained_regions = matches.trained_regions
         measured = calibration.measured_false_alarms
         calibrated.false_alarm_rate, calibrated.false_alarm_interval = measured or (calibration.false_alarm_rate, None)
         return calibrated
