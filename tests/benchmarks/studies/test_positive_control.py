@@ -30,11 +30,16 @@ def test_a_stopped_run_continues_to_the_same_figures(tmp_path, capsys):
     figures = json.loads((tmp_path / "whole" / "control.json").read_text())
     assert 0 <= figures["recall"] <= 100 and figures["chance R@1"] > 0
 
-    def stop(*_):
-        raise KeyboardInterrupt
+    replace, calls = control.os.replace, []
+
+    def stop_at_the_second(*paths):
+        calls.append(paths)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        replace(*paths)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(control.os, "replace", stop)  # killed after the second epoch, before its checkpoint
+        patch.setattr(control.os, "replace", stop_at_the_second)  # killed before the checkpoint of the second epoch
         with pytest.raises(KeyboardInterrupt):
             control.main(["--out", str(tmp_path / "again"), "--epochs", "2", *flags])
     assert control.main(["--out", str(tmp_path / "again"), "--epochs", "2", *flags]) == 0
