@@ -98,7 +98,8 @@ class LookUp:
     """
 
     def __init__(self, texts: Sequence[str], boxes: np.ndarray, count: int) -> None:
-        rng, by_noun = np.random.default_rng(0), {}
+        rng = np.random.default_rng(0)
+        by_noun: dict[str, list[int]] = {}
         self.fallback = _best_boxes(boxes, count, rng)
         for n, text in enumerate(texts):
             for noun in nouns_of(text):
@@ -224,7 +225,8 @@ def fact_table(rows: Sequence[dict]) -> FactTable:
 
 def regions_of(row: dict) -> tuple[np.ndarray, list[list[str]], list[list[int]]]:
     """The different regions of a row: float `[R, 4]` boxes as fractions, their attributes, and their sentences."""
-    boxes, attributes, sentences = {}, {}, {}
+    boxes, attributes = {}, {}
+    sentences: dict[tuple, list[int]] = {}
     for region in row["regions"]:
         key = (*region["bbox"], *region["attributes"])
         x, y, w, h = region["bbox"]

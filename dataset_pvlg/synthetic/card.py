@@ -154,7 +154,8 @@ def _unseen_share(train: Sequence[dict], test: Sequence[dict]) -> float:
     """Percentage of test sentences of the first grammar with a word that no long caption of train has."""
     known = {word for row in train for word in re.findall(r"[a-z'-]+", row["caption"].lower())}
     sentences = [s["text"] for row in test if row["caption_origin"] == ORIGINS[0] for s in row["sentences"]]
-    return 100 * float(np.mean([not set(re.findall(r"[a-z'-]+", text.lower())) <= known for text in sentences] or [0]))
+    unseen = [not set(re.findall(r"[a-z'-]+", text.lower())) <= known for text in sentences]
+    return 100 * float(np.mean(unseen or [False]))
 
 
 def failures(numbers: dict) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,7 +139,7 @@ def _with_relations(regions: Sequence[Region], things: Mapping[str, Thing]) -> t
     return tuple(result)
 
 
-def satisfying(group: Sequence[str], attributes: Sequence[Sequence[str]]) -> list[int]:
+def satisfying(group: Collection[str], attributes: Sequence[Collection[str]]) -> list[int]:
     """Indices of the regions that have all facts of a group.
 
     Args:
@@ -149,7 +149,7 @@ def satisfying(group: Sequence[str], attributes: Sequence[Sequence[str]]) -> lis
     return [n for n, has in enumerate(attributes) if set(group) <= set(has)]
 
 
-def is_true(groups: Sequence[Sequence[str]], attributes: Sequence[Sequence[str]]) -> bool:
+def is_true(groups: Sequence[Collection[str]], attributes: Sequence[Collection[str]]) -> bool:
     """Whether different regions of an image satisfy the groups of a claim; true without groups.
 
     Args:
@@ -184,7 +184,7 @@ class FactTable:
         self.regions = number
         self._masks: dict[str, np.ndarray] = {}
 
-    def regions_with(self, group: Sequence[str]) -> np.ndarray:
+    def regions_with(self, group: Collection[str]) -> np.ndarray:
         """bool `[regions]`: the regions that have all facts of a group."""
         result = np.ones(self.regions, bool)
         for fact in group:
@@ -195,7 +195,7 @@ class FactTable:
             result &= self._masks[fact]
         return result
 
-    def images_where(self, groups: Sequence[Sequence[str]]) -> np.ndarray:
+    def images_where(self, groups: Sequence[Collection[str]]) -> np.ndarray:
         """bool `[images]`: where different regions satisfy all groups (at most three), by Hall's condition."""
         masks = [self.regions_with(group) for group in groups]
         result = np.ones(self.images, bool)

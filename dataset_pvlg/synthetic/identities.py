@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -149,7 +150,8 @@ def things_of(identity: Identity) -> dict[str, Thing]:
 def with_thing(identity: Identity, slot: str, thing: Thing) -> Identity:
     """The person with another thing in a slot of [`things_of`]."""
     if slot in {field.name for field in fields(Identity)}:
-        return replace(identity, **{slot: thing})
+        worn: dict[str, Any] = {slot: thing}
+        return replace(identity, **worn)
     return replace(identity, things=tuple(thing if old.kind == slot else old for old in identity.things))
 
 
@@ -163,7 +165,7 @@ def recolour(rng: np.random.Generator, identity: Identity, slot: str) -> Identit
     """
     old = things_of(identity)[slot]
     colours = ANIMAL_COLOURS if old.kind == "dog" else COLOURS
-    taken = (old.colour, old.second)
+    taken: tuple[str, ...] = (old.colour, old.second)
     if slot in ("top", "inner") and identity.inner:
         taken += (identity.inner.colour, identity.top.colour)
     if old.second:  # the two colours must stay distinguishable

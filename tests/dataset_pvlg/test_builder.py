@@ -1,5 +1,6 @@
 """load_dataset("pvlg") works from any folder, gives the same rows in every way, and never falls back silently."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -64,8 +65,17 @@ def test_streaming_equals_non_streaming(small):
 
 
 def test_two_processes_make_the_same_rows(small, tmp_path):
-    two = load_dataset("pvlg", "synthetic-tiny", split="train", num_proc=2, cache_dir=str(tmp_path / "c"), **SMALL)
-    assert two["sha256"] == small["train"]["sha256"] and two["caption"] == small["train"]["caption"]
+    # In a fresh process: load_dataset forks, and a fork of a process with the threads of torch may wait for ever.
+    code = (
+        "import json, dataset_pvlg, datasets; "
+        f"d = datasets.load_dataset('pvlg', 'synthetic-tiny', split='train', num_proc=2, **{SMALL!r}); "
+        "print(json.dumps([d['sha256'][:], d['caption'][:]]))"
+    )
+    root = Path(dataset_pvlg.__file__).resolve().parents[1]
+    env = {**os.environ, "PYTHONPATH": str(root), "HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [small["train"]["sha256"][:], small["train"]["caption"][:]]
 
 
 def test_test_split_does_not_depend_on_the_size_of_training(small, cache):
