@@ -38,6 +38,7 @@ from dataset_pvlg.readers.records import (
 )
 from dataset_pvlg.readers.report import ReadReport, SourceError
 from modeling_rogle.indexing.image_folder import image_files
+from modeling_rogle.inference.untrusted import parse_json
 
 IMAGE_FIELDS = ("file_name", "file_path", "image", "path")
 CAPTION_FIELDS = ("captions", "caption", "text")
@@ -185,7 +186,7 @@ def _read_json_lines(file: Path, report: ReadReport) -> Entries:
             continue
         location = f"{file.name}: line {number}"
         try:
-            entries.append((location, json.loads(line)))
+            entries.append((location, parse_json(line)))
         except (ValueError, RecursionError) as error:
             entries.append((location, f"not JSON ({str(error)[:60]})"))
     return entries

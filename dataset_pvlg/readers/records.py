@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from dataset_pvlg.readers.report import ReadReport, SourceError
 from modeling_rogle.indexing.metadata_tables import MISSING, decode_text
+from modeling_rogle.inference.untrusted import parse_json
 from modeling_rogle.sentences import split_sentences
 
 MAX_SOURCE_ID = 1_000_000  # exclusive limit of the ids in an annotation file
@@ -214,7 +215,7 @@ def read_json(file: Path, report: ReadReport) -> Any:
     """
     text, size = read_text(file, report)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         cut_off = error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip())
         byte = len(text[: error.pos].encode())

@@ -41,7 +41,7 @@ def score(config: str, arguments: str) -> dict:
         if not isinstance(values, dict):
             return {"error": "expected one JSON object with the arguments of compute"}
         return evaluate.load(str(HERE / "pvlg.py"), config).compute(**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError, RecursionError) as error:
         return {"error": (str(error).splitlines() or ["wrong arguments"])[0]}
 
 

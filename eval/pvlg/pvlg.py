@@ -5,6 +5,8 @@ and does not read the copied files. So each of our files needs a relative import
 a comment, even if only retrieval.py uses it.
 """
 
+import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,7 +14,7 @@ import datasets
 import evaluate
 
 from .cosine import cosine
-from .inputs import as_ids
+from .inputs import as_embeddings, as_ids
 from .local import grounding_scores, local_scores
 from .pairs import listed_pairs
 from .ranks import TIES
@@ -35,7 +37,7 @@ Args, all configs:
     ties: "pessimistic" (default), "optimistic" or "stable".
     device: torch device that multiplies and counts; by default NumPy on the CPU.
 Args, "global":
-    references: [Q] identities of the queries, integers (evaluate truncates others: 1.5 becomes 1).
+    references: [Q] identities of the queries, integers.
     gallery_ids: [G] identities of the gallery.
     query_cameras, gallery_cameras (optional, together): [Q], [G]; items of the same identity and camera are ignored.
 Args, "local":
@@ -102,7 +104,36 @@ class Pvlg(evaluate.Metric):
         info.format = "numpy"
         return info
 
-    def _compute(
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """As `evaluate.Metric.add_batch`, with one line for ids that are not integers and rows that are not numbers."""
+        if predictions is not None:
+            predictions = as_embeddings(predictions, "predictions")
+        if references is not None:
+            references = as_ids(references, "references", len(references), "references")
+        kept, self._kept = getattr(self, "_kept", None), None
+        if kept is not None:
+            super().add_batch(predictions=kept[0], references=kept[1])
+        super().add_batch(predictions=predictions, references=references, **kwargs)
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, float] | None:
+        """As `evaluate.Metric.compute`. Batches that were added before stay if the figures cannot be computed."""
+        self._kept, kept = None, getattr(self, "_kept", None)
+        if kept is not None and predictions is None:
+            super().add_batch(predictions=kept[0], references=kept[1])
+        self._keeps = predictions is None
+        return super().compute(predictions=predictions, references=references, **kwargs)
+
+    def _compute(self, predictions: Any, references: Any, **arguments: Any) -> dict[str, float]:
+        try:
+            return self._scores(predictions, references, **arguments)
+        except ValueError as error:
+            if self._keeps:
+                self._kept = (predictions, references)
+            queries, ids, *_ = inspect.signature(SCORES[self.config_name]).parameters
+            message = re.sub(rf"\b{queries}\b", "predictions", str(error))
+            raise ValueError(re.sub(rf"\b{ids}\b", "references", message)) from error
+
+    def _scores(
         self,
         predictions: Any,
         references: Any,

@@ -7,6 +7,7 @@
 """
 
 import io
+import itertools
 import math
 import pickle
 import warnings
@@ -20,6 +21,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+MAX_PICKLE = 64 << 20  # bytes of the names in an archive; the tensors are apart
+MAX_MODULES = 100_000  # visited in an archive, where modules may be shared
+PREFIXES = ("module.", "_orig_mod.", "model.", "clip.", "clipmodel.")  # of wrappers around the encoders
 WRAPPERS = ("model", "state_dict")  # IRRA, RDE, TBPS-CLIP; open_clip's training
 # Classes that hold settings: their fields are read as plain dicts.
 _SETTINGS = [(OrderedDict, name) for name in ("easydict.EasyDict", "argparse.Namespace")]
@@ -48,13 +52,18 @@ def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
         path: a file in one of the three formats of this module.
 
     Returns:
-        The tensors by name, without the prefix `module.` of data-parallel training; and the field of the file that
-        contains them, or None if the file is the state dict itself.
+        The tensors by name, without a prefix of `PREFIXES` that all encoder weights have; and the field of the file
+        that contains them, or None if the file is the state dict itself.
 
     Raises:
-        ConvertError: the file is not a dict of tensors, is damaged, or cannot be read without executing code.
+        ConvertError: the file is not a dict of tensors, is damaged, cannot be read without executing code, holds a
+            weight that is not finite, or is the folder of an adapter.
         FileNotFoundError: there is no such file.
     """
+    if (path / "adapter_config.json").is_file():
+        raise ConvertError(f"{path}: a LoRA adapter, not a checkpoint; RogleModel.from_pretrained reads it")
+    if path.is_dir():
+        raise ConvertError(f"{path}: a folder, not a checkpoint; a folder in the layout of transformers is a --model")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     content = _read(path)
@@ -67,9 +76,38 @@ def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
             raise ConvertError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor; save the bare state dict")
     if not state:
         raise ConvertError(f"{path}: contains no tensors")
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return dict(state), wrapper
+    _check_tensors(path, state)
+    return _without_prefixes(dict(state)), wrapper
+
+
+def _check_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Refuses tensors that are larger than what the file holds, and weights that are not finite."""
+    limit, total = 8 * path.stat().st_size + (1 << 20), 0
+    for key, value in state.items():
+        if not isinstance(key, str):
+            raise ConvertError(f"{path}: {key!r} is not the name of a tensor")
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise ConvertError(f"{path}: {key!r} is not a plain tensor")
+        size = value.numel() * value.element_size()
+        total += size
+        # Views with a stride of 0, or many views of the same numbers, make a small file large tensors.
+        if size > value.untyped_storage().nbytes() or total > limit:
+            raise ConvertError(f"{path}: {key!r} has shape {list(value.shape)}, more than the file holds")
+    for key, value in state.items():
+        is_mask = key.endswith("attn_mask")  # saved by open_clip; it is -inf above the diagonal
+        if value.is_floating_point() and not is_mask and not value.isfinite().all():
+            raise ConvertError(f"{path}: {key!r} holds a value that is not finite; the weights are broken")
+
+
+def _without_prefixes(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Removes prefixes of wrappers around the encoders, as of `torch.compile`. Heads and losses may lie outside."""
+    while True:
+        patches = next((key for key in state if key.endswith("visual.conv1.weight")), next(iter(state)))
+        prefix = next((one for one in PREFIXES if patches.startswith(one)), None)
+        if prefix is None:
+            return state
+        inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        state = inside | {key: state[key] for key in state if not key.startswith(prefix) and key not in inside}
 
 
 def _read(path: Path) -> Any:
@@ -78,13 +116,14 @@ def _read(path: Path) -> Any:
             return load_file(path)
         if _is_archive(path):
             return read_archive(path)
+        _check_stored(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about protocols; real problems raise below
             with torch.serialization.safe_globals(_SETTINGS):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise ConvertError(f"{path}: damaged, or not safetensors ({error})") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, LookupError) as error:
+    except Exception as error:  # hostile bytes raise almost anything, also MemoryError
         if isinstance(error, ConvertError):
             raise
         if "weights_only" in str(error) or "WeightsUnpickler" in str(error):
@@ -92,6 +131,15 @@ def _read(path: Path) -> Any:
         else:
             reason = "damaged, or not a PyTorch file"
         raise ConvertError(f"{path}: {reason}") from error
+
+
+def _check_stored(path: Path) -> None:
+    """Refuses compressed parts of a file of `torch.save`, which never compresses: they may unpack to any size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for part in archive.infolist():
+                if part.compress_type != zipfile.ZIP_STORED:
+                    raise ConvertError(f"{path}: {part.filename} is compressed, which torch.save does not do")
 
 
 def _is_archive(path: Path) -> bool:
@@ -123,13 +171,16 @@ def read_archive(path: Path) -> dict[str, torch.Tensor]:
         if pickled is None:
             raise ConvertError(f"{path}: a TorchScript archive without data.pkl")
         folder = pickled.removesuffix("data.pkl")
+        for name in (pickled, folder + "byteorder"):
+            if name in archive.namelist() and archive.getinfo(name).file_size > MAX_PICKLE:
+                raise ConvertError(f"{path}: {name} unpacks to more than {MAX_PICKLE >> 20} MB")
         if folder + "byteorder" in archive.namelist() and archive.read(folder + "byteorder") != b"little":
             raise ConvertError(f"{path}: a TorchScript archive with big-endian data")
         try:
             root = _ArchiveReader(path, archive, folder).load()
             if not isinstance(root, _Module):
                 raise ConvertError(f"{path}: a TorchScript archive of a {type(root).__name__}, not of a module")
-            return dict(_tensors(root, "", set()))
+            return dict(_tensors(root, "", set(), itertools.count(1)))
         except (AttributeError, TypeError, RecursionError) as error:
             raise ConvertError(f"{path}: damaged ({error})") from error
 
@@ -154,9 +205,9 @@ class _ArchiveReader(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return self._tensor
         if (module, name) == ("collections", "OrderedDict"):
-            return dict
+            return _new_dict
         if module == "torch.jit._pickle" and name in ("build_intlist", "build_doublelist", "build_boollist"):
-            return list
+            return _same  # a copy of the list, made often, would fill the memory
         raise ConvertError(f"{self.path}: names {module}.{name}: cannot be read without executing its code")
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
@@ -182,14 +233,26 @@ class _ArchiveReader(pickle.Unpickler):
             raise ConvertError(f"{self.path}: a tensor of {list(size)} beyond its data") from error
 
 
-def _tensors(module: _Module, prefix: str, parents: set[int]) -> Iterator[tuple[str, torch.Tensor]]:
+def _new_dict() -> dict[Any, Any]:
+    return {}
+
+
+def _same(values: list[Any]) -> list[Any]:
+    return values
+
+
+def _tensors(
+    module: _Module, prefix: str, parents: set[int], visits: Iterator[int]
+) -> Iterator[tuple[str, torch.Tensor]]:
     if id(module) in parents:
         raise TypeError("a module contains itself")
+    if next(visits) > MAX_MODULES:  # modules that share modules have exponentially many names
+        raise TypeError(f"more than {MAX_MODULES} modules")
     for name, value in vars(module).items():
         if isinstance(value, torch.Tensor):
             yield prefix + name, value
         elif isinstance(value, _Module):
-            yield from _tensors(value, f"{prefix}{name}.", parents | {id(module)})
+            yield from _tensors(value, f"{prefix}{name}.", parents | {id(module)}, visits)
 
 
 __all__ = ["ConvertError", "read_archive", "read_state_dict"]

@@ -4,7 +4,6 @@
 renames the weights to OpenAI CLIP's keys. This module turns those into a RogleModel.
 """
 
-import json
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from modeling_rogle.clip_weights import (
 from modeling_rogle.configuration_rogle import RogleConfig
 from modeling_rogle.conversion.checkpoint_files import ConvertError, read_state_dict
 from modeling_rogle.conversion.layouts import Layout, recognise, source_grid
+from modeling_rogle.inference.untrusted import parse_json
 from modeling_rogle.modeling_rogle import RogleModel
 from modeling_rogle.processing_rogle import RogleProcessor
 
@@ -204,7 +204,7 @@ def _settings(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = parse_json(file.read_bytes())
     except ValueError as error:
         raise ConvertError(f"{file}: damaged ({error})") from error
     for field in ("model_cfg", "preprocess_cfg"):
@@ -260,9 +260,6 @@ def _config(
             )
         return state[key].shape
 
-    def layers(tower: str | None) -> int:
-        return 1 + max((int(m[2]) for m in map(_BLOCK.fullmatch, state) if m and m[1] == tower), default=-1)
-
     width, _, patch, _ = shape("visual.conv1.weight", 4)
     positions = shape("visual.positional_embedding", 2)[0]
     vocabulary, text_width = shape("token_embedding.weight", 2)
@@ -285,7 +282,7 @@ def _config(
             vision_config={
                 "hidden_size": width,
                 "intermediate_size": shape("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
-                "num_hidden_layers": layers("visual."),
+                "num_hidden_layers": _count_blocks(state, "visual.", name),
                 "num_attention_heads": width // layout.vision_head,
                 # RogleModel does not read it; CLIPConfig requires a square.
                 "image_size": grid[1] * patch,
@@ -297,7 +294,7 @@ def _config(
                 "vocab_size": vocabulary,
                 "hidden_size": text_width,
                 "intermediate_size": shape("transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
-                "num_hidden_layers": layers(None),
+                "num_hidden_layers": _count_blocks(state, None, name),
                 "num_attention_heads": text_width // layout.text_head,
                 "max_position_embeddings": max(tokens, length),
                 "projection_dim": dimension,
@@ -311,6 +308,15 @@ def _config(
     except StrictDataclassError as error:
         raise ConvertError(f"{name}: {str(error.__cause__ or error).splitlines()[0]}") from error
     return config, grid
+
+
+def _count_blocks(state: Mapping[str, torch.Tensor], tower: str | None, name: str) -> int:
+    """Number of blocks of an encoder. Their numbers must be complete: a model of 99,999,999 blocks fills the memory."""
+    numbers = {m[2] for m in map(_BLOCK.fullmatch, state) if m and m[1] == tower}
+    if numbers != {str(number) for number in range(len(numbers))}:
+        last = max(numbers, key=lambda number: (len(number), number))
+        raise ConvertError(f"{name}: {tower or ''}transformer has {len(numbers)} blocks, but a block {last}")
+    return len(numbers)
 
 
 def _processor(folder: Path, config: RogleConfig, layout: Layout) -> RogleProcessor:

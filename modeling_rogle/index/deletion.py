@@ -58,7 +58,7 @@ def find_rows(index: Index, paths: Sequence[str | Path]) -> tuple[set[int], set[
 
 def _possible_names(index: Index, path: str | Path) -> list[str]:
     """Returns the paths in the index that a user's path may name."""
-    if not index.header["files"]:
+    if not index.header.get("files", True):
         return [str(path)]
     folder = Path(index.header["folder"])
     named = folder / path

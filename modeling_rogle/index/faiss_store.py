@@ -53,9 +53,11 @@ class FaissStore:
         self.cells = 1
         if self.file is not None:
             try:
+                if hasattr(faiss, "set_deserialization_vector_byte_limit"):  # no vector is larger than its file
+                    faiss.set_deserialization_vector_byte_limit(max((path / self.file).stat().st_size, 1 << 20))
                 # A graph is read at random and needed as a whole; of an inverted file only the probed cells are read.
                 self.index = faiss.read_index(str(path / self.file), 0 if self.is_graph else faiss.IO_FLAG_MMAP)
-            except RuntimeError as error:
+            except (RuntimeError, OSError, MemoryError) as error:
                 raise GalleryError(f"{path / self.file}: missing or damaged; fill the store again") from error
             if not self._has_expected_kind():
                 raise GalleryError(f"{path / self.file}: not an index of {uri}; fill the store again")

@@ -13,7 +13,6 @@ Unknown fields are ignored when an index is read and kept when it is written.
 
 import contextlib
 import json
-import math
 import os
 import re
 import secrets
@@ -26,6 +25,7 @@ from typing import Any
 from modeling_rogle.image_io import FITS
 from modeling_rogle.index.store_address import public_address
 from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.untrusted import parse_json
 
 try:
     import fcntl
@@ -64,6 +64,8 @@ _FIELDS = {
     "complete": bool,
 }
 _ID = re.compile(r"[0-9a-f]{32}")
+MAX_BOXES, MAX_EFFORT = 64, 1 << 20
+_LARGEST = {"images": 1 << 40, "dimension": 1 << 16, "next_id": 1 << 62}
 
 
 def new_name(kind: str, suffix: str = "") -> str:
@@ -91,7 +93,7 @@ def read_manifest(path: Path, name: str = MANIFEST) -> dict[str, Any]:
             raise GalleryError(f"{path}: an unfinished index; run `rogle index` again to finish it")
         raise GalleryError(f"{path}: not an index (no {MANIFEST}); create one with `rogle index`")
     try:
-        header = json.loads(file.read_text(encoding="utf-8"))
+        header = parse_json(file.read_bytes())
     except ValueError as error:
         raise GalleryError(f"{file}: damaged ({error}); build the index again") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
@@ -102,7 +104,8 @@ def read_manifest(path: Path, name: str = MANIFEST) -> dict[str, Any]:
         remedy = "update Rogle" if isinstance(version, int) and version > VERSION else "build the index again"
         raise GalleryError(f"{file}: format {version}, this program reads formats {readable}; {remedy}")
     for field, kind in _FIELDS.items():
-        if not isinstance(header.get(field), kind):
+        value = header.get(field)
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
             raise GalleryError(f"{file}: field {field!r} is missing or not a {kind.__name__}; build the index again")
     _check_values(file, header)
     _check_store(file, header)
@@ -111,13 +114,18 @@ def read_manifest(path: Path, name: str = MANIFEST) -> dict[str, Any]:
 
 
 def _check_values(file: Path, header: dict[str, Any]) -> None:
+    for field, largest in _LARGEST.items():
+        if not 0 <= header[field] <= largest:
+            raise GalleryError(f"{file}: field {field!r} is {header[field]}, not from 0 to {largest}")
     if header["precision"] not in PRECISIONS:
         raise GalleryError(f"{file}: field 'precision' is {header['precision']!r}, not one of {', '.join(PRECISIONS)}")
     boxes, labels = header["template_boxes"], header["template_labels"]
     for box in boxes:
         if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite_number, box))):
             raise GalleryError(f"{file}: field 'template_boxes' holds {box!r}, not four numbers; build the index again")
-    if len(labels) != len(boxes) or not all(isinstance(label, str) for label in labels):
+    if len(boxes) > MAX_BOXES:
+        raise GalleryError(f"{file}: field 'template_boxes' holds {len(boxes)} boxes, at most {MAX_BOXES}")
+    if len(labels) != len(boxes) or not all(isinstance(label, str) and label.isprintable() for label in labels):
         raise GalleryError(f"{file}: field 'template_labels' is not {len(boxes)} names; build the index again")
     if not all(isinstance(entry, dict) and isinstance(entry.get("path"), str) for entry in header["skipped"]):
         raise GalleryError(f"{file}: field 'skipped' holds an entry without a path; build the index again")
@@ -127,6 +135,8 @@ def _check_values(file: Path, header: dict[str, Any]) -> None:
             raise GalleryError(f"{file}: field 'shards' holds {shard!r}, not a shard; build the index again")
     if sum(shard["rows"] for shard in header["shards"]) != header["images"]:
         raise GalleryError(f"{file}: fields 'shards' and 'images' disagree; build the index again")
+    if not isinstance(header.get("files", True), bool):
+        raise GalleryError(f"{file}: field 'files' is {header['files']!r}, not true or false")
     metadata = header.get("metadata")
     if metadata is not None and not (isinstance(metadata, str) and _PART.fullmatch(metadata)):
         raise GalleryError(f"{file}: field 'metadata' is {metadata!r}, not the name of a part of an index")
@@ -141,10 +151,12 @@ def _check_store(file: Path, header: dict[str, Any]) -> None:
         and isinstance(store.get("uri"), str)
         and store["uri"].isprintable()
         and isinstance(store.get("upto"), int)
+        and 0 <= store["upto"] <= _LARGEST["next_id"]
         and (store.get("file") is None or isinstance(store["file"], str) and _PART.fullmatch(store["file"]))
         and isinstance(store.get("effort", 1), int)
         and all(_is_finite_number(store.get(name, 1.0)) for name in ("recall", "filtered", "gain", "scale"))
         and all(isinstance(store.get(name, ""), str) for name in ("revision", "built"))
+        and 0 < store.get("effort", 1) <= MAX_EFFORT
     ):
         raise GalleryError(f"{file}: field 'store' is not a valid store; build the index again")
     store["uri"] = public_address(store["uri"])  # an earlier version wrote credentials too
@@ -184,7 +196,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= 1e9  # False for NaN too
 
 
 def new_id() -> str:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from modeling_rogle.index.manifest import COPY_COLUMN, MANIFEST, read_manifest
 from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.untrusted import check_parquet
 from modeling_rogle.late_interaction import dequantize_regions, region_cosines
 
 MAX_REGIONS = 16
@@ -135,8 +136,9 @@ class Shard:
 
 def _mapped(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     try:
-        array = np.load(file, mmap_mode="r" if shape[0] else None, allow_pickle=False)  # mmap refuses an empty array
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped, so that the shape in the file costs no memory. An empty array cannot be mapped, so it is not read.
+        array = np.load(file, mmap_mode="r", allow_pickle=False) if shape[0] else np.zeros(shape, dtype)
+    except (OSError, ValueError, EOFError, OverflowError, TypeError) as error:
         raise GalleryError(f"{file}: missing or damaged; build the index again") from error
     if array.dtype != dtype or array.shape != shape:
         expected = f"{np.dtype(dtype)}{list(shape)}"
@@ -151,7 +153,12 @@ def read_parquet(file: Path, schema: pa.Schema | None = None) -> pa.Table:
         GalleryError: the file is missing, damaged or has another schema.
     """
     try:
+        check_parquet(file)
         return pq.read_table(file, schema=schema)
+    except ValueError as error:
+        if not isinstance(error, pa.ArrowException):
+            raise GalleryError(f"{file}: {error}") from error
+        raise GalleryError(f"{file}: missing or damaged; build the index again") from error
     except (OSError, pa.ArrowException) as error:
         raise GalleryError(f"{file}: missing or damaged; build the index again") from error
 

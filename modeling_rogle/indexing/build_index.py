@@ -225,11 +225,12 @@ def _find_source_and_detector(
         detector = Detector(detector, stored or DEFAULT_THRESHOLD)
     if old is None:
         return find_source(source), detector
-    new_source = find_source(source, Path(old["folder"]) if old["files"] else None)
-    if old["files"] != (new_source.rows is None):
+    new_source = find_source(source, Path(old["folder"]) if old.get("files", True) else None)
+    holds_files = old.get("files", True)
+    if holds_files != (new_source.rows is None):
         kinds = ("a data set", "files")
-        raise GalleryError(f"{out}: holds {kinds[old['files']]}; {kinds[not old['files']]} cannot be appended")
-    return new_source if old["files"] else replace(new_source, root=old["folder"]), detector
+        raise GalleryError(f"{out}: holds {kinds[holds_files]}; {kinds[not holds_files]} cannot be appended")
+    return new_source if holds_files else replace(new_source, root=old["folder"]), detector
 
 
 def _without_index_folder(source: Source, out: Path) -> Source:
@@ -309,7 +310,7 @@ class _Build:
 
     def _remove_outdated(self, index: Index | None) -> None:
         """Removes changed and missing images from the index and updates the user's metadata."""
-        old = self.writer.header["metadata"]
+        old = self.writer.header.get("metadata")
         fields: dict[str, Any] = {"metadata": update_metadata(self.out, old, self.source, self.append)}
         if index is None:
             self.writer.header |= fields

@@ -1,6 +1,5 @@
 """Lists the images of a folder that may be read, and the reasons why other images are skipped."""
 
-import json
 import os
 import stat
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from modeling_rogle.index.manifest import FORMAT, MANIFEST, STAGED_MANIFEST
 from modeling_rogle.indexing.metadata_tables import is_metadata
+from modeling_rogle.inference.untrusted import parse_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 LINK_OUT = "symbolic link out of the folder"
@@ -78,7 +78,7 @@ def is_inside(path: Path, root: Path) -> bool:
 def _is_index(folder: Path) -> bool:
     for name in (MANIFEST, STAGED_MANIFEST):
         try:
-            header = json.loads((folder / name).read_text(encoding="utf-8"))
+            header = parse_json((folder / name).read_bytes())
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(header, dict) and header.get("format") == FORMAT:

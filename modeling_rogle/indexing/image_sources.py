@@ -32,6 +32,7 @@ from modeling_rogle.indexing.file_columns import add_file_columns
 from modeling_rogle.indexing.image_folder import LINK_OUT, Skipped, image_files, is_inside
 from modeling_rogle.indexing.metadata_tables import is_metadata, read_table
 from modeling_rogle.inference.errors import GalleryError
+from modeling_rogle.inference.untrusted import check_parquet, read_group
 
 # Columns of a data set that are not metadata: those of the index, and the caption.
 _NOT_METADATA = {
@@ -338,6 +339,10 @@ class ParquetRows(Rows):
         """See [`Rows`]. Raises GalleryError if a file has no column `image` or `image_id`."""
         tables = []
         for file in self.files:
+            try:
+                check_parquet(file, without="image")
+            except (ValueError, OSError, pa.ArrowException) as error:
+                raise GalleryError(f"{file}: cannot be read ({_first_line(error)})") from error
             schema = pq.read_schema(file)
             if "image" not in schema.names or "image_id" not in schema.names:
                 raise GalleryError(f"{file}: no column 'image' and 'image_id'; it has {', '.join(schema.names)}")
@@ -350,8 +355,11 @@ class ParquetRows(Rows):
         first, file, row_group = self.groups[group]
         loaded = self._loaded  # a local name, because another thread may load another group meanwhile
         if loaded is None or loaded[0] != group:
-            table = pq.ParquetFile(self.files[file]).read_row_group(row_group, columns=["image"])
-            loaded = self._loaded = (group, table.column("image"))
+            try:
+                column = read_group(self.files[file], row_group, "image")
+            except (ValueError, OSError, pa.ArrowException) as error:
+                raise ImageError(f"its row group cannot be read ({_first_line(error)})") from error
+            loaded = self._loaded = (group, column)
         image = loaded[1][number - first].as_py()
         if image is None or image.get("bytes") is None:
             raise ImageError("field 'image' is null")

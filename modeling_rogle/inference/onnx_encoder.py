@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from modeling_rogle.image_io import FITS, fit_image, to_rgb
+from modeling_rogle.inference.untrusted import parse_json
 from modeling_rogle.sentences import normalize_text, split_sentences
 
 FORMAT = "rogle-onnx"
@@ -233,7 +233,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise OnnxError(f"{folder}: not an exported model (no {MANIFEST}); `rogle export` writes one")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = parse_json(file.read_bytes())
     except ValueError as error:
         raise OnnxError(f"{file}: damaged ({error}); export the model again") from error
     if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):

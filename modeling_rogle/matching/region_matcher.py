@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from modeling_rogle.box_ops import box_iou
+from modeling_rogle.inference.untrusted import parse_json
 from modeling_rogle.matching.anchors import anchor_boxes, anchor_weights
 from modeling_rogle.matching.bag_of_words import WordBags
 
@@ -243,7 +244,7 @@ class RegionMatcher(nn.Module):
                 if words is None:
                     raise ValueError(f"{path}: has no field {_METADATA_KEY!r} in its metadata")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-            matcher = cls(WordBags(json.loads(words)), *tensors["see"].shape[1:])
+            matcher = cls(WordBags(parse_json(words)), *tensors["see"].shape[1:])
             matcher.load_state_dict(tensors)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]

@@ -23,7 +23,7 @@ def as_embeddings(values: Any, name: str, columns: int | None = None) -> np.ndar
         values = values.detach().cpu().float().numpy()
     try:
         values = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{name} must be rows of numbers, all of one length") from error
     if values.size == 0 and columns:
         values = values.reshape(0, columns)
@@ -49,12 +49,21 @@ def as_ids(values: Any, name: str, length: int, length_of: str) -> np.ndarray:
     Raises:
         ValueError: not integers, or another length.
     """
+    given = values
     try:
         values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-    except ValueError as error:  # rows of different lengths
+    except (ValueError, RecursionError) as error:  # rows of different lengths
         raise ValueError(f"{name} must be a list of integers, not of lists") from error
+    if values.dtype.kind == "f" and values.ndim == 1 and isinstance(given, list | tuple):
+        values = np.array(given, dtype=object)  # NumPy makes floats of integers near 2^63
+    if values.dtype.kind in "USO" and values.ndim == 1 and values.size:
+        first = next((value for value in values.tolist() if not isinstance(value, int)), None)
+        reason = "integers beyond 2^63" if first is None else f"text or other values, as {str(first)[:40]!r}"
+        raise ValueError(f"{name} must be a list of integers, it holds {reason}; number the ids, as by np.unique")
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be a list of integers, not {values.dtype} of shape {list(values.shape)}")
+    if values.size and values.dtype.kind == "u" and values.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must be a list of integers, it holds integers beyond 2^63; number the ids")
     check_length(len(values), name, length, length_of)
     return values.astype(np.int64)
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from modeling_rogle.inference.untrusted import parse_json
+
 FILE = "calibration.json"
 FORMAT = "rogle-calibration"
 VERSION = 3
@@ -238,7 +240,7 @@ class Calibration:
         if not path.is_file():
             return None
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            saved = parse_json(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path}: damaged ({error}); run `rogle calibrate` again") from error
         if not isinstance(saved, dict) or saved.get("format") != FORMAT or saved.get("version") not in (2, VERSION):

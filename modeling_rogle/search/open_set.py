@@ -3,7 +3,6 @@
 Every description is searched in each reduced gallery, so half of the searches have a correct result and half have none.
 """
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 
 from modeling_rogle.evaluation.fusion import caption_similarities
 from modeling_rogle.evaluation.split_embeddings import CaptionSet, SplitEmbeddings
+from modeling_rogle.inference.untrusted import parse_json
 from modeling_rogle.late_interaction import fuse
 from modeling_rogle.search.calibration import (
     DEPTH,
@@ -228,7 +228,7 @@ def read_pairs(path: str | Path, gallery: Gallery) -> tuple[list[str], list[list
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
+            item = parse_json(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
         query, paths = (item.get("query"), item.get("paths")) if isinstance(item, dict) else (None, None)

@@ -272,3 +272,22 @@ def test_the_space_card_is_readable_yaml() -> None:
 
     data = RepoCard(README, ignore_metadata_errors=False).data
     assert (data.sdk, data.app_file, data.license) == ("gradio", "app.py", "apache-2.0")
+
+
+def test_wrong_arguments_are_named_as_compute_names_them_and_added_batches_stay():
+    metric = evaluate.load("eval/pvlg", "global")
+    rows, gallery = np.eye(3).tolist(), {"gallery_embeds": np.eye(3), "gallery_ids": [0, 1, 2]}
+    for references in (["a", "b", "c"], [0, 1, 2**64]):
+        with pytest.raises(ValueError, match="^references must be a list of integers, it holds"):
+            metric.compute(predictions=rows, references=references, **gallery)
+    with pytest.raises(ValueError, match="^gallery_ids must be a list of integers, it holds integers beyond 2\\^63"):
+        metric.compute(predictions=rows, references=[0, 1, 2], **gallery | {"gallery_ids": [0, 1, 2**63]})
+    with pytest.raises(ValueError, match="^predictions has 2 dimensions, gallery_embeds has 3"):
+        metric.compute(predictions=[[1.0, 0.0]], references=[0], **gallery)
+    metric.add_batch(predictions=rows[:2], references=[0, 1])
+    with pytest.raises(ValueError, match="needs gallery_embeds"):
+        metric.compute()
+    metric.add_batch(predictions=rows[2:], references=[2])
+    assert metric.compute(**gallery)["queries"] == 3
+    metric.add_batch(predictions=rows[:1], references=[0])
+    assert metric.compute(**gallery)["queries"] == 1

@@ -74,7 +74,10 @@ def test_images_of_every_mode_data_urls_and_rotated_photographs(handler: Endpoin
     [
         (None, "inputs: must be"),
         ({"text": ["a man"]}, "inputs: must be"),
-        ({"inputs": ["a man"]}, "inputs: must be"),
+        ({"inputs": [3]}, "inputs[0]: must be a string, not int"),
+        ({"inputs": {"text": ["a" * 100_000] * 3}}, "inputs.text: 300000 characters, at most 200000"),
+        ({"inputs": {"source_sentence": 1, "sentences": ["a"]}}, "inputs.source_sentence: must be a text"),
+        ({"inputs": {"source_sentence": "a", "sentences": []}}, "inputs.sentences: is empty"),
         ({"inputs": {}}, "inputs: "),
         ({"inputs": {"texts": ["a man"]}}, 'inputs: unknown field "texts"'),
         ({"inputs": {"text": 3}}, "inputs.text: must be a list"),
@@ -174,3 +177,24 @@ def test_requirements_are_those_of_the_package():
     ours = Path(modeling_rogle.release.__file__).with_name("requirements.txt").read_text().split()
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["dependencies"]
     assert set(ours) <= set(project) and any(line.startswith("torch>") for line in ours)
+
+
+def test_what_clients_send_for_feature_extraction_and_sentence_similarity(handler: EndpointHandler):
+    rows = handler({"inputs": {"text": TEXTS}})["text_embeds"]
+    np.testing.assert_allclose(handler({"inputs": TEXTS}), rows, atol=1e-6)
+    np.testing.assert_allclose(handler({"inputs": TEXTS[0]}), rows[:1], atol=1e-6)
+    cosines = handler({"inputs": {"source_sentence": TEXTS[0], "sentences": [TEXTS[1], TEXTS[0]]}})
+    assert cosines == pytest.approx([float(np.dot(*rows)), 1.0], abs=1e-5)
+    image = noise(40, 20)
+    expected = handler({"inputs": {"images": [encoded(image)]}})["image_embeds"]
+    np.testing.assert_allclose(handler({"inputs": image}), expected, atol=1e-6)
+
+
+def test_a_request_has_a_budget_of_pixels(handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(modeling_rogle.release.handler, "MAX_REQUEST_PIXELS", 3_000)
+    images = [encoded(noise(40, 30, seed)) for seed in range(5)]
+    assert len(handler({"inputs": {"images": images[:2]}})["image_embeds"]) == 2
+    read = []
+    monkeypatch.setattr(handler, "_resized", lambda image: read.append(image) or torch.zeros(1, 3, 32, 16))
+    error = handler({"inputs": {"images": images}})["error"]
+    assert error.startswith("inputs.images: over ") and len(read) == 2
