@@ -139,6 +139,7 @@ class EndpointHandler:
             if total > MAX_REQUEST_PIXELS:
                 raise ValueError(f"inputs.images: over {MAX_REQUEST_PIXELS // 1_000_000} million pixels in a request")
             pixels.append(self._resized(image))
+            del image  # before the next one is decoded
         return pixels
 
     def _resized(self, image: Image.Image) -> torch.Tensor:
