@@ -12,10 +12,10 @@ QUERY = "A man wears a red jacket. His shoes are white."
 _COLOURS = ("red", "green", "blue", "white", "black", "orange", "purple", "brown", "pink", "grey")
 
 
-def make_images(folder: Path, count: int = 10) -> Path:
-    """Writes different images, each of three colours, as `00.png`, `01.png`, ..."""
+def make_images(folder: Path, count: int = 10, first: int = 0) -> Path:
+    """Writes different images, each of three colours, as `00.png`, `01.png`, ...; the first number is `first`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
+    for i in range(first, first + count):
         image = Image.new("RGB", (20 + i, 50 + i), _COLOURS[i % 10])
         image.paste(_COLOURS[(i + 3) % 10], (5, 15, 15, 30))
         image.paste(_COLOURS[(i + 7) % 10], (5, 30, 15, 48))

@@ -43,7 +43,7 @@ def with_feature(config: RogleConfig, feature: str) -> RogleModel:
 def regions_of(
     model: RogleModel, pixels: torch.Tensor, boxes: torch.Tensor, box_image: torch.Tensor, **options: bool
 ) -> torch.Tensor:
-    captions = torch.ones(len(pixels), 4, dtype=torch.long)
+    captions = torch.tensor([[0, 5, 6, model.config.text_config.eos_token_id]] * len(pixels))
     return model(captions, pixels, boxes=boxes, box_image=box_image, **options).region_embeds
 
 
@@ -137,7 +137,7 @@ def test_bad_boxes_are_named(model: RogleModel, pixels: torch.Tensor) -> None:
 def test_states_of_patches_are_returned_on_request(model: RogleModel, pixels: torch.Tensor) -> None:
     inputs = {
         "pixel_values": pixels,
-        "input_ids": torch.ones(3, 4, dtype=torch.long),
+        "input_ids": torch.tensor([[0, 5, 6, model.config.text_config.eos_token_id]] * 3),
         "boxes": BOXES,
         "box_image": BOX_IMAGE,
     }

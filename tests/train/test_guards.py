@@ -38,9 +38,9 @@ def test_a_broken_image_in_the_middle_of_an_epoch(
     monkeypatch.setattr(PairDataset, "_image", image)
     train.main(flags(tiny_checkpoint, tmp_path / "run"))
     named = json.loads((tmp_path / "run" / "bad_images.json").read_text())
-    assert len(named) == 3 and all("OSError: image file is truncated" in fault for fault in named.values())
+    assert len(named) == 3 and all("image file is truncated" in fault for fault in named.values())
     output = capsys.readouterr().out
-    assert output.count("OSError: image file is truncated") == 3
+    assert output.count("image file is truncated") == 3
     with pytest.raises(SystemExit, match="images cannot be read: .*bad_images.json"):
         train.main(flags(tiny_checkpoint, tmp_path / "two", "--max-bad-images", "2"))
 

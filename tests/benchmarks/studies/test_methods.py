@@ -57,11 +57,12 @@ def test_the_table_has_a_row_for_each_system_and_claims_no_lead() -> None:
 def test_the_page_of_results_has_the_introductions_of_the_program() -> None:
     page = (Path(__file__).parents[3] / "docs" / "results.md").read_text(encoding="utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
-    words = "--epochs 3 --systems rogle clip_itc longclip goal irra rde ctlg ctlg_pdg acsa parts".split()
+    systems = "rogle clip_itc longclip goal irra rde ctlg ctlg_pdg acsa parts"
+    words = f"--dataset synthetic-v1 --epochs 3 --systems {systems}".split()
     assert introduction(parse(words), 800) in page and search_introduction(2) in page
     assert search_report({"irra": {0.5: 3.8, 1.0: 3.3, 2.0: 1.0}}).splitlines()[-1] in page
-    titles, between = report({"rogle": []}).splitlines()[0], report({}).split("\n\n")[1]
-    assert titles in page and between in page
+    # The table of the page is of the first protocols, so its titles differ.
+    assert report({}).split("\n\n")[1] in page
 
 
 def test_the_rate_that_scored_best_is_chosen_and_only_of_a_whole_search() -> None:

@@ -159,8 +159,8 @@ def test_an_unfinished_index_stays_unfinished_when_a_part_is_appended(folder, to
 def test_an_interrupted_append_is_finished_by_the_same_source(folder, tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     build(f"{folder}/0*.png", tools, out)
-    make_images(folder / "b", 4)
-    make_images(folder / "c", 1)
+    make_images(folder / "b", 4, first=8)
+    make_images(folder / "c", 1, first=12)
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
         break_after(1, broken)
         build(folder / "b", tools, out, append=True)
@@ -220,7 +220,7 @@ def test_real_scenes_are_indexed_by_person(test_data, tools, tmp_path):
 def test_an_index_is_unfinished_while_more_is_encoded(folder, tools, tmp_path, monkeypatch):
     out = tmp_path / "index"
     build(folder, tools, out)
-    make_images(folder / "b", 6)
+    make_images(folder / "b", 6, first=8)
     with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
         break_after(1, broken)
         build(folder, tools, out)
