@@ -74,7 +74,7 @@ def write_frames(videos: Sequence[str | Path], out: str | Path, every: float = 1
         raise GalleryError(f"{out}: already exists; nothing is overwritten")
     names = [path.stem for path in paths]
     if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise GalleryError(f"two videos are named {printable_path(repeated)}; their frames could not be told apart")
+        raise GalleryError(f"two videos are named {printable_path(repeated)}; their frames would have the same names")
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".rogle-frames-", dir=out.parent))
     rows: list[dict[str, Any]] = []
